@@ -1,0 +1,131 @@
+"""From logits to actions, greedy or with noise (floor F2).
+
+Gumbel-softmax: Jang et al. 2017 (arXiv:1611.01144), eq. 1-2. Ornstein-Uhlenbeck noise: Lillicrap et al. 2016
+(arXiv:1509.02971), section 7. Uniform actions with a small probability are the teaching notebook's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from distributed_maddpg.config import ExplorationConfig, Head
+from distributed_maddpg.types import EnvSpec, FloatArray
+
+_IMPOSSIBLE = np.float32(-1e9)
+
+
+class ActionMaker:
+    """Turns logits into what the critic sees and what the environment takes."""
+
+    def __init__(self, spec: EnvSpec, heads: tuple[Head, ...], temperature: float) -> None:
+        """Prepare the masks of an environment and its policies' heads."""
+        self.spec = spec
+        self.gumbel = np.array([head == "gumbel" for head in heads])[:, None, None]  # [N, 1, 1]
+        self._temperature = np.float32(temperature)
+        width = max(spec.action_sizes)
+        self.valid = np.array([[k < size for k in range(width)] for size in spec.action_sizes])[:, None, :]
+        self._columns = np.flatnonzero(self.valid.ravel())
+
+    def relaxed(self, logits: FloatArray) -> FloatArray:
+        """Return actions `[N, E, A]` in [0, 1]: softmax or sigmoid by head, without noise."""
+        if self.gumbel.all():
+            return self._softmax(logits)
+        sigmoid: FloatArray = np.reciprocal(1 + np.exp(-np.clip(logits, -60, 60)), dtype=np.float32)
+        if not self.gumbel.any():
+            return sigmoid
+        mixed: FloatArray = np.where(self.gumbel, self._softmax(logits), sigmoid)
+        return mixed
+
+    def _softmax(self, logits: FloatArray) -> FloatArray:
+        scaled: FloatArray = np.where(self.valid, logits / self._temperature, _IMPOSSIBLE)
+        scaled -= scaled.max(axis=2, keepdims=True)
+        np.exp(scaled, out=scaled)
+        scaled /= scaled.sum(axis=2, keepdims=True)
+        return scaled
+
+    def uniform(self, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
+        """Return uniform random actions `[N, E, A]`; over the choices where an agent's actions are discrete.
+
+        The largest of A_i uniform numbers is each of them equally often, so one draw serves both kinds.
+        """
+        draws: FloatArray = np.where(self.valid, rng.random(shape, dtype=np.float32), np.float32(-1))
+        return draws
+
+    def flatten(self, actions: FloatArray) -> FloatArray:
+        """Return actions `[N, E, A]` as the row's action part, `[E, A_1 + ... + A_N]`."""
+        flat: FloatArray = actions.transpose(1, 0, 2).reshape(actions.shape[1], -1)
+        return flat if flat.shape[1] == len(self._columns) else flat[:, self._columns]
+
+    def finish(self, actions: FloatArray) -> tuple[FloatArray, tuple[npt.NDArray[np.generic], ...]]:
+        """Return (as the critic sees them `[E, sum A_i]`, as the environment takes them).
+
+        Discrete agents take their largest entry: one-hot for the critic, `[E]` int64 for the environment.
+        """
+        for_env: list[npt.NDArray[np.generic]] = []
+        for agent, (size, kind) in enumerate(
+            zip(self.spec.action_sizes, self.spec.action_types, strict=True)
+        ):
+            own = actions[agent, :, :size]
+            if kind == "discrete":
+                choice = own.argmax(axis=1)
+                own[:] = 0.0
+                own[np.arange(len(own)), choice] = 1.0
+                for_env.append(choice)
+            else:
+                for_env.append(own)
+        return self.flatten(actions), tuple(for_env)
+
+
+class Explorer:
+    """Adds the configured noise; its only state is its generator and the Ornstein-Uhlenbeck walk."""
+
+    def __init__(
+        self, config: ExplorationConfig, maker: ActionMaker, num_envs: int, rng: np.random.Generator
+    ) -> None:
+        """Prepare the noise of `num_envs` copies, drawn from `rng`."""
+        config.check_heads(tuple("gumbel" if own else "sigmoid" for own in maker.gumbel[:, 0, 0]))
+        self._config, self._maker, self._rng = config, maker, rng
+        shape = (maker.spec.num_agents, num_envs, max(maker.spec.action_sizes))
+        self._walk = np.zeros(shape, np.float32)  # [N, E, A]
+        self._gumbel = maker.gumbel & (config.kind in ("auto", "gumbel"))
+        self._additive = ~maker.gumbel & (config.kind in ("auto", "gaussian", "ou"))
+
+    def magnitude(self, env_steps: int) -> float:
+        """Return the noise's magnitude after `env_steps` environment steps of the whole run."""
+        config = self._config
+        if env_steps >= config.decay_env_steps:
+            return config.end
+        return config.start + (config.end - config.start) * env_steps / config.decay_env_steps
+
+    def actions(self, logits: FloatArray, env_steps: int) -> FloatArray:
+        """Return noisy actions `[N, E, A]` in [0, 1] for logits of the same shape."""
+        magnitude = np.float32(self.magnitude(env_steps))
+        if self._gumbel.any():
+            logits = logits + self._gumbel * magnitude * self._gumbel_noise(logits.shape)
+        actions = self._maker.relaxed(logits)
+        if self._additive.any():
+            actions = np.clip(actions + self._additive * self._additive_noise(magnitude), 0.0, 1.0)
+        if self._config.kind == "epsilon":
+            chosen = self._rng.random(logits.shape[1]) < magnitude  # all agents of a copy together
+            random = self._maker.uniform(self._rng, logits.shape)
+            actions = np.where(chosen[None, :, None], random, actions)
+        return actions
+
+    def reset(self, ended: npt.NDArray[np.bool_]) -> None:
+        """Start the walk of the copies `[E]` whose episode ended at zero again."""
+        if self._config.kind == "ou":
+            self._walk[:, ended] = 0.0
+
+    def _gumbel_noise(self, shape: tuple[int, ...]) -> FloatArray:
+        # -log of a standard exponential is a standard Gumbel; the floor keeps a drawn 0 finite.
+        exponential = self._rng.standard_exponential(shape, dtype=np.float32)
+        noise: FloatArray = -np.log(np.maximum(exponential, np.float32(1e-30)))
+        return noise
+
+    def _additive_noise(self, magnitude: np.float32) -> FloatArray:
+        normal: FloatArray = magnitude * self._rng.standard_normal(self._walk.shape, dtype=np.float32)
+        if self._config.kind != "ou":
+            return normal
+        self._walk += normal - np.float32(self._config.ou_theta) * self._walk
+        return self._walk

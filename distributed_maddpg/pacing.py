@@ -1,0 +1,129 @@
+"""When each stage may move: counts in, decisions out (floor F3; no clock, no process)."""
+
+from __future__ import annotations
+
+import math
+
+from distributed_maddpg.config import PacingConfig
+
+
+class Pacer:
+    """Keeps env steps and updates in the configured proportion, and says when each interval is over.
+
+    The learner may have made `1 + (env_steps - learning_starts) // env_steps_per_update` updates once
+    `learning_starts` steps are in: an update at the start, then one per `env_steps_per_update`. And
+    collection may run ahead of the updates made by `tolerance_updates` updates' worth of steps. Whoever
+    starts work in another process counts it as scheduled when it starts and as done when it is reported; in one
+    process the two coincide.
+    """
+
+    def __init__(self, config: PacingConfig) -> None:
+        """Start at zero."""
+        self._config = config
+        self.env_steps = 0
+        """Collected and stored."""
+        self.updates = 0
+        """Made by the learner."""
+        self._env_steps_running = 0
+        self._updates_running = 0
+        # Where learning begins, in both counts; moves when a run is resumed with an empty replay buffer.
+        self._start_env_steps = config.learning_starts
+        self._start_updates = 0
+        self._published_at = 0
+        self._intervals = {
+            "report": _Interval(config.report_interval_env_steps),
+            "evaluation": _Interval(config.evaluation_interval_env_steps),
+            "checkpoint": _Interval(config.checkpoint_interval_env_steps),
+        }
+
+    def updates_due(self) -> int:
+        """Updates the learner may start now."""
+        return max(0, self._updates_earned(self.env_steps) - self.updates - self._updates_running)
+
+    def may_collect(self, env_steps: int) -> bool:
+        """Whether a worker may start on so many more steps without running too far ahead of the learner."""
+        ahead = self.env_steps + self._env_steps_running
+        if ahead >= self._config.total_env_steps:
+            return False
+        slack = max(self._config.tolerance_updates * self._config.env_steps_per_update, env_steps)
+        learnt = self.updates - self._start_updates
+        limit = self._start_env_steps + learnt * self._config.env_steps_per_update + slack
+        return ahead + env_steps <= limit or ahead < self._start_env_steps
+
+    def collection_started(self, env_steps: int) -> None:
+        """Count steps that a worker has been asked for."""
+        self._env_steps_running += env_steps
+
+    def collection_done(self, env_steps: int) -> None:
+        """Count steps that have reached the replay buffer."""
+        self._env_steps_running -= env_steps
+        self.env_steps += env_steps
+
+    def learning_started(self, updates: int) -> None:
+        """Count updates that the learner has been asked for."""
+        self._updates_running += updates
+
+    def learning_done(self, updates: int) -> None:
+        """Count updates that the learner has made."""
+        self._updates_running -= updates
+        self.updates += updates
+
+    def publish_due(self) -> bool:
+        """Whether new weights should follow the updates started so far; true once per interval."""
+        started = self.updates + self._updates_running
+        if started - self._published_at < self._config.publish_interval_updates:
+            return False
+        self._published_at = started
+        return True
+
+    def report_due(self) -> bool:
+        """Whether a report is due; true once per interval of steps, and at the end."""
+        return self._intervals["report"].over(self.env_steps) or self.finished
+
+    def evaluation_due(self) -> bool:
+        """Whether an evaluation is due; true once per interval of steps."""
+        return self._intervals["evaluation"].over(self.env_steps)
+
+    def checkpoint_due(self) -> bool:
+        """Whether a checkpoint is due; true once per interval of steps."""
+        return self._intervals["checkpoint"].over(self.env_steps)
+
+    @property
+    def collected(self) -> bool:
+        """Whether all steps are in."""
+        return self.env_steps >= self._config.total_env_steps
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are in and all updates they earn are made."""
+        return self.collected and self.updates >= self._updates_earned(self.env_steps)
+
+    def resume(self, env_steps: int, updates: int) -> None:
+        """Continue a run's counts with an empty replay buffer; it is filled anew before learning goes on."""
+        self.env_steps, self.updates, self._published_at = env_steps, updates, updates
+        self._start_env_steps = env_steps + self._config.learning_starts
+        self._start_updates = updates
+        for interval in self._intervals.values():
+            interval.over(env_steps)
+
+    def _updates_earned(self, env_steps: int) -> int:
+        since = env_steps - self._start_env_steps
+        if since < 0:
+            return self._start_updates
+        return self._start_updates + 1 + math.floor(since / self._config.env_steps_per_update)
+
+
+class _Interval:
+    """A multiple of steps that is passed; a length of zero never is."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._passed = 0
+
+    def over(self, env_steps: int) -> bool:
+        """Whether another multiple was passed since the last time this said so."""
+        passed = env_steps // self._length if self._length else 0
+        if passed <= self._passed:
+            return False
+        self._passed = passed
+        return True

@@ -1,0 +1,246 @@
+"""Thin shells that carry one plain stage each into a Ray process (floor F4).
+
+A shell adds transport and nothing else. Transitions go from worker to replay buffer to learner; the weights'
+reference goes from the learner to the replay buffer, where workers find it; the driver sees only reports.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.evaluation import Scorecard, evaluate_weights
+from distributed_maddpg.replay import make_replay_buffer
+from distributed_maddpg.rollout import make_rollout_worker
+from distributed_maddpg.types import (
+    EnvSpec,
+    EpisodeReport,
+    FloatArray,
+    LearnerReport,
+    RolloutReport,
+    Weights,
+)
+
+if TYPE_CHECKING:
+    from ray.actor import ActorProxy
+
+_PUSH_WINDOW = 2
+"""Unacknowledged pushes a worker may have: enough to hide the call, few enough to push back."""
+
+
+class ReplayBufferActor:
+    """Carries the replay buffer, and a reference to the newest weights beside it."""
+
+    def __init__(self, config: MADDPGConfig, spec: EnvSpec) -> None:
+        """Start with no transitions and no weights."""
+        self._buffer = make_replay_buffer(config, spec)
+        self._weights: list[ray.ObjectRef[Weights]] = []
+        self._version = 0
+
+    @ray.method
+    def add(self, rows: FloatArray) -> int:
+        """Store transitions; return the newest weights' version."""
+        self._buffer.add(rows)
+        return self._version
+
+    @ray.method
+    def sample(self, num_batches: int, batch_size: int) -> FloatArray:
+        """Return minibatches `[num_batches, batch_size, width]`."""
+        return self._buffer.sample(num_batches, batch_size)
+
+    @ray.method
+    def publish(self, version: int, weights: list[ray.ObjectRef[Weights]]) -> None:
+        """Keep the reference of newer weights; in a list, so that Ray passes it on unopened."""
+        self._version, self._weights = version, weights
+
+    @ray.method
+    def newest_weights(self) -> list[ray.ObjectRef[Weights]]:
+        """Return the reference of the newest weights."""
+        return self._weights
+
+    @ray.method
+    def size(self) -> int:
+        """Return the transitions held."""
+        return self._buffer.size
+
+
+class LearnerActor:
+    """Carries the learner; fetches its minibatches and publishes its weights."""
+
+    def __init__(self, config: MADDPGConfig, spec: EnvSpec) -> None:
+        """Build the learner on this process's device."""
+        # Imported here: this module is also loaded by rollout workers, which never load torch.
+        from distributed_maddpg.learner import make_learner  # noqa: PLC0415
+
+        self._learner = make_learner(config, spec)
+        self._batch_size, self._timeout_s = config.learner.batch_size, config.ray.timeout_s
+        self._prefetch = not config.sync
+        self._prefetched: tuple[int, ray.ObjectRef[FloatArray]] | None = None
+        self._replay: ActorProxy[ReplayBufferActor]
+        self._idle_since = time.perf_counter()
+
+    @ray.method
+    def node_id(self) -> str:
+        """Return the id of the node this process is on."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    @ray.method
+    def connect(self, replay: ActorProxy[ReplayBufferActor]) -> str:
+        """Publish the first weights to the replay buffer; return the device's name."""
+        self._replay = replay
+        self._publish()
+        return str(self._learner.device)
+
+    @ray.method
+    def learn(self, updates: int, publish: bool) -> LearnerReport:
+        """Make updates on fresh minibatches, and publish the result if asked."""
+        started = time.perf_counter()
+        batches = self._sample(updates)
+        sampled = time.perf_counter()
+        self._learner.learn(batches)
+        if publish:
+            self._publish()
+        report = LearnerReport(
+            updates=updates,
+            weights_version=self._learner.weights_version,
+            busy_s=time.perf_counter() - sampled,
+            blocked_replay_s=sampled - started,
+            blocked_pacing_s=started - self._idle_since,
+        )
+        self._idle_since = time.perf_counter()
+        return report
+
+    @ray.method
+    def take_metrics(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Return the means of the learner's metrics since the last call."""
+        return self._learner.take_metrics()
+
+    @ray.method
+    def weights(self) -> Weights:
+        """Return the policies as they are now."""
+        return self._learner.weights()
+
+    @ray.method
+    def get_state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the learner's complete state."""
+        return self._learner.get_state()
+
+    @ray.method
+    def set_state(self, state: dict[str, npt.NDArray[Any]]) -> None:
+        """Continue from a state, and publish its weights."""
+        self._learner.set_state(state)
+        self._publish()
+
+    def _sample(self, updates: int) -> FloatArray:
+        """Return the minibatches for this call, and ask for the next call's while this one is computed."""
+        ready = self._prefetched
+        if ready is None or ready[0] != updates:
+            ready = (updates, self._replay.sample.remote(updates, self._batch_size))
+        batches = ray.get(ready[1], timeout=self._timeout_s)
+        if self._prefetch:
+            self._prefetched = (updates, self._replay.sample.remote(updates, self._batch_size))
+        return batches
+
+    def _publish(self) -> None:
+        weights = self._learner.publish()
+        reference = ray.put(weights)
+        ray.get(self._replay.publish.remote(weights.version, [reference]), timeout=self._timeout_s)
+
+
+class RolloutWorkerActor:
+    """Carries one rollout worker; pushes its transitions and pulls newer weights."""
+
+    def __init__(self, config: MADDPGConfig, index: int, replay: ActorProxy[ReplayBufferActor]) -> None:
+        """Build worker `index` with the newest weights."""
+        self._worker = make_rollout_worker(config, index)
+        self._index, self._replay = index, replay
+        self._fragment_steps, self._timeout_s = config.rollout.fragment_steps, config.ray.timeout_s
+        self._held: FloatArray
+        self._pull_weights()
+        self._idle_since = time.perf_counter()
+
+    @ray.method
+    def collect(self, fragments: int, env_steps: int) -> RolloutReport:
+        """Collect so many fragments and push each; returns when all of them are stored."""
+        clock = _Clock(self._idle_since)
+        oldest_version, collected, episodes = self._worker.weights_version, 0, []
+        pushes: deque[ray.ObjectRef[int]] = deque()
+        for _ in range(fragments):
+            rows, report = self._worker.collect(self._fragment_steps, env_steps + collected)
+            collected += len(rows)
+            episodes.append(report)
+            clock.lap("busy_s")
+            pushes.append(self._replay.add.remote(rows))
+            if len(pushes) == _PUSH_WINDOW:
+                self._acknowledge(pushes.popleft(), clock)
+        while pushes:
+            self._acknowledge(pushes.popleft(), clock)
+        self._idle_since = time.perf_counter()
+        joined = EpisodeReport.concatenate(episodes, episodes[0].returns.shape[1])
+        return RolloutReport(self._index, collected, joined, oldest_version, **clock.seconds)
+
+    @ray.method
+    def collect_and_hold(self, env_steps: int) -> RolloutReport:
+        """Collect one fragment and keep it until `push`, so that the driver can order the pushes."""
+        clock = _Clock(self._idle_since)
+        self._held, episodes = self._worker.collect(self._fragment_steps, env_steps)
+        clock.lap("busy_s")
+        self._idle_since = time.perf_counter()
+        return RolloutReport(
+            self._index, len(self._held), episodes, self._worker.weights_version, **clock.seconds
+        )
+
+    @ray.method
+    def push(self) -> None:
+        """Store the held fragment."""
+        ray.get(self._replay.add.remote(self._held), timeout=self._timeout_s)
+
+    @ray.method
+    def refresh_weights(self) -> None:
+        """Take over the newest weights."""
+        self._pull_weights()
+
+    def _pull_weights(self) -> None:
+        # A method marked for Ray is, to the type checker, not callable from inside.
+        reference = ray.get(self._replay.newest_weights.remote(), timeout=self._timeout_s)[0]
+        self._worker.set_weights(ray.get(reference, timeout=self._timeout_s))
+
+    def _acknowledge(self, push: ray.ObjectRef[int], clock: _Clock) -> None:
+        """Wait for a push, and follow its word of newer weights."""
+        version = ray.get(push, timeout=self._timeout_s)
+        clock.lap("blocked_push_s")
+        if version > self._worker.weights_version:
+            self._pull_weights()
+            clock.lap("blocked_weights_s")
+
+
+class EvaluationActor:
+    """Plays greedy episodes off the training path."""
+
+    def __init__(self, config: MADDPGConfig) -> None:
+        """Remember the environment and the policies' form."""
+        self._config = config
+
+    @ray.method
+    def evaluate(self, weights: Weights, num_episodes: int, seed: int) -> tuple[int, Scorecard]:
+        """Return (updates the weights have seen, scorecard)."""
+        return weights.updates, evaluate_weights(self._config, weights.policies, num_episodes, seed)
+
+
+class _Clock:
+    """Shares out a call's time among named stages, starting with the wait for the call."""
+
+    def __init__(self, idle_since: float) -> None:
+        self._last = time.perf_counter()
+        self.seconds = {"blocked_pacing_s": self._last - idle_since, "busy_s": 0.0}
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now

@@ -1,0 +1,265 @@
+"""The driver: asks the Pacer, keeps every process busy, and notices when one fails or goes silent (floor F4).
+
+Two ways of going round: asynchronous, where workers and learner always have their next call waiting; and
+lock-step (`sync=True`), where all collect, push in order, learn and refresh, so that a run is reproducible.
+The driver sees counts, reports and references; no transition passes through it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy.typing as npt
+import ray
+
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.errors import TrainingError
+from distributed_maddpg.evaluation import Evaluation, Scorecard
+from distributed_maddpg.metrics import IterationLog
+from distributed_maddpg.pacing import Pacer
+from distributed_maddpg.runtime.cluster import connect, disconnect, start_processes
+from distributed_maddpg.seeding import integer_seed
+from distributed_maddpg.types import EnvSpec, LearnerReport, RolloutReport, Weights
+
+T = TypeVar("T")
+
+_CALLS_AHEAD = 2
+"""Calls a process may have waiting, so that it never idles while the driver thinks."""
+_MAX_FRAGMENTS_PER_CALL = 16
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call under way: who was asked, until when it must answer, what to do with the answer."""
+
+    who: str
+    deadline: float
+    amount: int
+    finish: Callable[[Any], None]
+
+
+class RayRoot:
+    """Runs the stages in Ray processes."""
+
+    def __init__(self, config: MADDPGConfig, spec: EnvSpec) -> None:
+        """Start all processes and wait until they stand ready."""
+        self._config = config
+        self.pacer = Pacer(config.pacing)
+        self._log = IterationLog(spec, config.num_workers)
+        self._calls: dict[ray.ObjectRef[Any], _Call] = {}
+        self._evaluations: list[Evaluation] = []
+        self._evaluation_index = 0
+        self._latest_version = 1
+        self._updates_per_call = max(1, config.pacing.tolerance_updates // 4)
+        self._disconnect = connect(config)
+        try:
+            self._processes = start_processes(config, spec)
+        except BaseException:
+            self._leave()
+            raise
+
+    def run(self, stop: Callable[[], bool]) -> None:
+        """Train until a report is due or `stop()` says so.
+
+        Raises:
+            TrainingError: if a process fails, dies or does not answer in time.
+        """
+        while not stop():
+            if self._config.sync:
+                self._round()
+            else:
+                self._dispatch()
+                self._absorb(_POLL_S)
+            if self.pacer.evaluation_due():
+                self._start_evaluation()
+            if self.pacer.report_due():
+                return
+
+    def take_result(self) -> dict[str, Any]:
+        """Return what happened since the last call, and start anew."""
+        counters = {
+            "num_env_steps_sampled_lifetime": self.pacer.env_steps,
+            "num_updates_lifetime": self.pacer.updates,
+            "weights_seq_no": self._latest_version,
+            "replay_buffer": {
+                "num_env_steps_stored": self._ask("replay buffer", self._processes.replay.size.remote())
+            },
+        }
+        learner = self._ask("learner", self._processes.learner.take_metrics.remote())
+        return self._log.take(counters, learner)
+
+    def take_evaluations(self) -> list[Evaluation]:
+        """Return the evaluations that ended since the last call; in lock-step, wait for those under way."""
+        while self._config.sync and self._waiting("evaluator"):
+            self._absorb(_POLL_S)
+        taken, self._evaluations = self._evaluations, []
+        return taken
+
+    def weights(self) -> Weights:
+        """Return the policies as the learner has them now."""
+        weights: Weights = self._ask("learner", self._processes.learner.weights.remote())
+        return weights
+
+    def learner_state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the learner's complete state."""
+        return self._ask("learner", self._processes.learner.get_state.remote())
+
+    def resume(self, state: dict[str, npt.NDArray[Any]], env_steps: int, updates: int) -> None:
+        """Continue from a learner's state and the run's counts."""
+        self._ask("learner", self._processes.learner.set_state.remote(state))
+        for index, worker in enumerate(self._processes.workers):
+            self._ask(f"rollout worker {index}", worker.refresh_weights.remote())
+        self.pacer.resume(env_steps, updates)
+
+    def evaluate(self, num_episodes: int, seed: int) -> Scorecard:
+        """Play greedy episodes with the learner's policies."""
+        weights = self._processes.learner.weights.remote()
+        call = self._processes.evaluator.evaluate.remote(weights, num_episodes, seed)
+        answer: tuple[int, Scorecard] = self._ask("evaluator", call)
+        return answer[1]
+
+    def close(self) -> None:
+        """End all processes, and the cluster if this run started it."""
+        self._processes.kill()
+        self._calls.clear()
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._disconnect:
+            disconnect()
+
+    # Asynchronous
+
+    def _dispatch(self) -> None:
+        """Start every call that the pacing allows."""
+        while self._waiting("learner") < _CALLS_AHEAD:
+            updates = min(self.pacer.updates_due(), self._updates_per_call)
+            if updates == 0:
+                break
+            self._start_learning(updates)
+        for ahead in range(_CALLS_AHEAD):  # every worker's first call before anyone's second
+            for index in range(self._config.num_workers):
+                if self._waiting(f"rollout worker {index}") == ahead:
+                    self._start_collecting(index)
+
+    def _start_collecting(self, index: int) -> None:
+        fragment = self._config.rollout.fragment_env_steps
+        fragments = 0
+        while fragments < _MAX_FRAGMENTS_PER_CALL and self.pacer.may_collect(fragment):
+            self.pacer.collection_started(fragment)
+            fragments += 1
+        if fragments:
+            call = self._processes.workers[index].collect.remote(fragments, self.pacer.env_steps)
+            self._watch(call, f"rollout worker {index}", fragments * fragment, self._collected)
+
+    def _collected(self, report: RolloutReport) -> None:
+        self.pacer.collection_done(report.env_steps)
+        self._log.add_rollout(report, self._latest_version)
+
+    def _start_learning(self, updates: int) -> None:
+        self.pacer.learning_started(updates)
+        call = self._processes.learner.learn.remote(updates, self.pacer.publish_due())
+        self._watch(call, "learner", updates, self._learnt)
+
+    def _learnt(self, report: LearnerReport) -> None:
+        self.pacer.learning_done(report.updates)
+        self._latest_version = report.weights_version
+        self._log.add_learner(report)
+
+    def _start_evaluation(self) -> None:
+        """Evaluate the weights of this moment in the evaluator's process, unless it is still at the last."""
+        if self._waiting("evaluator"):
+            return
+        self._evaluation_index += 1
+        env_steps = self.pacer.env_steps
+        seed = integer_seed(self._config.seed, "evaluation", self._evaluation_index)
+        call = self._processes.evaluator.evaluate.remote(
+            self._processes.learner.weights.remote(), self._config.evaluation.episodes, seed
+        )
+
+        def finish(answer: tuple[int, Scorecard]) -> None:
+            self._evaluations.append(Evaluation(env_steps, *answer))
+
+        self._watch(call, "evaluator", 1, finish)
+
+    # Lock-step
+
+    def _round(self) -> None:
+        """Collect one fragment per worker, store them in the workers' order, make the updates due."""
+        workers = self._processes.workers
+        if not self.pacer.collected:
+            env_steps = self.pacer.env_steps
+            self._ask_workers([worker.collect_and_hold.remote(env_steps) for worker in workers], self._held)
+            for worker in workers:
+                self._ask("replay buffer", worker.push.remote())
+        updates = self.pacer.updates_due()
+        if updates == 0:
+            return
+        self.pacer.learning_started(updates)
+        publish = self.pacer.publish_due()
+        self._learnt(self._ask("learner", self._processes.learner.learn.remote(updates, publish)))
+        if publish:
+            self._ask_workers([worker.refresh_weights.remote() for worker in workers], lambda _: None)
+
+    def _held(self, report: RolloutReport) -> None:
+        self.pacer.collection_started(report.env_steps)
+        self._collected(report)
+
+    def _ask_workers(self, calls: list[ray.ObjectRef[Any]], finish: Callable[[Any], None]) -> None:
+        """Wait for one answer of each worker, and take them in the workers' order."""
+        for index, call in enumerate(calls):
+            finish(self._ask(f"rollout worker {index}", call))
+
+    # Waiting
+
+    def _watch(self, call: ray.ObjectRef[Any], who: str, amount: int, finish: Callable[[Any], None]) -> None:
+        self._calls[call] = _Call(who, time.monotonic() + self._config.ray.timeout_s, amount, finish)
+
+    def _waiting(self, who: str) -> int:
+        return sum(call.who == who for call in self._calls.values())
+
+    def _absorb(self, timeout_s: float) -> None:
+        """Wait a moment for any answer, take all that are there, and complain of overdue ones."""
+        if not self._calls:
+            raise TrainingError(
+                "pacing: nothing is running and nothing may start; this is a bug, please report"
+            )
+        first, rest = ray.wait(list(self._calls), num_returns=1, timeout=timeout_s)
+        more = ray.wait(rest, num_returns=len(rest), timeout=0)[0] if first and rest else []
+        for done in (*first, *more):
+            call = self._calls.pop(done)
+            call.finish(self._ask(call.who, done))
+        now = time.monotonic()
+        for call in self._calls.values():
+            if now > call.deadline:
+                raise self._overdue(call.who)
+
+    def _ask(self, who: str, call: ray.ObjectRef[T]) -> T:
+        """Return the answer to a call.
+
+        Raises:
+            TrainingError: naming `who`, if it failed, died, or did not answer in time.
+        """
+        try:
+            return ray.get(call, timeout=self._config.ray.timeout_s)
+        except ray.exceptions.GetTimeoutError:
+            raise self._overdue(who) from None
+        except ray.exceptions.RayTaskError as error:
+            raise TrainingError(f"{who} failed: {_cause(error)}") from error
+        except ray.exceptions.RayError as error:
+            raise TrainingError(f"{who} died: {str(error).strip().splitlines()[0]}") from error
+
+    def _overdue(self, who: str) -> TrainingError:
+        return TrainingError(f"{who} did not answer within ray.timeout_s = {self._config.ray.timeout_s} s")
+
+
+def _cause(error: ray.exceptions.RayTaskError) -> str:
+    """Return the innermost error on one line; it may have crossed several processes."""
+    cause: BaseException = error
+    while isinstance(cause, ray.exceptions.RayTaskError) and cause.cause is not None:
+        cause = cause.cause
+    return " ".join(f"{type(cause).__name__}: {cause}".split())

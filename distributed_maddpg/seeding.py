@@ -1,0 +1,44 @@
+"""One seed, many independent random streams (floor F0)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Stage = Literal["env", "exploration", "replay", "learner", "evaluation"]
+_STAGE_KEYS: dict[Stage, int] = {"env": 0, "exploration": 1, "replay": 2, "learner": 3, "evaluation": 4}
+
+
+def seed_sequence(seed: int, stage: Stage, index: int = 0) -> np.random.SeedSequence:
+    """Return the stream of one stage; `index` tells apart workers, or evaluations in turn."""
+    return np.random.SeedSequence(seed, spawn_key=(_STAGE_KEYS[stage], index))
+
+
+def generator(seed: int, stage: Stage, index: int = 0) -> np.random.Generator:
+    """Return a numpy generator on the stream of one stage."""
+    return np.random.Generator(np.random.PCG64(seed_sequence(seed, stage, index)))
+
+
+def integer_seed(seed: int, stage: Stage, index: int = 0) -> int:
+    """Return a 63-bit integer seed for consumers that take only integers (torch, environments)."""
+    return int(seed_sequence(seed, stage, index).generate_state(1, np.uint64)[0] >> 1)
+
+
+def pack_generator(rng: np.random.Generator) -> npt.NDArray[np.uint64]:
+    """Return a PCG64 state as [6] uint64: state hi, lo, increment hi, lo, has_uint32, uinteger."""
+    state = rng.bit_generator.state
+    halves = [half for word in state["state"].values() for half in (word >> 64, word & (1 << 64) - 1)]
+    return np.array([*halves, state["has_uint32"], state["uinteger"]], np.uint64)
+
+
+def restore_generator(rng: np.random.Generator, packed: npt.NDArray[np.uint64]) -> None:
+    """Put a PCG64 generator into a state that `pack_generator` returned."""
+    state_hi, state_lo, inc_hi, inc_lo, has_uint32, uinteger = (int(word) for word in packed)
+    rng.bit_generator.state = {
+        "bit_generator": "PCG64",
+        "state": {"state": state_hi << 64 | state_lo, "inc": inc_hi << 64 | inc_lo},
+        "has_uint32": has_uint32,
+        "uinteger": uinteger,
+    }

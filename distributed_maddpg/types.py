@@ -1,0 +1,225 @@
+"""The vocabulary of the package: specs, layouts and reports; numpy only (floor F0).
+
+Shape letters, used in every docstring: `B` batch rows, `E` environment copies, `T` steps, `N` agents,
+`O_i` and `A_i` observation and action width of agent i, `O` and `A` the widest of them, `L` landmarks,
+`J` width of the joint observation and action, `P` parameters of one network, `H` hidden units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+ActionType = Literal["continuous", "discrete"]
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What every stage must know of an environment, and nothing that needs the environment itself."""
+
+    agents: tuple[str, ...]
+    observation_sizes: tuple[int, ...]
+    action_sizes: tuple[int, ...]
+    action_types: tuple[ActionType, ...]
+
+    @property
+    def num_agents(self) -> int:
+        """N."""
+        return len(self.agents)
+
+    @cached_property
+    def teams(self) -> tuple[str, ...]:
+        """Team of each agent: its name without the trailing number, PettingZoo's convention."""
+        return tuple(name.rsplit("_", 1)[0] for name in self.agents)
+
+    @cached_property
+    def transitions(self) -> TransitionLayout:
+        """Where each part of a transition stands in a packed row."""
+        return TransitionLayout(self.observation_sizes, self.action_sizes)
+
+
+def _slices(sizes: tuple[int, ...], start: int) -> tuple[slice, ...]:
+    ends = list(accumulate(sizes, initial=start))
+    return tuple(slice(a, b) for a, b in pairwise(ends))
+
+
+@dataclass(frozen=True)
+class TransitionLayout:
+    """A transition as one float32 row: obs | actions | rewards | next_obs | terminated, agent by agent.
+
+    Actions are stored as the critic sees them: the continuous vector, or a one-hot vector for discrete
+    actions. The joint observation and action is the row's head, so that the critic's input is a view.
+    For `simple_adversary` with two good agents a row holds 28 + 15 + 3 + 28 + 3 = 77 numbers.
+    """
+
+    observation_sizes: tuple[int, ...]
+    action_sizes: tuple[int, ...]
+
+    @cached_property
+    def obs(self) -> tuple[slice, ...]:
+        """Columns of each agent's observation."""
+        return _slices(self.observation_sizes, 0)
+
+    @cached_property
+    def actions(self) -> tuple[slice, ...]:
+        """Columns of each agent's action."""
+        return _slices(self.action_sizes, self.obs[-1].stop)
+
+    @cached_property
+    def joint(self) -> slice:
+        """Columns of the joint observation and action, the critic's input (J columns)."""
+        return slice(0, self.actions[-1].stop)
+
+    @cached_property
+    def rewards(self) -> slice:
+        """Columns of the N rewards."""
+        return slice(self.joint.stop, self.joint.stop + len(self.action_sizes))
+
+    @cached_property
+    def next_obs(self) -> tuple[slice, ...]:
+        """Columns of each agent's next observation."""
+        return _slices(self.observation_sizes, self.rewards.stop)
+
+    @cached_property
+    def terminated(self) -> slice:
+        """Columns of the N termination flags (1.0 where the agent's episode truly ended)."""
+        return slice(self.next_obs[-1].stop, self.width)
+
+    @cached_property
+    def width(self) -> int:
+        """Numbers in a row."""
+        return 2 * sum(self.observation_sizes) + sum(self.action_sizes) + 2 * len(self.action_sizes)
+
+
+@dataclass(frozen=True)
+class StackedLayout:
+    """Where the layers of N stacked networks stand in one flat `[N, P]` array.
+
+    Inputs and outputs are padded to the widest agent; `widths_in[i]` is agent i's true input width, which
+    sets the scale of its initial weights. Shared by the torch networks and the workers' numpy inference,
+    so that weights travel as one array.
+    """
+
+    widths_in: tuple[int, ...]
+    hidden_sizes: tuple[int, ...]
+    width_out: int
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Layer widths from padded input to output."""
+        return (max(self.widths_in), *self.hidden_sizes, self.width_out)
+
+    @cached_property
+    def layers(self) -> tuple[tuple[slice, slice, int, int], ...]:
+        """(weight columns, bias columns, inputs, outputs) of each layer."""
+        layers: list[tuple[slice, slice, int, int]] = []
+        offset = 0
+        for n_in, n_out in pairwise(self.sizes):
+            middle = offset + n_in * n_out
+            layers.append((slice(offset, middle), slice(middle, middle + n_out), n_in, n_out))
+            offset = middle + n_out
+        return tuple(layers)
+
+    @property
+    def num_parameters(self) -> int:
+        """P."""
+        return sum((n_in + 1) * n_out for n_in, n_out in pairwise(self.sizes))
+
+    @property
+    def num_networks(self) -> int:
+        """N."""
+        return len(self.widths_in)
+
+
+def policy_layout(spec: EnvSpec, hidden_sizes: tuple[int, ...]) -> StackedLayout:
+    """Return the layout of the N stacked policies, `[N, O] -> [N, A]`."""
+    return StackedLayout(spec.observation_sizes, hidden_sizes, max(spec.action_sizes))
+
+
+def critic_layout(spec: EnvSpec, hidden_sizes: tuple[int, ...]) -> StackedLayout:
+    """Return the layout of the N stacked critics, `[J] -> [N]`."""
+    joint = sum(spec.observation_sizes) + sum(spec.action_sizes)
+    return StackedLayout((joint,) * spec.num_agents, hidden_sizes, 1)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Policy parameters of one version, as workers act with them."""
+
+    version: int
+    """How many times the learner had published when it made these."""
+    updates: int
+    """Learner updates these weights have seen."""
+    policies: FloatArray
+    """[N, P] in the order of `policy_layout`."""
+
+
+@dataclass(frozen=True)
+class EpisodeReport:
+    """The episodes that ended during a stretch of steps, n of them."""
+
+    returns: npt.NDArray[np.float64]
+    """[n, N] undiscounted return per agent."""
+    lengths: npt.NDArray[np.int64]
+    """[n] steps."""
+    final_distances: FloatArray
+    """[n, N, L] distance of each agent to each landmark in the last frame, goal first; n = 0 if unknown."""
+
+    @staticmethod
+    def empty(num_agents: int) -> EpisodeReport:
+        """Return a report of no episodes."""
+        return EpisodeReport(
+            np.zeros((0, num_agents)), np.zeros(0, np.int64), np.zeros((0, num_agents, 0), np.float32)
+        )
+
+    @staticmethod
+    def concatenate(reports: list[EpisodeReport], num_agents: int) -> EpisodeReport:
+        """Join several reports, in order; reports of no episodes vanish."""
+        full = [report for report in reports if len(report.lengths)]
+        if not full:
+            return EpisodeReport.empty(num_agents)
+        return EpisodeReport(
+            np.concatenate([report.returns for report in full]),
+            np.concatenate([report.lengths for report in full]),
+            np.concatenate([report.final_distances for report in full]),
+        )
+
+
+@dataclass(frozen=True)
+class RolloutReport:
+    """What one worker says of one stretch of collecting; the transitions go to the replay buffer."""
+
+    worker: int
+    env_steps: int
+    episodes: EpisodeReport
+    weights_version: int
+    """Version of the weights the stretch was collected with (the oldest, if it changed on the way)."""
+    busy_s: float
+    """Acting and stepping."""
+    blocked_push_s: float = 0.0
+    """Waiting for the replay buffer to take transitions."""
+    blocked_weights_s: float = 0.0
+    """Fetching newer weights."""
+    blocked_pacing_s: float = 0.0
+    """Waiting to be asked."""
+
+
+@dataclass(frozen=True)
+class LearnerReport:
+    """What the learner says of one call."""
+
+    updates: int
+    weights_version: int
+    """Latest published version."""
+    busy_s: float
+    """Updating."""
+    blocked_replay_s: float = 0.0
+    """Waiting for minibatches."""
+    blocked_pacing_s: float = 0.0
+    """Waiting to be asked."""
