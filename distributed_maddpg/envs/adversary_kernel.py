@@ -1,0 +1,360 @@
+"""The compiled step of `simple_adversary`: E copies in one call, equal with MPE2 1.1.1 to the bit (floor F2).
+
+Every floating operation stands in MPE2's order, in float64, without fast-math, because a fused or reordered
+operation would let a trajectory drift from the original. Random draws are numpy's own PCG64, so that a reset
+draws what MPE2's `reset_world` draws from a generator in the same state. All compiled functions stand in this
+one file: numba's cache does not notice a change in another file. Elements are indexed, never sliced, on the
+hot path: each slice costs reference counts, which took a third of the time.
+
+`A` = N + 1 agents with the adversary first; `L` = N landmarks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from distributed_maddpg.types import FloatArray
+
+DoubleArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+UintArray = npt.NDArray[np.uint64]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_ZERO, _ONE = np.float32(0.0), np.float32(1.0)
+_BIT_1, _BITS_11, _BITS_32, _BITS_58, _BITS_63, _BITS_64 = (np.uint64(n) for n in (1, 11, 32, 58, 63, 64))
+_NO_BITS, _MASK_32 = np.uint64(0), np.uint64(0xFFFFFFFF)
+# PCG64's multiplier, high and low half, and the two halves of the low one.
+_MULTIPLIER_HI, _MULTIPLIER_LO = np.uint64(0x2360ED051FC65DA4), np.uint64(0x4385DF649FCCF645)
+_FACTOR_HI, _FACTOR_LO = np.uint64(0x4385DF64), np.uint64(0x9FCCF645)
+
+
+class Worlds(NamedTuple):
+    """All that the future of E copies depends on."""
+
+    positions: DoubleArray
+    """[E, A, 2]"""
+    velocities: DoubleArray
+    """[E, A, 2]"""
+    landmarks: DoubleArray
+    """[E, L, 2]"""
+    goal: IntArray
+    """[E] index of the goal landmark."""
+    cycle: IntArray
+    """[E] steps since the episode began."""
+    generator: UintArray
+    """[E, 6] as in `streams`."""
+
+
+class Rules(NamedTuple):
+    """What does not change during a run."""
+
+    max_cycles: int
+    continuous: bool
+    near_agents: int
+    """Other agents each agent observes; 0 = all."""
+    near_landmarks: int
+    """Landmarks each agent observes; 0 = all."""
+    width: int
+    """O_0, numbers in the adversary's observation; a good agent's has two more."""
+
+
+class JointActions(NamedTuple):
+    """The actions of all agents; the kind that is not used has no rows."""
+
+    vectors: FloatArray
+    """[A, E, 5]"""
+    pushes: IntArray
+    """[A, E]"""
+
+
+class Outcome(NamedTuple):
+    """What a step gives. Observations are one flat array: agent after agent, each a block [E, O_i]."""
+
+    obs: FloatArray
+    """[E * (O_0 + .. + O_N)]"""
+    final_obs: FloatArray
+    """The same, of the frames the step led to."""
+    rewards: FloatArray
+    """[E, A]"""
+    truncated: npt.NDArray[np.bool_]
+    """[E]"""
+    distances: FloatArray
+    """[E, A, L] in the last frame of each copy's latest episode, goal first."""
+
+
+def _compiled(function: _F) -> _F:
+    try:
+        return cast(_F, numba.njit(cache=True)(function))
+    except RuntimeError:  # no folder for the cache can be written: compile in each process
+        return cast(_F, numba.njit(function))
+
+
+@_compiled
+def _next_uint64(generator: UintArray) -> np.uint64:
+    """Advance one PCG64 state, [6] uint64, and return its 64 random bits (XSL-RR output)."""
+    hi, lo = generator[0], generator[1]
+    a, b = lo >> _BITS_32, lo & _MASK_32
+    low, middle = b * _FACTOR_LO, a * _FACTOR_LO
+    middle_2 = b * _FACTOR_HI + (low >> _BITS_32) + (middle & _MASK_32)
+    carry = a * _FACTOR_HI + (middle >> _BITS_32) + (middle_2 >> _BITS_32)
+    hi = carry + hi * _MULTIPLIER_LO + lo * _MULTIPLIER_HI + generator[2]
+    product = lo * _MULTIPLIER_LO
+    lo = product + generator[3]
+    if lo < product:
+        hi = hi + _BIT_1
+    generator[0], generator[1] = hi, lo
+    bits, turn = hi ^ lo, hi >> _BITS_58
+    output: np.uint64 = (bits >> turn) | (bits << ((_BITS_64 - turn) & _BITS_63))
+    return output
+
+
+@_compiled
+def _next_uint32(generator: UintArray) -> np.uint64:
+    """Return 32 random bits; numpy draws 64 and keeps the upper half for the next call."""
+    if generator[4] != _NO_BITS:
+        generator[4] = _NO_BITS
+        kept: np.uint64 = generator[5]
+        return kept
+    bits = _next_uint64(generator)
+    generator[4], generator[5] = _BIT_1, bits >> _BITS_32
+    output: np.uint64 = bits & _MASK_32
+    return output
+
+
+@_compiled
+def _next_index(generator: UintArray, size: int) -> np.int64:
+    """Return `Generator.integers(size)`: Lemire's method on 32 bits, and no draw at all for size 1."""
+    index: np.int64 = np.int64(0)
+    if size > 1:
+        bound = np.uint64(size)
+        product = _next_uint32(generator) * bound
+        if product & _MASK_32 < bound:
+            threshold = (_MASK_32 + _BIT_1 - bound) % bound
+            while product & _MASK_32 < threshold:
+                product = _next_uint32(generator) * bound
+        index = np.int64(product >> _BITS_32)
+    return index
+
+
+@_compiled
+def _next_coordinate(generator: UintArray) -> float:
+    """Return `Generator.uniform(-1, 1)`."""
+    value: float = -1.0 + 2.0 * (np.float64(_next_uint64(generator) >> _BITS_11) * (1.0 / 9007199254740992.0))
+    return value
+
+
+@_compiled
+def _begin_episode(worlds: Worlds, e: int) -> None:
+    """Draw a start in MPE2's order: goal, agents, landmarks."""
+    generator = worlds.generator[e]
+    worlds.goal[e] = _next_index(generator, worlds.landmarks.shape[1])
+    for i in range(worlds.positions.shape[1]):
+        for k in range(2):
+            worlds.positions[e, i, k] = _next_coordinate(generator)
+            worlds.velocities[e, i, k] = 0.0
+    for i in range(worlds.landmarks.shape[1]):
+        for k in range(2):
+            worlds.landmarks[e, i, k] = _next_coordinate(generator)
+    worlds.cycle[e] = 0
+
+
+@_compiled
+def _distance(a: DoubleArray, i: int, b: DoubleArray, j: int, e: int) -> float:
+    """Return the distance of point i of `a` from point j of `b`, both [E, points, 2], in copy e."""
+    dx, dy = a[e, i, 0] - b[e, j, 0], a[e, i, 1] - b[e, j, 1]
+    distance: float = np.sqrt(dx * dx + dy * dy)
+    return distance
+
+
+@_compiled
+def _nearest(row: FloatArray, points: DoubleArray, x: float, y: float, skip: int) -> None:
+    """Fill a row with the relative positions of the points nearest to (x, y), nearest first, then zeros.
+
+    An insertion sort that keeps equally far ones in their order. MPE2 computes these distances with BLAS,
+    which may round the last bit otherwise, so of two points that are equally far up to that bit either may
+    come first there; random positions do not get that close.
+    """
+    num, found = len(row) // 2, 0
+    row[:] = _ZERO
+    distances = np.empty(num)
+    for i in range(len(points)):
+        dx, dy = points[i, 0] - x, points[i, 1] - y
+        distance, place = np.sqrt(dx * dx + dy * dy), found
+        while place > 0 and distance < distances[place - 1]:
+            place -= 1
+        if i == skip or place == num:
+            continue
+        found = min(found + 1, num)
+        for j in range(found - 1, place, -1):
+            distances[j] = distances[j - 1]
+            row[2 * j], row[2 * j + 1] = row[2 * j - 2], row[2 * j - 1]
+        distances[place] = distance
+        row[2 * place], row[2 * place + 1] = dx, dy
+
+
+@_compiled
+def _observe_nearest(
+    points: DoubleArray, positions: DoubleArray, i: int, frames: FloatArray, skip: int
+) -> None:
+    """Write what agent i sees of its nearest points but `skip`; frames [E, 2 * neighbours]."""
+    for e in range(len(points)):
+        _nearest(frames[e], points[e], positions[e, i, 0], positions[e, i, 1], skip)
+
+
+@_compiled
+def _observe_all(points: DoubleArray, positions: DoubleArray, i: int, frames: FloatArray, skip: int) -> None:
+    """Write what agent i sees of all points but `skip`; frames [E, 2 * points seen]."""
+    at = 0
+    for j in range(points.shape[1]):
+        if j != skip:
+            for e in range(len(points)):
+                frames[e, at] = points[e, j, 0] - positions[e, i, 0]
+                frames[e, at + 1] = points[e, j, 1] - positions[e, i, 1]
+            at += 2
+
+
+@_compiled
+def _observe(worlds: Worlds, rules: Rules, obs: FloatArray) -> None:
+    """Write the observations of all copies.
+
+    Copies are the innermost loop, because loops over two landmarks or three agents cost more than their work.
+    """
+    num_envs, start = len(worlds.goal), 0
+    positions, landmarks = worlds.positions, worlds.landmarks
+    nothing = positions.shape[1]  # as a `skip`: no point has this index
+    middle = 2 * (rules.near_landmarks or landmarks.shape[1])
+    for i in range(positions.shape[1]):
+        width = rules.width + 2 if i else rules.width
+        frames = obs[start : start + num_envs * width].reshape(num_envs, width)
+        start += num_envs * width
+        if i:
+            for e in range(num_envs):
+                frames[e, 0] = landmarks[e, worlds.goal[e], 0] - positions[e, i, 0]
+                frames[e, 1] = landmarks[e, worlds.goal[e], 1] - positions[e, i, 1]
+        seen = frames[:, width - rules.width :]
+        if rules.near_landmarks:
+            _observe_nearest(landmarks, positions, i, seen[:, :middle], nothing)
+        else:
+            _observe_all(landmarks, positions, i, seen[:, :middle], nothing)
+        if rules.near_agents:
+            _observe_nearest(positions, positions, i, seen[:, middle:], i)
+        else:
+            _observe_all(positions, positions, i, seen[:, middle:], i)
+
+
+@_compiled
+def _difference(up: np.float32, down: np.float32) -> float:
+    """Return the difference of two clipped action components, subtracted in float32 as MPE2 does."""
+    up = _ZERO if up < _ZERO else _ONE if up > _ONE else up
+    down = _ZERO if down < _ZERO else _ONE if down > _ONE else down
+    difference: float = np.float64(up - down)
+    return difference
+
+
+@_compiled
+def _push(push: int, negative: int) -> float:
+    """Return the unit force of a discrete action along the axis whose negative direction is given."""
+    return -1.0 if push == negative else 1.0 if push == negative + 1 else 0.0
+
+
+@_compiled
+def _move(worlds: Worlds, actions: JointActions, continuous: bool) -> None:
+    """Integrate all copies: position by the old velocity, then damping, then force."""
+    positions, velocities = worlds.positions, worlds.velocities
+    for i in range(positions.shape[1]):
+        for e in range(positions.shape[0]):
+            if continuous:
+                force_x = _difference(actions.vectors[i, e, 2], actions.vectors[i, e, 1])
+                force_y = _difference(actions.vectors[i, e, 4], actions.vectors[i, e, 3])
+            else:
+                force_x, force_y = _push(actions.pushes[i, e], 1), _push(actions.pushes[i, e], 3)
+            positions[e, i, 0] += velocities[e, i, 0] * 0.1
+            positions[e, i, 1] += velocities[e, i, 1] * 0.1
+            velocities[e, i, 0] = velocities[e, i, 0] * 0.75 + (force_x * 5.0) * 0.1
+            velocities[e, i, 1] = velocities[e, i, 1] * 0.75 + (force_y * 5.0) * 0.1
+
+
+@_compiled
+def _reward(worlds: Worlds, e: int, rewards: FloatArray) -> None:
+    """Write the rewards of one copy into its row of [E, A]."""
+    goal, adversary, nearest = worlds.goal[e], 0.0, np.inf
+    for i in range(worlds.positions.shape[1]):
+        distance = _distance(worlds.positions, i, worlds.landmarks, goal, e)
+        if i == 0:
+            adversary = distance
+        elif distance < nearest:
+            nearest = distance
+    rewards[e, 0] = 0.0 - adversary
+    for i in range(1, worlds.positions.shape[1]):
+        rewards[e, i] = adversary - nearest
+
+
+@_compiled
+def _measure(worlds: Worlds, e: int, distances: FloatArray) -> None:
+    """Write the distance of each agent to each landmark of one copy, the goal first, into [E, A, L]."""
+    goal = worlds.goal[e]
+    for i in range(worlds.positions.shape[1]):
+        for j in range(worlds.landmarks.shape[1]):
+            place = 0 if j == goal else j + 1 if j < goal else j
+            distances[e, i, place] = _distance(worlds.positions, i, worlds.landmarks, j, e)
+
+
+@_compiled
+def _are_valid(actions: JointActions) -> bool:
+    """Tell whether no vector holds NaN and every push exists."""
+    wrong = 0
+    for value in actions.vectors.reshape(-1):
+        if value != value:  # NaN alone is unequal to itself
+            wrong += 1
+    for push in actions.pushes.reshape(-1):
+        if push < 0 or push > 4:
+            wrong += 1
+    return wrong == 0
+
+
+@_compiled
+def reset_all(worlds: Worlds, rules: Rules, obs: FloatArray) -> None:
+    """Begin a new episode in every copy and observe it."""
+    for e in range(len(worlds.goal)):
+        _begin_episode(worlds, e)
+    _observe(worlds, rules, obs)
+
+
+@_compiled
+def step_all(worlds: Worlds, rules: Rules, actions: JointActions, outcome: Outcome) -> int:
+    """Step every copy, begin the next episode of those that end, and write all that a step gives.
+
+    Args:
+        worlds: advanced in place.
+        rules: of the run.
+        actions: any floats but NaN, which are clipped here, or pushes 0 to 4.
+        outcome: obs, rewards and truncated are written in full; final_obs only if a copy ended, then in full;
+            distances of the copies that ended.
+
+    Returns:
+        How many copies ended, or -1 if an action was NaN or does not exist; then nothing has changed.
+    """
+    if not _are_valid(actions):
+        return -1
+    _move(worlds, actions, rules.continuous)
+    num_ended = 0
+    for e in range(len(worlds.goal)):
+        _reward(worlds, e, outcome.rewards)
+        worlds.cycle[e] += 1
+        outcome.truncated[e] = worlds.cycle[e] >= rules.max_cycles
+        if outcome.truncated[e]:
+            num_ended += 1
+    if num_ended:
+        _observe(worlds, rules, outcome.final_obs)
+        for e in range(len(worlds.goal)):
+            if outcome.truncated[e]:
+                _measure(worlds, e, outcome.distances)
+                _begin_episode(worlds, e)
+    _observe(worlds, rules, outcome.obs)
+    return num_ended

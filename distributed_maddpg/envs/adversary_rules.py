@@ -1,0 +1,141 @@
+"""Keywords, sizes and saved state of `simple_adversary`, for kernel and MPE2 alike (floor F2; numpy only).
+
+Here `N` is MPE2's own: the number of good agents, which is also the number of landmarks. The environment has
+N + 1 agents, the adversary first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distributed_maddpg.envs import streams
+from distributed_maddpg.envs.base import State
+from distributed_maddpg.errors import BadInput, did_you_mean
+from distributed_maddpg.types import EnvSpec
+
+NUM_ACTIONS = 5
+
+
+@dataclass(frozen=True)
+class AdversaryOptions:
+    """The keywords of `mpe2.simple_adversary_v3.parallel_env`, with its names and defaults."""
+
+    N: int = 2
+    """Good agents, and landmarks."""
+    max_cycles: int = 25
+    """Steps until an episode is truncated."""
+    continuous_actions: bool = False
+    """Actions are vectors in [0, 1]^5 instead of one of five pushes."""
+    render_mode: str | None = None
+    """Only for MPE2 itself; the kernel draws nothing."""
+    dynamic_rescaling: bool = True
+    """Concerns drawing only."""
+    benchmark_data: bool = False
+    """Concerns infos only, which are not handed out."""
+    num_agent_neighbors: int | None = None
+    """Other agents each agent observes, nearest first; None = all."""
+    num_landmark_neighbors: int | None = None
+    """Landmarks each agent observes, nearest first; None = all."""
+
+    def __post_init__(self) -> None:
+        """Refuse values MPE2 could not use."""
+        for name in ("N", "max_cycles", "num_agent_neighbors", "num_landmark_neighbors"):
+            value = getattr(self, name)
+            optional = value is None and name.startswith("num_")
+            if not optional and (type(value) is not int or value < 1):
+                raise BadInput(f"env.kwargs.{name}", value, "must be a whole number, at least 1")
+        for name in ("continuous_actions", "dynamic_rescaling", "benchmark_data"):
+            if not isinstance(getattr(self, name), bool):
+                raise BadInput(f"env.kwargs.{name}", getattr(self, name), "must be true or false")
+
+    @classmethod
+    def from_kwargs(cls, kwargs: Mapping[str, Any]) -> AdversaryOptions:
+        """Build the options from keywords, refusing unknown ones with the nearest known."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name, value in kwargs.items():
+            if name not in known:
+                remedy = f"simple_adversary has no such keyword, {did_you_mean(name, known)}"
+                raise BadInput(f"env.kwargs.{name}", value, remedy)
+        return cls(**kwargs)
+
+    @property
+    def spec(self) -> EnvSpec:
+        """Names and sizes of the N + 1 agents."""
+        landmarks = self.N if self.num_landmark_neighbors is None else self.num_landmark_neighbors
+        others = self.N if self.num_agent_neighbors is None else self.num_agent_neighbors
+        width = 2 * (landmarks + others)
+        return EnvSpec(
+            agents=("adversary_0", *(f"agent_{i}" for i in range(self.N))),
+            observation_sizes=(width,) + (width + 2,) * self.N,
+            action_sizes=(NUM_ACTIONS,) * (self.N + 1),
+            action_types=("continuous" if self.continuous_actions else "discrete",) * (self.N + 1),
+        )
+
+
+def checked_state(state: Mapping[str, npt.NDArray[Any]], num_envs: int, options: AdversaryOptions) -> State:
+    """Return copies of a saved state's arrays after checking all of them.
+
+    Args:
+        state: agent_positions, agent_velocities [E, N+1, 2], landmark_positions [E, N, 2], goal_landmark [E],
+            cycle [E], generator_state [E, 6].
+        num_envs: E.
+        options: of the environment that is to continue from the state.
+
+    Returns:
+        The same keys; float64, int64 and uint64.
+
+    Raises:
+        ValueError: naming the array that is missing, unknown, of a wrong shape or out of range.
+    """
+    shapes = {
+        "agent_positions": (num_envs, options.N + 1, 2),
+        "agent_velocities": (num_envs, options.N + 1, 2),
+        "landmark_positions": (num_envs, options.N, 2),
+    }
+    limits = {"goal_landmark": options.N, "cycle": options.max_cycles}
+    check_keys(state, [*shapes, *limits, "generator_state"])
+    checked: State = {name: _checked_floats(name, state[name], shape) for name, shape in shapes.items()}
+    for name, limit in limits.items():
+        checked[name] = checked_integers(name, state[name], (num_envs,), limit)
+    checked["generator_state"] = streams.checked(state["generator_state"], num_envs)
+    return checked
+
+
+def check_keys(state: Mapping[str, npt.NDArray[Any]], expected: list[str]) -> None:
+    """Raise ValueError unless a state holds exactly the expected arrays."""
+    for name in expected:
+        if name not in state:
+            raise ValueError(f"the state lacks {name}")
+    for name in state:
+        if name not in expected:
+            raise ValueError(f"the state holds an unknown {name}, {did_you_mean(name, expected)}")
+
+
+def checked_integers(
+    name: str, values: npt.NDArray[Any], shape: tuple[int, ...], limit: int
+) -> npt.NDArray[np.int64]:
+    """Return an int64 copy of integers in [0, limit) of the given shape, or raise ValueError."""
+    values = np.asarray(values)
+    if values.shape != shape or values.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name} has shape {values.shape} and type {values.dtype}, expected {shape} integers"
+        )
+    if ((values < 0) | (values >= limit)).any():
+        raise ValueError(f"{name} holds values outside 0 to {limit - 1}")
+    return values.astype(np.int64)
+
+
+def _checked_floats(name: str, values: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    values = np.asarray(values)
+    if values.shape != shape or values.dtype != np.float64:
+        raise ValueError(f"{name} has shape {values.shape} and type {values.dtype}, expected {shape} float64")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} holds values that are not finite")
+    floats: npt.NDArray[np.float64] = values.copy()
+    return floats

@@ -1,0 +1,37 @@
+"""Returns and lengths of running episodes (floor F2; numpy only)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from distributed_maddpg.envs.base import StepResult, VectorEnv
+from distributed_maddpg.types import EpisodeReport
+
+
+class EpisodeLog:
+    """Adds up returns and lengths of the running episodes and hands out those that ended."""
+
+    def __init__(self, num_envs: int, num_agents: int) -> None:
+        """Start `num_envs` episodes at zero."""
+        self._returns = np.zeros((num_envs, num_agents))
+        self._lengths = np.zeros(num_envs, np.int64)
+
+    def step(self, result: StepResult, env: VectorEnv) -> tuple[npt.NDArray[np.bool_], EpisodeReport | None]:
+        """Count one step; return which copies `[E]` ended, and their report if any did."""
+        self._returns += result.rewards
+        self._lengths += 1
+        ended = result.truncated | result.terminated.all(axis=1)
+        if not ended.any():
+            return ended, None
+        distances = env.final_distances()
+        report = EpisodeReport(
+            self._returns[ended],
+            self._lengths[ended],
+            np.zeros((int(ended.sum()), self._returns.shape[1], 0), np.float32)
+            if distances is None
+            else distances[ended],
+        )
+        self._returns[ended] = 0.0
+        self._lengths[ended] = 0
+        return ended, report

@@ -1,0 +1,133 @@
+"""From an environment's name to a vector environment (floor F2)."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from distributed_maddpg.envs.base import VectorEnv
+from distributed_maddpg.errors import BadInput, did_you_mean
+from distributed_maddpg.types import EnvSpec
+
+_ADVERSARY = "simple_adversary"
+_ADVERSARY_MODULE = "mpe2.simple_adversary_v3"
+_BACKENDS = ("auto", "vectorized", "pettingzoo")
+
+
+def make_vector_env(
+    env_id: str, num_envs: int, seed: int, *, backend: str = "auto", **env_kwargs: Any
+) -> VectorEnv:
+    """Make E copies of an environment.
+
+    Args:
+        env_id: "simple_adversary" (or "mpe2.simple_adversary_v3"), or any importable PettingZoo parallel
+            environment as "package.module", whose `parallel_env` is called, or "package.module:callable".
+        num_envs: E.
+        seed: of all random streams; copy i's stream depends on the seed and i alone.
+        backend: "vectorized" is the compiled `simple_adversary`, "pettingzoo" steps the original copy by
+            copy, "auto" takes the compiled one where there is one.
+        **env_kwargs: handed to the environment.
+
+    Raises:
+        BadInput: one line naming env.id, env.kwargs, env.num_envs or env.backend.
+    """
+    if type(num_envs) is not int or num_envs < 1:
+        raise BadInput("env.num_envs", num_envs, "must be a whole number, at least 1")
+    if backend not in _BACKENDS:
+        raise BadInput("env.backend", backend, f"must be one of {', '.join(_BACKENDS)}")
+    if env_id in (_ADVERSARY, _ADVERSARY_MODULE):
+        return _make_adversary(num_envs, seed, backend, env_kwargs)
+    if backend == "vectorized":
+        remedy = f"only {_ADVERSARY!r} is compiled, not {env_id!r}; use 'auto' or 'pettingzoo'"
+        raise BadInput("env.backend", backend, remedy)
+    factory = _find_factory(env_id)
+    from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv  # noqa: PLC0415 - loads gymnasium
+
+    return PettingZooVectorEnv(lambda: _construct(factory, env_id, env_kwargs), num_envs, seed, env_id)
+
+
+def env_spec(env_id: str, backend: str, env_kwargs: Mapping[str, Any]) -> EnvSpec:
+    """Return what the other stages need to know of an environment, by making one copy and closing it."""
+    env = make_vector_env(env_id, 1, 0, backend=backend, **env_kwargs)
+    try:
+        return env.spec
+    finally:
+        env.close()
+
+
+def _make_adversary(num_envs: int, seed: int, backend: str, kwargs: dict[str, Any]) -> VectorEnv:
+    if backend == "pettingzoo":
+        factory = _find_factory(_ADVERSARY_MODULE)
+        from distributed_maddpg.envs.mpe2_adversary import MPE2AdversaryEnv  # noqa: PLC0415 - loads gymnasium
+
+        return MPE2AdversaryEnv(factory, num_envs, seed, **kwargs)
+    from distributed_maddpg.envs.simple_adversary import SimpleAdversary  # noqa: PLC0415 - loads numba
+
+    return SimpleAdversary(num_envs, seed, **kwargs)
+
+
+def _construct(factory: Callable[..., Any], env_id: str, kwargs: dict[str, Any]) -> Any:
+    try:
+        return factory(**kwargs)
+    except Exception as error:  # whatever an unknown environment finds wrong with its keywords
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise BadInput("env.kwargs", kwargs, f"{env_id} refused to be made ({reason})") from error
+
+
+def _find_factory(env_id: str) -> Callable[..., Any]:
+    """Import what an id names: "package.module" (its `parallel_env`) or "package.module:callable"."""
+    module_name, _, attribute = env_id.partition(":")
+    if not all(module_name.split(".")):
+        raise BadInput(
+            "env.id", env_id, f"must be {_ADVERSARY!r}, 'package.module' or 'package.module:callable'"
+        )
+    module = _import(env_id, module_name)
+    attribute = attribute or "parallel_env"
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        remedy = (
+            f"module {module_name!r} has no callable {attribute!r}; name one as 'package.module:callable'"
+        )
+        raise BadInput("env.id", env_id, remedy)
+    found: Callable[..., Any] = factory
+    return found
+
+
+def _import(env_id: str, module_name: str) -> Any:
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on stdout, which carries JSON
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if module_name == missing or module_name.startswith(f"{missing}."):
+            raise BadInput("env.id", env_id, _suggestion(module_name)) from error
+        raise BadInput("env.id", env_id, f"its module needs {missing!r}, which is not installed") from error
+    except Exception as error:  # a foreign module may fail in any way while it is imported
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise BadInput("env.id", env_id, f"its module cannot be imported ({reason})") from error
+
+
+def _suggestion(module_name: str) -> str:
+    package = module_name.rpartition(".")[0]
+    known = _modules(package or "mpe2")
+    if not package:
+        known = [_ADVERSARY, *known]
+    if not known:
+        return f"there is no package {package!r} here; install it, or check the name"
+    return f"there is no such environment, {did_you_mean(module_name, known)}"
+
+
+def _modules(package: str) -> list[str]:
+    """Return the public modules of a package by their full names; none if there is no such package."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return []
+    if spec is None or spec.submodule_search_locations is None:
+        return []
+    found = [module.name for module in pkgutil.iter_modules(spec.submodule_search_locations)]
+    return [f"{package}.{name}" for name in found if not name.startswith("_")]

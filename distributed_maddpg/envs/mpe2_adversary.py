@@ -1,0 +1,102 @@
+"""MPE2's own `simple_adversary` in the compiled kernel's place: slow, but the same in every number (F2).
+
+It exchanges the kernel's state, so that either can continue where the other stopped, and draws from the same
+streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distributed_maddpg.envs import streams
+from distributed_maddpg.envs.adversary_rules import AdversaryOptions, checked_state
+from distributed_maddpg.envs.base import Observations, State
+from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
+from distributed_maddpg.types import FloatArray
+
+
+class MPE2AdversaryEnv(PettingZooVectorEnv):
+    """E copies of MPE2's environment, whose worlds and generators are read and written directly.
+
+    Args:
+        factory: `parallel_env` of MPE2.     num_envs: E.     seed: as of the kernel.
+        kwargs: keywords of `parallel_env`, see `AdversaryOptions`.
+    """
+
+    def __init__(self, factory: Callable[..., Any], num_envs: int, seed: int, **kwargs: Any) -> None:
+        self.options = AdversaryOptions.from_kwargs(kwargs)
+        super().__init__(lambda: factory(**kwargs), num_envs, seed, "simple_adversary")
+        self._distances = np.zeros((num_envs, self.options.N + 1, self.options.N), np.float32)
+        self._reseed(seed)
+
+    def get_state(self) -> State:
+        """Return copies of all state, under the kernel's names."""
+        if not self._started:
+            raise RuntimeError("call reset() before get_state()")
+        raw = [env.unwrapped for env in self.envs]
+        return {
+            "agent_positions": np.array([[agent.state.p_pos for agent in env.world.agents] for env in raw]),
+            "agent_velocities": np.array([[agent.state.p_vel for agent in env.world.agents] for env in raw]),
+            "landmark_positions": np.array(
+                [[mark.state.p_pos for mark in env.world.landmarks] for env in raw]
+            ),
+            "goal_landmark": np.array([_goal(env.world) for env in raw], np.int64),
+            "cycle": np.array([env.steps for env in raw], np.int64),
+            "generator_state": np.stack([streams.pack(env.np_random) for env in raw]),
+        }
+
+    def set_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Continue exactly from a state of this environment or of the kernel."""
+        checked = checked_state(state, self.num_envs, self.options)
+        for e, env in enumerate(self.envs):
+            env.reset()  # brings PettingZoo's own bookkeeping to the start of a cycle
+            raw = env.unwrapped
+            for i, agent in enumerate(raw.world.agents):
+                agent.state.p_pos = checked["agent_positions"][e, i].copy()
+                agent.state.p_vel = checked["agent_velocities"][e, i].copy()
+            for i, landmark in enumerate(raw.world.landmarks):
+                landmark.state.p_pos = checked["landmark_positions"][e, i].copy()
+            _set_goal(raw.world, int(checked["goal_landmark"][e]))
+            raw.steps = int(checked["cycle"][e])
+            raw.np_random = streams.unpack(checked["generator_state"][e])
+        self._started = True
+
+    def final_distances(self) -> FloatArray:
+        """Return [E, N+1, L] distances in the last frame of each copy's latest episode, goal first."""
+        return self._distances
+
+    def _reseed(self, seed: int) -> None:
+        for copy, env in enumerate(self.envs):
+            env.unwrapped.np_random = streams.stream(seed, copy)
+
+    def _begin(self, e: int) -> dict[str, Any]:
+        return self._checked_agents(self.envs[e].reset(), e)
+
+    def _remember(self, e: int, actions: list[Any]) -> None:
+        """Keep nothing: the state is read from the world itself."""
+
+    def _restart(self, ended: list[int], final_obs: Observations) -> Observations:
+        for e in ended:
+            world = self.envs[e].unwrapped.world
+            goal = _goal(world)
+            marks = [world.landmarks[goal], *world.landmarks[:goal], *world.landmarks[goal + 1 :]]
+            agents = np.array([agent.state.p_pos for agent in world.agents])
+            points = np.array([mark.state.p_pos for mark in marks])
+            apart = agents[:, None, :] - points[None, :, :]  # [N+1, L, 2]
+            self._distances[e] = np.sqrt(np.square(apart).sum(axis=2))
+        return super()._restart(ended, final_obs)
+
+
+def _goal(world: Any) -> int:
+    return next(i for i, mark in enumerate(world.landmarks) if mark is world.agents[0].goal_a)
+
+
+def _set_goal(world: Any, goal: int) -> None:
+    for i, mark in enumerate(world.landmarks):
+        mark.color = np.array([0.15, 0.65 if i == goal else 0.15, 0.15])  # as MPE2 paints them
+    for agent in world.agents:
+        agent.goal_a = world.landmarks[goal]

@@ -1,0 +1,278 @@
+"""Any PettingZoo parallel environment as a vector environment, one copy after another (floor F2).
+
+Every episode of every copy starts with `reset(seed=...)` and a seed drawn from the copy's own stream. So the
+state of an environment nobody knows from inside can be saved without pickle: the episode's seed and the
+actions taken since. That relies on the environment honouring its seed, and on its ending episodes, because
+the actions of the running episode are kept in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distributed_maddpg.envs import streams
+from distributed_maddpg.envs.adversary_rules import check_keys, checked_integers
+from distributed_maddpg.envs.base import (
+    Actions,
+    Observations,
+    State,
+    StepResult,
+    VectorActionType,
+    count_error,
+    shared_action_type,
+)
+from distributed_maddpg.envs.spaces import action_codec, observation_codec
+from distributed_maddpg.errors import BadInput
+from distributed_maddpg.types import ActionType, EnvSpec, FloatArray
+
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on stdout, which carries JSON
+
+_SEED_LIMIT = 2**31
+_FIRST_CAPACITY = 32
+
+
+class PettingZooVectorEnv:
+    """E copies of a parallel environment whose agents begin and end their episodes together.
+
+    Args:
+        factory: makes one copy.     num_envs: E.
+        seed: copy i draws its episodes' seeds from `streams.stream(seed, i)`, whatever E is.
+        env_id: what to call the environment in errors.
+    """
+
+    def __init__(self, factory: Callable[[], Any], num_envs: int, seed: int, env_id: str = "env") -> None:
+        if num_envs < 1:
+            raise BadInput("env.num_envs", num_envs, "must be at least 1")
+        self.num_envs = num_envs
+        self.envs = tuple(factory() for _ in range(num_envs))
+        self._id = env_id
+        first = self.envs[0]
+        self.agents: tuple[str, ...] = tuple(getattr(first, "possible_agents", ()))
+        if not self.agents:
+            raise BadInput("env.id", env_id, "the environment does not say its possible_agents")
+        self._actions = [action_codec(env_id, agent, first.action_space(agent)) for agent in self.agents]
+        self._obs = [
+            observation_codec(env_id, agent, first.observation_space(agent)) for agent in self.agents
+        ]
+        self._streams = [streams.stream(seed, copy) for copy in range(num_envs)]
+        self._episode_seed = np.zeros(num_envs, np.int64)
+        self._episode_step = np.zeros(num_envs, np.int64)
+        self._history = [codec.empty(num_envs, _FIRST_CAPACITY) for codec in self._actions]
+        self._started = False
+
+    @property
+    def observation_sizes(self) -> tuple[int, ...]:
+        """O_i of each agent."""
+        return tuple(codec.size for codec in self._obs)
+
+    @property
+    def action_sizes(self) -> tuple[int, ...]:
+        """A_i of each agent."""
+        return tuple(codec.size for codec in self._actions)
+
+    @property
+    def action_types(self) -> tuple[ActionType, ...]:
+        """Kind of action of each agent."""
+        return tuple(codec.kind for codec in self._actions)
+
+    @property
+    def action_type(self) -> VectorActionType:
+        """The kind of action all agents share, or "mixed"."""
+        return shared_action_type(self.action_types)
+
+    @property
+    def spec(self) -> EnvSpec:
+        """Names and sizes of the agents."""
+        return EnvSpec(self.agents, self.observation_sizes, self.action_sizes, self.action_types)
+
+    def reset(self, seed: int | None = None) -> Observations:
+        """Begin a new episode in every copy; a seed derives all streams anew, none continues them."""
+        if seed is not None:
+            self._reseed(seed)
+        obs = self._empty_obs()
+        for e in range(self.num_envs):
+            self._encode(self._begin(e), obs, e)
+        self._started = True
+        return obs
+
+    def step(self, actions: Actions) -> StepResult:
+        """Step every copy once; copies whose agents have all ended are reset at once.
+
+        Args:
+            actions: per agent [E, A_i] floats (clipped to [0, 1], then scaled to the space) or [E] integers.
+
+        Returns:
+            As `StepResult` says.
+
+        Raises:
+            ValueError: an action is refused; nothing has changed.
+            BadInput: the agents do not begin and end together.
+        """
+        if not self._started:
+            raise RuntimeError("call reset() or set_state() before step()")
+        if len(actions) != len(self.agents):
+            raise count_error(len(actions), len(self.agents))
+        taken = [
+            codec.checked(array, self.num_envs) for codec, array in zip(self._actions, actions, strict=True)
+        ]
+        shape = (self.num_envs, len(self.agents))
+        rewards, terminated = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
+        truncated, final_obs = np.zeros(self.num_envs, np.bool_), self._empty_obs()
+        ended = []
+        for e in range(self.num_envs):
+            observations, reward, *ends = self._advance(e, [array[e] for array in taken])
+            rewards[e] = [reward[agent] for agent in self.agents]
+            self._encode(observations, final_obs, e)
+            terminated[e], cut = self._ends(ends[0], ends[1], e)
+            truncated[e] = any(cut)
+            if truncated[e] or terminated[e].all():
+                ended.append(e)
+        return StepResult(self._restart(ended, final_obs), rewards, terminated, truncated, final_obs)
+
+    def get_state(self) -> State:
+        """Return generators, episode seeds and the actions of the running episodes.
+
+        Returns:
+            generator_state [E, 6] uint64, episode_seed [E], episode_step [E], and per agent `actions_<agent>`
+            [E, T, A_i] or [E, T] with T the steps of the longest running episode, zeros after a copy's own.
+        """
+        if not self._started:
+            raise RuntimeError("call reset() before get_state()")
+        length = int(self._episode_step.max())
+        state: State = {
+            "generator_state": np.stack([streams.pack(generator) for generator in self._streams]),
+            "episode_seed": self._episode_seed.copy(),
+            "episode_step": self._episode_step.copy(),
+        }
+        past = np.arange(length) >= self._episode_step[:, None]  # [E, T]
+        for agent, history in zip(self.agents, self._history, strict=True):
+            actions = history[:, :length].copy()
+            actions[past] = 0
+            state[f"actions_{agent}"] = actions
+        return state
+
+    def set_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Continue exactly from a saved state: reset each copy with its episode's seed, replay its actions.
+
+        Raises:
+            ValueError: naming the array that is missing, unknown, of a wrong shape or out of range, or saying
+                that an environment does not honour its seed.
+        """
+        names = [f"actions_{agent}" for agent in self.agents]
+        check_keys(state, ["generator_state", "episode_seed", "episode_step", *names])
+        each = (self.num_envs,)
+        packed = streams.checked(state["generator_state"], self.num_envs)
+        seeds = checked_integers("episode_seed", state["episode_seed"], each, _SEED_LIMIT)
+        steps = checked_integers("episode_step", state["episode_step"], each, _SEED_LIMIT)
+        replayed = self._checked_history(state, int(steps.max()))
+        self._streams = [streams.unpack(row) for row in packed]
+        for e in range(self.num_envs):
+            self._open(e, int(seeds[e]))
+            for t in range(int(steps[e])):
+                _, _, terminations, truncations, _ = self._advance(e, [array[e, t] for array in replayed])
+                if any(terminations.values()) or any(truncations.values()):
+                    raise ValueError(
+                        f"copy {e} ended while its actions were replayed: {self._id} does not honour its seed"
+                    )
+        self._started = True
+
+    def final_distances(self) -> FloatArray | None:
+        """Return None: nothing is known of landmarks."""
+        return None
+
+    def close(self) -> None:
+        """Close every copy."""
+        for env in self.envs:
+            env.close()
+
+    def _reseed(self, seed: int) -> None:
+        self._streams = [streams.stream(seed, copy) for copy in range(self.num_envs)]
+
+    def _begin(self, e: int) -> dict[str, Any]:
+        """Begin the next episode of one copy and return its first observations."""
+        return self._open(e, int(self._streams[e].integers(_SEED_LIMIT)))
+
+    def _open(self, e: int, episode_seed: int) -> dict[str, Any]:
+        self._episode_seed[e], self._episode_step[e] = episode_seed, 0
+        return self._checked_agents(self.envs[e].reset(seed=episode_seed), e)
+
+    def _checked_agents(self, reset_result: tuple[dict[str, Any], Any], e: int) -> dict[str, Any]:
+        """Return first observations after making sure that all agents are there."""
+        present = set(self.envs[e].agents)
+        if present != set(self.agents):
+            odd = ", ".join(sorted(present ^ set(self.agents)))
+            raise BadInput(
+                "env.id", self._id, f"an episode begins without or with other agents than always: {odd}"
+            )
+        return reset_result[0]
+
+    def _advance(self, e: int, actions: list[Any]) -> tuple[Any, ...]:
+        """Step one copy, remembering the actions."""
+        self._remember(e, actions)
+        decoded = zip(self.agents, self._actions, actions, strict=True)
+        result: tuple[Any, ...] = self.envs[e].step({agent: codec.decode(a) for agent, codec, a in decoded})
+        for part in result[:4]:
+            missing = [agent for agent in self.agents if agent not in part]
+            if missing:
+                remedy = f"{missing[0]} left its episode early; agents must begin and end together"
+                raise BadInput("env.id", self._id, remedy)
+        return result
+
+    def _remember(self, e: int, actions: list[Any]) -> None:
+        t = int(self._episode_step[e])
+        if t == self._history[0].shape[1]:
+            self._history = [np.concatenate([old, np.zeros_like(old)], axis=1) for old in self._history]
+        for history, action in zip(self._history, actions, strict=True):
+            history[e, t] = action
+        self._episode_step[e] = t + 1
+
+    def _ends(
+        self, terminations: Mapping[str, bool], truncations: Mapping[str, bool], e: int
+    ) -> tuple[Any, Any]:
+        """Return who terminated and who was truncated, N flags each; BadInput if only some ended."""
+        terminated = [bool(terminations[agent]) for agent in self.agents]
+        truncated = [bool(truncations[agent]) for agent in self.agents]
+        ended = [a or b for a, b in zip(terminated, truncated, strict=True)]
+        if any(ended) and not all(ended):
+            early = self.agents[ended.index(True)]
+            remedy = f"{early} ended its episode before the others; agents must begin and end together"
+            raise BadInput("env.id", self._id, remedy)
+        if not any(ended) and set(self.envs[e].agents) != set(self.agents):
+            raise BadInput(
+                "env.id", self._id, "agents joined or left within an episode; they must stay the same"
+            )
+        return terminated, truncated
+
+    def _restart(self, ended: list[int], final_obs: Observations) -> Observations:
+        """Begin the next episode of the copies that ended and return what all copies see now."""
+        if not ended:
+            return final_obs
+        obs = tuple(array.copy() for array in final_obs)
+        for e in ended:
+            self._encode(self._begin(e), obs, e)
+        return obs
+
+    def _checked_history(self, state: Mapping[str, npt.NDArray[Any]], length: int) -> list[npt.NDArray[Any]]:
+        """Return the saved actions of each agent after checking their shapes and types."""
+        histories = []
+        for agent, codec in zip(self.agents, self._actions, strict=True):
+            array, expected = np.asarray(state[f"actions_{agent}"]), codec.empty(self.num_envs, length)
+            if array.shape != expected.shape or array.dtype != expected.dtype:
+                raise ValueError(
+                    f"actions_{agent} has shape {array.shape} and type {array.dtype}, "
+                    f"expected {expected.shape} {expected.dtype}"
+                )
+            histories.append(array)
+        return histories
+
+    def _empty_obs(self) -> Observations:
+        return tuple(np.empty((self.num_envs, codec.size), np.float32) for codec in self._obs)
+
+    def _encode(self, observations: Mapping[str, Any], obs: Observations, e: int) -> None:
+        for agent, codec, array in zip(self.agents, self._obs, obs, strict=True):
+            codec.encode(observations[agent], array[e])

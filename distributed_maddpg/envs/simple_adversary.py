@@ -1,0 +1,201 @@
+"""`simple_adversary` as a vector environment: E copies stepped by one compiled call (floor F2; no MPE2).
+
+Equal with MPE2 1.1.1 bit for bit: positions, velocities, observations, rewards (float64 inside, rounded to
+float32 once) and every draw of a reset. The oracle is MPE2 itself, in `tests/envs`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distributed_maddpg.envs import streams
+from distributed_maddpg.envs.adversary_kernel import JointActions, Outcome, Rules, Worlds, reset_all, step_all
+from distributed_maddpg.envs.adversary_rules import NUM_ACTIONS, AdversaryOptions, checked_state
+from distributed_maddpg.envs.base import (
+    Actions,
+    Observations,
+    State,
+    StepResult,
+    VectorActionType,
+    count_error,
+    nan_error,
+    range_error,
+    shape_error,
+)
+from distributed_maddpg.errors import BadInput
+from distributed_maddpg.types import ActionType, FloatArray
+
+
+class SimpleAdversary:
+    """E copies of `mpe2.simple_adversary_v3`, one adversary against `N` good agents.
+
+    Args:
+        num_envs: E.
+        seed: copy i draws from `streams.stream(seed, i)`, whatever E is.
+        kwargs: the keywords of MPE2's `parallel_env`, see `AdversaryOptions`.
+    """
+
+    def __init__(self, num_envs: int, seed: int, **kwargs: Any) -> None:
+        if num_envs < 1:
+            raise BadInput("env.num_envs", num_envs, "must be at least 1")
+        self.options = AdversaryOptions.from_kwargs(kwargs)
+        if self.options.render_mode is not None:
+            remedy = "the compiled environment draws nothing; leave it out, or use backend = 'pettingzoo'"
+            raise BadInput("env.kwargs.render_mode", self.options.render_mode, remedy)
+        self.num_envs = num_envs
+        self.spec = self.options.spec
+        self._rules = Rules(
+            self.options.max_cycles,
+            self.options.continuous_actions,
+            self.options.num_agent_neighbors or 0,
+            self.options.num_landmark_neighbors or 0,
+            self.spec.observation_sizes[0],
+        )
+        landmarks = self.options.N
+        self._worlds = Worlds(
+            np.zeros((num_envs, landmarks + 1, 2)),
+            np.zeros((num_envs, landmarks + 1, 2)),
+            np.zeros((num_envs, landmarks, 2)),
+            np.zeros(num_envs, np.int64),
+            np.zeros(num_envs, np.int64),
+            streams.pack_all(seed, num_envs),
+        )
+        rows = landmarks + 1 if self._rules.continuous else 0
+        self._actions = JointActions(
+            np.zeros((rows, num_envs, NUM_ACTIONS), np.float32),
+            np.zeros((landmarks + 1 - rows, num_envs), np.int64),
+        )
+        self._distances = np.zeros((num_envs, landmarks + 1, landmarks), np.float32)
+        ends = np.cumsum((0, *self.spec.observation_sizes)) * num_envs
+        self._blocks = tuple(slice(a, b) for a, b in itertools.pairwise(ends.tolist()))
+        self._started = False
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Names of the N + 1 agents, the adversary first."""
+        return self.spec.agents
+
+    @property
+    def observation_sizes(self) -> tuple[int, ...]:
+        """O_i of each agent."""
+        return self.spec.observation_sizes
+
+    @property
+    def action_sizes(self) -> tuple[int, ...]:
+        """A_i of each agent: 5."""
+        return self.spec.action_sizes
+
+    @property
+    def action_types(self) -> tuple[ActionType, ...]:
+        """Kind of action of each agent, the same for all."""
+        return self.spec.action_types
+
+    @property
+    def action_type(self) -> VectorActionType:
+        """Kind of action of all agents."""
+        return self.spec.action_types[0]
+
+    def reset(self, seed: int | None = None) -> Observations:
+        """Begin a new episode in every copy; a seed derives all streams anew, none continues them."""
+        if seed is not None:
+            self._worlds.generator[:] = streams.pack_all(seed, self.num_envs)
+        obs = np.empty(self._blocks[-1].stop, np.float32)
+        reset_all(self._worlds, self._rules, obs)
+        self._started = True
+        return self._by_agent(obs)
+
+    def step(self, actions: Actions) -> StepResult:
+        """Step every copy once; copies at `max_cycles` are truncated and reset at once.
+
+        Args:
+            actions: N + 1 arrays, [E, 5] floats (clipped to [0, 1]) or [E] integers in 0..4.
+
+        Returns:
+            As `StepResult` says; nothing ever terminates.
+
+        Raises:
+            ValueError: an action is refused; the state is then unchanged.
+        """
+        if not self._started:
+            raise RuntimeError("call reset() or set_state() before step()")
+        self._load(actions)
+        shape = (self.num_envs, len(self.agents))
+        outcome = Outcome(
+            np.empty(self._blocks[-1].stop, np.float32),
+            np.empty(self._blocks[-1].stop, np.float32),
+            np.empty(shape, np.float32),
+            np.empty(self.num_envs, np.bool_),
+            self._distances,
+        )
+        num_ended = step_all(self._worlds, self._rules, self._actions, outcome)
+        if num_ended < 0:
+            raise self._refusal()
+        obs = self._by_agent(outcome.obs)
+        final_obs = self._by_agent(outcome.final_obs) if num_ended else obs
+        return StepResult(obs, outcome.rewards, np.zeros(shape, np.bool_), outcome.truncated, final_obs)
+
+    def get_state(self) -> State:
+        """Return copies of all state, see `adversary_rules.checked_state`."""
+        if not self._started:
+            raise RuntimeError("call reset() before get_state()")
+        return {
+            "agent_positions": self._worlds.positions.copy(),
+            "agent_velocities": self._worlds.velocities.copy(),
+            "landmark_positions": self._worlds.landmarks.copy(),
+            "goal_landmark": self._worlds.goal.copy(),
+            "cycle": self._worlds.cycle.copy(),
+            "generator_state": self._worlds.generator.copy(),
+        }
+
+    def set_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Continue exactly from a state of this environment, or of MPE2's through its adapter."""
+        checked = checked_state(state, self.num_envs, self.options)
+        self._worlds = Worlds(
+            checked["agent_positions"],
+            checked["agent_velocities"],
+            checked["landmark_positions"],
+            checked["goal_landmark"],
+            checked["cycle"],
+            checked["generator_state"],
+        )
+        self._started = True
+
+    def final_distances(self) -> FloatArray:
+        """Return [E, N+1, L] distances in the last frame of each copy's latest episode, goal first."""
+        return self._distances
+
+    def close(self) -> None:
+        """Do nothing: the copies are plain arrays."""
+
+    def _by_agent(self, flat: FloatArray) -> Observations:
+        """Return each agent's block of the kernel's observations, N + 1 views [E, O_i]."""
+        return tuple(flat[block].reshape(self.num_envs, -1) for block in self._blocks)
+
+    def _load(self, actions: Actions) -> None:
+        """Copy the actions into the kernel's one array, [N+1, E, 5] or [N+1, E]."""
+        agents = self.spec.agents
+        if len(actions) != len(agents):
+            raise count_error(len(actions), len(agents))
+        buffer: npt.NDArray[Any] = self._actions.vectors if self._rules.continuous else self._actions.pushes
+        shape, kinds = buffer.shape[1:], "fiu" if self._rules.continuous else "iu"
+        for i, given in enumerate(actions):
+            array = np.asarray(given)
+            if array.shape != shape or array.dtype.kind not in kinds:
+                expected = f"{shape} {'float32' if self._rules.continuous else 'integers'}"
+                raise shape_error(agents[i], array, expected)
+            buffer[i] = array
+
+    def _refusal(self) -> ValueError:
+        """Name the first action that cannot be taken."""
+        agents = self.spec.agents
+        if self._rules.continuous:
+            i, copy, _ = np.argwhere(np.isnan(self._actions.vectors))[0].tolist()
+            return nan_error(agents[i], copy)
+        pushes = self._actions.pushes
+        i, copy = np.argwhere((pushes < 0) | (pushes >= NUM_ACTIONS))[0].tolist()
+        return range_error(agents[i], copy, int(pushes[i, copy]), NUM_ACTIONS)

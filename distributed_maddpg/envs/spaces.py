@@ -1,0 +1,140 @@
+"""Between a PettingZoo agent's spaces and a vector environment's arrays (floor F2; numpy and gymnasium)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.spaces import Box, Discrete
+
+from distributed_maddpg.envs.base import nan_error, range_error, shape_error
+from distributed_maddpg.errors import BadInput
+from distributed_maddpg.types import ActionType, FloatArray
+
+
+@dataclass(frozen=True)
+class ContinuousActions:
+    """Actions in [0, 1]^A_i for a bounded Box of any shape and number type."""
+
+    agent: str
+    space: Any
+
+    kind: ActionType = "continuous"
+
+    @property
+    def size(self) -> int:
+        """A_i, numbers in one action."""
+        return int(np.prod(self.space.shape, dtype=np.int64))
+
+    def empty(self, *shape: int) -> FloatArray:
+        """Return zeroed storage for actions, [*shape, A_i]."""
+        return np.zeros((*shape, self.size), np.float32)
+
+    def checked(self, actions: npt.NDArray[Any], num_envs: int) -> FloatArray:
+        """Return all copies' actions clipped to [0, 1], [E, A_i]; ValueError for NaN or a wrong shape."""
+        actions = np.asarray(actions)
+        if actions.shape != (num_envs, self.size) or actions.dtype.kind not in "fiu":
+            raise shape_error(self.agent, actions, f"{(num_envs, self.size)} float32")
+        missing = np.isnan(actions).any(axis=1)
+        if missing.any():
+            raise nan_error(self.agent, int(missing.argmax()))
+        clipped: FloatArray = np.clip(actions, 0.0, 1.0).astype(np.float32)
+        return clipped
+
+    def decode(self, action: FloatArray) -> npt.NDArray[Any]:
+        """Return one action, [A_i] in [0, 1], as the space has it: scaled to its bounds, shaped and cast."""
+        low, high = self.space.low.astype(np.float64), self.space.high.astype(np.float64)
+        scaled = low + action.reshape(self.space.shape).astype(np.float64) * (high - low)
+        if self.space.dtype.kind in "iu":
+            scaled = np.rint(scaled)
+        cast: npt.NDArray[Any] = scaled.astype(self.space.dtype)
+        within: npt.NDArray[Any] = np.clip(cast, self.space.low, self.space.high)  # rounding may pass a bound
+        return within
+
+
+@dataclass(frozen=True)
+class DiscreteActions:
+    """Actions 0 to n - 1 for a Discrete space, which itself may begin elsewhere."""
+
+    agent: str
+    space: Any
+
+    kind: ActionType = "discrete"
+
+    @property
+    def size(self) -> int:
+        """A_i, how many actions there are."""
+        return int(self.space.n)
+
+    def empty(self, *shape: int) -> npt.NDArray[np.int64]:
+        """Return zeroed storage for actions, of the given shape."""
+        return np.zeros(shape, np.int64)
+
+    def checked(self, actions: npt.NDArray[Any], num_envs: int) -> npt.NDArray[np.int64]:
+        """Return the actions of all copies, [E]; ValueError for one that does not exist or a wrong shape."""
+        actions = np.asarray(actions)
+        if actions.shape != (num_envs,) or actions.dtype.kind not in "iu":
+            raise shape_error(self.agent, actions, f"{(num_envs,)} integers")
+        outside = (actions < 0) | (actions >= self.size)
+        if outside.any():
+            copy = int(outside.argmax())
+            raise range_error(self.agent, copy, int(actions[copy]), self.size)
+        return actions.astype(np.int64)
+
+    def decode(self, action: Any) -> int:
+        """Return one action as the space counts it."""
+        return int(action) + int(self.space.start)
+
+
+ActionCodec = ContinuousActions | DiscreteActions
+
+
+def action_codec(env_id: str, agent: str, space: Any) -> ActionCodec:
+    """Return the codec of an agent's action space.
+
+    Raises: BadInput naming the agent and the space if no policy of this package can act in it.
+    """
+    if isinstance(space, Discrete):
+        return DiscreteActions(agent, space)
+    if not isinstance(space, Box):
+        raise BadInput("env.id", env_id, f"{agent} acts in {space}, only Box and Discrete can be used")
+    if not space.is_bounded():
+        remedy = (
+            f"{agent} acts in {space}, which is unbounded, and a policy's [0, 1] cannot be scaled to that"
+        )
+        raise BadInput("env.id", env_id, remedy)
+    codec = ContinuousActions(agent, space)
+    if codec.size == 0:
+        raise BadInput("env.id", env_id, f"{agent} acts in {space}, which has no numbers")
+    return codec
+
+
+@dataclass(frozen=True)
+class ObservationCodec:
+    """Observations of one agent as O_i float32 numbers: a Box flattened, a Discrete one as one-hot."""
+
+    space: Any
+
+    @property
+    def size(self) -> int:
+        """O_i."""
+        if isinstance(self.space, Discrete):
+            return int(self.space.n)
+        return int(np.prod(self.space.shape, dtype=np.int64))
+
+    def encode(self, observation: Any, row: FloatArray) -> None:
+        """Write one observation to a row, [O_i]."""
+        if isinstance(self.space, Discrete):
+            row[:] = 0.0
+            row[int(observation) - int(self.space.start)] = 1.0
+        else:
+            row[:] = np.asarray(observation).reshape(-1)
+
+
+def observation_codec(env_id: str, agent: str, space: Any) -> ObservationCodec:
+    """Return the codec of an agent's observation space; BadInput if it is neither Box nor Discrete."""
+    if not isinstance(space, Box | Discrete):
+        raise BadInput("env.id", env_id, f"{agent} observes {space}, only Box and Discrete can be used")
+    return ObservationCodec(space)

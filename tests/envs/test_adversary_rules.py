@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+
+from distributed_maddpg.envs.adversary_rules import AdversaryOptions, checked_state
+from distributed_maddpg.envs.simple_adversary import SimpleAdversary
+from distributed_maddpg.errors import BadInput
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"N": 0}, "env.kwargs.N = 0: must be a whole number, at least 1"),
+        ({"N": 2.0}, "env.kwargs.N = 2.0: must be a whole number, at least 1"),
+        ({"N": True}, "env.kwargs.N = True: must be a whole number, at least 1"),
+        ({"max_cycles": 0}, "env.kwargs.max_cycles = 0: must be a whole number, at least 1"),
+        ({"max_cycles": None}, "env.kwargs.max_cycles = None: must be a whole number, at least 1"),
+        (
+            {"num_agent_neighbors": 0},
+            "env.kwargs.num_agent_neighbors = 0: must be a whole number, at least 1",
+        ),
+        (
+            {"num_landmark_neighbors": -1},
+            "env.kwargs.num_landmark_neighbors = -1: must be a whole number, at least 1",
+        ),
+        ({"continuous_actions": 1}, "env.kwargs.continuous_actions = 1: must be true or false"),
+        (
+            {"max_cycle": 3},
+            "env.kwargs.max_cycle = 3: simple_adversary has no such keyword, did you mean 'max_cycles'?",
+        ),
+    ],
+)
+def test_options_refuse_with_one_clear_line(kwargs, message):
+    with pytest.raises(BadInput) as caught:
+        AdversaryOptions.from_kwargs(kwargs)
+    assert str(caught.value) == message
+    assert caught.value.field == f"env.kwargs.{next(iter(kwargs))}"
+
+
+def test_sizes_follow_the_neighbours():
+    assert AdversaryOptions(N=2).spec.observation_sizes == (8, 10, 10)
+    assert AdversaryOptions(N=3, num_agent_neighbors=1).spec.observation_sizes == (8, 10, 10, 10)
+    assert AdversaryOptions(N=1, num_landmark_neighbors=4).spec.observation_sizes == (10, 12)
+
+
+def a_state():
+    env = SimpleAdversary(2, 0, N=3)
+    env.reset()
+    return env.get_state()
+
+
+def changed(name, value, dtype=None):
+    state = a_state()
+    array = state[name].astype(dtype or state[name].dtype)
+    if value is not None:
+        array.reshape(-1)[1] = value
+    return {**state, name: array}
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({k: v for k, v in a_state().items() if k != "cycle"}, "the state lacks cycle"),
+        ({**a_state(), "cycles": np.zeros(2)}, "holds an unknown cycles, did you mean 'cycle'?"),
+        (changed("agent_positions", np.nan), "agent_positions holds values that are not finite"),
+        (changed("agent_velocities", np.inf), "agent_velocities holds values that are not finite"),
+        (changed("landmark_positions", None, np.float32), "landmark_positions has .* float32, expected"),
+        ({**a_state(), "agent_positions": np.zeros((2, 3, 2))}, r"expected \(2, 4, 2\) float64"),
+        (changed("goal_landmark", 3), "goal_landmark holds values outside 0 to 2"),
+        (changed("goal_landmark", None, np.float64), "goal_landmark has .* integers"),
+        (changed("cycle", 25), "cycle holds values outside 0 to 24"),
+        (changed("cycle", -1), "cycle holds values outside 0 to 24"),
+        (changed("generator_state", None, np.int64), "generator_state has .* int64"),
+    ],
+)
+def test_impossible_states_are_refused_and_leave_the_environment_alone(state, message):
+    with pytest.raises(ValueError, match=message):
+        checked_state(state, 2, AdversaryOptions(N=3))
+    env = SimpleAdversary(2, 7, N=3)
+    env.reset()
+    before = env.get_state()
+    with pytest.raises(ValueError, match=message):
+        env.set_state(state)
+    assert all((before[name] == array).all() for name, array in env.get_state().items())

@@ -1,0 +1,182 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from distributed_maddpg.envs import env_spec, make_vector_env
+from distributed_maddpg.envs.mpe2_adversary import MPE2AdversaryEnv
+from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
+from distributed_maddpg.envs.simple_adversary import SimpleAdversary
+from distributed_maddpg.errors import BadInput
+
+
+@pytest.mark.parametrize("env_id", ["simple_adversary", "mpe2.simple_adversary_v3"])
+@pytest.mark.parametrize(
+    ("backend", "kind"),
+    [("auto", SimpleAdversary), ("vectorized", SimpleAdversary), ("pettingzoo", MPE2AdversaryEnv)],
+)
+def test_simple_adversary_by_either_name_and_any_backend(env_id, backend, kind):
+    env = make_vector_env(env_id, 2, 0, backend=backend, N=3)
+    assert type(env) is kind
+    assert len(env.agents) == 4
+
+
+def test_a_module_and_a_callable_of_a_module_can_be_named():
+    spread = make_vector_env("mpe2.simple_spread_v3", 2, 0, N=2, continuous_actions=True)
+    assert type(spread) is PettingZooVectorEnv
+    assert spread.action_type == "continuous"
+    for env_id in ("tests.envs.counting", "tests.envs.counting:CountingEnv"):
+        env = make_vector_env(env_id, 2, 0, num_agents=3)
+        assert env.reset()[2].tolist() == [[2e6] * 3] * 2
+
+
+def test_env_spec_needs_one_copy_only():
+    spec = env_spec("simple_adversary", "auto", {"N": 3, "continuous_actions": True})
+    assert spec.observation_sizes == (12, 14, 14, 14)
+    assert spec.action_types == ("continuous",) * 4
+    assert env_spec("tests.envs.counting", "auto", {}).observation_sizes == (1, 2)
+
+
+def refused_environment(**kwargs):
+    raise AssertionError("two\nlines")
+
+
+def unfit_environment():
+    raise KeyError("no_such")
+
+
+HERE = "tests.envs.test_make"
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "message"),
+    [
+        (
+            "simple_adversry",
+            {},
+            "env.id = 'simple_adversry': there is no such environment, did you mean 'simple_adversary'?",
+        ),
+        (
+            "simple_spread_v3",
+            {},
+            "env.id = 'simple_spread_v3': there is no such environment, "
+            "did you mean 'mpe2.simple_spread_v3'?",
+        ),
+        (
+            "mpe2.simple_sprad_v3",
+            {},
+            "env.id = 'mpe2.simple_sprad_v3': there is no such environment, "
+            "did you mean 'mpe2.simple_spread_v3'?",
+        ),
+        (
+            "no_such_package.env_v1",
+            {},
+            "env.id = 'no_such_package.env_v1': there is no package 'no_such_package' here; "
+            "install it, or check the name",
+        ),
+        (
+            "math",
+            {},
+            "env.id = 'math': module 'math' has no callable 'parallel_env'; "
+            "name one as 'package.module:callable'",
+        ),
+        (
+            "tests.envs.counting:count",
+            {},
+            "env.id = 'tests.envs.counting:count': module 'tests.envs.counting' has no callable 'count'; "
+            "name one as 'package.module:callable'",
+        ),
+        (
+            ".envs",
+            {},
+            "env.id = '.envs': must be 'simple_adversary', 'package.module' or 'package.module:callable'",
+        ),
+        (
+            ":x",
+            {},
+            "env.id = ':x': must be 'simple_adversary', 'package.module' or 'package.module:callable'",
+        ),
+        (
+            "tests.envs.counting",
+            {"zzz": 3},
+            "env.kwargs = {'zzz': 3}: tests.envs.counting refused to be made (TypeError: "
+            "CountingEnv.__init__() got an unexpected keyword argument 'zzz')",
+        ),
+        (
+            f"{HERE}:refused_environment",
+            {},
+            f"env.kwargs = {{}}: {HERE}:refused_environment refused to be made (AssertionError: two lines)",
+        ),
+        (
+            "simple_adversary",
+            {"backend": "numpy"},
+            "env.backend = 'numpy': must be one of auto, vectorized, pettingzoo",
+        ),
+        (
+            "mpe2.simple_spread_v3",
+            {"backend": "vectorized"},
+            "env.backend = 'vectorized': only 'simple_adversary' is compiled, not 'mpe2.simple_spread_v3'; "
+            "use 'auto' or 'pettingzoo'",
+        ),
+        (
+            "simple_adversary",
+            {"max_cycle": 5},
+            "env.kwargs.max_cycle = 5: simple_adversary has no such keyword, did you mean 'max_cycles'?",
+        ),
+        (
+            "simple_adversary",
+            {"backend": "pettingzoo", "N": 0},
+            "env.kwargs.N = 0: must be a whole number, at least 1",
+        ),
+    ],
+)
+def test_bad_input_is_one_clear_line(env_id, kwargs, message):
+    with pytest.raises(BadInput) as caught:
+        make_vector_env(env_id, 1, 0, **kwargs)
+    assert str(caught.value) == message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("num_envs", [0, -1, 1.5, True])
+def test_number_of_copies_must_be_positive_and_whole(num_envs):
+    with pytest.raises(BadInput, match=r"env\.num_envs = .*: must be a whole number, at least 1"):
+        make_vector_env("simple_adversary", num_envs, 0)
+
+
+def test_a_module_that_fails_while_imported_is_bad_input(tmp_path, monkeypatch):
+    (tmp_path / "needs_more.py").write_text("import no_such_dependency\n")
+    (tmp_path / "broken_env.py").write_text("raise OSError('no display')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BadInput, match="its module needs 'no_such_dependency', which is not installed"):
+        make_vector_env("needs_more", 1, 0)
+    with pytest.raises(BadInput, match=r"its module cannot be imported \(OSError: no display\)"):
+        make_vector_env("broken_env", 1, 0)
+
+
+def test_pettingzoo_makes_the_same_run_for_the_same_seed():
+    runs = []
+    for seed in (1, 1, 2):
+        env = make_vector_env("mpe2.simple_spread_v3", 2, seed)
+        runs.append(np.concatenate([array.ravel() for array in env.reset()]))
+    assert (runs[0] == runs[1]).all()
+    assert (runs[0] != runs[2]).any()
+
+
+def modules_loaded_by(code):
+    script = f"import sys; {code}; print(*sorted(m for m in sys.modules if '.' not in m))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_loads_no_environment():
+    loaded = modules_loaded_by("import distributed_maddpg.envs")
+    assert not loaded & {"torch", "ray", "mpe2", "pygame", "gymnasium", "pettingzoo", "numba"}
+
+
+def test_the_kernel_needs_no_mpe2_and_mpe2_prints_nothing():
+    make = "from distributed_maddpg.envs import make_vector_env; make_vector_env('simple_adversary', 1, 0"
+    assert not modules_loaded_by(f"{make})") & {"torch", "ray", "mpe2", "pygame", "gymnasium"}
+    loaded = modules_loaded_by(f"{make}, backend='pettingzoo')")
+    assert "pygame" in loaded
+    assert "Hello" not in loaded  # pygame's greeting on stdout

@@ -1,0 +1,270 @@
+import importlib
+
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete
+
+from distributed_maddpg.envs.base import VectorEnv
+from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
+from distributed_maddpg.errors import BadInput
+from tests.envs.counting import CountingEnv
+
+
+def counting(num_envs=2, seed=0, cls=CountingEnv, **kwargs):
+    return PettingZooVectorEnv(lambda: cls(**kwargs), num_envs, seed, "counting")
+
+
+def zeros(env):
+    return [
+        np.zeros((env.num_envs, size), np.float32)
+        if kind == "continuous"
+        else np.zeros(env.num_envs, np.int64)
+        for size, kind in zip(env.action_sizes, env.action_types, strict=True)
+    ]
+
+
+def random_actions(env, generator):
+    return [
+        generator.random((env.num_envs, size), np.float32)
+        if kind == "continuous"
+        else generator.integers(size, size=env.num_envs)
+        for size, kind in zip(env.action_sizes, env.action_types, strict=True)
+    ]
+
+
+def flat(result):
+    return np.concatenate([np.ravel(part) for part in (*result.obs, *result[1:4], *result.final_obs)])
+
+
+def test_sizes_and_protocol():
+    env = counting(num_agents=3)
+    assert isinstance(env, VectorEnv)
+    assert env.agents == ("counter_0", "counter_1", "counter_2")
+    assert env.observation_sizes == (1, 2, 3)
+    assert env.spec.action_types == ("discrete",) * 3
+    assert (env.action_sizes, env.action_type, env.final_distances()) == ((3, 3, 3), "discrete", None)
+
+
+def test_every_number_is_the_right_steps_and_episodes():
+    env = counting(max_cycles=3)
+    obs = env.reset()
+    assert [array.tolist() for array in obs] == [[[0], [0]], [[1e6, 1e6], [1e6, 1e6]]]
+    first, second, third, fourth = (env.step(zeros(env)) for _ in range(4))
+    assert first.obs[0].tolist() == first.final_obs[0].tolist() == [[1], [1]]
+    assert first.rewards.tolist() == [[1, 1], [1, 1]]
+    assert second.truncated.tolist() == [False, False]
+    assert third.final_obs[1].tolist() == [[1e6 + 3] * 2] * 2
+    assert third.obs[1].tolist() == [[1e6 + 1000] * 2] * 2
+    assert fourth.obs[0].tolist() == [[1001], [1001]]
+    assert all(array.dtype == np.float32 for array in (*third.obs, *third.final_obs, third.rewards))
+
+
+@pytest.mark.parametrize("terminate", [True, False])
+def test_termination_and_truncation_are_kept_apart(terminate):
+    env = counting(max_cycles=2, terminate=terminate)
+    env.reset()
+    env.step(zeros(env))
+    result = env.step(zeros(env))
+    assert result.terminated.tolist() == [[terminate] * 2] * 2
+    assert result.truncated.tolist() == [not terminate] * 2
+    assert result.obs[0].tolist() == [[1000], [1000]]
+    assert result.terminated.dtype == result.truncated.dtype == np.bool_
+
+
+def test_actions_reach_the_environment_scaled_and_clipped():
+    env = counting(continuous=True, bounds=(-2.0, 3.0))
+    env.reset()
+    env.step([np.array([[0, 1], [0.5, np.inf]], np.float32), np.array([[-7, 0.2], [1, 1]], np.float32)])
+    taken = [copy.last_actions for copy in env.envs]
+    assert taken[0]["counter_0"].tolist() == [-2, 3]
+    assert taken[1]["counter_0"].tolist() == [0.5, 3]
+    assert taken[0]["counter_1"].tolist() == [-2, -1]
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        ([np.full((2, 2), np.nan)] * 2, "action of counter_0 in copy 0 is NaN"),
+        ([np.zeros((2, 2))], "1 arrays of actions given for 2 agents"),
+        ([np.zeros((2, 2)), np.zeros((2, 3))], r"actions of counter_1 have shape \(2, 3\)"),
+    ],
+)
+def test_refused_actions_step_nothing(actions, message):
+    env = counting(continuous=True)
+    env.reset()
+    with pytest.raises(ValueError, match=message):
+        env.step(actions)
+    assert [copy.t for copy in env.envs] == [0, 0]
+    assert env.get_state()["episode_step"].tolist() == [0, 0]
+
+
+def test_episode_seeds_are_drawn_per_copy_and_are_safe_integers():
+    env = counting(num_envs=3, max_cycles=1)
+    env.reset()
+    env.step(zeros(env))
+    seeds = [copy.seeds for copy in env.envs]
+    assert len({seed for row in seeds for seed in row}) == 6
+    assert all(type(seed) is int and 0 <= seed < 2**31 for row in seeds for seed in row)
+    fewer = counting(num_envs=1, max_cycles=1)
+    fewer.reset()
+    fewer.step(zeros(fewer))
+    assert fewer.envs[0].seeds == seeds[0]
+    env.reset(seed=0)
+    assert env.envs[0].seeds[2] == seeds[0][0]
+
+
+class MixedEnv(CountingEnv):
+    def observation_space(self, agent):
+        return Discrete(9) if agent == "counter_0" else Box(-1, 1, (2, 2))
+
+    def action_space(self, agent):
+        return Discrete(4, start=1) if agent == "counter_0" else Box(-1, 1, (1,))
+
+    def _observe(self):
+        return {"counter_0": self.t, "counter_1": np.full((2, 2), self.t, np.float32)}
+
+
+def test_mixed_spaces_work_together():
+    env = counting(cls=MixedEnv)
+    assert (env.action_type, env.action_sizes, env.observation_sizes) == ("mixed", (4, 1), (9, 4))
+    assert env.action_types == ("discrete", "continuous")
+    env.reset()
+    result = env.step([np.array([0, 3]), np.array([[0], [1]], np.float32)])
+    assert [copy.last_actions["counter_0"] for copy in env.envs] == [1, 4]
+    assert [copy.last_actions["counter_1"].tolist() for copy in env.envs] == [[-1], [1]]
+    assert result.obs[0].argmax(axis=1).tolist() == [1, 1]
+    assert result.obs[1].tolist() == [[1] * 4] * 2
+
+
+def test_state_names_the_actions_since_each_episodes_start():
+    env = counting(num_envs=2, max_cycles=4, continuous=True)
+    env.reset()
+    for value in (0.1, 0.2, 0.3):
+        env.step([np.full((2, 2), value, np.float32)] * 2)
+    state = env.get_state()
+    assert sorted(state) == [
+        "actions_counter_0",
+        "actions_counter_1",
+        "episode_seed",
+        "episode_step",
+        "generator_state",
+    ]
+    assert state["episode_step"].tolist() == [3, 3]
+    assert state["actions_counter_0"].shape == (2, 3, 2)
+    assert state["actions_counter_1"][1, :, 0].tolist() == np.float32([0.1, 0.2, 0.3]).tolist()
+    env.step(zeros(env))
+    assert env.get_state()["actions_counter_0"].shape == (2, 0, 2)
+
+
+def assert_round_trip(factory, before, after):
+    """Step, save, step; then load into a new environment and find the same steps."""
+    env = PettingZooVectorEnv(factory, 2, 3, "env")
+    env.reset()
+    generator = np.random.default_rng(0)
+    for _ in range(before):
+        env.step(random_actions(env, generator))
+    state, actions = env.get_state(), [random_actions(env, generator) for _ in range(after)]
+    expected = [flat(env.step(taken)) for taken in actions]
+    other = PettingZooVectorEnv(factory, 2, 99, "env")
+    other.set_state(state)
+    assert all((other.get_state()[name] == array).all() for name, array in state.items())
+    assert all((flat(other.step(t)) == e).all() for t, e in zip(actions, expected, strict=True))
+    env.close()
+    other.close()
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+@pytest.mark.parametrize("name", ["simple_spread_v3", "simple_tag_v3", "simple_speaker_listener_v4"])
+def test_state_round_trip_gives_the_same_future(name, continuous):
+    parallel_env = importlib.import_module(f"mpe2.{name}").parallel_env
+    assert_round_trip(lambda: parallel_env(max_cycles=9, continuous_actions=continuous), 12, 20)
+
+
+def test_state_round_trip_beyond_the_first_capacity_of_the_history():
+    assert_round_trip(lambda: CountingEnv(max_cycles=90, episode_from_seed=True, continuous=True), 75, 30)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"episode_seed": np.array([0, 2**31])}, "episode_seed holds values outside"),
+        ({"episode_step": np.array([0, -1])}, "episode_step holds values outside"),
+        ({"actions_counter_0": np.zeros((2, 1))}, r"actions_counter_0 has shape \(2, 1\) and type float64"),
+        ({"actions_counter_2": np.zeros(2)}, "unknown actions_counter_2, did you mean 'actions_counter"),
+        ({"generator_state": np.zeros((2, 6), np.uint64)}, "no PCG64 generator has"),
+    ],
+)
+def test_impossible_states_are_refused(change, message):
+    env = counting()
+    env.reset()
+    env.step(zeros(env))
+    with pytest.raises(ValueError, match=message):
+        env.set_state({**env.get_state(), **change})
+
+
+def test_replay_that_ends_says_that_the_seed_is_not_honoured():
+    long, short = counting(max_cycles=9), counting(max_cycles=2)
+    long.reset()
+    for _ in range(3):
+        long.step(zeros(long))
+    with pytest.raises(ValueError, match=r"copy 0 ended .* counting does not honour its seed"):
+        short.set_state(long.get_state())
+
+
+def test_step_and_get_state_before_reset_are_refused():
+    env = counting()
+    with pytest.raises(RuntimeError, match=r"call reset\(\)"):
+        env.step(zeros(env))
+    with pytest.raises(RuntimeError, match=r"call reset\(\)"):
+        env.get_state()
+
+
+class LeavingEnv(CountingEnv):
+    """Agents do not stay together, in one of several ways."""
+
+    def __init__(self, way, **kwargs):
+        super().__init__(**kwargs)
+        self.way = way
+
+    def reset(self, seed=None, options=None):
+        result = super().reset(seed, options)
+        if self.way == "absent at the start":
+            self.agents = ["counter_1"]
+        return result
+
+    def step(self, actions):
+        obs, rewards, terminated, truncated, infos = super().step(actions)
+        if self.way == "ends early":
+            terminated["counter_1"] = True
+        if self.way == "no rewards":
+            del rewards["counter_1"]
+        if self.way == "vanishes":
+            self.agents = ["counter_0"]
+        if self.way == "joins":
+            self.agents = [*self.agents, "guest_0"]
+        return obs, rewards, terminated, truncated, infos
+
+
+@pytest.mark.parametrize(
+    ("way", "remedy"),
+    [
+        ("absent at the start", "an episode begins without or with other agents than always: counter_0"),
+        ("ends early", "counter_1 ended its episode before the others; agents must begin and end together"),
+        ("no rewards", "counter_1 left its episode early; agents must begin and end together"),
+        ("vanishes", "agents joined or left within an episode; they must stay the same"),
+        ("joins", "agents joined or left within an episode; they must stay the same"),
+    ],
+)
+def test_agents_that_do_not_stay_together_are_refused(way, remedy):
+    env = counting(cls=LeavingEnv, way=way)
+    with pytest.raises(BadInput) as caught:
+        env.reset()
+        env.step(zeros(env))
+    assert str(caught.value) == f"env.id = 'counting': {remedy}"
+
+
+def test_environment_without_agents_and_no_copies_are_refused():
+    with pytest.raises(BadInput, match="does not say its possible_agents"):
+        PettingZooVectorEnv(object, 1, 0)
+    with pytest.raises(BadInput, match=r"env\.num_envs = 0"):
+        counting(num_envs=0)

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
+
+from distributed_maddpg.envs.spaces import action_codec, observation_codec
+from distributed_maddpg.errors import BadInput
+
+
+def test_box_action_is_scaled_to_its_bounds_shaped_and_cast():
+    codec = action_codec("x", "a", Box(np.float32([[-2, 0]]), np.float32([[3, 10]]), dtype=np.float32))
+    assert (codec.size, codec.kind) == (2, "continuous")
+    decoded = codec.decode(np.array([0.5, 0.25], np.float32))
+    assert decoded.tolist() == [[0.5, 2.5]]
+    assert decoded.dtype == np.float32
+    assert codec.space.contains(codec.decode(np.ones(2, np.float32)))
+
+
+def test_unit_box_action_passes_unchanged():
+    codec = action_codec("x", "a", Box(0, 1, (5,), np.float32))
+    actions = np.random.default_rng(0).random((100, 5), dtype=np.float32)
+    assert all((codec.decode(action) == action).all() for action in actions)
+
+
+def test_integer_box_action_is_rounded():
+    codec = action_codec("x", "a", Box(0, 255, (3,), np.uint8))
+    assert codec.decode(np.array([0.0, 0.499, 1.0], np.float32)).tolist() == [0, 127, 255]
+
+
+def test_scaled_action_never_passes_a_bound():
+    codec = action_codec("x", "a", Box(-0.1, 0.7, (1,), np.float32))
+    assert codec.space.contains(codec.decode(np.ones(1, np.float32)))
+    assert codec.space.contains(codec.decode(np.zeros(1, np.float32)))
+
+
+def test_continuous_actions_are_clipped_and_nan_is_refused():
+    codec = action_codec("x", "a", Box(0, 1, (2,), np.float32))
+    assert codec.checked(np.array([[-1, np.inf], [0.5, 2]]), 2).tolist() == [[0, 1], [0.5, 1]]
+    with pytest.raises(ValueError, match="action of a in copy 1 is NaN"):
+        codec.checked(np.array([[0, 1], [np.nan, 1]]), 2)
+    with pytest.raises(ValueError, match=r"actions of a have shape \(2,\).*expected \(2, 2\) float32"):
+        codec.checked(np.zeros(2), 2)
+
+
+def test_discrete_action_counts_from_the_spaces_start():
+    codec = action_codec("x", "a", Discrete(3, start=5))
+    assert (codec.size, codec.kind) == (3, "discrete")
+    assert [codec.decode(i) for i in range(3)] == [5, 6, 7]
+    assert codec.checked(np.array([2, 0], np.int32), 2).tolist() == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (np.array([0, 3]), "action of a in copy 1 is 3, expected 0 to 2"),
+        (np.array([-1, 0]), "action of a in copy 0 is -1, expected 0 to 2"),
+        (np.array([0.0, 1.0]), "float64, expected .* integers"),
+        (np.array([0]), r"shape \(1,\)"),
+    ],
+)
+def test_discrete_actions_that_do_not_exist_are_refused(actions, message):
+    with pytest.raises(ValueError, match=message):
+        action_codec("x", "a", Discrete(3)).checked(actions, 2)
+
+
+@pytest.mark.parametrize(
+    ("space", "reason"),
+    [
+        (Box(-np.inf, np.inf, (2,)), "which is unbounded"),
+        (Box(0, np.inf, (2,)), "which is unbounded"),
+        (MultiDiscrete([2, 3]), "only Box and Discrete can be used"),
+        (Box(0, 1, (0,)), "which has no numbers"),
+    ],
+)
+def test_action_spaces_no_policy_can_act_in_are_refused(space, reason):
+    with pytest.raises(BadInput, match=reason) as caught:
+        action_codec("some.env", "pilot_0", space)
+    assert str(caught.value).startswith(f"env.id = 'some.env': pilot_0 acts in {space}")
+
+
+def test_observations_are_flattened_or_one_hot():
+    image = observation_codec("x", "a", Box(0, 255, (2, 2), np.uint8))
+    row = np.empty(4, np.float32)
+    image.encode(np.array([[1, 2], [3, 255]], np.uint8), row)
+    assert (image.size, row.tolist()) == (4, [1, 2, 3, 255])
+    choice = observation_codec("x", "a", Discrete(4, start=-1))
+    choice.encode(1, row)
+    assert (choice.size, row.tolist()) == (4, [0, 0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    "space",
+    [Dict({"x": Discrete(2)}), Tuple([Discrete(2)]), MultiDiscrete([2])],
+    ids=lambda s: type(s).__name__,
+)
+def test_other_observation_spaces_are_refused_by_name(space):
+    with pytest.raises(BadInput) as caught:
+        observation_codec("some.env", "pilot_0", space)
+    assert (
+        str(caught.value)
+        == f"env.id = 'some.env': pilot_0 observes {space}, only Box and Discrete can be used"
+    )
