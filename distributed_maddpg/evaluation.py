@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from distributed_maddpg.acting.exploration import ActionMaker
-from distributed_maddpg.acting.policy import NumpyPolicy
-from distributed_maddpg.config import AlgorithmConfig, MADDPGConfig
+from distributed_maddpg.acting.joint_policy import EnvActions, JointPolicy
+from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import make_vector_env
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.episode_log import EpisodeLog
 from distributed_maddpg.errors import TrainingError
-from distributed_maddpg.types import EnvSpec, EpisodeReport, FloatArray
+from distributed_maddpg.types import EpisodeReport, FloatArray
 
 SUCCESS_EPS = 0.4
 """Distance that counts as reached; with it an independent replication found the paper's table again."""
@@ -59,6 +58,10 @@ class Evaluation:
     updates: int
     card: Scorecard
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers."""
+        return {"num_env_steps": self.env_steps, "num_updates": self.updates, **self.card.to_dict()}
+
 
 def success_rates(distances: FloatArray, eps: float) -> dict[str, float]:
     """Return success in the last frame, in percent of episodes.
@@ -80,23 +83,9 @@ def success_rates(distances: FloatArray, eps: float) -> dict[str, float]:
     }
 
 
-class GreedyPolicies:
-    """The policies without noise."""
-
-    def __init__(self, config: AlgorithmConfig, spec: EnvSpec, parameters: FloatArray, num_envs: int) -> None:
-        """Act for `num_envs` copies with policy parameters `[N, P]`."""
-        self._policy = NumpyPolicy(spec, config.policy_hidden_sizes, num_envs)
-        self._policy.set_parameters(parameters)
-        self._maker = ActionMaker(spec, config.heads(spec), config.temperature)
-
-    def actions(self, obs: tuple[FloatArray, ...]) -> tuple[Any, ...]:
-        """Return each agent's actions for observations `[E, O_i]`, as the environment takes them."""
-        return self._maker.finish(self._maker.relaxed(self._policy.logits(obs)))[1]
-
-
 def evaluate(
     env: VectorEnv,
-    policy: Callable[[tuple[FloatArray, ...]], tuple[Any, ...]],
+    act: Callable[[tuple[FloatArray, ...]], EnvActions],
     num_episodes: int,
 ) -> Scorecard:
     """Play exactly `num_episodes` episodes, shared out evenly over the copies of `env`.
@@ -114,7 +103,7 @@ def evaluate(
     obs = env.reset()
     idle = 0
     while quota.any():
-        result = env.step(policy(obs))
+        result = env.step(act(obs))
         obs = result.obs
         ended, report = log.step(result, env)
         idle = 0 if report is not None else idle + 1
@@ -137,7 +126,8 @@ def evaluate_weights(config: MADDPGConfig, parameters: FloatArray, num_episodes:
     copies = min(num_episodes, config.rollout.num_envs)
     env = make_vector_env(config.env.id, copies, seed, backend=config.env.backend, **config.env.kwargs)
     try:
-        policies = GreedyPolicies(config.algorithm, env.spec, parameters, copies)
-        return evaluate(env, policies.actions, num_episodes)
+        policies = JointPolicy(config.algorithm, env.spec, copies)
+        policies.set_parameters(parameters)
+        return evaluate(env, policies.act, num_episodes)
     finally:
         env.close()

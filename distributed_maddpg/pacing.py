@@ -13,8 +13,8 @@ class Pacer:
     The learner may have made `1 + (env_steps - learning_starts) // env_steps_per_update` updates once
     `learning_starts` steps are in: an update at the start, then one per `env_steps_per_update`. And
     collection may run ahead of the updates made by `tolerance_updates` updates' worth of steps. Whoever
-    starts work in another process counts it as scheduled when it starts and as done when it is reported; in one
-    process the two coincide.
+    starts work in another process counts it as scheduled when it starts and as done when it is reported; in
+    one process the two coincide.
     """
 
     def __init__(self, config: PacingConfig) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from distributed_maddpg.acting.exploration import ActionMaker, Explorer
-from distributed_maddpg.acting.policy import NumpyPolicy
+from distributed_maddpg.acting.joint_policy import JointPolicy
 from distributed_maddpg.config import AlgorithmConfig, ExplorationConfig, MADDPGConfig
 from distributed_maddpg.envs import make_vector_env
 from distributed_maddpg.envs.base import VectorEnv
@@ -27,9 +26,8 @@ class RolloutWorker:
         """Start all episodes of `env`; exploration draws from `rng`."""
         spec = env.spec
         self._env, self._spec = env, spec
-        self._policy = NumpyPolicy(spec, algorithm.policy_hidden_sizes, env.num_envs)
-        self._maker = ActionMaker(spec, algorithm.heads(spec), algorithm.temperature)
-        self._explorer = Explorer(exploration, self._maker, env.num_envs, rng)
+        self._policies = JointPolicy(algorithm, spec, env.num_envs)
+        self._policies.explore_with(exploration, rng)
         self._log = EpisodeLog(env.num_envs, spec.num_agents)
         self._obs = env.reset()
         self.weights_version = -1
@@ -37,7 +35,7 @@ class RolloutWorker:
 
     def set_weights(self, weights: Weights) -> None:
         """Act with these weights from the next step on."""
-        self._policy.set_parameters(weights.policies)
+        self._policies.set_parameters(weights.policies)
         self.weights_version = weights.version
 
     def close(self) -> None:
@@ -67,8 +65,7 @@ class RolloutWorker:
 
     def _step(self, rows: FloatArray, env_steps: int) -> EpisodeReport | None:
         """Take one vector step and write its transitions into rows `[E, width]`."""
-        actions = self._explorer.actions(self._policy.logits(self._obs), env_steps)
-        flat_actions, env_actions = self._maker.finish(actions)
+        flat_actions, env_actions = self._policies.explore(self._obs, env_steps)
         result = self._env.step(env_actions)
         layout = self._spec.transitions
         for agent, (obs, next_obs) in enumerate(zip(self._obs, result.final_obs, strict=True)):
@@ -80,7 +77,7 @@ class RolloutWorker:
         self._obs = result.obs
         ended, report = self._log.step(result, self._env)
         if report is not None:
-            self._explorer.reset(ended)
+            self._policies.episodes_ended(ended)
         return report
 
 

@@ -33,6 +33,7 @@ class SerialRoot:
         self._worker = make_rollout_worker(config, 0)
         self._replay = make_replay_buffer(config, spec)
         self._learner = make_learner(config, spec)
+        self.device = str(self._learner.device)
         self._log = IterationLog(spec, 0)
         self._evaluations: list[Evaluation] = []
         self._evaluation_index = 0

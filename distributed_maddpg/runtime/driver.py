@@ -61,6 +61,7 @@ class RayRoot:
         except BaseException:
             self._leave()
             raise
+        self.device = self._processes.device
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Train until a report is due or `stop()` says so.

@@ -1,0 +1,25 @@
+"""Distributed MADDPG: rollout workers, a central replay buffer and one learner, on Ray or in one process.
+
+The public names are resolved at first use, so that importing any part of the package loads neither torch
+nor Ray unless that part needs them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from distributed_maddpg._version import __version__
+
+if TYPE_CHECKING:
+    from distributed_maddpg.config import MADDPGConfig
+    from distributed_maddpg.trainer import MADDPG
+
+__all__ = ["MADDPG", "MADDPGConfig", "__version__"]
+
+_HOMES = {"MADDPG": "distributed_maddpg.trainer", "MADDPGConfig": "distributed_maddpg.config"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from where it lives (PEP 562)."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,53 @@
+"""All agents' policies together: observations in, actions out (floor F2)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from distributed_maddpg.acting.exploration import ActionMaker, Explorer
+from distributed_maddpg.acting.policy import NumpyPolicy
+from distributed_maddpg.config import AlgorithmConfig, ExplorationConfig
+from distributed_maddpg.types import EnvSpec, FloatArray
+
+EnvActions = tuple[npt.NDArray[np.generic], ...]
+"""N arrays: [E, A_i] float32 in [0, 1] for continuous agents, [E] int64 for discrete ones."""
+
+
+class JointPolicy:
+    """The N policies acting in E copies, greedily or with exploration."""
+
+    def __init__(self, algorithm: AlgorithmConfig, spec: EnvSpec, num_envs: int) -> None:
+        """Prepare for `num_envs` copies; parameters come by `set_parameters`."""
+        self._policy = NumpyPolicy(spec, algorithm.policy_hidden_sizes, num_envs)
+        self._maker = ActionMaker(spec, algorithm.heads(spec), algorithm.temperature)
+        self._num_envs = num_envs
+        self._explorer: Explorer | None = None
+
+    def explore_with(self, config: ExplorationConfig, rng: np.random.Generator) -> None:
+        """Add exploration noise drawn from `rng` to `explore`."""
+        self._explorer = Explorer(config, self._maker, self._num_envs, rng)
+
+    def set_parameters(self, flat: FloatArray) -> None:
+        """Act with policy parameters `[N, P]` from now on."""
+        self._policy.set_parameters(flat)
+
+    def act(self, obs: tuple[FloatArray, ...]) -> EnvActions:
+        """Return greedy actions for observations `[E, O_i]`."""
+        return self._maker.finish(self._maker.relaxed(self._policy.logits(obs)))[1]
+
+    def explore(self, obs: tuple[FloatArray, ...], env_steps: int) -> tuple[FloatArray, EnvActions]:
+        """Return noisy actions, as the critic sees them `[E, sum A_i]` and as the environment takes them.
+
+        Args:
+            obs: [E, O_i] per agent.
+            env_steps: environment steps of the whole run so far, for the noise's schedule.
+        """
+        if self._explorer is None:
+            raise ValueError("explore_with() must come before explore()")
+        return self._maker.finish(self._explorer.actions(self._policy.logits(obs), env_steps))
+
+    def episodes_ended(self, ended: npt.NDArray[np.bool_]) -> None:
+        """Start the noise of the copies `[E]` whose episode ended afresh."""
+        if self._explorer is not None:
+            self._explorer.reset(ended)

@@ -1,0 +1,254 @@
+"""The command line (floor F6): exit 0 done, 1 failed, 2 bad input, 3 a checkpoint that cannot be read.
+
+JSON goes to stdout with --json, everything else to stderr. Heavy modules are imported by the command that
+needs them, so that --help and a refusal are quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from distributed_maddpg._version import __version__
+from distributed_maddpg.config import EnvArgument, MADDPGConfig
+from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError, did_you_mean
+
+T = TypeVar("T")
+
+_USAGE = """usage: distributed-maddpg COMMAND ...
+
+  train                      train and leave a run folder with checkpoints, curves and a report
+  evaluate CHECKPOINT        play greedy episodes and print the scorecard
+  benchmark WHAT             measure env, rollout, learner or train
+  report RUN_DIR             write a run's report.html anew
+
+distributed-maddpg COMMAND --help explains a command; distributed-maddpg --version prints the version.
+"""
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train MADDPG, and leave a run folder: config.toml, metrics.csv, returns.csv, report.html, checkpoints.
+
+    Settings come from --preset, then from --config, then from the other options. Arguments of the environment
+    are given as --env.kwargs NAME VALUE NAME VALUE, for instance --env.kwargs N 3 max_cycles 40.
+    """
+
+    settings: Annotated[MADDPGConfig, tyro.conf.arg(name="")]
+    preset: str = "default"
+    """Settings to start from: default, notebook or paper."""
+    config: str = ""
+    """TOML file with settings laid over the preset's; it may name its own preset."""
+    resume: str = ""
+    """Run folder to continue from its newest checkpoint, with the settings it was started with."""
+    run_dir: str = ""
+    """Folder to create; default: runs/<preset>-<date>-<time>."""
+    json: bool = False
+    """Print the summary as one JSON object on stdout."""
+
+
+@dataclass(frozen=True)
+class EvaluateCommand:
+    """Play greedy episodes from fresh start states with a checkpoint's policies."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """Checkpoint folder, or a run folder for its newest checkpoint."""
+    episodes: int = 1000
+    """How many episodes."""
+    seed: int = 0
+    """Seed of the start states; the same seed gives the same numbers."""
+    json: bool = False
+    """Print one JSON object on stdout instead of a table."""
+
+
+@dataclass(frozen=True)
+class ReportCommand:
+    """Write report.html into a run folder from its CSV files."""
+
+    run_dir: tyro.conf.Positional[str]
+    """Run folder."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line; return its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        return _dispatch(arguments)
+    except BadInput as error:
+        return _fail(error, 2)
+    except CheckpointError as error:
+        return _fail(error, 3)
+    except TrainingError as error:
+        return _fail(error, 1)
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter's last flush must not complain of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return _fail("interrupted", 1)
+
+
+def _fail(error: object, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    commands = {"train": _train, "evaluate": _evaluate, "benchmark": _benchmark, "report": _report}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE, end="", file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    if arguments[0] not in commands:
+        raise BadInput("command", arguments[0], did_you_mean(arguments[0], commands))
+    return commands[arguments[0]](arguments[1:])
+
+
+def _train(arguments: list[str]) -> int:
+    base = _base_settings(arguments)
+    # The tables without fixed keys start empty, so that any key may be named.
+    open_env = dataclasses.replace(base.env, kwargs={})
+    default = TrainCommand(dataclasses.replace(base, env=open_env))
+    command = parse(TrainCommand, "train", arguments, default)
+    config = _with_env(command.settings, base)
+
+    from distributed_maddpg.progress import Progress  # noqa: PLC0415
+    from distributed_maddpg.run import default_run_dir, train_run  # noqa: PLC0415
+
+    progress = Progress()
+    run_dir = Path(command.resume or command.run_dir or default_run_dir(command.preset))
+    summary = train_run(config, run_dir, bool(command.resume), progress)
+    progress.summary(summary)
+    if command.json:
+        _print_json(summary)
+    return 0
+
+
+def _base_settings(arguments: list[str]) -> MADDPGConfig:
+    """Return what --resume, --preset and --config say, before the other options."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("--preset", "--config", "--resume"):
+        parser.add_argument(name, default="")
+    try:
+        named, _ = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise BadInput(str(error.argument_name), "", str(error.message)) from None
+    if named.resume:
+        from distributed_maddpg.run import resumed_config  # noqa: PLC0415
+
+        return resumed_config(Path(named.resume))
+    base = MADDPGConfig.preset(named.preset or "default")
+    if named.config:
+        return MADDPGConfig.from_toml(named.config, base)
+    return base
+
+
+def _with_env(settings: MADDPGConfig, base: MADDPGConfig) -> MADDPGConfig:
+    """Lay the command line's environment arguments over the base's, unless the environment is another."""
+    same = settings.env.id == base.env.id
+    kwargs = {**(base.env.kwargs if same else {}), **settings.env.kwargs}
+    words: dict[str, EnvArgument] = {"true": True, "false": False}
+    plain = {key: words.get(str(value).lower(), value) for key, value in kwargs.items()}
+    return dataclasses.replace(settings, env=dataclasses.replace(settings.env, kwargs=plain))
+
+
+def _evaluate(arguments: list[str]) -> int:
+    command = parse(EvaluateCommand, "evaluate", arguments)
+    if command.episodes < 1:
+        raise BadInput("episodes", command.episodes, "must be at least 1")
+    if command.seed < 0:
+        raise BadInput("seed", command.seed, "must be zero or a positive integer")
+
+    from distributed_maddpg.checkpoint import newest_checkpoint  # noqa: PLC0415
+    from distributed_maddpg.progress import Progress  # noqa: PLC0415
+    from distributed_maddpg.trainer import MADDPG  # noqa: PLC0415
+
+    path = Path(command.checkpoint)
+    if (path / "checkpoints").is_dir():
+        path = newest_checkpoint(path)
+    with MADDPG.from_checkpoint(path) as algo:
+        card = algo.evaluate(command.episodes, command.seed)
+    if command.json:
+        _print_json({"checkpoint": str(path), "seed": command.seed, **card})
+    else:
+        Progress().scorecard(card)
+    return 0
+
+
+def _benchmark(arguments: list[str]) -> int:
+    from distributed_maddpg.benchmarks.command import run_benchmark  # noqa: PLC0415
+
+    _print_json(run_benchmark(arguments, parse))
+    return 0
+
+
+def _report(arguments: list[str]) -> int:
+    command = parse(ReportCommand, "report", arguments)
+    from distributed_maddpg.report.page import write_report  # noqa: PLC0415
+
+    print(write_report(Path(command.run_dir)))
+    return 0
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    print(json.dumps(values), flush=True)
+
+
+def parse(kind: type[T], name: str, arguments: list[str], default: T | None = None) -> T:
+    """Parse a command's options into its dataclass; turn tyro's framed complaint into one line.
+
+    Raises:
+        BadInput: naming the option, the value and the remedy.
+    """
+    program = f"distributed-maddpg {name}"
+
+    def fill() -> T:
+        if default is None:
+            return tyro.cli(kind, args=arguments, prog=program)
+        return tyro.cli(kind, args=arguments, prog=program, default=default)
+
+    if {"-h", "--help"} & set(arguments):
+        return fill()
+    complaint = io.StringIO()
+    columns = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "2000"  # unfolded, so that the complaint can be taken apart
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return fill()
+    except SystemExit:
+        raise _Refused(_one_line(complaint.getvalue())) from None
+    finally:
+        if columns is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = columns
+
+
+class _Refused(BadInput):
+    """A command line that tyro refused; the line is already complete."""
+
+    def __init__(self, line: str) -> None:
+        ValueError.__init__(self, line)
+
+
+def _one_line(complaint: str) -> str:
+    """Return the first sentence of tyro's framed complaint, and the nearest option it suggests."""
+    lines = [line.strip("│╭╮╰╯ ─") for line in complaint.splitlines()]
+    lines = [line for line in lines if line]
+    first = lines[1] if len(lines) > 1 else "the command line cannot be read"
+    # An error of ours, raised while tyro filled a section, says everything by itself.
+    ours = first.partition(": ")[2] if first.startswith("Error parsing settings") else first
+    near = [line.split()[0].rstrip(",") for line in lines[2:] if line.startswith("--")]
+    return f"{ours}; did you mean {near[0]}?" if near and "Unrecognized" in first else ours

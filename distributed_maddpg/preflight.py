@@ -1,0 +1,56 @@
+"""Checks that look at the machine or the environment, before any process is started (floor F4)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import env_spec
+from distributed_maddpg.errors import BadInput
+from distributed_maddpg.types import EnvSpec
+
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def check(config: MADDPGConfig) -> EnvSpec:
+    """Return the environment's spec if this configuration can run here.
+
+    Raises:
+        BadInput: naming the first setting that cannot be used, its value and the remedy.
+    """
+    spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
+    config.algorithm.per_agent(spec)
+    config.exploration.check_heads(config.algorithm.heads(spec))
+    _check_memory(config, spec)
+    remote = config.num_workers > 0 and (config.ray.address or os.environ.get("RAY_ADDRESS"))
+    if config.learner.device == "cuda" and not remote:
+        # Imported here: only this question needs torch, and a driver on Ray does without.
+        from distributed_maddpg.learner import choose_device  # noqa: PLC0415
+
+        choose_device("cuda")
+    return spec
+
+
+def _check_memory(config: MADDPGConfig, spec: EnvSpec) -> None:
+    size_bytes = config.replay.capacity * spec.transitions.width * 4
+    available = _memory_bytes()
+    if size_bytes > available:
+        row = spec.transitions.width * 4
+        raise BadInput(
+            "replay.capacity",
+            config.replay.capacity,
+            f"needs {size_bytes / 2**30:.1f} GiB ({row} bytes a transition), this machine has "
+            f"{available / 2**30:.1f} GiB; at most {int(available * 0.8) // row} is reasonable",
+        )
+
+
+def _memory_bytes() -> int:
+    """Return the memory of this machine, or of its container where that is less."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in _CGROUP_LIMITS:
+        try:
+            limits.append(int(Path(path).read_text()))
+        except (OSError, ValueError):
+            continue  # no such control group, or "max"
+    return min(limits)

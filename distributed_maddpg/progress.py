@@ -1,0 +1,129 @@
+"""What a person sees of a run: a live line on a terminal, else a plain line now and then (floor F5)."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from distributed_maddpg.config import MADDPGConfig
+
+_PLAIN_INTERVAL_S = 5.0
+
+
+class Progress:
+    """Shows results on stderr; stdout stays free for JSON."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        """Show on `stream`, default stderr."""
+        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self._bar: Bar | None = None
+        self._total = 0
+        self._last_plain = -_PLAIN_INTERVAL_S
+        self._evaluation = ""
+
+    def starting(self, config: MADDPGConfig, run_dir: Path) -> None:
+        """Say what is about to run."""
+        self._total = config.pacing.total_env_steps
+        where = f"{config.num_workers} rollout workers on Ray" if config.num_workers else "one process"
+        mode = ", lock-step" if config.sync and config.num_workers else ""
+        self._console.print(f"training {config.env.id} with {where}{mode}; files go to {run_dir}")
+
+    def show(self, result: dict[str, Any]) -> None:
+        """Show one result of `train()`."""
+        if result["evaluation"]:
+            self._evaluation = _evaluation_text(result["evaluation"])
+        steps = result["num_env_steps_sampled_lifetime"]
+        text = (
+            f"{steps:,} env steps  {result['num_updates_lifetime']:,} updates  "
+            f"{result['env_steps_per_s']:,.0f} env-steps/s  {result['updates_per_s']:.0f} updates/s  "
+            f"weights {result['weights']['versions_behind_mean']:.1f} versions behind  {self._evaluation}"
+        )
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=min(steps, self._total), text=text)
+        elif time.monotonic() - self._last_plain >= _PLAIN_INTERVAL_S or steps >= self._total:
+            self._last_plain = time.monotonic()
+            self._console.print(f"[{100 * steps / self._total:3.0f} %] {text}", markup=False)
+
+    def __enter__(self) -> Progress:
+        """Open the live line where there is a terminal."""
+        if self._console.is_terminal:
+            self._bar = Bar(
+                BarColumn(bar_width=20),
+                TextColumn("{task.percentage:3.0f} %"),
+                TextColumn("{task.fields[text]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._bar.add_task("training", total=self._total, text="waiting for the first report")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the live line."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def summary(self, summary: dict[str, Any]) -> None:
+        """Show the end of a run."""
+        table = Table(show_header=False, box=None, pad_edge=False)
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+        table.add_row("result", "interrupted" if summary["interrupted"] else "finished")
+        for row in _evaluation_rows(summary.get("evaluation")):
+            table.add_row(*row)
+        table.add_row(
+            "collected", f"{summary['env_steps']:,} env steps, {summary['env_steps_per_s']:,.0f} a second"
+        )
+        table.add_row("learnt", f"{summary['updates']:,} updates, {summary['updates_per_s']:,.1f} a second")
+        table.add_row("training time", f"{summary['training_s']:.1f} s on {summary['device']}")
+        for name in ("checkpoint", "returns", "metrics", "report", "summary"):
+            table.add_row(name, summary["files"][name])
+        self._console.print(table)
+        if summary["interrupted"]:
+            self._console.print(
+                f"continue with: distributed-maddpg train --resume {summary['files']['run_dir']}",
+                markup=False,
+            )
+
+    def scorecard(self, card: dict[str, Any]) -> None:
+        """Show an evaluation by itself."""
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for row in _evaluation_rows(card):
+            table.add_row(*row)
+        for eps, rates in card.get("success_by_eps", {}).items():
+            table.add_row(f"within {eps}", ", ".join(f"{name} {rate:.1f} %" for name, rate in rates.items()))
+        self._console.print(table)
+
+
+def _evaluation_text(card: dict[str, Any]) -> str:
+    if "success" in card:
+        return "greedy success: " + ", ".join(
+            f"{name} {rate:.0f} %" for name, rate in card["success"].items()
+        )
+    returns = card["agent_episode_returns_mean"]
+    return "greedy returns: " + ", ".join(f"{agent} {value:.1f}" for agent, value in returns.items())
+
+
+def _evaluation_rows(card: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if card is None:
+        return []
+    returns = ", ".join(
+        f"{agent} {value:+.2f}" for agent, value in card["agent_episode_returns_mean"].items()
+    )
+    rows = [("greedy returns", f"{returns}  ({card['episodes']} episodes)")]
+    if "success" in card:
+        rates = ", ".join(f"{name} {rate:.1f} %" for name, rate in card["success"].items())
+        rows.append(("greedy success", f"{rates}  (within {card['eps']} in the last frame)"))
+    return rows

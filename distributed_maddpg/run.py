@@ -1,0 +1,214 @@
+"""A training run as a folder: settings, curves, checkpoints, summary and report (floor F5)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from distributed_maddpg.checkpoint import load_checkpoint, newest_checkpoint
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.errors import BadInput
+from distributed_maddpg.metrics import CSVTable, TensorBoardWriter, flatten
+from distributed_maddpg.progress import Progress
+from distributed_maddpg.report.page import write_report
+from distributed_maddpg.trainer import MADDPG
+
+_MARKER = "config.toml"
+
+
+def default_run_dir(preset: str) -> Path:
+    """Return `runs/<preset>-<date>-<time>`."""
+    return Path("runs") / f"{preset}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def check_run_dir(run_dir: Path) -> None:
+    """Refuse a folder that already holds a run, or that is no folder.
+
+    Raises:
+        BadInput: naming the folder and how to continue the run in it.
+    """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise BadInput("run_dir", str(run_dir), "is a file; name a folder")
+    if (run_dir / _MARKER).exists():
+        raise BadInput(
+            "run_dir",
+            str(run_dir),
+            f"already holds a run; continue it with --resume {run_dir}, or name another",
+        )
+
+
+def resumed_config(run_dir: Path) -> MADDPGConfig:
+    """Return the settings of the newest checkpoint of a run.
+
+    Raises:
+        CheckpointError: if the run has no readable checkpoint.
+    """
+    return load_checkpoint(newest_checkpoint(run_dir)).config
+
+
+def train_run(config: MADDPGConfig, run_dir: Path, resume: bool, progress: Progress) -> dict[str, Any]:
+    """Train to the end, or until interrupted, and leave a complete run folder.
+
+    SIGINT and SIGTERM end the run within moments with a checkpoint; a second one ends it at once.
+
+    Returns:
+        The summary that is also in `summary.json`.
+
+    Raises:
+        BadInput, CheckpointError: before anything is started.
+        TrainingError: if a stage fails; files written so far stay.
+    """
+    if resume:
+        algo = MADDPG.from_checkpoint(newest_checkpoint(run_dir), config)
+    else:
+        check_run_dir(run_dir)
+        algo = MADDPG(config)
+    _create(run_dir)
+    files = _RunFiles(run_dir)
+    with algo:
+        # Ray sets its own handler of SIGTERM when it starts; ours must come after it.
+        with _signals(algo.request_stop, before_start=True):
+            progress.starting(algo.config, run_dir)
+            algo.start()
+        started = _Start(time.perf_counter(), algo.env_steps, algo.updates)
+        (run_dir / _MARKER).write_text(config.to_toml(), encoding="utf-8")
+        try:
+            with _signals(algo.request_stop), progress:
+                _loop(algo, files, progress)
+                summary = _finish(algo, files, started)
+        finally:
+            files.close()
+    return summary
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where a run, or its continuation, began."""
+
+    clock: float
+    env_steps: int
+    updates: int
+
+
+class _RunFiles:
+    """The files of a run folder that grow while it runs."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self._metrics = CSVTable(run_dir / "metrics.csv")
+        self._returns = CSVTable(run_dir / "returns.csv")
+        self._events = TensorBoardWriter(run_dir)
+
+    def add_result(self, result: dict[str, Any]) -> None:
+        evaluation = result["evaluation"]
+        if evaluation:
+            self.add_evaluation(evaluation)
+        self._events.add(result, result["num_env_steps_sampled_lifetime"])
+        self._metrics.add(flatten({key: value for key, value in result.items() if key != "evaluation"}))
+
+    def add_evaluation(self, evaluation: dict[str, Any]) -> None:
+        """Append the greedy returns per agent, and the success rates where the environment has them."""
+        row = {
+            "env_steps": evaluation["num_env_steps"],
+            "updates": evaluation["num_updates"],
+            "episodes": evaluation["episodes"],
+            **evaluation["agent_episode_returns_mean"],
+            **{f"success_{name}": rate for name, rate in evaluation.get("success", {}).items()},
+        }
+        self._returns.add(row)
+
+    def checkpoint_dir(self, env_steps: int) -> Path:
+        return self.run_dir / "checkpoints" / f"step_{env_steps}"
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._returns.close()
+        self._events.close()
+
+
+def _create(run_dir: Path) -> None:
+    try:
+        (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput("run_dir", str(run_dir), f"cannot be created ({error.strerror})") from None
+    if not os.access(run_dir, os.W_OK):
+        raise BadInput("run_dir", str(run_dir), "cannot be written to; name another folder")
+
+
+def _loop(algo: MADDPG, files: _RunFiles, progress: Progress) -> None:
+    while not (algo.finished or algo.stop_requested):
+        result = algo.train()
+        files.add_result(result)
+        progress.show(result)
+        if algo.checkpoint_due() and not algo.finished:
+            algo.save(files.checkpoint_dir(algo.env_steps))
+
+
+def _finish(algo: MADDPG, files: _RunFiles, start: _Start) -> dict[str, Any]:
+    """Save the last checkpoint, evaluate it unless interrupted, and write summary and report."""
+    training_s = time.perf_counter() - start.clock
+    checkpoint = algo.save(files.checkpoint_dir(algo.env_steps))
+    summary: dict[str, Any] = {
+        "finished": algo.finished,
+        "interrupted": algo.stop_requested,
+        "env_steps": algo.env_steps,
+        "updates": algo.updates,
+        "training_s": training_s,
+        "env_steps_per_s": (algo.env_steps - start.env_steps) / training_s,
+        "updates_per_s": (algo.updates - start.updates) / training_s,
+        "weights_digest": algo.weights_digest(),
+        "device": algo.device,
+    }
+    if not algo.stop_requested:
+        card = algo.evaluate(algo.config.evaluation.final_episodes)
+        files.add_evaluation({"num_env_steps": algo.env_steps, "num_updates": algo.updates, **card})
+        summary["evaluation"] = card
+    summary["files"] = {
+        "run_dir": str(files.run_dir),
+        "checkpoint": checkpoint,
+        "metrics": str(files.run_dir / "metrics.csv"),
+        "returns": str(files.run_dir / "returns.csv"),
+        "report": str(files.run_dir / "report.html"),
+        "summary": str(files.run_dir / "summary.json"),
+    }
+    draft = files.run_dir / ".summary.json.tmp"
+    draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    draft.rename(files.run_dir / "summary.json")
+    write_report(files.run_dir)
+    return summary
+
+
+@contextmanager
+def _signals(request_stop: Callable[[], None], before_start: bool = False) -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into a request to stop, and the second into an immediate end.
+
+    Before the stages are up there is nothing to save, so that the first one already ends the run.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread; an embedding program keeps its own
+        return
+    seen = before_start
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal seen
+        if seen:
+            raise KeyboardInterrupt
+        seen = True
+        request_stop()
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,287 @@
+"""The public class: train, evaluate, save, restore and act (floor F5)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from distributed_maddpg.acting.joint_policy import JointPolicy
+from distributed_maddpg.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.errors import BadInput
+from distributed_maddpg.evaluation import Evaluation, Scorecard, evaluate_weights
+from distributed_maddpg.metrics import digest
+from distributed_maddpg.pacing import Pacer
+from distributed_maddpg.preflight import check
+from distributed_maddpg.seeding import generator, integer_seed
+from distributed_maddpg.types import EnvSpec, FloatArray, Weights
+
+_WEIGHT_PARTS = ("policy", "critic", "target_policy", "target_critic")
+
+
+class Root(Protocol):
+    """What the two ways of running the stages have in common."""
+
+    pacer: Pacer
+    device: str
+    """Where the learner runs."""
+
+    def run(self, stop: Callable[[], bool]) -> None:
+        """Train until a report is due or `stop()` says so."""
+
+    def take_result(self) -> dict[str, Any]:
+        """Return what happened since the last call."""
+
+    def take_evaluations(self) -> list[Evaluation]:
+        """Return the evaluations that ended since the last call."""
+
+    def weights(self) -> Weights:
+        """Return the policies as they are now."""
+
+    def learner_state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the learner's complete state."""
+
+    def resume(self, state: dict[str, npt.NDArray[Any]], env_steps: int, updates: int) -> None:
+        """Continue from a learner's state and the run's counts."""
+
+    def evaluate(self, num_episodes: int, seed: int) -> Scorecard:
+        """Play greedy episodes with the current policies."""
+
+    def close(self) -> None:
+        """End everything that was started."""
+
+
+class MADDPG:
+    """Multi-agent DDPG on one environment, in process (`num_workers=0`) or over Ray processes.
+
+    ```python
+    with MADDPG(MADDPGConfig.preset("default")) as algo:
+        while not algo.finished:
+            result = algo.train()
+        algo.save("checkpoints/last")
+    ```
+
+    Nothing is started before the first call that needs it.
+    """
+
+    def __init__(self, config: MADDPGConfig) -> None:
+        """Check the configuration against this machine and the environment.
+
+        Raises:
+            BadInput: if it cannot run; nothing has been started then.
+        """
+        self.config = config
+        self.spec: EnvSpec = check(config)
+        self._running: Root | None = None
+        self._restored: Checkpoint | None = None
+        self._stop_requested = False
+        self._iteration = 0
+        self._clock = _Clock()
+        # A stream of its own, beside those of the workers.
+        self._acting_rng = generator(config.seed, "exploration", config.num_workers + 1)
+
+    @staticmethod
+    def from_checkpoint(path: str | Path, config: MADDPGConfig | None = None) -> MADDPG:
+        """Return an algorithm that continues from a checkpoint.
+
+        Args:
+            path: a checkpoint folder.
+            config: settings to continue with instead of the checkpoint's own.
+
+        Raises:
+            CheckpointError: if it cannot be read.
+            BadInput: if the settings do not fit the checkpoint's networks or this machine.
+        """
+        checkpoint = load_checkpoint(path)
+        algo = MADDPG(config or checkpoint.config)
+        if algo.spec.agents != checkpoint.agents:
+            raise BadInput("env.id", algo.config.env.id, f"has agents other than {checkpoint.agents}")
+        algo._restored = checkpoint
+        return algo
+
+    def start(self) -> None:
+        """Start the stages now instead of at the first call that needs them."""
+        self._root()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the configured number of environment steps and their updates are done."""
+        return self._running is not None and self._running.pacer.finished
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps so far."""
+        if self._running is not None:
+            return self._running.pacer.env_steps
+        return self._restored.env_steps if self._restored else 0
+
+    @property
+    def updates(self) -> int:
+        """Updates of all agents so far."""
+        if self._running is not None:
+            return self._running.pacer.updates
+        return self._restored.updates if self._restored else 0
+
+    @property
+    def device(self) -> str:
+        """Where the learner runs."""
+        return self._root().device
+
+    def request_stop(self) -> None:
+        """Let `train` return within moments; safe to call from a signal handler."""
+        self._stop_requested = True
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether `request_stop` was called."""
+        return self._stop_requested
+
+    def train(self) -> dict[str, Any]:
+        """Train for one report interval; return nested plain numbers under RLlib's keys.
+
+        Raises:
+            TrainingError: if a stage fails; everything started is still ended by `stop`.
+        """
+        root = self._root()
+        env_steps, updates = root.pacer.env_steps, root.pacer.updates
+        started = time.perf_counter()
+        root.run(lambda: self._stop_requested)
+        result = root.take_result()
+        seconds = time.perf_counter() - started
+        self._iteration += 1
+        result |= {
+            "training_iteration": self._iteration,
+            "time_this_iter_s": seconds,
+            "time_total_s": self._clock.seconds(),
+            "env_steps_per_s": (root.pacer.env_steps - env_steps) / seconds,
+            "updates_per_s": (root.pacer.updates - updates) / seconds,
+            "evaluation": {},
+        }
+        for evaluation in root.take_evaluations():
+            result["evaluation"] = evaluation.to_dict()
+        return result
+
+    def evaluate(self, num_episodes: int = 100, seed: int | None = None) -> dict[str, Any]:
+        """Play greedy episodes from fresh start states; return plain numbers.
+
+        Args:
+            num_episodes: how many.
+            seed: of the start states; default: a stream of the run's seed that training never uses.
+        """
+        if num_episodes < 1:
+            raise BadInput("num_episodes", num_episodes, "must be at least 1")
+        key = integer_seed(self.config.seed if seed is None else seed, "evaluation", 0)
+        if self._running is None and self._restored is not None:
+            card = evaluate_weights(self.config, self._policy_parameters(), num_episodes, key)
+        else:
+            card = self._root().evaluate(num_episodes, key)
+        return card.to_dict()
+
+    def compute_actions(
+        self, obs: Mapping[str, npt.NDArray[Any]], explore: bool = False
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Return an action per agent.
+
+        Args:
+            obs: `[O_i]`, or `[E, O_i]` for E copies, of every agent.
+            explore: with the configured exploration noise.
+
+        Returns:
+            `[A_i]` or `[E, A_i]` float32 in [0, 1] for continuous agents, an integer or `[E]` for discrete.
+        """
+        missing = [agent for agent in self.spec.agents if agent not in obs]
+        if missing:
+            raise BadInput("obs", sorted(obs), f"lacks agent {missing[0]!r}")
+        arrays = [np.asarray(obs[agent], np.float32) for agent in self.spec.agents]
+        single = arrays[0].ndim == 1
+        stacked = tuple(array[None] if single else array for array in arrays)
+        policies = JointPolicy(self.config.algorithm, self.spec, len(stacked[0]))
+        policies.set_parameters(self._policy_parameters())
+        if explore:
+            policies.explore_with(self.config.exploration, self._acting_rng)
+            actions = policies.explore(stacked, self.env_steps)[1]
+        else:
+            actions = policies.act(stacked)
+        return {
+            agent: action[0].copy() if single else action.copy()
+            for agent, action in zip(self.spec.agents, actions, strict=True)
+        }
+
+    def save(self, path: str | Path) -> str:
+        """Write a checkpoint folder, whole or not at all; return its path."""
+        root = self._root()
+        pacer = root.pacer
+        checkpoint = Checkpoint(
+            self.config, self.spec.agents, pacer.env_steps, pacer.updates, root.learner_state()
+        )
+        return str(save_checkpoint(path, checkpoint))
+
+    def weights_digest(self) -> str:
+        """Return the SHA-256 of all networks' weights; equal digests mean bit-identical training."""
+        state = self._root().learner_state()
+        return digest(*(state[part] for part in _WEIGHT_PARTS))
+
+    def checkpoint_due(self) -> bool:
+        """Whether a checkpoint interval was passed since this was last asked."""
+        return self._root().pacer.checkpoint_due()
+
+    def stop(self) -> None:
+        """End every process that was started."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    def __enter__(self) -> MADDPG:
+        """Return the algorithm itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop."""
+        self.stop()
+
+    def _root(self) -> Root:
+        if self._running is None:
+            root = _make_root(self.config, self.spec)
+            self._running = root
+            if self._restored is not None:
+                restored = self._restored
+                root.resume(restored.learner, restored.env_steps, restored.updates)
+            self._clock.start()
+        return self._running
+
+    def _policy_parameters(self) -> FloatArray:
+        if self._running is None and self._restored is not None:
+            return self._restored.learner["policy"]
+        return self._root().weights().policies
+
+
+class _Clock:
+    """Wall time since training could begin."""
+
+    def __init__(self) -> None:
+        self._started: float | None = None
+
+    def start(self) -> None:
+        self._started = time.perf_counter()
+
+    def seconds(self) -> float:
+        return 0.0 if self._started is None else time.perf_counter() - self._started
+
+
+def _make_root(config: MADDPGConfig, spec: EnvSpec) -> Root:
+    # Each root is imported only when used: without workers, Ray is never loaded.
+    if config.num_workers == 0:
+        from distributed_maddpg.serial import SerialRoot  # noqa: PLC0415
+
+        return SerialRoot(config, spec)
+    from distributed_maddpg.runtime.driver import RayRoot  # noqa: PLC0415
+
+    return RayRoot(config, spec)
