@@ -20,10 +20,12 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from distributed_maddpg._version import __version__
+from distributed_maddpg.benchmarks.command import BenchmarkOptions, Kind, run_benchmark
 from distributed_maddpg.config import EnvArgument, MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError, did_you_mean
 
 T = TypeVar("T")
+_BENCHMARK_DEFAULTS = BenchmarkOptions()
 
 _USAGE = """usage: distributed-maddpg COMMAND ...
 
@@ -67,6 +69,17 @@ class EvaluateCommand:
     """How many episodes."""
     seed: int = 0
     """Seed of the start states; the same seed gives the same numbers."""
+    json: bool = False
+    """Print one JSON object on stdout instead of a table."""
+
+
+@dataclass(frozen=True)
+class BenchmarkCommand:
+    """Measure one stage, or a whole job, beside what it is compared with, in the same run."""
+
+    kind: tyro.conf.Positional[Kind]
+    """What to measure."""
+    options: Annotated[BenchmarkOptions, tyro.conf.arg(name="")] = _BENCHMARK_DEFAULTS
     json: bool = False
     """Print one JSON object on stdout instead of a table."""
 
@@ -188,9 +201,15 @@ def _evaluate(arguments: list[str]) -> int:
 
 
 def _benchmark(arguments: list[str]) -> int:
-    from distributed_maddpg.benchmarks.command import run_benchmark  # noqa: PLC0415
+    command = parse(BenchmarkCommand, "benchmark", arguments)
+    figures = run_benchmark(command.kind, command.options)
+    if command.json:
+        _print_json(figures)
+        return 0
 
-    _print_json(run_benchmark(arguments, parse))
+    from distributed_maddpg.progress import Progress  # noqa: PLC0415
+
+    Progress().figures(figures)
     return 0
 
 

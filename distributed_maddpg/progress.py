@@ -97,6 +97,17 @@ class Progress:
                 markup=False,
             )
 
+    def figures(self, figures: dict[str, Any]) -> None:
+        """Show a benchmark's figures, the spread and the machine left to its JSON."""
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for name, value in figures.items():
+            if isinstance(value, float):
+                table.add_row(name, f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}")
+            elif not isinstance(value, dict):
+                table.add_row(name, str(value))
+        table.add_row("machine", f"{figures['machine']['cores']} cores, {figures['machine']['cpu']}")
+        self._console.print(table)
+
     def scorecard(self, card: dict[str, Any]) -> None:
         """Show an evaluation by itself."""
         table = Table(show_header=False, box=None, pad_edge=False)

