@@ -348,12 +348,15 @@ class MADDPGConfig(_Section):
 
     @staticmethod
     def from_dict(values: Mapping[str, Any], base: MADDPGConfig | None = None) -> MADDPGConfig:
-        """Return `base` (default: all defaults) with nested `values` laid over it.
+        """Return nested `values` laid over `base`, or by themselves: what they do not name has its default.
+
+        Over a base, tables without fixed keys are merged key by key; only the arguments of another environment
+        than the base's start empty.
 
         Raises:
             BadInput: for an unknown key, a wrong type or a value out of range; names the field.
         """
-        merged = _merge((base or MADDPGConfig()).to_dict(), values)
+        merged = dict(values) if base is None else _merge(_settings_under(base, values), values)
         # Imported here: rollout workers read settings but never parse them.
         from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415
 
@@ -374,7 +377,7 @@ class MADDPGConfig(_Section):
         preset = values.pop("preset", None)
         if preset is not None:
             base = MADDPGConfig.preset(str(preset))
-        return MADDPGConfig.from_dict(values, base)
+        return MADDPGConfig.from_dict(values, base or MADDPGConfig())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as nested dicts of plain values."""
@@ -385,6 +388,15 @@ class MADDPGConfig(_Section):
         import tomli_w  # noqa: PLC0415 (as in from_dict)
 
         return tomli_w.dumps(self.to_dict())
+
+
+def _settings_under(base: MADDPGConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of `base`, without its environment's arguments where `values` name another one."""
+    settings = base.to_dict()
+    env = values.get("env")
+    if isinstance(env, Mapping) and env.get("id", base.env.id) != base.env.id:
+        settings["env"]["kwargs"] = {}
+    return settings
 
 
 def _merge(base: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -432,7 +444,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The best recipe known that ends within two minutes on two cores (docs/learning.md).
     "default": {
         "env": {"kwargs": _SIMPLE_ADVERSARY},
-        "algorithm": {"policy_head": "gumbel"},
+        "algorithm": {"policy_head": "gumbel", "actor_lr": 0.003, "critic_lr": 0.003},
+        "learner": {"batch_size": 512},
+        "pacing": {"evaluation_interval_env_steps": 50_000},
     },
     # The teaching notebook this project grew from: 5 000 episodes of 40 steps.
     "notebook": {

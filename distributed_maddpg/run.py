@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -184,7 +184,8 @@ def _finish(algo: MADDPG, files: _RunFiles, start: _Start) -> dict[str, Any]:
     draft = files.run_dir / ".summary.json.tmp"
     draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     draft.rename(files.run_dir / "summary.json")
-    write_report(files.run_dir)
+    with suppress(BadInput):  # interrupted before there was anything to show
+        write_report(files.run_dir)
     return summary
 
 

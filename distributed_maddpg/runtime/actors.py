@@ -18,6 +18,7 @@ from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.evaluation import Scorecard, evaluate_weights
 from distributed_maddpg.replay import make_replay_buffer
 from distributed_maddpg.rollout import make_rollout_worker
+from distributed_maddpg.runtime.calls import ask
 from distributed_maddpg.types import (
     EnvSpec,
     EpisodeReport,
@@ -30,6 +31,8 @@ from distributed_maddpg.types import (
 if TYPE_CHECKING:
     from ray.actor import ActorProxy
 
+_PATIENCE = 0.5
+"""Share of `ray.timeout_s` after which a process complains of another, before the driver complains of it."""
 _PUSH_WINDOW = 2
 """Unacknowledged pushes a worker may have: enough to hide the call, few enough to push back."""
 
@@ -79,8 +82,8 @@ class LearnerActor:
         from distributed_maddpg.learner import make_learner  # noqa: PLC0415
 
         self._learner = make_learner(config, spec)
-        self._batch_size, self._timeout_s = config.learner.batch_size, config.ray.timeout_s
-        self._prefetch = not config.sync
+        self._batch_size, self._timeout_s = config.learner.batch_size, _PATIENCE * config.ray.timeout_s
+        self._prefetch, self._last_updates = not config.sync, 0
         self._prefetched: tuple[int, ray.ObjectRef[FloatArray]] | None = None
         self._replay: ActorProxy[ReplayBufferActor]
         self._idle_since = time.perf_counter()
@@ -132,25 +135,31 @@ class LearnerActor:
         return self._learner.get_state()
 
     @ray.method
-    def set_state(self, state: dict[str, npt.NDArray[Any]]) -> None:
-        """Continue from a state, and publish its weights."""
+    def set_state(self, state: dict[str, npt.NDArray[Any]]) -> int:
+        """Continue from a state, and publish its weights; return their version."""
         self._learner.set_state(state)
         self._publish()
+        return self._learner.weights_version
 
     def _sample(self, updates: int) -> FloatArray:
-        """Return the minibatches for this call, and ask for the next call's while this one is computed."""
-        ready = self._prefetched
+        """Return the minibatches for this call, and ask for the next call's while this one is computed.
+
+        Calls of changing length mean that the learner waits for transitions anyhow: nothing is asked ahead
+        then, because minibatches that are thrown away would only keep the replay buffer from storing.
+        """
+        ready, self._prefetched = self._prefetched, None
         if ready is None or ready[0] != updates:
             ready = (updates, self._replay.sample.remote(updates, self._batch_size))
-        batches = ray.get(ready[1], timeout=self._timeout_s)
-        if self._prefetch:
+        batches = ask("replay buffer", ready[1], self._timeout_s)
+        if self._prefetch and updates == self._last_updates:
             self._prefetched = (updates, self._replay.sample.remote(updates, self._batch_size))
+        self._last_updates = updates
         return batches
 
     def _publish(self) -> None:
         weights = self._learner.publish()
         reference = ray.put(weights)
-        ray.get(self._replay.publish.remote(weights.version, [reference]), timeout=self._timeout_s)
+        ask("replay buffer", self._replay.publish.remote(weights.version, [reference]), self._timeout_s)
 
 
 class RolloutWorkerActor:
@@ -160,7 +169,8 @@ class RolloutWorkerActor:
         """Build worker `index` with the newest weights."""
         self._worker = make_rollout_worker(config, index)
         self._index, self._replay = index, replay
-        self._fragment_steps, self._timeout_s = config.rollout.fragment_steps, config.ray.timeout_s
+        self._fragment_steps = config.rollout.fragment_steps
+        self._timeout_s = _PATIENCE * config.ray.timeout_s
         self._held: FloatArray
         self._pull_weights()
         self._idle_since = time.perf_counter()
@@ -199,7 +209,7 @@ class RolloutWorkerActor:
     @ray.method
     def push(self) -> None:
         """Store the held fragment."""
-        ray.get(self._replay.add.remote(self._held), timeout=self._timeout_s)
+        ask("replay buffer", self._replay.add.remote(self._held), self._timeout_s)
 
     @ray.method
     def refresh_weights(self) -> None:
@@ -208,12 +218,12 @@ class RolloutWorkerActor:
 
     def _pull_weights(self) -> None:
         # A method marked for Ray is, to the type checker, not callable from inside.
-        reference = ray.get(self._replay.newest_weights.remote(), timeout=self._timeout_s)[0]
-        self._worker.set_weights(ray.get(reference, timeout=self._timeout_s))
+        reference = ask("replay buffer", self._replay.newest_weights.remote(), self._timeout_s)[0]
+        self._worker.set_weights(ask("learner", reference, self._timeout_s))
 
     def _acknowledge(self, push: ray.ObjectRef[int], clock: _Clock) -> None:
         """Wait for a push, and follow its word of newer weights."""
-        version = ray.get(push, timeout=self._timeout_s)
+        version = ask("replay buffer", push, self._timeout_s)
         clock.lap("blocked_push_s")
         if version > self._worker.weights_version:
             self._pull_weights()

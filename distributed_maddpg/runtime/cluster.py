@@ -6,6 +6,10 @@ import logging
 import math
 import os
 import secrets
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +24,7 @@ from distributed_maddpg.runtime.actors import (
     ReplayBufferActor,
     RolloutWorkerActor,
 )
+from distributed_maddpg.runtime.calls import ask
 from distributed_maddpg.types import EnvSpec
 
 if TYPE_CHECKING:
@@ -42,9 +47,7 @@ class Processes:
 
     def kill(self) -> None:
         """End all of them at once."""
-        actors: tuple[Any, ...] = (*self.workers, self.learner, self.replay, self.evaluator)
-        for actor in actors:
-            ray.kill(actor)
+        _kill((*self.workers, self.learner, self.replay, self.evaluator))
 
 
 def connect(config: MADDPGConfig) -> bool:
@@ -57,11 +60,15 @@ def connect(config: MADDPGConfig) -> bool:
         return False
     address = config.ray.address or os.environ.get("RAY_ADDRESS", "")
     try:
-        if address:
-            ray.init(address=address, logging_level=logging.WARNING)
-        else:
-            _start_local(config)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+        with _own_sigterm():
+            if address:
+                ray.init(address=address, logging_level=logging.WARNING)
+            else:
+                _start_local(config)
+    except BaseException as error:
+        ray.shutdown()  # whatever had been started already
+        if not isinstance(error, (OSError, RuntimeError, ValueError, ray.exceptions.RayError)):
+            raise
         raise TrainingError(f"ray.address = {address or 'local'!r}: {_first_line(error)}") from error
     return True
 
@@ -76,42 +83,70 @@ def start_processes(config: MADDPGConfig, spec: EnvSpec) -> Processes:
 
     Raises:
         BadInput: if the cluster can never hold them.
-        TrainingError: if they are not up in time.
+        TrainingError: if one fails or is not up in time; those already started are ended.
     """
     use_gpu = _check_resources(config)
-    timeout_s = config.ray.timeout_s
-    learner = (
-        ray.remote(LearnerActor)
-        .options(
-            num_cpus=config.learner.num_threads,
-            num_gpus=1 if use_gpu else 0,
-            runtime_env={"env_vars": {} if use_gpu else _NO_GPU},
-        )
-        .remote(config, spec)
-    )
-    light = {"runtime_env": {"env_vars": {**_ONE_THREAD, **_NO_GPU}}}
-    workers_options: dict[str, Any] = {"num_cpus": 1, "scheduling_strategy": "SPREAD", **light}
+    started: list[Any] = []
     try:
-        # Minibatches are ten times the bytes of new transitions: the buffer sits on the learner's node.
-        node = ray.get(learner.node_id.remote(), timeout=timeout_s)
-        beside = NodeAffinitySchedulingStrategy(node, soft=False)
-        replay = (
-            ray.remote(ReplayBufferActor)
-            .options(num_cpus=0, scheduling_strategy=beside, **light)
-            .remote(config, spec)
-        )
-        evaluator = ray.remote(EvaluationActor).options(num_cpus=0, **light).remote(config)
-        device = ray.get(learner.connect.remote(replay), timeout=timeout_s)
-        workers = tuple(
-            ray.remote(RolloutWorkerActor).options(**workers_options).remote(config, index, replay)
-            for index in range(config.num_workers)
-        )
-        ray.get([worker.refresh_weights.remote() for worker in workers], timeout=timeout_s)
-    except ray.exceptions.GetTimeoutError:
-        raise TrainingError(
-            f"the Ray processes were not up within ray.timeout_s = {timeout_s} s; is the cluster busy?"
-        ) from None
+        return _start(config, spec, use_gpu, started)
+    except BaseException:
+        _kill(started)
+        raise
+
+
+def _start(config: MADDPGConfig, spec: EnvSpec, use_gpu: bool, started: list[Any]) -> Processes:
+    """Start all actors, and append each to `started` as soon as it exists."""
+
+    def start(kind: Any, *arguments: Any, **options: Any) -> Any:
+        actor = ray.remote(kind).options(**options).remote(*arguments)
+        started.append(actor)
+        return actor
+
+    timeout_s = config.ray.timeout_s
+    light: dict[str, Any] = {"runtime_env": {"env_vars": {**_ONE_THREAD, **_NO_GPU}}}
+    learner = start(
+        LearnerActor,
+        config,
+        spec,
+        num_cpus=config.learner.num_threads,
+        num_gpus=1 if use_gpu else 0,
+        runtime_env={"env_vars": {} if use_gpu else _NO_GPU},
+    )
+    # Minibatches are ten times the bytes of new transitions: the buffer sits on the learner's node.
+    beside = NodeAffinitySchedulingStrategy(ask("learner", learner.node_id.remote(), timeout_s), soft=False)
+    replay = start(ReplayBufferActor, config, spec, num_cpus=0, scheduling_strategy=beside, **light)
+    evaluator = start(EvaluationActor, config, num_cpus=0, **light)
+    ask("replay buffer", replay.size.remote(), timeout_s)
+    device = ask("learner", learner.connect.remote(replay), timeout_s)
+    workers = tuple(
+        start(RolloutWorkerActor, config, index, replay, num_cpus=1, scheduling_strategy="SPREAD", **light)
+        for index in range(config.num_workers)
+    )
+    ready = [worker.refresh_weights.remote() for worker in workers]
+    for index, call in enumerate(ready):
+        ask(f"rollout worker {index}", call, timeout_s)
     return Processes(workers, replay, learner, evaluator, device)
+
+
+def _kill(actors: Iterable[Any]) -> None:
+    if ray.is_initialized():  # otherwise they are gone, and Ray would start a cluster to look for them
+        for actor in actors:
+            ray.kill(actor)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the caller's SIGTERM handler, which `ray.init` replaces by one that exits with status 15."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None  # Ray's handler was called
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _start_local(config: MADDPGConfig) -> None:
@@ -153,5 +188,5 @@ def _check_resources(config: MADDPGConfig) -> bool:
     return gpus >= 1 and config.learner.device != "cpu"
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

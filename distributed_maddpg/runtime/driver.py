@@ -8,6 +8,7 @@ The driver sees counts, reports and references; no transition passes through it.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation import Evaluation, Scorecard
 from distributed_maddpg.metrics import IterationLog
 from distributed_maddpg.pacing import Pacer
+from distributed_maddpg.runtime.calls import ask, overdue
 from distributed_maddpg.runtime.cluster import connect, disconnect, start_processes
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import EnvSpec, LearnerReport, RolloutReport, Weights
@@ -29,6 +31,8 @@ T = TypeVar("T")
 _CALLS_AHEAD = 2
 """Calls a process may have waiting, so that it never idles while the driver thinks."""
 _MAX_FRAGMENTS_PER_CALL = 16
+_CALL_S = 0.5
+"""Length of a worker's call that is aimed at: a slow environment is asked for fewer fragments at a time."""
 _POLL_S = 0.5
 
 
@@ -38,7 +42,6 @@ class _Call:
 
     who: str
     deadline: float
-    amount: int
     finish: Callable[[Any], None]
 
 
@@ -51,6 +54,10 @@ class RayRoot:
         self.pacer = Pacer(config.pacing)
         self._log = IterationLog(spec, config.num_workers)
         self._calls: dict[ray.ObjectRef[Any], _Call] = {}
+        self._waiting: Counter[str] = Counter()
+        self._workers = tuple(f"rollout worker {index}" for index in range(config.num_workers))
+        self._fragments_per_call = [1] * config.num_workers
+        self._fragments_asked = [0] * config.num_workers
         self._evaluations: list[Evaluation] = []
         self._evaluation_index = 0
         self._latest_version = 1
@@ -81,7 +88,13 @@ class RayRoot:
                 return
 
     def take_result(self) -> dict[str, Any]:
-        """Return what happened since the last call, and start anew."""
+        """Return what happened since the last call, and start anew.
+
+        The learner's calls under way are waited for first, so that counts, metrics and a checkpoint made now
+        belong to the same update.
+        """
+        for call in [call for call, about in self._calls.items() if about.who == "learner"]:
+            self._take(call)
         counters = {
             "num_env_steps_sampled_lifetime": self.pacer.env_steps,
             "num_updates_lifetime": self.pacer.updates,
@@ -95,8 +108,8 @@ class RayRoot:
 
     def take_evaluations(self) -> list[Evaluation]:
         """Return the evaluations that ended since the last call; in lock-step, wait for those under way."""
-        while self._config.sync and self._waiting("evaluator"):
-            self._absorb(_POLL_S)
+        if self._config.sync:
+            self._await_evaluation()
         taken, self._evaluations = self._evaluations, []
         return taken
 
@@ -111,9 +124,8 @@ class RayRoot:
 
     def resume(self, state: dict[str, npt.NDArray[Any]], env_steps: int, updates: int) -> None:
         """Continue from a learner's state and the run's counts."""
-        self._ask("learner", self._processes.learner.set_state.remote(state))
-        for index, worker in enumerate(self._processes.workers):
-            self._ask(f"rollout worker {index}", worker.refresh_weights.remote())
+        self._latest_version = self._ask("learner", self._processes.learner.set_state.remote(state))
+        self._refresh_weights()
         self.pacer.resume(env_steps, updates)
 
     def evaluate(self, num_episodes: int, seed: int) -> Scorecard:
@@ -125,8 +137,9 @@ class RayRoot:
 
     def close(self) -> None:
         """End all processes, and the cluster if this run started it."""
-        self._processes.kill()
         self._calls.clear()
+        if not self._disconnect:  # otherwise all end with the connection
+            self._processes.kill()
         self._leave()
 
     def _leave(self) -> None:
@@ -137,34 +150,46 @@ class RayRoot:
 
     def _dispatch(self) -> None:
         """Start every call that the pacing allows."""
-        while self._waiting("learner") < _CALLS_AHEAD:
+        while self._waiting["learner"] < _CALLS_AHEAD:
             updates = min(self.pacer.updates_due(), self._updates_per_call)
             if updates == 0:
                 break
             self._start_learning(updates)
         for ahead in range(_CALLS_AHEAD):  # every worker's first call before anyone's second
-            for index in range(self._config.num_workers):
-                if self._waiting(f"rollout worker {index}") == ahead:
-                    self._start_collecting(index)
+            idle = [index for index, who in enumerate(self._workers) if self._waiting[who] == ahead]
+            for index, fragments in self._deal(idle).items():
+                self._start_collecting(index, fragments)
 
-    def _start_collecting(self, index: int) -> None:
+    def _deal(self, idle: list[int]) -> Counter[int]:
+        """Deal out the fragments that the pacing allows, one by one, to who was asked for the fewest."""
         fragment = self._config.rollout.fragment_env_steps
-        fragments = 0
-        while fragments < _MAX_FRAGMENTS_PER_CALL and self.pacer.may_collect(fragment):
-            self.pacer.collection_started(fragment)
-            fragments += 1
-        if fragments:
-            call = self._processes.workers[index].collect.remote(fragments, self.pacer.env_steps)
-            self._watch(call, f"rollout worker {index}", fragments * fragment, self._collected)
+        shares: Counter[int] = Counter()
+        players = sorted(idle, key=self._fragments_asked.__getitem__)
+        while players and self.pacer.may_collect(fragment):
+            for index in players:
+                if self.pacer.may_collect(fragment):
+                    self.pacer.collection_started(fragment)
+                    shares[index] += 1
+            players = [index for index in players if shares[index] < self._fragments_per_call[index]]
+        return shares
+
+    def _start_collecting(self, index: int, fragments: int) -> None:
+        self._fragments_asked[index] += fragments
+        call = self._processes.workers[index].collect.remote(fragments, self.pacer.env_steps)
+        self._watch(call, self._workers[index], self._collected)
 
     def _collected(self, report: RolloutReport) -> None:
         self.pacer.collection_done(report.env_steps)
+        fragments_per_s = report.env_steps / self._config.rollout.fragment_env_steps / report.busy_s
+        self._fragments_per_call[report.worker] = min(
+            max(1, int(_CALL_S * fragments_per_s)), _MAX_FRAGMENTS_PER_CALL
+        )
         self._log.add_rollout(report, self._latest_version)
 
     def _start_learning(self, updates: int) -> None:
         self.pacer.learning_started(updates)
         call = self._processes.learner.learn.remote(updates, self.pacer.publish_due())
-        self._watch(call, "learner", updates, self._learnt)
+        self._watch(call, "learner", self._learnt)
 
     def _learnt(self, report: LearnerReport) -> None:
         self.pacer.learning_done(report.updates)
@@ -173,7 +198,9 @@ class RayRoot:
 
     def _start_evaluation(self) -> None:
         """Evaluate the weights of this moment in the evaluator's process, unless it is still at the last."""
-        if self._waiting("evaluator"):
+        if self._config.sync:
+            self._await_evaluation()  # which evaluations are made must not depend on speed
+        if self._waiting["evaluator"]:
             return
         self._evaluation_index += 1
         env_steps = self.pacer.env_steps
@@ -185,7 +212,11 @@ class RayRoot:
         def finish(answer: tuple[int, Scorecard]) -> None:
             self._evaluations.append(Evaluation(env_steps, *answer))
 
-        self._watch(call, "evaluator", 1, finish)
+        self._watch(call, "evaluator", finish)
+
+    def _await_evaluation(self) -> None:
+        for call in [call for call, about in self._calls.items() if about.who == "evaluator"]:
+            self._take(call)
 
     # Lock-step
 
@@ -204,7 +235,12 @@ class RayRoot:
         publish = self.pacer.publish_due()
         self._learnt(self._ask("learner", self._processes.learner.learn.remote(updates, publish)))
         if publish:
-            self._ask_workers([worker.refresh_weights.remote() for worker in workers], lambda _: None)
+            self._refresh_weights()
+
+    def _refresh_weights(self) -> None:
+        self._ask_workers(
+            [worker.refresh_weights.remote() for worker in self._processes.workers], lambda _: None
+        )
 
     def _held(self, report: RolloutReport) -> None:
         self.pacer.collection_started(report.env_steps)
@@ -213,15 +249,19 @@ class RayRoot:
     def _ask_workers(self, calls: list[ray.ObjectRef[Any]], finish: Callable[[Any], None]) -> None:
         """Wait for one answer of each worker, and take them in the workers' order."""
         for index, call in enumerate(calls):
-            finish(self._ask(f"rollout worker {index}", call))
+            finish(self._ask(self._workers[index], call))
 
     # Waiting
 
-    def _watch(self, call: ray.ObjectRef[Any], who: str, amount: int, finish: Callable[[Any], None]) -> None:
-        self._calls[call] = _Call(who, time.monotonic() + self._config.ray.timeout_s, amount, finish)
+    def _watch(self, call: ray.ObjectRef[Any], who: str, finish: Callable[[Any], None]) -> None:
+        self._calls[call] = _Call(who, time.monotonic() + self._config.ray.timeout_s, finish)
+        self._waiting[who] += 1
 
-    def _waiting(self, who: str) -> int:
-        return sum(call.who == who for call in self._calls.values())
+    def _take(self, done: ray.ObjectRef[Any]) -> None:
+        """Wait for one of the watched calls and act on its answer."""
+        call = self._calls.pop(done)
+        self._waiting[call.who] -= 1
+        call.finish(self._ask(call.who, done))
 
     def _absorb(self, timeout_s: float) -> None:
         """Wait a moment for any answer, take all that are there, and complain of overdue ones."""
@@ -232,35 +272,11 @@ class RayRoot:
         first, rest = ray.wait(list(self._calls), num_returns=1, timeout=timeout_s)
         more = ray.wait(rest, num_returns=len(rest), timeout=0)[0] if first and rest else []
         for done in (*first, *more):
-            call = self._calls.pop(done)
-            call.finish(self._ask(call.who, done))
+            self._take(done)
         now = time.monotonic()
         for call in self._calls.values():
             if now > call.deadline:
-                raise self._overdue(call.who)
+                raise overdue(call.who, self._config.ray.timeout_s)
 
     def _ask(self, who: str, call: ray.ObjectRef[T]) -> T:
-        """Return the answer to a call.
-
-        Raises:
-            TrainingError: naming `who`, if it failed, died, or did not answer in time.
-        """
-        try:
-            return ray.get(call, timeout=self._config.ray.timeout_s)
-        except ray.exceptions.GetTimeoutError:
-            raise self._overdue(who) from None
-        except ray.exceptions.RayTaskError as error:
-            raise TrainingError(f"{who} failed: {_cause(error)}") from error
-        except ray.exceptions.RayError as error:
-            raise TrainingError(f"{who} died: {str(error).strip().splitlines()[0]}") from error
-
-    def _overdue(self, who: str) -> TrainingError:
-        return TrainingError(f"{who} did not answer within ray.timeout_s = {self._config.ray.timeout_s} s")
-
-
-def _cause(error: ray.exceptions.RayTaskError) -> str:
-    """Return the innermost error on one line; it may have crossed several processes."""
-    cause: BaseException = error
-    while isinstance(cause, ray.exceptions.RayTaskError) and cause.cause is not None:
-        cause = cause.cause
-    return " ".join(f"{type(cause).__name__}: {cause}".split())
+        return ask(who, call, self._config.ray.timeout_s)

@@ -1,0 +1,66 @@
+"""The project's own promises: one version, a lower bound for every dependency, nothing unpickled."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distributed_maddpg import __version__
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parent.parent
+
+
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_changelog_begins_with_the_version() -> None:
+    first = re.search(r"^## \[?([0-9.]+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert first is not None
+    assert first[1] == __version__
+
+
+def test_every_dependency_has_a_lower_bound() -> None:
+    project = pyproject()
+    optional = [line for lines in project["optional-dependencies"].values() for line in lines]
+    for line in project["dependencies"] + optional:
+        assert ">=" in line, line
+
+
+def test_every_dependency_is_pinned_by_the_constraints() -> None:
+    pinned = {line.partition("==")[0].lower() for line in constraints()}
+    for line in pyproject()["dependencies"]:
+        name = re.split(r"[\[>=; ]", line)[0].lower().replace("_", "-")
+        assert name in pinned, name
+
+
+def test_constraints_pin_exactly() -> None:
+    for line in constraints():
+        assert re.match(r"^[A-Za-z0-9_.\-]+==[^ ]+( ;.*)?$", line), line
+
+
+def constraints() -> list[str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return [line.replace("_", "-") for line in lines if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("word", ["pickle", "torch.load", "eval(", "exec("])
+def test_the_package_runs_nothing_that_it_reads(word: str) -> None:
+    for path in (ROOT / "distributed_maddpg").rglob("*.py"):
+        code = re.sub(r'""".*?"""|#[^\n]*', "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        assert word not in code, path
+
+
+def test_readme_names_the_two_commands() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "make train" in readme
+    assert "make test" in readme
