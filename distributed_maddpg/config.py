@@ -350,8 +350,8 @@ class MADDPGConfig(_Section):
     def from_dict(values: Mapping[str, Any], base: MADDPGConfig | None = None) -> MADDPGConfig:
         """Return nested `values` laid over `base`, or by themselves: what they do not name has its default.
 
-        Over a base, tables without fixed keys are merged key by key; only the arguments of another environment
-        than the base's start empty.
+        Over a base, tables without fixed keys are merged key by key; only the arguments of an environment
+        other than the base's start empty.
 
         Raises:
             BadInput: for an unknown key, a wrong type or a value out of range; names the field.

@@ -121,7 +121,7 @@ class Learner:
                 for part in _MOMENTS:
                     _copy_into(f"{name}.{part}", moments[part], state)
                 optimiser.state[parameter] = moments
-        self._update.generator.set_state(torch.from_numpy(np.ascontiguousarray(state["generator"])))
+        self._update.generator.set_state(torch.tensor(state["generator"]))
         self.updates = int(state["updates"])
         self.weights_version = int(state["weights_version"])
 
@@ -143,4 +143,4 @@ def _copy_into(name: str, tensor: torch.Tensor, state: dict[str, npt.NDArray[Any
         raise ValueError(
             f"learner state {name!r} has shape {state[name].shape}, expected {tuple(tensor.shape)}"
         )
-    tensor.detach().copy_(torch.from_numpy(np.ascontiguousarray(state[name])))
+    tensor.detach().copy_(torch.tensor(state[name]))  # torch.tensor also takes Ray's read-only arrays

@@ -23,7 +23,9 @@ class Progress:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         """Show on `stream`, default stderr."""
-        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        file = stream or sys.stderr
+        width = None if file.isatty() else 200  # a log file folds nothing
+        self._console = Console(file=file, highlight=False, width=width)
         self._bar: Bar | None = None
         self._total = 0
         self._last_plain = -_PLAIN_INTERVAL_S
@@ -32,7 +34,8 @@ class Progress:
     def starting(self, config: MADDPGConfig, run_dir: Path) -> None:
         """Say what is about to run."""
         self._total = config.pacing.total_env_steps
-        where = f"{config.num_workers} rollout workers on Ray" if config.num_workers else "one process"
+        workers = f"{config.num_workers} rollout worker{'s' if config.num_workers > 1 else ''}"
+        where = f"{workers} on Ray" if config.num_workers else "one process"
         mode = ", lock-step" if config.sync and config.num_workers else ""
         self._console.print(f"training {config.env.id} with {where}{mode}; files go to {run_dir}")
 

@@ -20,10 +20,12 @@ from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.metrics import CSVTable, TensorBoardWriter, flatten
 from distributed_maddpg.progress import Progress
+from distributed_maddpg.report.animation import record_episodes, write_animation
 from distributed_maddpg.report.page import write_report
 from distributed_maddpg.trainer import MADDPG
 
 _MARKER = "config.toml"
+_ANIMATED_EPISODES = 6
 
 
 def default_run_dir(preset: str) -> Path:
@@ -173,6 +175,7 @@ def _finish(algo: MADDPG, files: _RunFiles, start: _Start) -> dict[str, Any]:
         card = algo.evaluate(algo.config.evaluation.final_episodes)
         files.add_evaluation({"num_env_steps": algo.env_steps, "num_updates": algo.updates, **card})
         summary["evaluation"] = card
+        _animate(algo, files.run_dir / "episodes.gif")
     summary["files"] = {
         "run_dir": str(files.run_dir),
         "checkpoint": checkpoint,
@@ -187,6 +190,13 @@ def _finish(algo: MADDPG, files: _RunFiles, start: _Start) -> dict[str, Any]:
     with suppress(BadInput):  # interrupted before there was anything to show
         write_report(files.run_dir)
     return summary
+
+
+def _animate(algo: MADDPG, path: Path) -> None:
+    """Leave a moving picture of some greedy episodes, where the environment can be drawn."""
+    frames = record_episodes(algo.config, algo.policy_parameters(), _ANIMATED_EPISODES, algo.config.seed)
+    if frames:
+        write_animation(frames, path)
 
 
 @contextmanager

@@ -178,7 +178,7 @@ class MADDPG:
             raise BadInput("num_episodes", num_episodes, "must be at least 1")
         key = integer_seed(self.config.seed if seed is None else seed, "evaluation", 0)
         if self._running is None and self._restored is not None:
-            card = evaluate_weights(self.config, self._policy_parameters(), num_episodes, key)
+            card = evaluate_weights(self.config, self.policy_parameters(), num_episodes, key)
         else:
             card = self._root().evaluate(num_episodes, key)
         return card.to_dict()
@@ -202,7 +202,7 @@ class MADDPG:
         single = arrays[0].ndim == 1
         stacked = tuple(array[None] if single else array for array in arrays)
         policies = JointPolicy(self.config.algorithm, self.spec, len(stacked[0]))
-        policies.set_parameters(self._policy_parameters())
+        policies.set_parameters(self.policy_parameters())
         if explore:
             policies.explore_with(self.config.exploration, self._acting_rng)
             actions = policies.explore(stacked, self.env_steps)[1]
@@ -221,6 +221,12 @@ class MADDPG:
             self.config, self.spec.agents, pacer.env_steps, pacer.updates, root.learner_state()
         )
         return str(save_checkpoint(path, checkpoint))
+
+    def policy_parameters(self) -> FloatArray:
+        """Return the policies' parameters `[N, P]`; from a checkpoint, without starting anything."""
+        if self._running is None and self._restored is not None:
+            return self._restored.learner["policy"]
+        return self._root().weights().policies
 
     def weights_digest(self) -> str:
         """Return the SHA-256 of all networks' weights; equal digests mean bit-identical training."""
@@ -256,11 +262,6 @@ class MADDPG:
                 root.resume(restored.learner, restored.env_steps, restored.updates)
             self._clock.start()
         return self._running
-
-    def _policy_parameters(self) -> FloatArray:
-        if self._running is None and self._restored is not None:
-            return self._restored.learner["policy"]
-        return self._root().weights().policies
 
 
 class _Clock:

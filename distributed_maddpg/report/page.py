@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import html
 import json
@@ -42,7 +43,12 @@ def write_report(run_dir: Path) -> Path:
             height=420,
         )
         parts.append(to_html(figure, full_html=False, include_plotlyjs=index == 0))
-    page = _PAGE.format(title=html.escape(run_dir.name), summary=_summary(run_dir), figures="\n".join(parts))
+    page = _PAGE.format(
+        title=html.escape(run_dir.name),
+        summary=_summary(run_dir),
+        animation=_animation(run_dir),
+        figures="\n".join(parts),
+    )
     path = run_dir / "report.html"
     draft = run_dir / ".report.html.tmp"
     draft.write_text(page, encoding="utf-8")
@@ -138,11 +144,27 @@ def _summary(run_dir: Path) -> str:
     return "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in rows.items())
 
 
+def _animation(run_dir: Path) -> str:
+    """Return the run's episodes as an inline picture, where there are any."""
+    path = run_dir / "episodes.gif"
+    if not path.exists():
+        return ""
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return _FIGURE.format(data=data)
+
+
+_FIGURE = """<figure><img alt="greedy episodes" src="data:image/gif;base64,{data}">
+<figcaption>Greedy episodes: the adversary (red) does not know which landmark is the goal (green); the good agents
+(blue) do, and win by covering both.</figcaption></figure>"""
+
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <style>body{{font-family:system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}}
-th{{text-align:left;padding-right:2rem;font-weight:normal;color:#555}}td{{font-variant-numeric:tabular-nums}}</style>
+figure{{margin:1rem 0}}figcaption{{color:#555;max-width:40rem}}img{{border:1px solid #ddd}}
+th{{text-align:left;padding-right:2rem;font-weight:normal;color:#555}}
+td{{font-variant-numeric:tabular-nums}}</style>
 </head><body><h1>{title}</h1><table>{summary}</table>
+{animation}
 {figures}
 </body></html>
 """
