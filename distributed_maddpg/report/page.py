@@ -154,8 +154,8 @@ def _animation(run_dir: Path) -> str:
 
 
 _FIGURE = """<figure><img alt="greedy episodes" src="data:image/gif;base64,{data}">
-<figcaption>Greedy episodes: the adversary (red) does not know which landmark is the goal (green); the good agents
-(blue) do, and win by covering both.</figcaption></figure>"""
+<figcaption>Greedy episodes: the adversary (red) does not know which landmark is the goal (green); the good
+agents (blue) do, and win by covering both.</figcaption></figure>"""
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
