@@ -77,12 +77,14 @@ class Pacer:
         return True
 
     def report_due(self) -> bool:
-        """Whether a report is due; true once per interval of steps, and at the end."""
-        return self._intervals["report"].over(self.env_steps) or self.finished
+        """Whether a report is due; true once per interval of steps, and when the last update is made."""
+        if self.collected:
+            return self.finished
+        return self._intervals["report"].over(self.env_steps)
 
     def evaluation_due(self) -> bool:
-        """Whether an evaluation is due; true once per interval of steps."""
-        return self._intervals["evaluation"].over(self.env_steps)
+        """Whether an evaluation is due; true once per interval of steps, but the end has its own."""
+        return not self.collected and self._intervals["evaluation"].over(self.env_steps)
 
     def checkpoint_due(self) -> bool:
         """Whether a checkpoint is due; true once per interval of steps."""

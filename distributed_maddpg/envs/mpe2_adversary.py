@@ -16,6 +16,7 @@ from distributed_maddpg.envs import streams
 from distributed_maddpg.envs.adversary_rules import AdversaryOptions, checked_state
 from distributed_maddpg.envs.base import Observations, State
 from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
+from distributed_maddpg.seeding import pack_generator
 from distributed_maddpg.types import FloatArray
 
 
@@ -46,7 +47,7 @@ class MPE2AdversaryEnv(PettingZooVectorEnv):
             ),
             "goal_landmark": np.array([_goal(env.world) for env in raw], np.int64),
             "cycle": np.array([env.steps for env in raw], np.int64),
-            "generator_state": np.stack([streams.pack(env.np_random) for env in raw]),
+            "generator_state": np.stack([pack_generator(env.np_random) for env in raw]),
         }
 
     def set_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:

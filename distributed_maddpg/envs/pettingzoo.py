@@ -28,6 +28,7 @@ from distributed_maddpg.envs.base import (
 )
 from distributed_maddpg.envs.spaces import action_codec, observation_codec
 from distributed_maddpg.errors import BadInput
+from distributed_maddpg.seeding import pack_generator
 from distributed_maddpg.types import ActionType, EnvSpec, FloatArray
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on stdout, which carries JSON
@@ -145,7 +146,7 @@ class PettingZooVectorEnv:
             raise RuntimeError("call reset() before get_state()")
         length = int(self._episode_step.max())
         state: State = {
-            "generator_state": np.stack([streams.pack(generator) for generator in self._streams]),
+            "generator_state": np.stack([pack_generator(generator) for generator in self._streams]),
             "episode_seed": self._episode_seed.copy(),
             "episode_step": self._episode_step.copy(),
         }

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from distributed_maddpg.seeding import pack_generator, restore_generator
+
 UintArray = npt.NDArray[np.uint64]
 WIDTH = 6
-_LOW = (1 << 64) - 1
 
 
 def stream(seed: int, copy: int) -> np.random.Generator:
@@ -21,39 +22,16 @@ def stream(seed: int, copy: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(copy,))))
 
 
-def pack(generator: np.random.Generator) -> UintArray:
-    """Return the state of a PCG64 generator, [6] uint64."""
-    state: dict[str, Any] = dict(generator.bit_generator.state)
-    value, increment = state["state"]["state"], state["state"]["inc"]
-    return np.array(
-        [
-            value >> 64,
-            value & _LOW,
-            increment >> 64,
-            increment & _LOW,
-            state["has_uint32"],
-            state["uinteger"],
-        ],
-        np.uint64,
-    )
-
-
 def unpack(packed: UintArray) -> np.random.Generator:
     """Return a PCG64 generator in the given state, [6] uint64."""
-    value_hi, value_lo, inc_hi, inc_lo, has_uint32, uinteger = (int(number) for number in packed)
     generator = np.random.Generator(np.random.PCG64(0))
-    generator.bit_generator.state = {
-        "bit_generator": "PCG64",
-        "state": {"state": value_hi << 64 | value_lo, "inc": inc_hi << 64 | inc_lo},
-        "has_uint32": has_uint32,
-        "uinteger": uinteger,
-    }
+    restore_generator(generator, packed)
     return generator
 
 
 def pack_all(seed: int, num_envs: int) -> UintArray:
     """Return the first states of all copies' streams, [E, 6] uint64."""
-    return np.stack([pack(stream(seed, copy)) for copy in range(num_envs)])
+    return np.stack([pack_generator(stream(seed, copy)) for copy in range(num_envs)])
 
 
 def checked(packed: npt.NDArray[Any], num_envs: int) -> UintArray:

@@ -96,7 +96,8 @@ def _training_figures(table: dict[str, list[float]]) -> list[Figure]:
         ),
         ("Critic loss", "mean squared TD error", curves("learners/", "/critic_loss")),
         ("Mean Q", "value", curves("learners/", "/q_mean")),
-        ("Throughput", "per second", curves("env_steps_per_s") + curves("updates_per_s")),
+        ("Collecting", "env steps per second", [("env steps", (x, table["env_steps_per_s"]), True)]),
+        ("Learning", "updates per second", [("updates", (x, table["updates_per_s"]), True)]),
         ("Where the time went", "seconds per report", curves("timers/")),
         ("Age of the workers' weights", "versions behind", curves("weights/versions_behind/")),
     ]

@@ -165,13 +165,20 @@ class LearnerActor:
 class RolloutWorkerActor:
     """Carries one rollout worker; pushes its transitions and pulls newer weights."""
 
-    def __init__(self, config: MADDPGConfig, index: int, replay: ActorProxy[ReplayBufferActor]) -> None:
-        """Build worker `index` with the newest weights."""
+    def __init__(self, config: MADDPGConfig, index: int) -> None:
+        """Build worker `index`; it needs no other process for that, so that all start side by side."""
         self._worker = make_rollout_worker(config, index)
-        self._index, self._replay = index, replay
+        self._index = index
+        self._replay: ActorProxy[ReplayBufferActor]
         self._fragment_steps = config.rollout.fragment_steps
         self._timeout_s = _PATIENCE * config.ray.timeout_s
         self._held: FloatArray
+        self._idle_since = time.perf_counter()
+
+    @ray.method
+    def connect(self, replay: ActorProxy[ReplayBufferActor]) -> None:
+        """Take the replay buffer to push to, and the newest weights it knows of."""
+        self._replay = replay
         self._pull_weights()
         self._idle_since = time.perf_counter()
 

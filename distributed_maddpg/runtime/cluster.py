@@ -112,18 +112,18 @@ def _start(config: MADDPGConfig, spec: EnvSpec, use_gpu: bool, started: list[Any
         num_gpus=1 if use_gpu else 0,
         runtime_env={"env_vars": {} if use_gpu else _NO_GPU},
     )
+    workers = tuple(
+        start(RolloutWorkerActor, config, index, num_cpus=1, scheduling_strategy="SPREAD", **light)
+        for index in range(config.num_workers)
+    )
+    evaluator = start(EvaluationActor, config, num_cpus=0, **light)
     # Minibatches are ten times the bytes of new transitions: the buffer sits on the learner's node.
     beside = NodeAffinitySchedulingStrategy(ask("learner", learner.node_id.remote(), timeout_s), soft=False)
     replay = start(ReplayBufferActor, config, spec, num_cpus=0, scheduling_strategy=beside, **light)
-    evaluator = start(EvaluationActor, config, num_cpus=0, **light)
     ask("replay buffer", replay.size.remote(), timeout_s)
     device = ask("learner", learner.connect.remote(replay), timeout_s)
-    workers = tuple(
-        start(RolloutWorkerActor, config, index, replay, num_cpus=1, scheduling_strategy="SPREAD", **light)
-        for index in range(config.num_workers)
-    )
-    ready = [worker.refresh_weights.remote() for worker in workers]
-    for index, call in enumerate(ready):
+    connected = [worker.connect.remote(replay) for worker in workers]
+    for index, call in enumerate(connected):
         ask(f"rollout worker {index}", call, timeout_s)
     return Processes(workers, replay, learner, evaluator, device)
 

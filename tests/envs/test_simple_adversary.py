@@ -10,6 +10,7 @@ from distributed_maddpg.envs import streams
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.simple_adversary import SimpleAdversary
 from distributed_maddpg.errors import BadInput
+from distributed_maddpg.seeding import pack_generator
 
 E = 4
 
@@ -59,7 +60,7 @@ def assert_same_world(raw, state, e):
     assert (state["agent_velocities"][e] == [agent.state.p_vel for agent in raw.world.agents]).all()
     assert (state["landmark_positions"][e] == [mark.state.p_pos for mark in raw.world.landmarks]).all()
     assert raw.world.agents[0].goal_a is raw.world.landmarks[state["goal_landmark"][e]]
-    assert (streams.pack(raw.np_random) == state["generator_state"][e]).all()
+    assert (pack_generator(raw.np_random) == state["generator_state"][e]).all()
 
 
 def assert_same_step(copy, env, result, actions, e):

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 
 from distributed_maddpg.envs import streams
+from distributed_maddpg.seeding import pack_generator
 
 
 def test_pack_and_unpack_continue_a_stream_exactly():
     generator = streams.stream(3, 1)
     generator.integers(5, dtype=np.uint32)  # leaves half of 64 bits behind
-    copy = streams.unpack(streams.pack(generator))
+    copy = streams.unpack(pack_generator(generator))
     assert copy.bit_generator.state == generator.bit_generator.state
     assert copy.integers(1000, size=5).tolist() == generator.integers(1000, size=5).tolist()
 

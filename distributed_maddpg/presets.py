@@ -1,0 +1,46 @@
+"""Named settings: only what differs from the defaults of config.py (floor F0)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_SIMPLE_ADVERSARY = {"N": 2, "max_cycles": 25, "continuous_actions": True}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The best recipe known that ends within two minutes on two cores (docs/learning.md).
+    "default": {
+        "env": {"kwargs": _SIMPLE_ADVERSARY},
+        "algorithm": {"policy_head": "gumbel", "actor_lr": 0.003, "critic_lr": 0.003},
+        "learner": {"batch_size": 512},
+        "pacing": {"evaluation_interval_env_steps": 50_000},
+    },
+    # The teaching notebook this project grew from: 5 000 episodes of 40 steps.
+    "notebook": {
+        "env": {"kwargs": {**_SIMPLE_ADVERSARY, "max_cycles": 40, "dynamic_rescaling": True}},
+        "algorithm": {
+            "policy_head": "sigmoid",
+            "max_grad_norm": 0.0,
+            "other_actions": "current",
+            "regulariser": "actions",
+            "random_action_rows": 0.01,
+        },
+        "exploration": {"kind": "epsilon", "start": 0.01, "end": 0.01},
+        "rollout": {"num_envs": 50, "fragment_steps": 2},
+        "replay": {"capacity": 100_000},
+        "pacing": {
+            "total_env_steps": 200_000,
+            "learning_starts": 4_000,
+            "publish_interval_updates": 1,
+            "report_interval_env_steps": 4_000,
+            "evaluation_interval_env_steps": 4_000,
+            "checkpoint_interval_env_steps": 100_000,
+        },
+        "evaluation": {"episodes": 100},
+    },
+    # Lowe et al. 2017 with the choices of the authors' code: 60 000 episodes of 25 steps.
+    "paper": {
+        "env": {"kwargs": _SIMPLE_ADVERSARY},
+        "algorithm": {"policy_head": "gumbel"},
+        "pacing": {"total_env_steps": 1_500_000, "learning_starts": 25_600},
+    },
+}
