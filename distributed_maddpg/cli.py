@@ -265,8 +265,10 @@ class _Refused(BadInput):
 def _one_line(complaint: str) -> str:
     """Return the first sentence of tyro's framed complaint, and the nearest option it suggests."""
     lines = [line.strip("│╭╮╰╯ ─") for line in complaint.splitlines()]
-    lines = [line for line in lines if line]
+    lines = [line for line in lines if line.strip("-")]  # tyro rules with "-" where stdout is not UTF-8
     first = lines[1] if len(lines) > 1 else "the command line cannot be read"
+    if first.endswith(":") and len(lines) > 3:  # a heading over what is missing
+        first = f"{first} {lines[2]} {lines[3]}"
     # An error of ours, raised while tyro filled a section, says everything by itself.
     ours = first.partition(": ")[2] if first.startswith("Error parsing settings") else first
     near = [line.split()[0].rstrip(",") for line in lines[2:] if line.startswith("--")]

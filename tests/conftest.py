@@ -10,7 +10,9 @@ import pytest
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only; must come before Ray is imported
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15, starting processes takes ages on a busy machine
+os.environ.setdefault(
+    "RAY_worker_niceness", "0"
+)  # at Ray's 15, starting processes takes ages on a busy machine
 
 
 @pytest.fixture(scope="session")

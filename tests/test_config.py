@@ -3,7 +3,6 @@ import dataclasses
 import pytest
 
 from distributed_maddpg.config import (
-    PRESETS,
     AlgorithmConfig,
     EnvConfig,
     ExplorationConfig,
@@ -11,6 +10,7 @@ from distributed_maddpg.config import (
     PacingConfig,
 )
 from distributed_maddpg.errors import BadInput
+from distributed_maddpg.presets import PRESETS
 from distributed_maddpg.types import EnvSpec
 
 SPEC = EnvSpec(("adversary_0", "agent_0", "agent_1"), (8, 10, 10), (5,) * 3, ("continuous",) * 3)

@@ -150,6 +150,14 @@ def test_a_step_over_several_intervals_is_due_once():
     assert [counts.evaluation_due(), counts.evaluation_due()] == [True, False]
 
 
+def test_no_evaluation_is_due_at_the_end_which_has_its_own():
+    counts = pacer(evaluation_interval_env_steps=500)
+    collect(counts, 500)
+    assert counts.evaluation_due()
+    collect(counts, 500)
+    assert not counts.evaluation_due()
+
+
 def test_an_interval_of_zero_is_never_due():
     counts = pacer(evaluation_interval_env_steps=0, checkpoint_interval_env_steps=0)
     collect(counts, 1000)

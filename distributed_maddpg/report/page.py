@@ -26,7 +26,9 @@ def write_report(run_dir: Path) -> Path:
     import plotly.graph_objects as go  # noqa: PLC0415
     from plotly.io import to_html  # noqa: PLC0415
 
-    metrics, returns = _read(run_dir / "metrics.csv"), _read(run_dir / "returns.csv")
+    metrics = _read(run_dir / "metrics.csv")
+    # A run interrupted before its first evaluation has no returns yet.
+    returns = _read(run_dir / "returns.csv") if (run_dir / "returns.csv").exists() else {"env_steps": []}
     if not metrics["num_env_steps_sampled_lifetime"]:
         raise BadInput("run_dir", str(run_dir), "holds no metrics yet; train first")
     figures = [figure for figure in (*_evaluation_figures(returns), *_training_figures(metrics)) if figure]

@@ -1,0 +1,310 @@
+"""The batched update against a plain one: a network, an optimiser and a loop per agent."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from distributed_maddpg.algo.maddpg import METRICS, MADDPGUpdate
+from distributed_maddpg.config import AlgorithmConfig
+from distributed_maddpg.types import EnvSpec
+
+CPU = torch.device("cpu")
+NAMES = ("red_0", "blue_0", "blue_1")
+CONTINUOUS = EnvSpec(NAMES, (3, 2, 4), (2, 3, 1), ("continuous",) * 3)
+DISCRETE = EnvSpec(NAMES, (3, 2, 4), (2, 3, 4), ("discrete",) * 3)
+MIXED = EnvSpec(NAMES, (3, 2, 4), (2, 3, 1), ("continuous", "discrete", "continuous"))
+EVEN = EnvSpec(NAMES, (3, 3, 3), (2, 2, 2), ("continuous",) * 3)
+SMALL = AlgorithmConfig(
+    policy_hidden_sizes=(7, 5), critic_hidden_sizes=(8,), regulariser_weight=0.1, max_grad_norm=0.05, tau=0.1
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Use no thread pool: on networks this small it only costs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def double():
+    """Compute in float64, so that a comparison can be strict where Adam divides by tiny gradients."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def make_batch(spec, size=16, seed=0):
+    generator, layout = torch.Generator().manual_seed(seed), spec.transitions
+    batch = torch.randn(size, layout.width, generator=generator)
+    for columns, count, kind in zip(layout.actions, spec.action_sizes, spec.action_types, strict=True):
+        draws = torch.rand(size, count, generator=generator)
+        batch[:, columns] = one_hot(draws) if kind == "discrete" else draws
+    batch[:, layout.terminated] = (torch.rand(size, 3, generator=generator) < 0.3).to(batch.dtype)
+    return batch
+
+
+def one_hot(values):
+    return nn.functional.one_hot(values.argmax(-1), values.shape[-1]).to(values.dtype)
+
+
+class PlainAgent:
+    """One agent's networks as torch's own layers, started from its rows of a MADDPGUpdate."""
+
+    def __init__(self, update, agent, config, spec):
+        self.policy = perceptron(
+            update.policy, agent, spec.observation_sizes[agent], spec.action_sizes[agent]
+        )
+        self.critic = perceptron(update.critic, agent, spec.transitions.joint.stop, 1)
+        self.target_policy, self.target_critic = copy.deepcopy(self.policy), copy.deepcopy(self.critic)
+        self.policy_optimiser = torch.optim.Adam(self.policy.parameters(), config.actor_lr)
+        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), config.critic_lr)
+
+
+def perceptron(stack, agent, width_in, width_out):
+    modules, last = [], len(stack.layers) - 1
+    for depth, (weight, bias) in enumerate(stack.layers):
+        weight, bias = weight[agent].detach().clone(), bias[agent, 0].detach().clone()
+        weight = weight[:width_in] if depth == 0 else weight
+        weight, bias = (weight[:, :width_out], bias[:width_out]) if depth == last else (weight, bias)
+        layer = nn.Linear(*weight.shape)
+        layer.weight.data, layer.bias.data = weight.T.contiguous(), bias
+        modules += [layer, nn.ReLU()]
+    return nn.Sequential(*modules[:-1])
+
+
+class PlainUpdate:
+    """Algorithm 1 of the paper, agent after agent; its noise is drawn as the batched update draws its own."""
+
+    def __init__(self, update, config, spec):
+        self.config, self.spec = config, spec
+        self.agents = [PlainAgent(update, i, config, spec) for i in range(3)]
+        self.generator = torch.Generator()
+        self.generator.set_state(update.generator.get_state())
+
+    def __call__(self, batch):
+        layout, config, spec = self.spec.transitions, self.config, self.spec
+        discrete = [kind == "discrete" for kind in spec.action_types]
+        next_logits = [a.target_policy(batch[:, layout.next_obs[i]]) for i, a in enumerate(self.agents)]
+        next_actions = self.randomised(self.sample(next_logits, discrete))
+        next_joint = torch.cat([batch[:, columns] for columns in layout.next_obs] + next_actions, 1)
+        metrics = [self.critic_step(i, batch, next_joint.detach()) for i in range(3)]
+        logits = [a.policy(batch[:, layout.obs[i]]) for i, a in enumerate(self.agents)]
+        actions = self.sample(logits, [own and config.straight_through for own in discrete])
+        others = [batch[:, columns] for columns in layout.actions]
+        if config.other_actions == "current":
+            others = self.randomised([action.detach() for action in actions])
+        for i in range(3):
+            metrics[i] += self.policy_step(i, batch, logits[i], actions[i], others)
+        for a in self.agents:
+            polyak(a.policy, a.target_policy, config.tau)
+            polyak(a.critic, a.target_critic, config.tau)
+        return torch.tensor(metrics).T[[0, 3, 1, 2, 4]]
+
+    def critic_step(self, i, batch, next_joint):
+        layout, agent = self.spec.transitions, self.agents[i]
+        reward, ended = batch[:, layout.rewards.start + i], batch[:, layout.terminated.start + i]
+        with torch.no_grad():
+            next_q = agent.target_critic(self.seen(i, next_joint)).squeeze(1)
+            target = reward + torch.where(ended > 0, 0.0, self.config.gamma * next_q)
+        q = agent.critic(self.seen(i, batch[:, layout.joint])).squeeze(1)
+        loss = nn.functional.mse_loss(q, target)
+        norm = self.step(agent.critic, agent.critic_optimiser, loss)
+        return [loss.item(), q.mean().item(), norm]
+
+    def policy_step(self, i, batch, logits, action, others):
+        layout, agent = self.spec.transitions, self.agents[i]
+        joint = [batch[:, columns] for columns in layout.obs] + [*others[:i], action, *others[i + 1 :]]
+        q = agent.critic(self.seen(i, torch.cat(joint, 1)))
+        small = logits if self.config.regulariser == "logits" else action
+        loss = self.config.regulariser_weight * (small**2).mean() - q.mean()
+        return [loss.item(), self.step(agent.policy, agent.policy_optimiser, loss)]
+
+    def step(self, network, optimiser, loss):
+        optimiser.zero_grad()
+        loss.backward(retain_graph=True)
+        limit = self.config.max_grad_norm or float("inf")
+        norm = nn.utils.clip_grad_norm_(network.parameters(), limit).item()
+        optimiser.step()
+        return norm
+
+    def seen(self, i, joint):
+        if self.config.per_agent(self.spec)[i] == "maddpg":
+            return joint
+        kept = torch.zeros_like(joint)
+        for columns in (self.spec.transitions.obs[i], self.spec.transitions.actions[i]):
+            kept[:, columns] = joint[:, columns]
+        return kept
+
+    def sample(self, logits, hard):
+        heads, width = self.config.heads(self.spec), max(self.spec.action_sizes)
+        noise = torch.zeros(3, len(logits[0]), width)
+        if "gumbel" in heads:
+            noise = -torch.empty_like(noise).exponential_(generator=self.generator).log()
+        actions = []
+        for i, own in enumerate(logits):
+            if heads[i] == "sigmoid":
+                actions.append(torch.sigmoid(own))
+                continue
+            relaxed = torch.softmax((own + noise[i, :, : own.shape[1]]) / self.config.temperature, 1)
+            actions.append(one_hot(relaxed) + relaxed - relaxed.detach() if hard[i] else relaxed)
+        return actions
+
+    def randomised(self, actions):
+        probability, rows = self.config.random_action_rows, len(actions[0])
+        if probability == 0:
+            return actions
+        chosen = torch.rand(3, rows, 1, generator=self.generator) < probability
+        uniform = torch.rand(3, rows, max(self.spec.action_sizes), generator=self.generator)
+        result = []
+        for i, (action, kind) in enumerate(zip(actions, self.spec.action_types, strict=True)):
+            own = uniform[i, :, : action.shape[1]]
+            result.append(torch.where(chosen[i], one_hot(own) if kind == "discrete" else own, action))
+        return result
+
+
+def polyak(online, target, tau):
+    with torch.no_grad():
+        for new, old in zip(online.parameters(), target.parameters(), strict=True):
+            old.copy_(tau * new + (1 - tau) * old)
+
+
+CASES = {
+    "sigmoid": (CONTINUOUS, {}),
+    "equal_sizes": (EVEN, {}),
+    "no_clipping": (CONTINUOUS, {"max_grad_norm": 0.0}),
+    "gumbel_head": (CONTINUOUS, {"policy_head": "gumbel", "temperature": 0.7}),
+    "discrete_straight_through": (DISCRETE, {}),
+    "discrete_relaxed": (DISCRETE, {"straight_through": False}),
+    "mixed": (MIXED, {}),
+    "mixed_gumbel": (MIXED, {"policy_head": "gumbel", "other_actions": "current"}),
+    "current_others": (CONTINUOUS, {"other_actions": "current"}),
+    "actions_regularised": (CONTINUOUS, {"regulariser": "actions"}),
+    "discrete_actions_regularised": (DISCRETE, {"regulariser": "actions"}),
+    "ddpg": (CONTINUOUS, {"name": "ddpg"}),
+    "ddpg_team": (MIXED, {"team_overrides": {"blue": "ddpg"}, "other_actions": "current"}),
+    "maddpg_team": (CONTINUOUS, {"name": "ddpg", "team_overrides": {"red": "maddpg"}}),
+    "random_rows": (CONTINUOUS, {"random_action_rows": 0.4}),
+    "random_rows_current": (MIXED, {"random_action_rows": 0.4, "other_actions": "current"}),
+    "random_rows_discrete": (DISCRETE, {"random_action_rows": 1.0, "other_actions": "current"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_batched_update_equals_one_network_and_optimiser_per_agent(case, double):
+    spec, changes = CASES[case]
+    config = replace(SMALL, **changes)
+    update = MADDPGUpdate(config, spec, CPU, seed=1)
+    plain = PlainUpdate(update, config, spec)
+    for seed in range(3):
+        batch = make_batch(spec, seed=seed)
+        assert torch.allclose(update(batch), plain(batch), rtol=1e-6, atol=1e-9)
+    for agent, own in enumerate(plain.agents):
+        for name in ("policy", "target_policy", "critic", "target_critic"):
+            rebuilt = perceptron(getattr(update, name), agent, *ends(spec, agent, name))
+            for got, expected in zip(rebuilt.parameters(), getattr(own, name).parameters(), strict=True):
+                assert torch.allclose(got, expected, rtol=0, atol=1e-8), (agent, name)
+
+
+def ends(spec, agent, name):
+    if "critic" in name:
+        return spec.transitions.joint.stop, 1
+    return spec.observation_sizes[agent], spec.action_sizes[agent]
+
+
+def weights(update):
+    parts = (update.policy, update.critic, update.target_policy, update.target_critic)
+    return torch.cat([part.flat.flatten() for part in parts])
+
+
+def trained(spec=CONTINUOUS, seed=1, updates=3, **changes):
+    update = MADDPGUpdate(replace(SMALL, **changes), spec, CPU, seed)
+    for k in range(updates):
+        update(make_batch(spec, seed=k))
+    return update
+
+
+@pytest.mark.parametrize("spec", [CONTINUOUS, DISCRETE])
+def test_the_seed_decides_every_bit(spec):
+    first, again, other = (weights(trained(spec, seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_padded_parameters_never_move_and_never_matter():
+    clean, dirty = trained(updates=0), trained(updates=0)
+    layers = {"policy": dirty.policy.layers, "target_policy": dirty.target_policy.layers}
+    for first, last in ((of[0][0].detach(), of[-1]) for of in layers.values()):
+        for agent in range(3):
+            first[agent, CONTINUOUS.observation_sizes[agent] :] = 50.0
+            last[0].detach()[agent, :, CONTINUOUS.action_sizes[agent] :] = 50.0
+            last[1].detach()[agent, :, CONTINUOUS.action_sizes[agent] :] = 50.0
+    padding = dirty.policy.flat == 50.0
+    for _ in range(3):
+        assert torch.equal(clean(make_batch(CONTINUOUS)), dirty(make_batch(CONTINUOUS)))
+    assert (dirty.policy.flat[padding] == 50.0).all()
+    assert padding.sum() == 7 * (1 + 2) + 6 * (1 + 2)
+    assert torch.equal(clean.policy.flat[~padding], dirty.policy.flat[~padding])
+    assert torch.equal(clean.critic.flat, dirty.critic.flat)
+
+
+def test_gradients_are_clipped_agent_by_agent():
+    spec, update = CONTINUOUS, trained(updates=0)
+    batch = make_batch(spec)
+    batch[:, spec.transitions.rewards.start] *= 100.0
+    norms = update(batch)[METRICS.index("critic_grad_norm")]
+    left = update.critic.grad.norm(dim=1)
+    assert norms[0] > 10 * norms[1] > 10 * 0.05
+    assert torch.allclose(left, torch.full((3,), 0.05), rtol=1e-3)
+
+
+def test_a_gradient_below_the_limit_is_left_alone():
+    update = trained(updates=0, max_grad_norm=1e6)
+    norms = update(make_batch(CONTINUOUS))[METRICS.index("critic_grad_norm")]
+    assert torch.allclose(update.critic.grad.norm(dim=1), norms)
+
+
+def test_a_ddpg_agent_learns_the_same_whatever_the_others_see_and_do():
+    spec, layout = CONTINUOUS, CONTINUOUS.transitions
+    one, two = (trained(updates=0, team_overrides={"red": "ddpg"}) for _ in range(2))
+    batch = make_batch(spec)
+    other = batch.clone()
+    for agent in (1, 2):
+        for columns in (layout.obs[agent], layout.actions[agent], layout.next_obs[agent]):
+            other[:, columns] = torch.rand(batch[:, columns].shape)
+    one(batch), two(other)
+    assert torch.allclose(one.critic.flat[0], two.critic.flat[0], atol=1e-6)
+    assert torch.allclose(one.policy.flat[0], two.policy.flat[0], atol=1e-6)
+    assert not torch.allclose(one.critic.flat[1], two.critic.flat[1], atol=1e-4)
+
+
+def test_only_termination_cuts_the_bootstrap():
+    spec, update = CONTINUOUS, trained(updates=0)
+    batch = make_batch(spec)
+    batch[:, spec.transitions.rewards] = 3.0
+    batch[:, spec.transitions.terminated] = 1.0
+    update.target_critic.flat.fill_(10.0)
+    q = update.critic(batch[:, spec.transitions.joint]).detach()
+    loss = update(batch)[METRICS.index("critic_loss")]
+    assert torch.allclose(loss, ((q - 3.0) ** 2).mean(dim=1))
+
+
+def test_targets_move_by_tau():
+    update = trained(updates=0, tau=0.25)
+    before = update.target_critic.flat.clone()
+    update(make_batch(CONTINUOUS))
+    expected = 0.25 * update.critic.flat + 0.75 * before
+    assert torch.allclose(update.target_critic.flat, expected, atol=1e-7)
+
+
+def test_one_critic_update_lowers_the_loss_on_the_same_batch():
+    update, batch = trained(updates=0, critic_lr=1e-3, max_grad_norm=0.0), make_batch(CONTINUOUS)
+    first = update(batch)[0]
+    for _ in range(20):
+        last = update(batch)[0]
+    assert (last < first).all()

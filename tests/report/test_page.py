@@ -1,0 +1,93 @@
+import json
+import re
+
+import pytest
+
+from distributed_maddpg.errors import BadInput
+from distributed_maddpg.report.page import moving_average, write_report
+
+METRICS = """num_env_steps_sampled_lifetime,env_runners/agent_episode_returns_mean/red_0,\
+learners/red_0/critic_loss,env_steps_per_s,updates_per_s
+100,nan,0.5,20,2
+200,-3.5,0.25,30,3
+"""
+RETURNS = """env_steps,updates,episodes,red_0,success_coverage
+100,1,20,-3.0,10
+200,11,20,-1.0,35
+"""
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    folder = tmp_path / "a <run>"
+    folder.mkdir()
+    (folder / "metrics.csv").write_text(METRICS)
+    (folder / "returns.csv").write_text(RETURNS)
+    return folder
+
+
+def test_the_moving_average_by_value():
+    assert moving_average([3.0, 5.0, 10.0, 0.0], 3) == [3.0, 4.0, 6.0, 5.0]
+    assert moving_average([], 3) == []
+
+
+def test_the_default_window_is_nine():
+    assert moving_average([float(k) for k in range(20)])[-1] == 15.0
+
+
+def test_the_page_holds_the_curves_and_needs_no_network(run_dir):
+    path = write_report(run_dir)
+    page = path.read_text()
+    assert path == run_dir / "report.html"
+    for title in ("Greedy return per episode", "Success in the last frame", "Critic loss"):
+        assert title in page
+    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']https?:", page)
+    assert page.count("<html") == 1
+
+
+def test_curves_carry_the_smoothed_and_the_raw_values(run_dir):
+    page = write_report(run_dir).read_text()
+    assert re.search(r'"name":"red_0","x":\[100\.0,200\.0\],"y":\[-3\.0,-2\.0\]', page)
+    assert re.search(r'"name":"red_0, unsmoothed"[^}]*"y":\[-3\.0,-1\.0\]', page)
+    assert re.search(r'"name":"coverage"[^}]*"y":\[10\.0,35\.0\]', page)
+
+
+def test_the_folders_name_is_escaped(run_dir):
+    page = write_report(run_dir).read_text()
+    assert "<h1>a &lt;run&gt;</h1>" in page
+
+
+def test_the_summary_is_shown_where_there_is_one(run_dir):
+    summary = {
+        "env_steps": 2000, "env_steps_per_s": 50.0, "updates": 11, "updates_per_s": 2.0,
+        "weights_digest": "ab" * 32, "evaluation": {"success": {"coverage": 35.0}},
+    }  # fmt: skip
+    (run_dir / "summary.json").write_text(json.dumps(summary))
+    page = write_report(run_dir).read_text()
+    assert "2,000 (50/s)" in page
+    assert "greedy success, coverage</th><td>35.0 %" in page
+
+
+def test_a_run_without_evaluations_yet_has_a_page(run_dir):
+    (run_dir / "returns.csv").unlink()
+    page = write_report(run_dir).read_text()
+    assert "Critic loss" in page
+    assert "Greedy return" not in page
+
+
+def test_a_page_is_replaced_and_leaves_no_draft(run_dir):
+    (run_dir / "report.html").write_text("old")
+    assert write_report(run_dir).read_text() != "old"
+    assert sorted(path.name for path in run_dir.iterdir()) == ["metrics.csv", "report.html", "returns.csv"]
+
+
+@pytest.mark.parametrize("text", ["", METRICS.splitlines()[0] + "\n"])
+def test_a_run_without_metrics_is_refused(run_dir, text):
+    (run_dir / "metrics.csv").write_text(text)
+    with pytest.raises(BadInput, match="holds no metrics yet; train first"):
+        write_report(run_dir)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"holds no run \(metrics.csv: No such file"):
+        write_report(tmp_path)

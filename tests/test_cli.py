@@ -1,0 +1,259 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from distributed_maddpg import __version__
+from distributed_maddpg.cli import main
+
+TINY = [
+    *("--num-workers", "0", "--learner.device", "cpu", "--env.kwargs", "max_cycles", "5"),
+    *("--rollout.num-envs", "4", "--rollout.fragment-steps", "5", "--learner.batch-size", "16"),
+    *("--algorithm.policy-hidden-sizes", "8", "--algorithm.critic-hidden-sizes", "8"),
+    *("--replay.capacity", "1000", "--pacing.learning-starts", "40", "--pacing.env-steps-per-update", "10"),
+    *("--pacing.total-env-steps", "200", "--pacing.report-interval-env-steps", "100"),
+    *("--pacing.evaluation-interval-env-steps", "100", "--pacing.checkpoint-interval-env-steps", "100"),
+    *("--evaluation.episodes", "3", "--evaluation.final-episodes", "4"),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Return a finished run's folder; tests must leave it as it is."""
+    run_dir = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", *TINY, "--run-dir", str(run_dir)]) == 0
+    return run_dir
+
+
+def refused(arguments, capsys, code=2):
+    """Run a command that must fail; return its only line on stderr."""
+    assert main(arguments) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+BAD = {
+    "unknown command": (["trian"], "command = 'trian': did you mean 'train'?"),
+    "unknown option": (["train", "--learner.batchsize", "8"], "did you mean --learner.batch-size"),
+    "unknown environment": (
+        ["train", "--env.id", "mpe2.simple_spred_v3"],
+        "env.id = 'mpe2.simple_spred_v3': there is no such environment, did you mean 'mpe2.simple_spread_v3'",
+    ),
+    "no agents": (["train", "--env.kwargs", "N", "0"], "N = 0"),
+    "unknown environment argument": (["train", "--env.kwargs", "max_cycle", "9"], "max_cycle"),
+    "negative rate": (
+        ["train", "--algorithm.actor-lr", "-0.1"],
+        "algorithm.actor_lr = -0.1: must be a positive",
+    ),
+    "not a number": (["train", "--seed", "x"], "--seed"),
+    "unknown choice": (["train", "--algorithm.name", "matd3"], "--algorithm.name"),
+    "batch above capacity": (
+        ["train", "--replay.capacity", "20000", "--learner.batch-size", "30000"],
+        "learner.batch_size = 30000: is more than replay.capacity (20000)",
+    ),
+    "more replay than memory": (
+        ["train", "--num-workers", "0", "--replay.capacity", str(10**13)],
+        "replay.capacity = 10000000000000: needs",
+    ),
+    "unknown preset": (["train", "--preset", "notbook"], "preset = 'notbook': did you mean 'notebook'?"),
+    "missing preset name": (["train", "--preset"], "--preset"),
+    "missing configuration": (
+        ["train", "--config", "none.toml"],
+        "config = 'none.toml': cannot be read (No such file",
+    ),
+    "no episodes": (["evaluate", "x", "--episodes", "0"], "episodes = 0: must be at least 1"),
+    "negative seed": (["evaluate", "x", "--seed", "-1"], "seed = -1"),
+    "no checkpoint named": (["evaluate"], "checkpoint"),
+    "no run": (["report", "nowhere"], "run_dir = 'nowhere': holds no run"),
+    "noise without a head": (
+        ["train", "--exploration.kind", "ou"],
+        "exploration.kind = 'ou': needs a sigmoid",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(case, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments, message = BAD[case]
+    assert message.lower() in refused(arguments, capsys).lower()
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_unknown_key_in_a_file_is_named(capsys, tmp_path):
+    (tmp_path / "c.toml").write_text("[learner]\nbach_size = 8\n")
+    line = refused(["train", "--config", str(tmp_path / "c.toml")], capsys)
+    assert "learner.bach_size = 8: no such setting; did you mean 'batch_size'?" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_refused(capsys, tmp_path):
+    arguments = ["train", "--num-workers", "0", "--learner.device", "cuda", "--run-dir", str(tmp_path / "x")]
+    assert "learner.device = 'cuda': torch sees no GPU" in refused(arguments, capsys)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_that_holds_a_run_is_refused(run, capsys):
+    line = refused(["train", *TINY, "--run-dir", str(run)], capsys)
+    assert f"already holds a run; continue it with --resume {run}" in line
+
+
+def test_a_folder_that_is_a_file_is_refused(capsys, tmp_path):
+    (tmp_path / "x").write_text("")
+    assert "is a file; name a folder" in refused(["train", *TINY, "--run-dir", str(tmp_path / "x")], capsys)
+
+
+@pytest.mark.parametrize("arguments", [["evaluate", "nowhere"], ["train", "--resume", "nowhere"]])
+def test_a_missing_checkpoint_is_exit_code_3(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "nowhere" in refused(arguments, capsys, code=3)
+
+
+def test_a_damaged_checkpoint_is_exit_code_3(run, capsys, tmp_path):
+    (tmp_path / "manifest.json").write_text("{")
+    assert "is not valid JSON" in refused(["evaluate", str(tmp_path)], capsys, code=3)
+
+
+def test_help_and_version(capsys):
+    assert main(["--help"]) == 0
+    assert "distributed-maddpg COMMAND" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+    assert main([]) == 2
+    assert "distributed-maddpg COMMAND" in capsys.readouterr().err
+
+
+def test_a_commands_help_shows_every_setting_with_its_text(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--learner.batch-size" in shown
+    assert "Transitions per update." in shown
+
+
+def test_training_prints_one_json_object_and_leaves_every_file(capsys, tmp_path):
+    assert main(["train", *TINY, "--run-dir", str(tmp_path / "run"), "--json"]) == 0
+    captured = capsys.readouterr()
+    summary = json.loads(captured.out)
+    assert captured.out.count("\n") == 1
+    assert (summary["finished"], summary["env_steps"], summary["updates"]) == (True, 200, 17)
+    assert summary["evaluation"]["episodes"] == 4
+    assert len(summary["weights_digest"]) == 64
+    assert all(os.path.exists(path) for path in summary["files"].values())
+    assert "100 %" in captured.err
+
+
+def test_a_run_folder_is_complete(run):
+    names = {path.name for path in run.iterdir() if not path.name.startswith("events.out.tfevents")}
+    assert names >= {
+        "config.toml",
+        "metrics.csv",
+        "returns.csv",
+        "checkpoints",
+        "report.html",
+        "summary.json",
+    }
+    assert not [name for name in names if name.startswith(".")]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_100", "step_200"]
+    assert any(path.name.startswith("events.out.tfevents") for path in run.iterdir())
+
+
+def column(path, name):
+    with path.open(newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file)]
+
+
+def test_curves_have_one_row_per_report_and_per_evaluation(run):
+    assert column(run / "metrics.csv", "num_env_steps_sampled_lifetime") == [100, 200]
+    assert column(run / "metrics.csv", "num_updates_lifetime") == [7, 17]
+    assert column(run / "returns.csv", "env_steps") == [100, 200]
+    assert column(run / "returns.csv", "episodes") == [3, 4]
+    assert all(rate >= 0 for rate in column(run / "returns.csv", "success_coverage"))
+
+
+def test_a_runs_settings_repeat_it(run, tmp_path):
+    again = tmp_path / "again"
+    assert main(["train", "--config", str(run / "config.toml"), "--run-dir", str(again)]) == 0
+    first, second = (json.loads((folder / "summary.json").read_text()) for folder in (run, again))
+    assert first["weights_digest"] == second["weights_digest"]
+
+
+def test_evaluate_gives_the_same_numbers_for_the_same_seed(run, capsys):
+    cards = []
+    for seed in ("3", "3", "4"):
+        assert main(["evaluate", str(run), "--episodes", "6", "--seed", seed, "--json"]) == 0
+        cards.append(json.loads(capsys.readouterr().out))
+    assert cards[0] == cards[1]
+    assert cards[0]["agent_episode_returns_mean"] != cards[2]["agent_episode_returns_mean"]
+    assert cards[0]["checkpoint"].endswith("step_200")
+    assert cards[0]["episodes"] == 6
+    assert set(cards[0]["success"]) == {"agents", "adversary", "coverage"}
+    assert set(cards[0]["success_by_eps"]["0.4"]) == {"agents", "adversary", "coverage"}
+
+
+def test_evaluate_shows_a_table_on_stderr(run, capsys):
+    assert main(["evaluate", str(run / "checkpoints" / "step_100"), "--episodes", "2"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "greedy returns" in captured.err
+
+
+def test_resume_continues_counts_and_curves(capsys, tmp_path):
+    run_dir = tmp_path / "run"
+    assert main(["train", *TINY, "--run-dir", str(run_dir)]) == 0
+    resumed = ["train", "--resume", str(run_dir), "--pacing.total-env-steps", "400", "--json"]
+    capsys.readouterr()
+    assert main(resumed) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["env_steps"], summary["updates"]) == (400, 17 + 1 + (200 - 40) // 10)
+    assert column(run_dir / "metrics.csv", "num_env_steps_sampled_lifetime") == [100, 200, 300, 400]
+    assert column(run_dir / "returns.csv", "env_steps") == [100, 200, 300, 400]
+    assert (run_dir / "checkpoints" / "step_400").is_dir()
+
+
+def test_report_writes_the_page_anew(run, capsys):
+    before = (run / "report.html").read_bytes()
+    assert main(["report", str(run)]) == 0
+    assert capsys.readouterr().out == f"{run / 'report.html'}\n"
+    assert abs(len((run / "report.html").read_bytes()) - len(before)) < 1000
+
+
+def test_an_interrupt_ends_a_run_with_a_checkpoint_and_the_command_to_go_on(tmp_path):
+    run_dir = tmp_path / "run"
+    endless = ["--pacing.total-env-steps", "1000000000", "--pacing.evaluation-interval-env-steps", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "distributed_maddpg",
+        "train",
+        *TINY,
+        *endless,
+        "--run-dir",
+        str(run_dir),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not (run_dir / "metrics.csv").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (0, ""), err
+    assert f"train --resume {run_dir}" in err.replace("\n", "")
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert (summary["interrupted"], summary["finished"]) == (True, False)
+    assert (run_dir / "checkpoints" / f"step_{summary['env_steps']}" / "manifest.json").exists()
+    assert (run_dir / "report.html").exists()

@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+
+from distributed_maddpg import evaluation
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import env_spec, make_vector_env
+from distributed_maddpg.envs.base import StepResult
+from distributed_maddpg.errors import TrainingError
+from distributed_maddpg.evaluation import Evaluation, Scorecard, evaluate, evaluate_weights, success_rates
+from distributed_maddpg.types import EpisodeReport, policy_layout
+
+
+class UnevenEnv:
+    """Copy e plays episodes of e + 1 steps; agent i earns i + 1 + 10 e in each."""
+
+    agents = ("adversary_0", "agent_0")
+
+    def __init__(self, num_envs):
+        self.num_envs, self.steps = num_envs, np.zeros(num_envs, np.int64)
+
+    def reset(self):
+        return (np.zeros((self.num_envs, 1), np.float32),) * 2
+
+    def step(self, actions):
+        assert actions == "acted"
+        self.steps += 1
+        ended = self.steps % (np.arange(self.num_envs) + 1) == 0
+        rewards = np.where(ended, 10.0 * np.arange(self.num_envs), 0)[:, None] + ended[:, None] * [[1.0, 2.0]]
+        terminated, obs = np.zeros((self.num_envs, 2), bool), self.reset()
+        return StepResult(obs, rewards.astype(np.float32), terminated, ended, obs)
+
+    def final_distances(self):
+        return None
+
+
+def play(num_envs, num_episodes):
+    return evaluate(UnevenEnv(num_envs), lambda obs: "acted", num_episodes)
+
+
+def test_each_copy_plays_its_share_whatever_the_lengths():
+    card = play(num_envs=3, num_episodes=8)
+    assert sorted(card.episodes.lengths.tolist()) == [1, 1, 1, 2, 2, 2, 3, 3]
+    assert card.env_steps == 15
+    assert sorted(card.episodes.returns.tolist()) == [[1, 2]] * 3 + [[11, 12]] * 3 + [[21, 22]] * 2
+
+
+@pytest.mark.parametrize(("num_envs", "num_episodes"), [(1, 1), (1, 5), (4, 4), (4, 3), (3, 100)])
+def test_exactly_the_asked_number_of_episodes_counts(num_envs, num_episodes):
+    card = play(num_envs, num_episodes)
+    assert len(card.episodes.lengths) == num_episodes
+    shares = np.bincount(card.episodes.lengths, minlength=num_envs + 1)[1:]
+    assert shares.max() - shares.min() <= 1
+
+
+def test_a_card_is_the_mean_and_spread_of_the_returns():
+    returns = np.array([[1.0, 10.0], [3.0, 20.0]])
+    report = EpisodeReport(returns, np.array([4, 6]), np.zeros((2, 2, 0), np.float32))
+    card = Scorecard(("adversary_0", "agent_0"), report, 10).to_dict()
+    assert card == {
+        "episodes": 2,
+        "episode_return_mean": 17.0,
+        "agent_episode_returns_mean": {"adversary_0": 2.0, "agent_0": 15.0},
+        "agent_episode_returns_std": {"adversary_0": 1.0, "agent_0": 5.0},
+        "episode_len_mean": 5.0,
+    }
+
+
+DISTANCES = np.array(
+    [  # [episode][adversary, good, good][goal, other landmark]
+        [[0.3, 1.0], [0.1, 1.0], [1.0, 0.2]],  # all reached
+        [[0.5, 1.0], [0.3, 0.3], [1.0, 1.0]],  # one good agent covers both landmarks
+        [[0.1, 1.0], [0.5, 0.1], [0.6, 0.1]],  # the goal is covered by nobody
+        [[0.4, 0.1], [0.4, 1.0], [0.39, 1.0]],  # the bound itself is not within
+    ],
+    np.float32,
+)
+
+
+def test_success_rates_by_hand():
+    assert success_rates(DISTANCES, 0.4) == {"agents": 75.0, "adversary": 50.0, "coverage": 50.0}
+    assert success_rates(DISTANCES, 0.2) == {"agents": 25.0, "adversary": 25.0, "coverage": 0.0}
+    assert success_rates(DISTANCES, 2.0) == {"agents": 100.0, "adversary": 100.0, "coverage": 100.0}
+
+
+def test_success_stands_in_the_card_where_distances_are_known():
+    report = EpisodeReport(np.zeros((4, 3)), np.full(4, 25), DISTANCES)
+    card = Scorecard(("adversary_0", "agent_0", "agent_1"), report, 100).to_dict()
+    assert card["success"] == card["success_by_eps"]["0.4"] == success_rates(DISTANCES, 0.4)
+    assert list(card["success_by_eps"]) == [f"{k / 10}" for k in range(1, 11)]
+    assert card["eps"] == 0.4
+
+
+def test_an_evaluation_names_its_moment():
+    report = EpisodeReport(np.ones((1, 1)), np.ones(1, np.int64), np.zeros((1, 1, 0), np.float32))
+    row = Evaluation(500, 7, Scorecard(("a_0",), report, 1)).to_dict()
+    assert (row["num_env_steps"], row["num_updates"], row["episodes"]) == (500, 7, 1)
+
+
+def test_an_environment_that_never_ends_is_given_up(monkeypatch):
+    monkeypatch.setattr(evaluation, "_LONGEST_EPISODE", 50)
+    env = make_vector_env("tests.envs.counting:parallel_env", 1, 0, max_cycles=1000)
+    with pytest.raises(TrainingError, match="no episode ended within 50 steps"):
+        evaluate(env, lambda obs: [np.zeros(1, np.int64)] * 2, 1)
+
+
+def scorecard(seed, episodes=7, num_envs=3):
+    config = MADDPGConfig.from_dict({"rollout": {"num_envs": num_envs}})
+    spec = env_spec(config.env.id, "auto", config.env.kwargs)
+    flat = np.zeros((3, policy_layout(spec, (64, 64)).num_parameters), np.float32)
+    return evaluate_weights(config, flat, episodes, seed).to_dict()
+
+
+def test_the_seed_decides_the_start_states():
+    assert scorecard(5) == scorecard(5)
+    assert scorecard(5) != scorecard(6)
+
+
+def test_idle_policies_stay_where_they_start():
+    config = MADDPGConfig.from_dict({"rollout": {"num_envs": 2000}})
+    spec = env_spec(config.env.id, "auto", config.env.kwargs)
+    flat = np.zeros((3, policy_layout(spec, (64, 64)).num_parameters), np.float32)
+    distances = evaluate_weights(config, flat, 2000, 0).episodes.final_distances
+    assert distances.shape == (2000, 3, 2)
+    assert distances.mean() == pytest.approx(
+        2 * 0.5214, abs=0.03
+    )  # mean distance of points in a square of side 2

@@ -1,0 +1,74 @@
+import subprocess
+import sys
+
+import pytest
+
+import distributed_maddpg
+
+NUMPY_ONLY = [
+    "distributed_maddpg.rollout",
+    "distributed_maddpg.replay",
+    "distributed_maddpg.evaluation",
+    "distributed_maddpg.pacing",
+    "distributed_maddpg.checkpoint",
+    "distributed_maddpg.metrics",
+    "distributed_maddpg.acting.joint_policy",
+    "distributed_maddpg.envs",
+    "distributed_maddpg.config",
+    "distributed_maddpg.preflight",
+    "distributed_maddpg.cli",
+]
+
+
+def loaded_after(statements):
+    """Return the top-level modules that a fresh interpreter has loaded after `statements`."""
+    script = f"{statements}\nimport sys\nprint(*(name for name in sys.modules if '.' not in name))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_stages_that_act_load_neither_torch_nor_ray():
+    assert not loaded_after(f"import {', '.join(NUMPY_ONLY)}") & {"torch", "ray"}
+
+
+def test_the_package_itself_loads_nothing_heavy():
+    loaded = loaded_after("import distributed_maddpg\nprint(distributed_maddpg.__version__)")
+    assert not loaded & {"torch", "ray", "numpy", "numba", "pydantic", "tyro", "rich", "plotly", "pettingzoo"}
+
+
+def test_the_command_line_loads_only_what_help_needs():
+    loaded = loaded_after("from distributed_maddpg.cli import main\nmain(['--version'])")
+    assert not loaded & {"torch", "ray", "numba", "plotly", "tensorboardX", "pettingzoo"}
+
+
+def test_settings_are_read_by_workers_without_pydantic():
+    assert not loaded_after("import distributed_maddpg.rollout") & {"pydantic", "tyro", "rich", "pettingzoo"}
+
+
+def test_algorithm_and_learner_do_not_load_ray_or_environments():
+    assert not loaded_after("import distributed_maddpg.learner") & {"ray", "numba", "mpe2", "pettingzoo"}
+
+
+def test_training_without_workers_does_not_load_ray():
+    loaded = loaded_after(
+        "from tests.envs.target import target_config\n"
+        "from distributed_maddpg import MADDPG\n"
+        "pacing = {'total_env_steps': 400, 'report_interval_env_steps': 400}\n"
+        "with MADDPG(target_config(pacing=pacing)) as algo:\n"
+        "    algo.train()\n"
+        "    assert algo.updates > 0\n"
+    )
+    assert "torch" in loaded
+    assert "ray" not in loaded
+
+
+def test_the_public_names():
+    assert distributed_maddpg.__all__ == ["MADDPG", "MADDPGConfig", "__version__"]
+    assert distributed_maddpg.MADDPG.__module__ == "distributed_maddpg.trainer"
+    assert distributed_maddpg.MADDPGConfig.__module__ == "distributed_maddpg.config"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'distributed_maddpg' has no attribute 'MADDPC'"):
+        _ = distributed_maddpg.MADDPC

@@ -1,0 +1,121 @@
+import csv
+import math
+
+import numpy as np
+import pytest
+
+from distributed_maddpg.metrics import CSVTable, IterationLog, TensorBoardWriter, digest, flatten
+from distributed_maddpg.types import EnvSpec, EpisodeReport, LearnerReport, RolloutReport
+
+SPEC = EnvSpec(("red_0", "blue_0"), (1, 1), (1, 1), ("continuous",) * 2)
+LOSSES = {"critic_loss": np.array([0.5, 0.25])}
+
+
+def rollout(*returns, worker=0, version=1, busy_s=2.0, blocked_push_s=0.5):
+    episodes = EpisodeReport(
+        np.array(returns, float).reshape(-1, 2), np.full(len(returns), 25), np.zeros((len(returns), 2, 0))
+    )
+    return RolloutReport(worker, 100, episodes, version, busy_s, blocked_push_s)
+
+
+def test_returns_and_losses_stand_under_their_agent():
+    log = IterationLog(SPEC, 0)
+    log.add_rollout(rollout((1, 10), (3, 30)), 1)
+    result = log.take({"num_updates_lifetime": 7}, LOSSES)
+    runners = result["env_runners"]
+    assert result["num_updates_lifetime"] == 7
+    assert runners["agent_episode_returns_mean"] == {"red_0": 2.0, "blue_0": 20.0}
+    means = [runners[f"episode_return_{name}"] for name in ("mean", "min", "max")]
+    assert means == [22.0, 11.0, 33.0]
+    assert (runners["episode_len_mean"], runners["num_episodes_lifetime"]) == (25.0, 2)
+    assert result["learners"] == {"red_0": {"critic_loss": 0.5}, "blue_0": {"critic_loss": 0.25}}
+
+
+def test_without_episodes_returns_are_nan():
+    runners = IterationLog(SPEC, 0).take({}, LOSSES)["env_runners"]
+    assert math.isnan(runners["episode_return_mean"])
+    assert all(math.isnan(value) for value in runners["agent_episode_returns_mean"].values())
+
+
+def test_timers_are_means_over_workers_and_start_anew():
+    log = IterationLog(SPEC, 2)
+    for worker in (0, 1, 1):
+        log.add_rollout(rollout(worker=worker), 1)
+    log.add_learner(LearnerReport(3, 1, 1.5, 0.25, 0.125))
+    log.add_learner(LearnerReport(3, 1, 1.5, 0.25, 0.125))
+    timers = log.take({}, LOSSES)["timers"]
+    assert (timers["rollout_busy_s"], timers["rollout_blocked_push_s"]) == (3.0, 0.75)
+    assert (timers["learner_busy_s"], timers["learner_blocked_replay_s"]) == (3.0, 0.5)
+    assert timers["learner_blocked_pacing_s"] == 0.25
+    assert set(log.take({}, LOSSES)["timers"].values()) == {0.0}
+
+
+def test_the_lag_of_the_weights_by_worker():
+    log = IterationLog(SPEC, 3)
+    for worker, version, latest in ((0, 5, 5), (0, 5, 7), (1, 1, 7), (1, 9, 7)):
+        log.add_rollout(rollout(worker=worker, version=version), latest)
+    weights = log.take({}, LOSSES)["weights"]
+    assert weights["versions_behind"] == {"worker_0": 1.0, "worker_1": 3.0, "worker_2": 0.0}
+    assert (weights["versions_behind_mean"], weights["versions_behind_max"]) == (2.0, 6)
+    assert log.take({}, LOSSES)["weights"]["versions_behind_max"] == 0
+
+
+def test_training_returns_are_means_over_the_newest_thousand_episodes():
+    log = IterationLog(SPEC, 0)
+    log.add_rollout(rollout(*[(100, 0)] * 600), 1)
+    log.take({}, LOSSES)
+    log.add_rollout(rollout(*[(1, 0)] * 600), 1)
+    assert log.take({}, LOSSES)["env_runners"]["agent_episode_returns_mean"]["red_0"] == pytest.approx(50.5)
+    log.add_rollout(rollout(*[(1, 0)] * 400), 1)
+    runners = log.take({}, LOSSES)["env_runners"]
+    assert (runners["agent_episode_returns_mean"]["red_0"], runners["num_episodes_lifetime"]) == (1.0, 1600)
+
+
+def test_flatten_joins_keys():
+    assert flatten({"a": 1, "b": {"c": 2, "d": {"e": 3}}, "f": {}}) == {"a": 1, "b/c": 2, "b/d/e": 3}
+
+
+def test_a_digest_tells_every_bit_and_the_order():
+    a, b = np.arange(4, dtype=np.float32), np.zeros(2, np.float32)
+    changed = a.copy()
+    changed[3] = np.nextafter(a[3], 9)
+    assert digest(a, b) == digest(a.copy(), b)
+    assert len({digest(a, b), digest(b, a), digest(changed, b), digest(a, -b)}) == 4
+    assert digest(np.arange(6).reshape(2, 3).T) == digest(np.arange(6).reshape(2, 3).T.copy())
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_a_table_has_its_first_rows_columns(tmp_path):
+    table = CSVTable(tmp_path / "t.csv")
+    table.add({"a": 1, "b": "x,y"})
+    table.add({"b": 2, "c": 3})
+    assert read(tmp_path / "t.csv") == [["a", "b"], ["1", "x,y"], ["", "2"]]  # before close
+    table.close()
+
+
+def test_a_table_continues_under_its_own_header(tmp_path):
+    for row in ({"a": 1, "b": 2}, {"b": 4, "a": 3}):
+        table = CSVTable(tmp_path / "t.csv")
+        table.add(row)
+        table.close()
+    assert read(tmp_path / "t.csv") == [["a", "b"], ["1", "2"], ["3", "4"]]
+
+
+def test_a_table_without_rows_leaves_no_file(tmp_path):
+    CSVTable(tmp_path / "t.csv").close()
+    assert not (tmp_path / "t.csv").exists()
+
+
+def test_tensorboard_events_hold_the_finite_numbers(tmp_path):
+    writer = TensorBoardWriter(tmp_path)
+    writer.add({"a": {"b": 1.5}, "c": math.nan, "d": "text"}, 10)
+    writer.close()
+    data = next(tmp_path.glob("events.out.tfevents*")).read_bytes()
+    assert b"a/b" in data
+    assert np.float32(1.5).tobytes() in data
+    assert b"\x01c" not in data
+    assert b"text" not in data

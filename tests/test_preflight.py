@@ -1,0 +1,50 @@
+import pytest
+
+from distributed_maddpg import preflight
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.errors import BadInput
+from distributed_maddpg.preflight import check
+
+
+def config(**values):
+    return MADDPGConfig.from_dict({"num_workers": 0, **values}, MADDPGConfig.preset("default"))
+
+
+def test_a_good_configuration_gives_the_environments_spec():
+    spec = check(config(env={"kwargs": {"N": 3}}))
+    assert spec.agents == ("adversary_0", "agent_0", "agent_1", "agent_2")
+    assert spec.observation_sizes == (12, 14, 14, 14)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"env": {"id": "nowhere.env"}}, "env.id = 'nowhere.env': there is no package 'nowhere' here"),
+        ({"env": {"kwargs": {"N": 0}}}, "N = 0"),
+        ({"env": {"kwargs": {"max_cycle": 3}}}, "max_cycle"),
+        ({"env": {"id": "mpe2.simple_tag_v3", "backend": "vectorized"}}, "env.backend = 'vectorized'"),
+        ({"algorithm": {"team_overrides": {"agents": "ddpg"}}}, "did you mean 'agent'?"),
+        ({"exploration": {"kind": "gaussian"}}, "exploration.kind = 'gaussian': needs a sigmoid policy head"),
+    ],
+)
+def test_what_does_not_fit_the_environment_is_refused_in_one_line(values, message):
+    with pytest.raises(BadInput) as error:
+        check(config(**values))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_ring_above_the_memory_is_refused_with_what_would_fit(monkeypatch):
+    monkeypatch.setattr(preflight, "_memory_bytes", lambda: 2**30)
+    fits = int(0.8 * 2**30) // (77 * 4)
+    with pytest.raises(BadInput, match=f"this machine has 1.0 GiB; at most {fits} is reasonable"):
+        check(config(replay={"capacity": 2**30 // (77 * 4) + 1}))
+    check(config(replay={"capacity": fits}))
+
+
+@pytest.mark.parametrize(("text", "limit"), [("1048576\n", 1048576), ("max\n", None), ("9" * 30, None)])
+def test_memory_is_that_of_the_container_where_it_is_less(text, limit, tmp_path, monkeypatch):
+    (tmp_path / "memory.max").write_text(text)
+    monkeypatch.setattr(preflight, "_CGROUP_LIMITS", (str(tmp_path / "none"), str(tmp_path / "memory.max")))
+    machine = preflight.os.sysconf("SC_PHYS_PAGES") * preflight.os.sysconf("SC_PAGE_SIZE")
+    assert preflight._memory_bytes() == (limit or machine)

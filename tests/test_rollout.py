@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+
+from distributed_maddpg.config import AlgorithmConfig, ExplorationConfig, MADDPGConfig
+from distributed_maddpg.envs import make_vector_env
+from distributed_maddpg.rollout import RolloutWorker, make_rollout_worker
+from distributed_maddpg.seeding import generator
+from distributed_maddpg.types import Weights, policy_layout
+
+HIDDEN = (4,)
+
+
+def make(num_envs=2, exploration=None, **kwargs):
+    """Return a worker on CountingEnv, whose observations and rewards are step numbers."""
+    env = make_vector_env("tests.envs.counting:parallel_env", num_envs, 0, **kwargs)
+    worker = RolloutWorker(
+        AlgorithmConfig(policy_hidden_sizes=HIDDEN),
+        exploration or ExplorationConfig(),
+        env,
+        np.random.default_rng(0),
+    )
+    size = policy_layout(env.spec, HIDDEN).num_parameters
+    flat = np.random.default_rng(1).normal(size=(env.spec.num_agents, size)).astype(np.float32)
+    worker.set_weights(Weights(7, 70, flat))
+    return worker, env.spec.transitions
+
+
+def split(rows, layout):
+    return {name: rows[:, getattr(layout, name)] for name in ("rewards", "terminated")} | {
+        f"{name}_{agent}": rows[:, columns]
+        for name in ("obs", "next_obs")
+        for agent, columns in enumerate(getattr(layout, name))
+    }
+
+
+@pytest.mark.parametrize("terminate", [False, True])
+def test_every_next_observation_is_one_step_on_within_and_at_the_end_of_an_episode(terminate):
+    worker, layout = make(num_agents=3, max_cycles=4, terminate=terminate)
+    rows, _ = worker.collect(11, 0)
+    part = split(rows, layout)
+    step, episode = np.arange(11) % 4, np.arange(11) // 4
+    for agent in range(3):
+        expected = np.repeat(step + 1000 * episode + 1_000_000 * agent, 2)[:, None]
+        assert (part[f"obs_{agent}"] == expected).all()
+        assert (part[f"next_obs_{agent}"] == expected + 1).all()
+        assert part[f"obs_{agent}"].shape == (22, agent + 1)
+    assert (part["rewards"] == np.repeat(step + 1, 2)[:, None]).all()
+
+
+@pytest.mark.parametrize("terminate", [False, True])
+def test_terminated_is_set_by_termination_only(terminate):
+    worker, layout = make(num_agents=2, max_cycles=4, terminate=terminate)
+    rows, _ = worker.collect(8, 0)
+    last = np.repeat(np.arange(8) % 4 == 3, 2)
+    assert (rows[:, layout.terminated] == (last & terminate)[:, None]).all()
+
+
+def test_a_fragment_continues_where_the_last_one_ended():
+    worker, layout = make(num_envs=1, max_cycles=100)
+    firsts = [worker.collect(3, 0)[0][:, layout.obs[0]].ravel().tolist() for _ in range(2)]
+    assert firsts == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_rewards_stand_in_their_agents_column():
+    env = make_vector_env("tests.envs.target:parallel_env", 2, 0)
+    algorithm = AlgorithmConfig(policy_hidden_sizes=HIDDEN)
+    worker = RolloutWorker(algorithm, ExplorationConfig("none"), env, np.random.default_rng(0))
+    size = policy_layout(env.spec, HIDDEN).num_parameters
+    worker.set_weights(Weights(1, 0, np.zeros((2, size), np.float32)))
+    rows, layout = worker.collect(5, 0)[0], env.spec.transitions
+    for agent in range(2):
+        miss = rows[:, layout.actions[agent]] - (1 - rows[:, layout.obs[agent]])
+        np.testing.assert_allclose(rows[:, layout.rewards.start + agent], -(miss**2).mean(axis=1), atol=1e-6)
+
+
+def test_packed_actions_are_what_the_environment_was_given():
+    for continuous in (True, False):
+        worker, layout = make(num_envs=1, continuous=continuous)
+        rows, _ = worker.collect(1, 0)
+        taken = worker._env.envs[0].last_actions
+        for agent, columns in enumerate(layout.actions):
+            packed, given = rows[0, columns], taken[f"counter_{agent}"]
+            np.testing.assert_array_equal(packed, given if continuous else np.eye(3)[given])
+
+
+def test_episodes_are_reported_by_value_in_the_fragment_they_end_in():
+    worker, _ = make(num_envs=2, max_cycles=4)
+    reports = [worker.collect(3, 0)[1] for _ in range(3)]
+    assert [report.lengths.tolist() for report in reports] == [[], [4, 4], [4, 4]]
+    assert reports[1].returns.tolist() == [[1 + 2 + 3 + 4.0] * 2] * 2
+    assert reports[1].final_distances.shape == (2, 2, 0)
+
+
+def test_final_distances_come_with_the_episode():
+    config = MADDPGConfig.from_dict(
+        {"rollout": {"num_envs": 3}, "env": {"kwargs": {"N": 2, "max_cycles": 2}}}
+    )
+    worker = make_rollout_worker(config, 0)
+    size = policy_layout(worker._spec, (64, 64)).num_parameters
+    worker.set_weights(Weights(1, 0, np.zeros((3, size), np.float32)))
+    rows, report = worker.collect(2, 0)
+    goal = rows[3:, worker._spec.transitions.next_obs[1]][:, :2]  # good agents see the goal first
+    np.testing.assert_allclose(report.final_distances[:, 1, 0], np.hypot(*goal.T), rtol=1e-5)
+
+
+def test_the_schedule_moves_within_a_fragment():
+    schedule = ExplorationConfig("gaussian", 0.5, 0.0, decay_env_steps=4)
+    worker, layout = make(num_envs=2, exploration=schedule, continuous=True, max_cycles=100)
+    noisy, _ = worker.collect(4, 0)
+    silent, _ = make(num_envs=2, exploration=ExplorationConfig("none"), continuous=True)[0].collect(4, 0)
+    same = (noisy[:, layout.actions[0]] == silent[:, layout.actions[0]]).all(axis=1)
+    assert same.tolist() == [False] * 4 + [True] * 4  # two copies a step: 0, 2, then 4 and 6 steps
+
+
+def test_ended_episodes_restart_the_noise():
+    schedule = ExplorationConfig("ou", 0.5, 0.0, decay_env_steps=1)
+    kinds = {"continuous": True, "max_cycles": 3}
+    noisy, _ = make(num_envs=1, exploration=schedule, **kinds)[0].collect(6, 0)
+    worker, layout = make(num_envs=1, exploration=ExplorationConfig("none"), **kinds)
+    silent, _ = worker.collect(6, 0)
+    same = (noisy[:, layout.actions[0]] == silent[:, layout.actions[0]]).all(axis=1)
+    assert same[3:].all()
+    assert not same[:3].any()
+
+
+def test_weights_carry_their_version():
+    worker, _ = make()
+    assert worker.weights_version == 7
+    config = MADDPGConfig.from_dict({"rollout": {"num_envs": 1}})
+    assert make_rollout_worker(config, 0).weights_version == -1
+
+
+def test_workers_of_a_run_differ_and_repeat():
+    config = MADDPGConfig.from_dict({"seed": 3, "rollout": {"num_envs": 2}})
+    collected = []
+    for index in (0, 0, 1):
+        worker = make_rollout_worker(config, index)
+        size = policy_layout(worker._spec, (64, 64)).num_parameters
+        worker.set_weights(Weights(1, 0, np.zeros((3, size), np.float32)))
+        collected.append(worker.collect(3, 0)[0])
+    assert np.array_equal(collected[0], collected[1])
+    assert not np.isclose(collected[0], collected[2]).all(axis=1).any()
+    assert not np.array_equal(
+        generator(3, "exploration", 0).random(3), generator(3, "exploration", 1).random(3)
+    )

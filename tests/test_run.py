@@ -1,0 +1,124 @@
+import io
+import json
+import os
+import re
+import signal
+import threading
+
+import pytest
+
+from distributed_maddpg.checkpoint import load_checkpoint
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.errors import BadInput, CheckpointError
+from distributed_maddpg.progress import Progress
+from distributed_maddpg.run import check_run_dir, default_run_dir, resumed_config, train_run
+from tests.envs.target import target_config
+
+SHORT = {
+    "rollout": {"num_envs": 4},
+    "learner": {"batch_size": 16},
+    "pacing": {
+        "total_env_steps": 320,
+        "learning_starts": 160,
+        "env_steps_per_update": 16,
+        "report_interval_env_steps": 160,
+        "checkpoint_interval_env_steps": 160,
+    },
+    "evaluation": {"episodes": 2, "final_episodes": 2},
+}
+
+
+def short(**changes):
+    return MADDPGConfig.from_dict(changes, target_config(**SHORT))
+
+
+def train(config, run_dir, resume=False):
+    return train_run(config, run_dir, resume, Progress(io.StringIO()))
+
+
+class Interrupting(Progress):
+    """Sends the run a signal after its first report."""
+
+    def __init__(self, number):
+        super().__init__(io.StringIO())
+        self.number = number
+
+    def show(self, result):
+        super().show(result)
+        os.kill(os.getpid(), self.number)
+
+
+def test_the_default_folder_has_the_presets_name_and_the_time():
+    assert re.fullmatch(r"runs/notebook-\d{8}-\d{6}", str(default_run_dir("notebook")))
+
+
+def test_a_folder_that_is_free_is_accepted(tmp_path):
+    check_run_dir(tmp_path)
+    check_run_dir(tmp_path / "new")
+
+
+def test_a_folder_with_a_run_is_refused(tmp_path):
+    (tmp_path / "config.toml").write_text("")
+    with pytest.raises(BadInput, match="already holds a run; continue it with --resume"):
+        check_run_dir(tmp_path)
+
+
+def test_a_folder_that_cannot_be_created_is_refused_before_anything_starts(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match=r"cannot be created \(Not a directory\)"):
+        train(short(), tmp_path / "file" / "run")
+
+
+def test_a_refused_configuration_leaves_no_folder(tmp_path):
+    with pytest.raises(BadInput, match=r"env\.id"):
+        train(short(env={"id": "nowhere.env"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_whole_run_leaves_its_settings_checkpoints_and_summary(tmp_path):
+    summary = train(short(), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    assert (summary["finished"], summary["interrupted"]) == (True, False)
+    assert (summary["env_steps"], summary["updates"]) == (320, 11)
+    assert MADDPGConfig.from_toml(tmp_path / "run" / "config.toml") == short()
+    saved = load_checkpoint(summary["files"]["checkpoint"])
+    assert (saved.env_steps, saved.updates, saved.config) == (320, 11, short())
+    assert sorted(os.listdir(tmp_path / "run" / "checkpoints")) == ["step_160", "step_320"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_can_go_on(number, tmp_path):
+    first = train_run(short(), tmp_path / "run", False, Interrupting(number))
+    assert (first["interrupted"], first["env_steps"], "evaluation" in first) == (True, 160, False)
+    assert resumed_config(tmp_path / "run") == short()
+    longer = short(pacing={"total_env_steps": 480})
+    second = train(longer, tmp_path / "run", resume=True)
+    assert (second["finished"], second["env_steps"]) == (True, 480)
+    assert second["updates"] == first["updates"] + 1 + (480 - 160 - 160) // 16
+    assert resumed_config(tmp_path / "run") == longer
+    assert MADDPGConfig.from_toml(tmp_path / "run" / "config.toml") == longer
+
+
+def test_signals_are_given_back_after_a_run(tmp_path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    train(short(), tmp_path / "run")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_run_may_live_in_another_thread(tmp_path):
+    done = []
+    thread = threading.Thread(target=lambda: done.append(train(short(), tmp_path / "run")))
+    thread.start()
+    thread.join(60)
+    assert done[0]["finished"]
+
+
+def test_resuming_what_holds_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no checkpoint to resume from"):
+        train(short(), tmp_path / "none", resume=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_same_run_twice_gives_the_same_digest(tmp_path):
+    first, second = (train(short(), tmp_path / name)["weights_digest"] for name in ("a", "b"))
+    assert first == second

@@ -1,0 +1,159 @@
+import numpy as np
+import pytest
+
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import env_spec
+from distributed_maddpg.metrics import digest
+from distributed_maddpg.serial import SerialRoot
+from tests.envs.target import IDLE_RETURN, target_config
+
+TINY = {
+    "num_workers": 0,
+    "rollout": {"num_envs": 4, "fragment_steps": 2},
+    "algorithm": {"policy_hidden_sizes": [8], "critic_hidden_sizes": [8], "policy_head": "auto"},
+    "learner": {"batch_size": 16, "device": "cpu"},
+    "replay": {"capacity": 1000},
+    "pacing": {
+        "total_env_steps": 240,
+        "learning_starts": 40,
+        "env_steps_per_update": 10,
+        "publish_interval_updates": 2,
+        "report_interval_env_steps": 80,
+        "evaluation_interval_env_steps": 80,
+    },
+    "evaluation": {"episodes": 3},
+}
+
+
+def tiny(env_id="simple_adversary", **changes):
+    if env_id == "simple_adversary":
+        kwargs = {"N": 2, "max_cycles": 10, "continuous_actions": True}
+    else:
+        kwargs = changes.pop("kwargs", {})
+    base = MADDPGConfig.from_dict({**TINY, "env": {"id": env_id, "kwargs": kwargs}})
+    return MADDPGConfig.from_dict(changes, base)
+
+
+def start(config):
+    return SerialRoot(config, env_spec(config.env.id, config.env.backend, config.env.kwargs))
+
+
+def run_all(root):
+    """Train to the end; return all results."""
+    results = []
+    while not root.pacer.finished:
+        root.run(lambda: False)
+        results.append(root.take_result())
+    return results
+
+
+def final_digest(config):
+    root = start(config)
+    run_all(root)
+    root.close()
+    return digest(*(array for _, array in sorted(root.learner_state().items())))
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+def test_the_same_configuration_and_seed_give_the_same_bits(continuous):
+    env = {"kwargs": {"continuous_actions": continuous}}
+    first, again, other = (final_digest(tiny(env=env, seed=seed)) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_counts_of_a_whole_run():
+    root = start(tiny())
+    results = run_all(root)
+    assert [result["num_env_steps_sampled_lifetime"] for result in results] == [80, 160, 240]
+    assert [result["num_updates_lifetime"] for result in results] == [5, 13, 21]
+    assert results[-1]["replay_buffer"] == {"num_env_steps_stored": 240}
+    assert results[-1]["env_runners"]["num_episodes_lifetime"] == 24
+    assert results[-1]["env_runners"]["episode_len_mean"] == 10
+    assert results[-1]["weights_seq_no"] == root.weights().version == 1 + 21 // 2
+
+
+def test_evaluations_happen_at_their_steps_and_change_nothing():
+    root = start(tiny())
+    run_all(root)
+    taken = root.take_evaluations()
+    assert [(each.env_steps, each.updates) for each in taken] == [(80, 5), (160, 13)]  # the end has its own
+    assert [len(each.card.episodes.lengths) for each in taken] == [3, 3]
+    assert root.take_evaluations() == []
+    assert final_digest(tiny()) == final_digest(tiny(pacing={"evaluation_interval_env_steps": 0}))
+
+
+def test_stop_ends_a_run_between_two_rounds():
+    root = start(tiny())
+    answers = iter([False, False, True])
+    root.run(lambda: next(answers))
+    assert root.pacer.env_steps == 16
+
+
+def test_learnt_weights_reach_the_worker():
+    root = start(tiny())
+    root.run(lambda: root.pacer.updates >= 2)
+    assert root.weights().version == 2
+    assert root._worker.weights_version == 2
+
+
+def test_resume_takes_weights_and_counts():
+    old = start(tiny())
+    old.run(lambda: old.pacer.env_steps >= 80)
+    new = start(tiny(seed=9))
+    new.resume(old.learner_state(), 80, old.pacer.updates)
+    assert np.array_equal(new.weights().policies, old.weights().policies)
+    assert (new.pacer.env_steps, new.pacer.updates) == (80, 5)
+    run_all(new)
+    assert new.pacer.env_steps == 240
+    assert new.pacer.updates == 5 + 1 + (240 - 80 - 40) // 10
+
+
+def test_the_counting_environment_runs():
+    root = start(tiny("tests.envs.counting:parallel_env", kwargs={"max_cycles": 6}))
+    results = run_all(root)
+    assert results[-1]["env_runners"]["agent_episode_returns_mean"] == {"counter_0": 21, "counter_1": 21}
+    rows, first_next_obs = root._replay.get_state()["rows"], 3 + 6 + 2  # after obs, actions and rewards
+    assert (rows[:, first_next_obs] == rows[:, 0] + 1).all()
+    assert root._replay.check_valid() == (True, "")
+
+
+def test_a_known_optimum_is_found():
+    root = start(target_config())
+    untrained = root.evaluate(50, seed=1).to_dict()["agent_episode_returns_mean"]
+    run_all(root)
+    trained = root.evaluate(50, seed=1).to_dict()["agent_episode_returns_mean"]
+    assert min(trained.values()) > 0.2 * IDLE_RETURN
+    assert max(untrained.values()) < 0.8 * IDLE_RETURN
+
+
+ADAPTED = [
+    ("mpe2.simple_spread_v3", {"N": 2, "max_cycles": 5}),
+    ("mpe2.simple_tag_v3", {"num_good": 1, "num_adversaries": 2, "num_obstacles": 1, "max_cycles": 5}),
+    ("mpe2.simple_speaker_listener_v4", {"max_cycles": 5}),
+]
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+@pytest.mark.parametrize(("env_id", "kwargs"), ADAPTED)
+def test_other_mpe2_environments_train(env_id, kwargs, continuous):
+    kwargs = {**kwargs, "continuous_actions": continuous}
+    root = start(tiny(env_id, kwargs=kwargs, pacing={"evaluation_interval_env_steps": 0}))
+    before = root.weights().policies
+    results = run_all(root)
+    assert results[-1]["num_updates_lifetime"] == 21
+    assert all(np.isfinite(list(agent.values())).all() for agent in results[-1]["learners"].values())
+    assert (root.weights().policies != before).any(axis=1).all()
+    root.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("continuous", [True, False])
+@pytest.mark.parametrize(("env_id", "kwargs"), ADAPTED)
+def test_other_mpe2_environments_train_for_hundreds_of_updates(env_id, kwargs, continuous):
+    kwargs = {**kwargs, "max_cycles": 25, "continuous_actions": continuous}
+    root = start(tiny(env_id, kwargs=kwargs, pacing={"total_env_steps": 5000, "env_steps_per_update": 10}))
+    results = run_all(root)
+    assert results[-1]["num_updates_lifetime"] == 497
+    assert np.isfinite(root.weights().policies).all()
+    root.close()

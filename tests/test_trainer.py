@@ -1,0 +1,216 @@
+import math
+
+import numpy as np
+import pytest
+
+from distributed_maddpg import MADDPG, MADDPGConfig
+from distributed_maddpg.config import AlgorithmConfig
+from distributed_maddpg.errors import BadInput, CheckpointError
+from distributed_maddpg.metrics import flatten
+
+
+def config(**changes):
+    base = MADDPGConfig.from_dict(
+        {
+            "num_workers": 0,
+            "env": {"kwargs": {"N": 2, "max_cycles": 5, "continuous_actions": True}},
+            "rollout": {"num_envs": 4, "fragment_steps": 5},
+            "algorithm": {"policy_hidden_sizes": [8], "critic_hidden_sizes": [8]},
+            "learner": {"batch_size": 16, "device": "cpu"},
+            "replay": {"capacity": 1000},
+            "pacing": {
+                "total_env_steps": 200,
+                "learning_starts": 40,
+                "env_steps_per_update": 10,
+                "report_interval_env_steps": 100,
+                "checkpoint_interval_env_steps": 80,
+                "evaluation_interval_env_steps": 100,
+            },
+            "evaluation": {"episodes": 3},
+        }
+    )
+    return MADDPGConfig.from_dict(changes, base)
+
+
+DISCRETE = {"env": {"kwargs": {"continuous_actions": False}}}
+
+
+def observations(num_envs=None, widths=(8, 10, 10)):
+    rng = np.random.default_rng(0)
+    names = ("adversary_0", "agent_0", "agent_1")
+    return {
+        name: rng.normal(size=(width,) if num_envs is None else (num_envs, width))
+        for name, width in zip(names, widths, strict=True)
+    }
+
+
+def train_all(algo):
+    while not algo.finished:
+        algo.train()
+    return algo
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Return (path, digest, scorecard) of a run saved half-way."""
+    with MADDPG(config()) as algo:
+        algo.train()
+        path = algo.save(tmp_path_factory.mktemp("run") / "step_100")
+        return path, algo.weights_digest(), algo.evaluate(5, seed=3)
+
+
+def test_train_returns_one_iteration_of_plain_numbers():
+    with MADDPG(config()) as algo:
+        first, second = algo.train(), algo.train()
+        assert algo.finished
+    assert [first["training_iteration"], second["training_iteration"]] == [1, 2]
+    assert [first["num_env_steps_sampled_lifetime"], second["num_env_steps_sampled_lifetime"]] == [100, 200]
+    assert [first["num_updates_lifetime"], second["num_updates_lifetime"]] == [7, 17]
+    assert first["evaluation"]["num_env_steps"] == 100
+    assert all(isinstance(value, int | float) for value in flatten(first).values())
+    assert second["time_total_s"] > first["time_total_s"] > 0
+    assert first["env_steps_per_s"] * first["time_this_iter_s"] == pytest.approx(100)
+
+
+def test_results_carry_rllibs_keys():
+    with MADDPG(config()) as algo:
+        flat = flatten(algo.train())
+    for key in (
+        "env_runners/episode_return_mean",
+        "env_runners/agent_episode_returns_mean/adversary_0",
+        "learners/agent_1/critic_loss",
+        "replay_buffer/num_env_steps_stored",
+        "timers/learner_busy_s",
+        "evaluation/success/coverage",
+    ):
+        assert math.isfinite(flat[key]), key
+
+
+def test_the_same_seed_gives_the_same_digest():
+    digests = []
+    for seed in (0, 0, 1):
+        with MADDPG(config(seed=seed)) as algo:
+            digests.append(train_all(algo).weights_digest())
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_checkpoint_brings_weights_counts_and_settings_back(saved):
+    path, digest, card = saved
+    with MADDPG.from_checkpoint(path) as algo:
+        assert (algo.config, algo.env_steps, algo.updates) == (config(), 100, 7)
+        assert algo.evaluate(5, seed=3) == card  # before anything is started
+        algo.start()
+        assert algo.weights_digest() == digest
+        assert algo.evaluate(5, seed=3) == card
+        assert (algo.env_steps, algo.updates) == (100, 7)
+
+
+def test_training_goes_on_from_a_checkpoint(saved):
+    with MADDPG.from_checkpoint(saved[0]) as algo:
+        result = algo.train()
+    assert result["num_env_steps_sampled_lifetime"] == 200
+    assert result["num_updates_lifetime"] == 7 + 1 + (100 - 40) // 10
+
+
+def test_other_settings_may_continue_a_checkpoint(saved):
+    longer = config(pacing={"total_env_steps": 300})
+    with MADDPG.from_checkpoint(saved[0], longer) as algo:
+        train_all(algo)
+        assert algo.env_steps == 300
+
+
+def test_another_environments_checkpoint_is_refused(saved):
+    with pytest.raises(BadInput, match=r"env.id = 'simple_adversary': has agents other than"):
+        MADDPG.from_checkpoint(saved[0], config(env={"kwargs": {"N": 3}}))
+
+
+def test_a_missing_checkpoint_is_refused(tmp_path):
+    with pytest.raises(CheckpointError):
+        MADDPG.from_checkpoint(tmp_path)
+
+
+def test_evaluations_follow_their_seed():
+    with MADDPG(config()) as algo:
+        first, again, other = (algo.evaluate(4, seed=seed) for seed in (1, 1, 2))
+    assert first == again != other
+    assert first["episodes"] == 4
+    assert set(first["success"]) == {"agents", "adversary", "coverage"}
+
+
+def test_no_episodes_are_refused():
+    with pytest.raises(BadInput, match="num_episodes = 0"), MADDPG(config()) as algo:
+        algo.evaluate(0)
+
+
+def test_actions_of_one_observation_and_of_many_agree():
+    with MADDPG(config()) as algo:
+        many = algo.compute_actions(observations(3))
+        one = algo.compute_actions({name: values[1] for name, values in observations(3).items()})
+    for name, action in one.items():
+        assert (action.shape, many[name].shape) == ((5,), (3, 5))
+        np.testing.assert_allclose(action, many[name][1], atol=1e-6)
+        assert ((action >= 0) & (action <= 1)).all()
+
+
+def test_discrete_actions_are_integers():
+    with MADDPG(config(**DISCRETE)) as algo:
+        actions = algo.compute_actions(observations(4))
+    assert all(action.shape == (4,) and action.dtype == np.int64 for action in actions.values())
+
+
+def test_exploring_actions_are_noisy_and_greedy_ones_are_not():
+    with MADDPG(config()) as algo:
+        greedy, again = (algo.compute_actions(observations())["agent_0"] for _ in range(2))
+        noisy, other = (algo.compute_actions(observations(), explore=True)["agent_0"] for _ in range(2))
+    np.testing.assert_array_equal(greedy, again)
+    assert not np.allclose(noisy, greedy)
+    assert not np.allclose(noisy, other)
+
+
+def test_a_missing_agent_is_named():
+    obs = observations()
+    del obs["agent_0"]
+    with MADDPG(config()) as algo, pytest.raises(BadInput, match="lacks agent 'agent_0'"):
+        algo.compute_actions(obs)
+
+
+def test_checkpoints_are_due_once_per_interval():
+    with MADDPG(config(pacing={"report_interval_env_steps": 20})) as algo:
+        due = []
+        while not algo.finished:
+            algo.train()
+            due.append(algo.checkpoint_due())
+    assert [20 * (k + 1) for k, now in enumerate(due) if now] == [80, 160]
+
+
+def test_a_requested_stop_ends_training_within_a_round():
+    with MADDPG(config()) as algo:
+        algo.request_stop()
+        result = algo.train()
+        assert (algo.stop_requested, algo.finished) == (True, False)
+    assert result["num_env_steps_sampled_lifetime"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"env": {"id": "mpe2.simple_spred_v3"}}, "did you mean 'mpe2.simple_spread_v3'"),
+        ({"env": {"kwargs": {"N": 0}}}, "N"),
+        ({"exploration": {"kind": "gumbel"}}, "exploration.kind"),
+        ({"algorithm": {"team_overrides": {"agnt": "ddpg"}}}, "did you mean 'agent'"),
+        ({**DISCRETE, "algorithm": {"policy_head": "sigmoid"}}, "policy_head"),
+        ({"replay": {"capacity": 10**13}}, "replay.capacity"),
+    ],
+)
+def test_what_cannot_run_is_refused_at_construction(changes, message):
+    with pytest.raises(BadInput, match=message):
+        MADDPG(config(**changes))
+
+
+def test_ddpg_and_maddpg_learn_differently():
+    digests = set()
+    for algorithm in ({"name": "maddpg"}, {"name": "ddpg"}, {"team_overrides": {"agent": "ddpg"}}):
+        with MADDPG(config(algorithm=algorithm)) as algo:
+            digests.add(train_all(algo).weights_digest())
+    assert len(digests) == 3
+    assert AlgorithmConfig().name == "maddpg"

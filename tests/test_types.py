@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from distributed_maddpg.types import EnvSpec, EpisodeReport, StackedLayout, critic_layout, policy_layout
+
+SPEC = EnvSpec(("adversary_0", "agent_0", "agent_1"), (3, 2, 4), (2, 3, 1), ("continuous",) * 3)
+
+
+def covered(*parts):
+    """Return the columns that slices cover, in order."""
+    return [column for part in parts for column in range(part.start, part.stop)]
+
+
+def test_teams_are_names_without_their_number():
+    names = ("adversary_0", "agent_10", "lead_adversary_1", "listener")
+    spec = EnvSpec(names, (1,) * 4, (1,) * 4, ("discrete",) * 4)
+    assert spec.teams == ("adversary", "agent", "lead_adversary", "listener")
+    assert spec.num_agents == 4
+
+
+def test_a_rows_parts_cover_it_once_in_order():
+    layout = SPEC.transitions
+    parts = [*layout.obs, *layout.actions, layout.rewards, *layout.next_obs, layout.terminated]
+    assert covered(*parts) == list(range(layout.width))
+    assert layout.width == 9 + 6 + 3 + 9 + 3
+    assert layout.joint == slice(0, 15)
+
+
+def test_each_agents_columns_have_its_width():
+    layout = SPEC.transitions
+    assert layout.obs == (slice(0, 3), slice(3, 5), slice(5, 9))
+    assert layout.actions == (slice(9, 11), slice(11, 14), slice(14, 15))
+    assert layout.next_obs == (slice(18, 21), slice(21, 23), slice(23, 27))
+
+
+def test_simple_adversarys_row_has_77_numbers():
+    spec = EnvSpec(("adversary_0", "agent_0", "agent_1"), (8, 10, 10), (5, 5, 5), ("continuous",) * 3)
+    assert (spec.transitions.width, spec.transitions.joint.stop) == (77, 43)
+
+
+def test_layers_cover_a_network_once_in_order():
+    layout = StackedLayout((3, 2, 4), (8, 6), 5)
+    parts = [part for weight, bias, _, _ in layout.layers for part in (weight, bias)]
+    assert covered(*parts) == list(range(layout.num_parameters))
+    assert [layer[2:] for layer in layout.layers] == [(4, 8), (8, 6), (6, 5)]
+    assert layout.num_parameters == 5 * 8 + 9 * 6 + 7 * 5
+    assert layout.num_networks == 3
+
+
+def test_policies_are_padded_to_the_widest_agent_and_critics_see_all():
+    assert policy_layout(SPEC, (8,)).sizes == (4, 8, 3)
+    assert policy_layout(SPEC, (8,)).widths_in == (3, 2, 4)
+    assert critic_layout(SPEC, (8,)).sizes == (15, 8, 1)
+    assert critic_layout(SPEC, (8,)).widths_in == (15, 15, 15)
+
+
+def report(*lengths):
+    count = len(lengths)
+    returns = np.arange(count * 2, dtype=float).reshape(count, 2) + lengths[0]
+    return EpisodeReport(returns, np.array(lengths), np.full((count, 2, 3), lengths[0], np.float32))
+
+
+def test_reports_join_in_order_and_empty_ones_vanish():
+    joined = EpisodeReport.concatenate(
+        [EpisodeReport.empty(2), report(4, 5), EpisodeReport.empty(2), report(6)], 2
+    )
+    assert joined.lengths.tolist() == [4, 5, 6]
+    assert joined.returns.tolist() == [[4, 5], [6, 7], [6, 7]]
+    assert joined.final_distances[:, 0, 0].tolist() == [4, 4, 6]
+
+
+@pytest.mark.parametrize("reports", [[], [EpisodeReport.empty(2)]])
+def test_no_episodes_join_to_an_empty_report(reports):
+    joined = EpisodeReport.concatenate(reports, 2)
+    assert (joined.returns.shape, joined.lengths.shape, joined.final_distances.shape) == (
+        (0, 2),
+        (0,),
+        (0, 2, 0),
+    )
