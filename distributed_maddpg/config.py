@@ -65,9 +65,7 @@ class EnvConfig(_Section):
     """"simple_adversary", or any PettingZoo parallel environment: "package.module[:callable]"."""
     backend: Literal["auto", "vectorized", "pettingzoo"] = "auto"
     """Compiled kernel where there is one (auto), always the kernel, or always the PettingZoo adapter."""
-    kwargs: dict[str, EnvArgument] = field(
-        default_factory=lambda: {"N": 2, "max_cycles": 25, "continuous_actions": True}
-    )
+    kwargs: dict[str, EnvArgument] = field(default_factory=dict)
     """Arguments of the environment itself, as its PettingZoo constructor names them."""
 
 

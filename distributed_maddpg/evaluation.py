@@ -76,11 +76,12 @@ def success_rates(distances: FloatArray, eps: float) -> dict[str, float]:
     """
     reached = distances < eps
     good = reached[:, 1:]
-    return {
-        "agents": 100.0 * float(good[:, :, 0].any(axis=1).mean()),
-        "adversary": 100.0 * float(reached[:, 0, 0].mean()),
-        "coverage": 100.0 * float(np.all(good.any(axis=1), axis=1).mean()),
+    succeeded = {
+        "agents": good[:, :, 0].any(axis=1),
+        "adversary": reached[:, 0, 0],
+        "coverage": np.all(good.any(axis=1), axis=1),
     }
+    return {name: 100 * np.count_nonzero(episodes) / len(distances) for name, episodes in succeeded.items()}
 
 
 def evaluate(

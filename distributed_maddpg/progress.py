@@ -91,8 +91,8 @@ class Progress:
         )
         table.add_row("learnt", f"{summary['updates']:,} updates, {summary['updates_per_s']:,.1f} a second")
         table.add_row("training time", f"{summary['training_s']:.1f} s on {summary['device']}")
-        for name in ("checkpoint", "returns", "metrics", "report", "summary"):
-            table.add_row(name, summary["files"][name])
+        for kind, path in summary["files"].items():
+            table.add_row(kind.replace("_", " "), path)
         self._console.print(table)
         if summary["interrupted"]:
             self._console.print(

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -129,6 +129,15 @@ class _RunFiles:
         }
         self._returns.add(row)
 
+    def to_open(self) -> dict[str, str]:
+        """Return what a person may want to open at the end, the report, which comes last, included.
+
+        A run may be interrupted before its first result; then there is nothing to show.
+        """
+        tables = {"returns": self.run_dir / "returns.csv", "metrics": self.run_dir / "metrics.csv"}
+        paths = {kind: str(path) for kind, path in tables.items() if path.exists()}
+        return {"report": str(self.run_dir / "report.html"), **paths} if "metrics" in paths else paths
+
     def checkpoint_dir(self, env_steps: int) -> Path:
         return self.run_dir / "checkpoints" / f"step_{env_steps}"
 
@@ -176,18 +185,11 @@ def _finish(algo: MADDPG, files: _RunFiles, start: _Start) -> dict[str, Any]:
         files.add_evaluation({"num_env_steps": algo.env_steps, "num_updates": algo.updates, **card})
         summary["evaluation"] = card
         _animate(algo, files.run_dir / "episodes.gif")
-    summary["files"] = {
-        "run_dir": str(files.run_dir),
-        "checkpoint": checkpoint,
-        "metrics": str(files.run_dir / "metrics.csv"),
-        "returns": str(files.run_dir / "returns.csv"),
-        "report": str(files.run_dir / "report.html"),
-        "summary": str(files.run_dir / "summary.json"),
-    }
+    summary["files"] = {"run_dir": str(files.run_dir), "checkpoint": checkpoint, **files.to_open()}
     draft = files.run_dir / ".summary.json.tmp"
     draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     draft.rename(files.run_dir / "summary.json")
-    with suppress(BadInput):  # interrupted before there was anything to show
+    if "report" in summary["files"]:
         write_report(files.run_dir)
     return summary
 
