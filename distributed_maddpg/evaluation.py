@@ -81,7 +81,7 @@ def success_rates(distances: FloatArray, eps: float) -> dict[str, float]:
         "adversary": reached[:, 0, 0],
         "coverage": np.all(good.any(axis=1), axis=1),
     }
-    return {name: 100 * np.count_nonzero(episodes) / len(distances) for name, episodes in succeeded.items()}
+    return {name: 100 * int(episodes.sum()) / len(distances) for name, episodes in succeeded.items()}
 
 
 def evaluate(
