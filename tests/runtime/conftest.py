@@ -1,0 +1,44 @@
+"""Roots for the tests over Ray: small, and closed again even when a test fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.preflight import check
+from tests.envs.target import target_config
+
+
+@pytest.fixture
+def make_root(ray_cluster: None) -> Iterator[Callable[..., Any]]:
+    """Return a function that starts a RayRoot on the session's cluster."""
+    from distributed_maddpg.runtime.driver import RayRoot
+
+    roots: list[RayRoot] = []
+
+    def make(config: MADDPGConfig) -> RayRoot:
+        root = RayRoot(config, check(config))
+        roots.append(root)
+        return root
+
+    yield make
+    for root in roots:
+        root.close()
+
+
+@pytest.fixture
+def endless() -> Callable[..., MADDPGConfig]:
+    """Return settings of a run that does not end by itself; changes are laid over them."""
+
+    def settings(**changes: Any) -> MADDPGConfig:
+        base = target_config(
+            num_workers=1,
+            pacing={"total_env_steps": 10**9, "report_interval_env_steps": 64, "learning_starts": 320},
+            ray={"timeout_s": 60.0},
+        )
+        return MADDPGConfig.from_dict(changes, base)
+
+    return settings

@@ -1,0 +1,132 @@
+"""The shells carry values from process to process unchanged, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.preflight import check
+from distributed_maddpg.types import EnvSpec
+from tests.envs.target import target_config
+
+ray = pytest.importorskip("ray")
+from distributed_maddpg.runtime.cluster import Processes, start_processes  # noqa: E402
+from tests.runtime.processes import modules  # noqa: E402
+
+pytestmark = pytest.mark.ray
+
+_ENVS, _STEPS, _CYCLES = 3, 4, 5
+
+
+def _config() -> MADDPGConfig:
+    return MADDPGConfig.from_dict(
+        {
+            "num_workers": 2,
+            "env": {"id": "tests.envs.counting:parallel_env", "kwargs": {"max_cycles": _CYCLES}},
+            "rollout": {"num_envs": _ENVS, "fragment_steps": _STEPS},
+            "algorithm": {"policy_head": "auto"},
+            "exploration": {"kind": "auto", "start": 1.0, "end": 1.0},
+            "learner": {"batch_size": 16},
+        },
+        target_config(),
+    )
+
+
+@pytest.fixture(scope="module")
+def spec() -> EnvSpec:
+    return check(_config())
+
+
+@pytest.fixture(scope="module")
+def processes(ray_cluster: None, spec: EnvSpec) -> Iterator[Processes]:
+    started = start_processes(_config(), spec)
+    yield started
+    started.kill()
+
+
+def _get(call: Any) -> Any:
+    return ray.get(call, timeout=60)
+
+
+def test_a_workers_transitions_reach_replay_by_value(processes: Processes, spec: EnvSpec) -> None:
+    before = _get(processes.replay.size.remote())
+    report = _get(processes.workers[0].collect.remote(5, 0))
+    assert report.env_steps == 5 * _ENVS * _STEPS == _get(processes.replay.size.remote()) - before
+    rows = _get(processes.replay.sample.remote(4, 64)).reshape(-1, spec.transitions.width)
+    t = rows[:, spec.transitions.obs[0]][:, 0] % 1000
+    episode = rows[:, spec.transitions.obs[0]][:, 0] // 1000
+    assert set(t) == set(range(_CYCLES)), "every step of an episode was stored"
+    for agent in range(spec.num_agents):
+        value = (t + 1000 * episode + 1_000_000 * agent)[:, None]
+        np.testing.assert_array_equal(
+            rows[:, spec.transitions.obs[agent]], np.repeat(value, agent + 1, axis=1)
+        )
+        np.testing.assert_array_equal(
+            rows[:, spec.transitions.next_obs[agent]], np.repeat(value + 1, agent + 1, axis=1)
+        )
+    np.testing.assert_array_equal(rows[:, spec.transitions.rewards], np.stack([t + 1, t + 1], axis=1))
+
+
+def test_a_report_counts_the_episodes_that_ended(processes: Processes) -> None:
+    report = _get(processes.workers[1].collect.remote(10, 0))
+    assert len(report.episodes.lengths) == _ENVS * (10 * _STEPS // _CYCLES)
+    assert set(report.episodes.lengths) == {_CYCLES}
+    assert set(report.episodes.returns.ravel()) == {_CYCLES * (_CYCLES + 1) / 2}
+
+
+def test_a_worker_says_how_long_it_was_blocked_and_by_what(processes: Processes) -> None:
+    report = _get(processes.workers[0].collect.remote(5, 0))
+    assert report.busy_s > 0 and report.blocked_push_s > 0 and report.blocked_pacing_s > 0
+
+
+def test_weights_are_pulled_when_a_push_reports_a_newer_version(processes: Processes) -> None:
+    learner, worker = processes.learner, processes.workers[0]
+    _get(worker.collect.remote(4, 0))
+    learnt = _get(learner.learn.remote(3, True))
+    report = _get(worker.collect.remote(1, 0))
+    assert report.weights_version == learnt.weights_version - 1, "collected before the push said so"
+    weights = _get(learner.weights.remote())
+    version, policies = _get(worker.__ray_call__.remote(_acting_weights))
+    assert version == weights.version == learnt.weights_version
+    np.testing.assert_array_equal(policies, weights.policies)
+    assert weights.updates == learnt.updates
+
+
+def _acting_weights(actor: Any) -> tuple[int, Any]:
+    """Return version and policies `[N, P]` that a worker acts with; runs in its process."""
+    worker = actor._worker
+    layers = worker._policies._policy._layers
+    parts = [part.reshape(len(part), -1) for layer in layers for part in layer]
+    return worker.weights_version, np.concatenate(parts, axis=1)
+
+
+def test_weights_that_are_not_published_stay_with_the_learner(processes: Processes) -> None:
+    version = _get(processes.learner.weights.remote()).version
+    assert _get(processes.learner.learn.remote(2, False)).weights_version == version
+    [reference] = _get(processes.replay.newest_weights.remote())
+    assert _get(reference).version == version
+
+
+def test_learner_and_replay_agree_on_the_minibatches(processes: Processes) -> None:
+    sample = _get(processes.replay.sample.remote(3, 16))
+    assert sample.shape[:2] == (3, 16) and sample.dtype == np.float32
+    for updates in (2, 2, 2, 3, 1):  # with and without a prefetched answer of the right length
+        assert _get(processes.learner.learn.remote(updates, False)).updates == updates
+    assert np.isfinite(_get(processes.learner.take_metrics.remote())["critic_loss"]).all()
+
+
+def test_only_the_learner_loads_torch(processes: Processes) -> None:
+    for actor in (*processes.workers, processes.replay, processes.evaluator):
+        assert "torch" not in modules(actor)
+    assert "torch" in modules(processes.learner)
+
+
+def test_replay_runs_on_the_learners_node(processes: Processes) -> None:
+    node = ray.get(
+        processes.replay.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id()), timeout=60
+    )
+    assert node == _get(processes.learner.node_id.remote())

@@ -1,0 +1,126 @@
+"""Both roots train alike; the asynchronous one keeps its counts and reports how far apart its parts are."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from distributed_maddpg import MADDPG, MADDPGConfig
+from distributed_maddpg.pacing import Pacer
+from distributed_maddpg.preflight import check
+from tests.envs.target import target_config
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+_SHORT = {"total_env_steps": 960, "learning_starts": 320, "report_interval_env_steps": 320}
+
+
+def _finish(config: MADDPGConfig) -> tuple[str, list[dict[str, Any]], Any]:
+    """Train to the end; return digest of the weights, results and the last scorecard."""
+    with MADDPG(config) as algo:
+        results = []
+        while not algo.finished:
+            results.append(algo.train())
+        return algo.weights_digest(), results, algo.evaluate(10)
+
+
+def test_one_worker_in_lock_step_learns_what_the_serial_root_learns() -> None:
+    config = target_config(pacing=_SHORT)
+    over_ray = MADDPGConfig.from_dict({"num_workers": 1, "sync": True}, config)
+    serial, ray = _finish(config), _finish(over_ray)
+    assert serial[0] == ray[0]
+    assert serial[2] == ray[2]
+
+
+def test_two_workers_in_lock_step_are_reproducible() -> None:
+    pacing = {**_SHORT, "evaluation_interval_env_steps": 64}
+    config = target_config(num_workers=2, sync=True, pacing=pacing)
+    first, second = _finish(config), _finish(config)
+    assert first[0] == second[0]
+    assert [result["evaluation"] for result in first[1]] == [result["evaluation"] for result in second[1]]
+    assert first[1][-1]["evaluation"], "they were made at all"
+
+
+@pytest.fixture(scope="module")
+def solved(ray_cluster: None) -> tuple[MADDPGConfig, list[dict[str, Any]], Any]:
+    """Train asynchronously with two workers on a problem with a known best policy."""
+    config = target_config(num_workers=2, pacing={"evaluation_interval_env_steps": 800})
+    return config, *_finish(config)[1:]
+
+
+Solved = tuple[MADDPGConfig, list[dict[str, Any]], Any]
+
+
+def test_training_over_ray_finds_the_known_best_policy(solved: Solved) -> None:
+    returns = solved[2]["agent_episode_returns_mean"]
+    assert min(returns.values()) > -0.01, "0 is best, the best constant action gives -0.09"
+
+
+def test_asynchronous_counts_are_exact(solved: Solved) -> None:
+    config, results, _ = solved
+    pacer = Pacer(config.pacing)
+    pacer.collection_started(config.pacing.total_env_steps)
+    pacer.collection_done(config.pacing.total_env_steps)
+    assert results[-1]["num_env_steps_sampled_lifetime"] == config.pacing.total_env_steps
+    assert results[-1]["num_updates_lifetime"] == pacer.updates_due()
+
+
+def test_staleness_and_waiting_are_reported_per_worker(solved: Solved) -> None:
+    weights = [result["weights"] for result in solved[1]]
+    assert all(set(one["versions_behind"]) == {"worker_0", "worker_1"} for one in weights)
+    assert max(one["versions_behind_max"] for one in weights) >= 1
+    timers = solved[1][-1]["timers"]
+    assert timers["learner_busy_s"] > 0 and "rollout_blocked_push_s" in timers
+
+
+def test_evaluations_arrive_while_training_goes_on(solved: Solved) -> None:
+    evaluated = [result["evaluation"] for result in solved[1] if result["evaluation"]]
+    assert evaluated
+    assert all(card["num_env_steps"] <= solved[0].pacing.total_env_steps for card in evaluated)
+
+
+@pytest.fixture(scope="module")
+def learner_bound(ray_cluster: None) -> Iterator[Any]:
+    """Start a root with two workers and so many updates per step that slack is scarce."""
+    from distributed_maddpg.runtime.driver import RayRoot
+
+    pacing = {"total_env_steps": 10**9, "report_interval_env_steps": 64, "tolerance_updates": 8}
+    env = {"kwargs": {"max_cycles": 100}}  # long episodes, so that reports are short
+    config = target_config(num_workers=2, pacing=pacing, env=env)
+    root = RayRoot(config, check(config))
+    yield root
+    root.close()
+
+
+def test_both_workers_share_what_the_pacing_allows(learner_bound: Any) -> None:
+    for _ in range(20):
+        learner_bound.run(lambda: False)
+    asked = learner_bound._fragments_asked
+    assert min(asked) > 0.3 * sum(asked), asked
+
+
+def test_no_transition_passes_through_the_driver(learner_bound: Any, monkeypatch: Any) -> None:
+    root, answers = learner_bound, []
+    ask, before = root._ask, root.pacer.env_steps
+
+    def weigh(who: str, call: Any) -> Any:
+        answer = ask(who, call)
+        if who.startswith("rollout worker"):
+            answers.append(len(pickle.dumps(answer)))
+        return answer
+
+    monkeypatch.setattr(root, "_ask", weigh)
+    while root.pacer.env_steps < before + 2_000:
+        root.run(lambda: False)
+    collected = (root.pacer.env_steps - before) * 13 * 4  # bytes
+    assert answers and sum(answers) < 0.5 * collected
+
+
+def test_counts_and_learner_belong_together_when_a_result_is_taken(learner_bound: Any) -> None:
+    for _ in range(5):
+        learner_bound.run(lambda: False)
+        result = learner_bound.take_result()
+        assert result["num_updates_lifetime"] == int(learner_bound.learner_state()["updates"]) > 0
