@@ -9,10 +9,12 @@ import secrets
 import signal
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 _NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # Ray does not hide GPUs from actors that ask for none
 _OBJECT_STORE_BYTES = 256 * 2**20
+_LAST_MOMENT_S = 0.5
+_MARK = "DISTRIBUTED_MADDPG_CLUSTER"
+_mark = secrets.token_hex(8)  # in the environment of every Ray process that this one starts
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,13 @@ def connect(config: MADDPGConfig) -> bool:
         return False
     address = config.ray.address or os.environ.get("RAY_ADDRESS", "")
     try:
-        with _own_sigterm():
+        with _signals_deferred():
             if address:
                 ray.init(address=address, logging_level=logging.WARNING)
             else:
                 _start_local(config)
     except BaseException as error:
-        ray.shutdown()  # whatever had been started already
+        disconnect()  # whatever had been started already
         if not isinstance(error, (OSError, RuntimeError, ValueError, ray.exceptions.RayError)):
             raise
         raise TrainingError(f"ray.address = {address or 'local'!r}: {_first_line(error)}") from error
@@ -74,8 +79,27 @@ def connect(config: MADDPGConfig) -> bool:
 
 
 def disconnect() -> None:
-    """Leave the cluster; ends it if `connect` started it."""
+    """Leave the cluster; ends it if `connect` started it, down to the last process.
+
+    Ray's agents notice only seconds later that they are alone, or not at all if they were just starting.
+    """
+    # Ray gives its processes titles that hide their environment, and may be starting more: look twice.
+    family = _marked()
     ray.shutdown()
+    psutil.wait_procs(family, timeout=_LAST_MOMENT_S)
+    for process in family | _marked():
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _marked() -> set[psutil.Process]:
+    """Return the processes of the cluster that this process started, by its mark in their environment."""
+    found: set[psutil.Process] = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(_MARK) == _mark:
+                found.update((process, *process.children(recursive=True)))
+    return found
 
 
 def start_processes(config: MADDPGConfig, spec: EnvSpec) -> Processes:
@@ -135,18 +159,32 @@ def _kill(actors: Iterable[Any]) -> None:
 
 
 @contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep the caller's SIGTERM handler, which `ray.init` replaces by one that exits with status 15."""
+def _signals_deferred() -> Iterator[None]:
+    """Let signals wait until `ray.init` is through, unless they come twice: a cut start shuts down badly.
+
+    `ray.init` replaces the handler of SIGTERM by one that exits with status 15; that one cuts it anyhow.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handler = signal.getsignal(signal.SIGTERM)
+    seen = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal seen
+        if seen:
+            raise KeyboardInterrupt
+        seen = True
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+        if seen:
+            raise KeyboardInterrupt
     except SystemExit:
         raise KeyboardInterrupt from None  # Ray's handler was called
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _start_local(config: MADDPGConfig) -> None:
@@ -154,14 +192,18 @@ def _start_local(config: MADDPGConfig) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Otherwise Ray writes a token into the user's home, and fails where there is none.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    ray.init(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, _cpus_needed(config)),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        object_store_memory=_OBJECT_STORE_BYTES + 16 * _batch_bytes(config),
-    )
+    os.environ[_MARK] = _mark
+    try:
+        ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, _cpus_needed(config)),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,  # at WARNING it only says that the token is on
+            object_store_memory=_OBJECT_STORE_BYTES + 16 * _batch_bytes(config),
+        )
+    finally:
+        del os.environ[_MARK]  # what the surrounding program starts is none of ours
 
 
 def _batch_bytes(config: MADDPGConfig) -> int:
