@@ -46,12 +46,15 @@ class Checkpoint:
 def save_checkpoint(folder: str | Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint folder beside its name, sync it to disk, and rename it into place.
 
-    A folder already there is replaced.
+    A checkpoint already there is replaced; anything else is not touched.
 
     Raises:
+        BadInput: if something other than a checkpoint is at that path.
         OSError: if the disk refuses; what was there before stays untouched.
     """
-    folder = Path(folder).absolute()
+    folder = Path(folder).resolve()
+    if folder.exists() and not _is_checkpoint(folder):
+        raise BadInput("path", str(folder), "holds something other than a checkpoint; name a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     draft.mkdir()
@@ -93,16 +96,21 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         if _describe(path) != manifest["files"][_LEARNER]:
             raise CheckpointError(f"{path}: does not match the checksum in {_MANIFEST}; the file was altered")
         return Checkpoint(
-            config=MADDPGConfig.from_dict(manifest["config"]),
-            agents=tuple(manifest["agents"]),
-            env_steps=int(manifest["counters"]["env_steps"]),
-            updates=int(manifest["counters"]["updates"]),
+            config=_complete(manifest["config"]),
+            agents=tuple(str(name) for name in manifest["agents"]),
+            env_steps=_count(manifest["counters"]["env_steps"]),
+            updates=_count(manifest["counters"]["updates"]),
             learner=load_file(path),
         )
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    except (SafetensorError, BadInput, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, BadInput, KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{folder}: {type(error).__name__} in its contents ({error})") from None
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """Return whether a folder holds what we write and nothing else; only such a one may be replaced."""
+    return folder.is_dir() and {path.name for path in folder.iterdir()} == {_MANIFEST, _LEARNER}
 
 
 def newest_checkpoint(run_dir: Path) -> Path:
@@ -119,6 +127,21 @@ def newest_checkpoint(run_dir: Path) -> Path:
     if not found:
         raise CheckpointError(f"{run_dir}: holds no checkpoint to resume from")
     return found[max(found)]
+
+
+def _complete(values: Any) -> MADDPGConfig:
+    """Return a stored configuration; a section it lacks would silently get its default."""
+    config = MADDPGConfig.from_dict(values)
+    missing = set(config.to_dict()) - set(values)
+    if missing:
+        raise ValueError(f"the configuration lacks {', '.join(sorted(missing))}")
+    return config
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"{value!r} is no count")
+    return value
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from distributed_maddpg.config import EnvArgument, MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError, did_you_mean
 
 T = TypeVar("T")
+_DEBUG = "DISTRIBUTED_MADDPG_DEBUG"
 _BENCHMARK_DEFAULTS = BenchmarkOptions()
 
 _USAGE = """usage: distributed-maddpg COMMAND ...
@@ -109,6 +110,12 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return _fail("interrupted", 1)
+    except Exception as error:
+        # Whatever a foreign environment or a full disk comes up with; a person gets one line all the same.
+        if os.environ.get(_DEBUG):
+            raise
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        return _fail(f"{line} ({_DEBUG}=1 in the environment shows where)", 1)
 
 
 def _fail(error: object, code: int) -> int:
@@ -142,7 +149,8 @@ def _train(arguments: list[str]) -> int:
 
     progress = Progress()
     run_dir = Path(command.resume or command.run_dir or default_run_dir(command.preset))
-    summary = train_run(config, run_dir, bool(command.resume), progress)
+    with contextlib.redirect_stdout(sys.stderr):  # an environment may print; stdout is for JSON
+        summary = train_run(config, run_dir, bool(command.resume), progress)
     progress.summary(summary)
     if command.json:
         _print_json(summary)
@@ -152,13 +160,17 @@ def _train(arguments: list[str]) -> int:
 def _base_settings(arguments: list[str]) -> MADDPGConfig:
     """Return what --resume, --preset and --config say, before the other options."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("--preset", "--config", "--resume"):
+    for name in ("--preset", "--config", "--resume", "--run-dir"):
         parser.add_argument(name, default="")
     try:
         named, _ = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise BadInput(str(error.argument_name), "", str(error.message)) from None
     if named.resume:
+        for option in ("preset", "config", "run_dir"):
+            if getattr(named, option):
+                remedy = "cannot go with --resume, which continues a run's own settings in its own folder"
+                raise BadInput(f"--{option.replace('_', '-')}", getattr(named, option), remedy)
         from distributed_maddpg.run import resumed_config  # noqa: PLC0415
 
         return resumed_config(Path(named.resume))
@@ -191,7 +203,7 @@ def _evaluate(arguments: list[str]) -> int:
     path = Path(command.checkpoint)
     if (path / "checkpoints").is_dir():
         path = newest_checkpoint(path)
-    with MADDPG.from_checkpoint(path) as algo:
+    with contextlib.redirect_stdout(sys.stderr), MADDPG.from_checkpoint(path) as algo:
         card = algo.evaluate(command.episodes, command.seed)
     if command.json:
         _print_json({"checkpoint": str(path), "seed": command.seed, **card})

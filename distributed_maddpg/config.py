@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,6 +29,9 @@ Head = Literal["sigmoid", "gumbel"]
 EnvArgument = int | float | bool | str
 
 
+_LARGEST, _WIDEST, _MOST_WORKERS, _MOST_THREADS = 10**15, 65_536, 10_000, 1_024
+
+
 def _require(condition: bool, name: str, value: object, remedy: str) -> None:
     if not condition:
         raise BadInput(name, value, remedy)
@@ -38,19 +40,19 @@ def _require(condition: bool, name: str, value: object, remedy: str) -> None:
 def _require_positive(section: str, settings: object, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
-        _require(0 < value < math.inf, f"{section}.{name}", value, "must be a positive number")
+        _require(0 < value <= _LARGEST, f"{section}.{name}", value, "must be a positive number below 10^15")
 
 
 def _require_not_negative(section: str, settings: object, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
-        _require(0 <= value < math.inf, f"{section}.{name}", value, "must be zero or a positive number")
+        remedy = "must be zero or a positive number below 10^15"
+        _require(0 <= value <= _LARGEST, f"{section}.{name}", value, remedy)
 
 
 def _require_hidden_sizes(name: str, sizes: tuple[int, ...]) -> None:
-    _require(
-        len(sizes) > 0 and all(size > 0 for size in sizes), name, sizes, "needs one or more positive widths"
-    )
+    fits = len(sizes) > 0 and all(0 < size <= _WIDEST for size in sizes)
+    _require(fits, name, sizes, f"needs one or more widths from 1 to {_WIDEST}")
 
 
 class _Section:
@@ -218,6 +220,8 @@ class LearnerConfig(_Section):
     def __post_init__(self) -> None:
         """Check the section."""
         _require_positive("learner", self, "batch_size", "num_threads")
+        remedy = f"must be at most {_MOST_THREADS}"
+        _require(self.num_threads <= _MOST_THREADS, "learner.num_threads", self.num_threads, remedy)
 
 
 @dataclass(frozen=True)
@@ -312,7 +316,8 @@ class MADDPGConfig(_Section):
     def __post_init__(self) -> None:
         """Check what no section can see alone."""
         _require(self.seed >= 0, "seed", self.seed, "must be zero or a positive integer")
-        _require(self.num_workers >= 0, "num_workers", self.num_workers, "must be 0 (no Ray) or more")
+        remedy = f"must be 0 (no Ray) to {_MOST_WORKERS}"
+        _require(0 <= self.num_workers <= _MOST_WORKERS, "num_workers", self.num_workers, remedy)
         batch, capacity = self.learner.batch_size, self.replay.capacity
         _require(
             batch <= capacity,
@@ -413,7 +418,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return values
     except OSError as error:
         raise BadInput("config", str(path), f"cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also TOMLDecodeError and UnicodeDecodeError
         raise BadInput("config", str(path), f"is not valid TOML ({error})") from None
 
 

@@ -14,14 +14,34 @@ _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 
 def check(config: MADDPGConfig) -> EnvSpec:
-    """Return the environment's spec if this configuration can run here.
+    """Return the environment's spec if these settings make sense for it and this machine can train with them.
 
     Raises:
         BadInput: naming the first setting that cannot be used, its value and the remedy.
     """
+    spec = check_settings(config)
+    check_machine(config, spec)
+    return spec
+
+
+def check_settings(config: MADDPGConfig) -> EnvSpec:
+    """Return the environment's spec if these settings make sense for it; all that acting needs.
+
+    Raises:
+        BadInput: as `check`.
+    """
     spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
     config.algorithm.per_agent(spec)
     config.exploration.check_heads(config.algorithm.heads(spec))
+    return spec
+
+
+def check_machine(config: MADDPGConfig, spec: EnvSpec) -> None:
+    """Refuse settings that this machine cannot train with.
+
+    Raises:
+        BadInput: as `check`.
+    """
     _check_memory(config, spec)
     remote = config.num_workers > 0 and (config.ray.address or os.environ.get("RAY_ADDRESS"))
     if config.learner.device == "cuda" and not remote:
@@ -29,7 +49,6 @@ def check(config: MADDPGConfig) -> EnvSpec:
         from distributed_maddpg.learner import choose_device  # noqa: PLC0415
 
         choose_device("cuda")
-    return spec
 
 
 def _check_memory(config: MADDPGConfig, spec: EnvSpec) -> None:

@@ -19,6 +19,7 @@ from distributed_maddpg.checkpoint import load_checkpoint, newest_checkpoint
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.metrics import CSVTable, TensorBoardWriter, flatten
+from distributed_maddpg.preflight import check_machine
 from distributed_maddpg.progress import Progress
 from distributed_maddpg.report.animation import record_episodes, write_animation
 from distributed_maddpg.report.page import write_report
@@ -72,6 +73,7 @@ def train_run(config: MADDPGConfig, run_dir: Path, resume: bool, progress: Progr
     """
     if resume:
         algo = MADDPG.from_checkpoint(newest_checkpoint(run_dir), config)
+        check_machine(algo.config, algo.spec)
     else:
         check_run_dir(run_dir)
         algo = MADDPG(config)

@@ -14,13 +14,13 @@ import numpy.typing as npt
 from distributed_maddpg.acting.joint_policy import JointPolicy
 from distributed_maddpg.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.errors import BadInput
+from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
 from distributed_maddpg.evaluation import Evaluation, Scorecard, evaluate_weights
 from distributed_maddpg.metrics import digest
 from distributed_maddpg.pacing import Pacer
-from distributed_maddpg.preflight import check
+from distributed_maddpg.preflight import check_machine, check_settings
 from distributed_maddpg.seeding import generator, integer_seed
-from distributed_maddpg.types import EnvSpec, FloatArray, Weights
+from distributed_maddpg.types import EnvSpec, FloatArray, Weights, critic_layout, policy_layout
 
 _WEIGHT_PARTS = ("policy", "critic", "target_policy", "target_critic")
 
@@ -76,11 +76,17 @@ class MADDPG:
         Raises:
             BadInput: if it cannot run; nothing has been started then.
         """
+        self._prepare(config)
+        check_machine(config, self.spec)
+
+    def _prepare(self, config: MADDPGConfig) -> None:
+        """Take over settings for acting; what training needs of the machine is checked when it starts."""
         self.config = config
-        self.spec: EnvSpec = check(config)
+        self.spec: EnvSpec = check_settings(config)
         self._running: Root | None = None
         self._restored: Checkpoint | None = None
         self._stop_requested = False
+        self._stopped = False
         self._iteration = 0
         self._clock = _Clock()
         # A stream of its own, beside those of the workers.
@@ -95,13 +101,17 @@ class MADDPG:
             config: settings to continue with instead of the checkpoint's own.
 
         Raises:
-            CheckpointError: if it cannot be read.
-            BadInput: if the settings do not fit the checkpoint's networks or this machine.
+            CheckpointError: if it cannot be read, or its weights are not those of its settings.
+            BadInput: if `config` does not fit the checkpoint's networks, or this machine.
         """
         checkpoint = load_checkpoint(path)
-        algo = MADDPG(config or checkpoint.config)
-        if algo.spec.agents != checkpoint.agents:
-            raise BadInput("env.id", algo.config.env.id, f"has agents other than {checkpoint.agents}")
+        algo = MADDPG.__new__(MADDPG)  # a machine that could not train it may still evaluate it
+        algo._prepare(config or checkpoint.config)
+        problem = _misfit(algo, checkpoint)
+        if problem and config is not None and config != checkpoint.config:
+            raise BadInput(*problem)
+        if problem:
+            raise CheckpointError(f"{path}: does not fit its own settings ({BadInput(*problem)})")
         algo._restored = checkpoint
         return algo
 
@@ -198,9 +208,12 @@ class MADDPG:
         missing = [agent for agent in self.spec.agents if agent not in obs]
         if missing:
             raise BadInput("obs", sorted(obs), f"lacks agent {missing[0]!r}")
-        arrays = [np.asarray(obs[agent], np.float32) for agent in self.spec.agents]
-        single = arrays[0].ndim == 1
-        stacked = tuple(array[None] if single else array for array in arrays)
+        single = np.ndim(obs[self.spec.agents[0]]) == 1
+        num_envs = 1 if single else len(obs[self.spec.agents[0]])
+        stacked = tuple(
+            _observation(agent, obs[agent], () if single else (num_envs,), size)
+            for agent, size in zip(self.spec.agents, self.spec.observation_sizes, strict=True)
+        )
         policies = JointPolicy(self.config.algorithm, self.spec, len(stacked[0]))
         policies.set_parameters(self.policy_parameters())
         if explore:
@@ -238,10 +251,10 @@ class MADDPG:
         return self._root().pacer.checkpoint_due()
 
     def stop(self) -> None:
-        """End every process that was started."""
-        if self._running is not None:
+        """End every process that was started; counters stay readable, training cannot go on."""
+        if self._running is not None and not self._stopped:
+            self._stopped = True
             self._running.close()
-            self._running = None
 
     def __enter__(self) -> MADDPG:
         """Return the algorithm itself."""
@@ -254,14 +267,54 @@ class MADDPG:
         self.stop()
 
     def _root(self) -> Root:
+        if self._stopped:
+            raise TrainingError(
+                "this MADDPG was stopped; go on from a checkpoint with MADDPG.from_checkpoint"
+            )
         if self._running is None:
+            check_machine(self.config, self.spec)
             root = _make_root(self.config, self.spec)
             self._running = root
             if self._restored is not None:
                 restored = self._restored
-                root.resume(restored.learner, restored.env_steps, restored.updates)
+                try:
+                    root.resume(restored.learner, restored.env_steps, restored.updates)
+                except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                    raise CheckpointError(f"the learner's state cannot be restored ({error})") from error
             self._clock.start()
         return self._running
+
+
+def _observation(agent: str, values: Any, copies: tuple[int, ...], size: int) -> FloatArray:
+    """Return an agent's observation as `[E, O_i]`, after checking it."""
+    array = np.asarray(values)
+    if array.shape != (*copies, size) or array.dtype.kind not in "fiub" or not np.isfinite(array).all():
+        raise BadInput(f"obs[{agent!r}]", array.shape, f"must be finite numbers of shape {(*copies, size)}")
+    return array.astype(np.float32).reshape(-1, size)
+
+
+def _misfit(algo: MADDPG, checkpoint: Checkpoint) -> tuple[str, object, str] | None:
+    """Return why a checkpoint's weights are not of these settings (field, value, remedy), or None."""
+    config, spec = algo.config, algo.spec
+    if spec.agents != checkpoint.agents:
+        return "env.kwargs", config.env.kwargs, f"gives agents {spec.agents}, not {checkpoint.agents}"
+    trained = checkpoint.config.algorithm.heads(spec)
+    if config.algorithm.heads(spec) != trained:
+        return "algorithm.policy_head", config.algorithm.policy_head, f"it was trained with {trained[0]}"
+    policy_sizes, critic_sizes = config.algorithm.policy_hidden_sizes, config.algorithm.critic_hidden_sizes
+    layouts = {
+        "policy": ("algorithm.policy_hidden_sizes", policy_sizes, policy_layout(spec, policy_sizes)),
+        "critic": ("algorithm.critic_hidden_sizes", critic_sizes, critic_layout(spec, critic_sizes)),
+    }
+    for kind, (field, value, layout) in layouts.items():
+        shape = (layout.num_networks, layout.num_parameters)
+        for part in (kind, f"target_{kind}"):
+            array = checkpoint.learner.get(part)
+            if array is None or array.shape != shape or array.dtype != np.float32:
+                return field, value, f"needs float32 {part} weights of shape {shape}"
+            if not np.isfinite(array).all():
+                return field, value, f"the {part} weights are not finite"
+    return None
 
 
 class _Clock:

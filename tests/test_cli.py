@@ -257,3 +257,20 @@ def test_an_interrupt_ends_a_run_with_a_checkpoint_and_the_command_to_go_on(tmp_
     assert (summary["interrupted"], summary["finished"]) == (True, False)
     assert (run_dir / "checkpoints" / f"step_{summary['env_steps']}" / "manifest.json").exists()
     assert (run_dir / "report.html").exists()
+
+
+@pytest.mark.parametrize("option", ["--preset=paper", "--config=x.toml", "--run-dir=x"])
+def test_resuming_takes_no_other_origin(option, capsys):
+    assert "cannot go with --resume" in refused(["train", "--resume", "somewhere", option], capsys)
+
+
+def test_what_no_one_expected_is_still_one_line(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", "--num-workers", "0", "--algorithm.policy-head", "auto"]
+    code = main(
+        [*arguments, "--env.id", "tests.runtime.failing:parallel_env", "--env.kwargs", "fail_at", "3"]
+    )
+    lines = capsys.readouterr().err.splitlines()
+    assert code == 1
+    assert lines[-1].startswith("error: RuntimeError: boom at step 3")
+    assert not any("Traceback" in line for line in lines)

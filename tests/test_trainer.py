@@ -1,11 +1,13 @@
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
 from distributed_maddpg import MADDPG, MADDPGConfig
+from distributed_maddpg.checkpoint import load_checkpoint, save_checkpoint
 from distributed_maddpg.config import AlgorithmConfig
-from distributed_maddpg.errors import BadInput, CheckpointError
+from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
 from distributed_maddpg.metrics import flatten
 
 
@@ -120,8 +122,54 @@ def test_other_settings_may_continue_a_checkpoint(saved):
 
 
 def test_another_environments_checkpoint_is_refused(saved):
-    with pytest.raises(BadInput, match=r"env.id = 'simple_adversary': has agents other than"):
+    with pytest.raises(BadInput, match=r"env.kwargs = .*: gives agents .*'agent_2'\), not"):
         MADDPG.from_checkpoint(saved[0], config(env={"kwargs": {"N": 3}}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"policy_hidden_sizes": [9]}, "algorithm.policy_hidden_sizes"),
+        ({"critic_hidden_sizes": [9]}, "algorithm.critic_hidden_sizes"),
+        ({"policy_head": "gumbel"}, "algorithm.policy_head"),
+    ],
+)
+def test_other_networks_cannot_continue_a_checkpoint(saved, changes, field):
+    other = config(algorithm=changes)
+    with pytest.raises(BadInput, match=f"^{field} = "):
+        MADDPG.from_checkpoint(saved[0], other)
+
+
+def test_weights_that_do_not_fit_are_the_checkpoints_fault(saved, tmp_path):
+    checkpoint = load_checkpoint(saved[0])
+    broken = {**checkpoint.learner, "policy": checkpoint.learner["policy"] * np.nan}
+    path = save_checkpoint(tmp_path / "nan", dataclasses.replace(checkpoint, learner=broken))
+    with pytest.raises(CheckpointError, match="the policy weights are not finite"):
+        MADDPG.from_checkpoint(path)
+
+
+def test_a_checkpoint_replaces_nothing_but_a_checkpoint(saved, tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("all of it")
+    with pytest.raises(BadInput, match="holds something other than a checkpoint"):
+        save_checkpoint(tmp_path / "precious", load_checkpoint(saved[0]))
+    assert (tmp_path / "precious" / "thesis.txt").read_text() == "all of it"
+
+
+def test_after_stop_counters_stay_and_training_is_refused():
+    with MADDPG(config()) as algo:
+        algo.train()
+        steps = algo.env_steps
+    assert algo.env_steps == steps > 0
+    with pytest.raises(TrainingError, match="was stopped"):
+        algo.train()
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(3), np.float32(1), np.full(10, np.nan), np.zeros((2, 10))])
+def test_an_observation_that_does_not_fit_is_named(wrong):
+    obs = {"adversary_0": np.zeros(8), "agent_0": wrong, "agent_1": np.zeros(10)}
+    with MADDPG(config()) as algo, pytest.raises(BadInput, match=r"^obs\['agent_0'\] = "):
+        algo.compute_actions(obs)
 
 
 def test_a_missing_checkpoint_is_refused(tmp_path):

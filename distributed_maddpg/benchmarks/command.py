@@ -41,8 +41,8 @@ class BenchmarkOptions:
     def __post_init__(self) -> None:
         """Check the options."""
         for name in ("num_envs", "num_threads", "env_steps", "seconds", "repeats"):
-            if getattr(self, name) <= 0:
-                raise BadInput(name, getattr(self, name), "must be positive")
+            if not 0 < getattr(self, name) < 10**9:
+                raise BadInput(name, getattr(self, name), "must be positive, and below 10^9")
         for name in ("batch_size", "num_workers", "seed"):
             if getattr(self, name) < 0:
                 raise BadInput(name, getattr(self, name), "must not be negative")

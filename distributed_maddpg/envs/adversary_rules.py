@@ -20,6 +20,7 @@ from distributed_maddpg.errors import BadInput, did_you_mean
 from distributed_maddpg.types import EnvSpec
 
 NUM_ACTIONS = 5
+_MOST_ENTITIES, _MOST_CYCLES = 10_000, 2**31
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,11 @@ class AdversaryOptions:
         for name in ("N", "max_cycles", "num_agent_neighbors", "num_landmark_neighbors"):
             value = getattr(self, name)
             optional = value is None and name.startswith("num_")
+            most = _MOST_CYCLES if name == "max_cycles" else _MOST_ENTITIES
             if not optional and (type(value) is not int or value < 1):
                 raise BadInput(f"env.kwargs.{name}", value, "must be a whole number, at least 1")
+            if not optional and value > most:
+                raise BadInput(f"env.kwargs.{name}", value, f"must be at most {most}")
         for name in ("continuous_actions", "dynamic_rescaling", "benchmark_data"):
             if not isinstance(getattr(self, name), bool):
                 raise BadInput(f"env.kwargs.{name}", getattr(self, name), "must be true or false")

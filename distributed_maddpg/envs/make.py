@@ -15,6 +15,7 @@ from distributed_maddpg.types import EnvSpec
 
 _ADVERSARY = "simple_adversary"
 _ADVERSARY_MODULE = "mpe2.simple_adversary_v3"
+_OWN_ARGUMENTS = {"env_id", "num_envs", "seed", "backend"}
 _BACKENDS = ("auto", "vectorized", "pettingzoo")
 
 
@@ -52,6 +53,10 @@ def make_vector_env(
 
 def env_spec(env_id: str, backend: str, env_kwargs: Mapping[str, Any]) -> EnvSpec:
     """Return what the other stages need to know of an environment, by making one copy and closing it."""
+    for name in _OWN_ARGUMENTS & set(env_kwargs):
+        raise BadInput(
+            f"env.kwargs.{name}", env_kwargs[name], "is set elsewhere; an environment cannot take it"
+        )
     env = make_vector_env(env_id, 1, 0, backend=backend, **env_kwargs)
     try:
         return env.spec
@@ -73,7 +78,7 @@ def _make_adversary(num_envs: int, seed: int, backend: str, kwargs: dict[str, An
 def _construct(factory: Callable[..., Any], env_id: str, kwargs: dict[str, Any]) -> Any:
     try:
         return factory(**kwargs)
-    except Exception as error:  # whatever an unknown environment finds wrong with its keywords
+    except (Exception, SystemExit) as error:  # whatever an environment finds wrong with its keywords
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise BadInput("env.kwargs", kwargs, f"{env_id} refused to be made ({reason})") from error
 
@@ -106,7 +111,7 @@ def _import(env_id: str, module_name: str) -> Any:
         if module_name == missing or module_name.startswith(f"{missing}."):
             raise BadInput("env.id", env_id, _suggestion(module_name)) from error
         raise BadInput("env.id", env_id, f"its module needs {missing!r}, which is not installed") from error
-    except Exception as error:  # a foreign module may fail in any way while it is imported
+    except (Exception, SystemExit) as error:  # a foreign module may fail in any way while it is imported
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise BadInput("env.id", env_id, f"its module cannot be imported ({reason})") from error
 

@@ -120,6 +120,8 @@ def _read(path: Path) -> dict[str, list[float]]:
             rows = list(csv.DictReader(file))
     except OSError as error:
         raise BadInput("run_dir", str(path.parent), f"holds no run ({path.name}: {error.strerror})") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadInput("run_dir", str(path.parent), f"{path.name} is no CSV file ({error})") from None
     names = list(rows[0]) if rows else ["env_steps", "num_env_steps_sampled_lifetime"]
     return {name: [_number(row[name]) for row in rows] for name in names}
 
