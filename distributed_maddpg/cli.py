@@ -124,6 +124,7 @@ def _fail(error: object, code: int) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    sys.path.append(os.getcwd())  # for a user's own environment in this folder, as `python -m` has it
     commands = {"train": _train, "evaluate": _evaluate, "benchmark": _benchmark, "report": _report}
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="", file=sys.stdout if arguments else sys.stderr)
@@ -140,9 +141,10 @@ def _train(arguments: list[str]) -> int:
     base = _base_settings(arguments)
     # The tables without fixed keys start empty, so that any key may be named.
     open_env = dataclasses.replace(base.env, kwargs={})
-    default = TrainCommand(dataclasses.replace(base, env=open_env))
+    open_algorithm = dataclasses.replace(base.algorithm, team_overrides={})
+    default = TrainCommand(dataclasses.replace(base, env=open_env, algorithm=open_algorithm))
     command = parse(TrainCommand, "train", arguments, default)
-    config = _with_env(command.settings, base)
+    config = _with_tables(command.settings, base)
 
     from distributed_maddpg.progress import Progress  # noqa: PLC0415
     from distributed_maddpg.run import default_run_dir, train_run  # noqa: PLC0415
@@ -160,7 +162,7 @@ def _train(arguments: list[str]) -> int:
 def _base_settings(arguments: list[str]) -> MADDPGConfig:
     """Return what --resume, --preset and --config say, before the other options."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("--preset", "--config", "--resume", "--run-dir"):
+    for name in ("--preset", "--config", "--resume", "--run-dir", "--env.id"):
         parser.add_argument(name, default="")
     try:
         named, _ = parser.parse_known_args(arguments)
@@ -176,17 +178,19 @@ def _base_settings(arguments: list[str]) -> MADDPGConfig:
         return resumed_config(Path(named.resume))
     base = MADDPGConfig.preset(named.preset or "default")
     if named.config:
-        return MADDPGConfig.from_toml(named.config, base)
-    return base
+        base = MADDPGConfig.from_toml(named.config, base)
+    env_id = getattr(named, "env.id")  # first, because another environment takes other arguments
+    return MADDPGConfig.from_dict({"env": {"id": env_id}}, base) if env_id else base
 
 
-def _with_env(settings: MADDPGConfig, base: MADDPGConfig) -> MADDPGConfig:
-    """Lay the command line's environment arguments over the base's, unless the environment is another."""
-    same = settings.env.id == base.env.id
-    kwargs = {**(base.env.kwargs if same else {}), **settings.env.kwargs}
+def _with_tables(settings: MADDPGConfig, base: MADDPGConfig) -> MADDPGConfig:
+    """Lay the command line's tables without fixed keys over the base's."""
     words: dict[str, EnvArgument] = {"true": True, "false": False}
-    plain = {key: words.get(str(value).lower(), value) for key, value in kwargs.items()}
-    return dataclasses.replace(settings, env=dataclasses.replace(settings.env, kwargs=plain))
+    given = {key: words.get(str(value).lower(), value) for key, value in settings.env.kwargs.items()}
+    env = dataclasses.replace(settings.env, kwargs={**base.env.kwargs, **given})
+    overrides = {**base.algorithm.team_overrides, **settings.algorithm.team_overrides}
+    algorithm = dataclasses.replace(settings.algorithm, team_overrides=overrides)
+    return dataclasses.replace(settings, env=env, algorithm=algorithm)
 
 
 def _evaluate(arguments: list[str]) -> int:

@@ -70,6 +70,11 @@ class EnvConfig(_Section):
     kwargs: dict[str, EnvArgument] = field(default_factory=dict)
     """Arguments of the environment itself, as its PettingZoo constructor names them."""
 
+    def __post_init__(self) -> None:
+        """Give an environment that has two names one of them."""
+        if self.id == "mpe2.simple_adversary_v3":
+            object.__setattr__(self, "id", "simple_adversary")
+
 
 @dataclass(frozen=True)
 class RolloutConfig(_Section):
@@ -165,7 +170,7 @@ class ExplorationConfig(_Section):
 
     kind: Literal["auto", "none", "epsilon", "gaussian", "ou", "gumbel"] = "auto"
     """epsilon: uniform actions of all agents, with that probability. gaussian, ou (Ornstein-Uhlenbeck): added
-    to sigmoid actions. gumbel: added to the logits of gumbel heads. auto: gumbel or gaussian, by head."""
+    to sigmoid actions. gumbel: added to the logits of gumbel heads. auto: gumbel, or 0.3 of gaussian."""
     start: float = 1.0
     """Magnitude at the first step: a probability, a standard deviation, or a factor of the Gumbel noise."""
     end: float = 1.0
@@ -237,13 +242,13 @@ class PacingConfig(_Section):
     tolerance_updates: int = 32
     """How many updates' worth of steps the workers may run ahead of the learner (asynchronous mode)."""
     publish_interval_updates: int = 4
-    """Updates between two versions of the weights."""
+    """Fewest updates between two versions of the weights; on Ray also the length of the learner's calls."""
     report_interval_env_steps: int = 50_000
     """Environment steps between two reports; one iteration of `train()`."""
     evaluation_interval_env_steps: int = 100_000
     """Environment steps between two evaluations; 0 for none but the last."""
     checkpoint_interval_env_steps: int = 500_000
-    """Environment steps between two checkpoints; 0 for none but the last."""
+    """Environment steps between two checkpoints, made with the next report; 0 for none but the last."""
 
     def __post_init__(self) -> None:
         """Check the section."""
@@ -255,11 +260,11 @@ class PacingConfig(_Section):
             "tolerance_updates",
             "publish_interval_updates",
             "report_interval_env_steps",
+            "learning_starts",
         )
         _require_not_negative(
             "pacing",
             self,
-            "learning_starts",
             "evaluation_interval_env_steps",
             "checkpoint_interval_env_steps",
         )
@@ -398,8 +403,9 @@ def _settings_under(base: MADDPGConfig, values: Mapping[str, Any]) -> dict[str, 
     """Return the settings of `base`, without its environment's arguments where `values` name another one."""
     settings = base.to_dict()
     env = values.get("env")
-    if isinstance(env, Mapping) and env.get("id", base.env.id) != base.env.id:
+    if isinstance(env, Mapping) and EnvConfig(env.get("id", base.env.id)).id != base.env.id:
         settings["env"]["kwargs"] = {}
+        settings["algorithm"]["policy_head"] = "auto"  # the base's was chosen for its environment's actions
     return settings
 
 

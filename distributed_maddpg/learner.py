@@ -121,7 +121,11 @@ class Learner:
                 for part in _MOMENTS:
                     _copy_into(f"{name}.{part}", moments[part], state)
                 optimiser.state[parameter] = moments
-        self._update.generator.set_state(torch.tensor(state["generator"]))
+        generator, saved = self._update.generator, torch.tensor(state["generator"])
+        if saved.shape == generator.get_state().shape:
+            generator.set_state(saved)
+        else:  # saved on another kind of device, whose generators have another state: go on with fresh noise
+            generator.manual_seed(int(state["updates"]))
         self.updates = int(state["updates"])
         self.weights_version = int(state["weights_version"])
 

@@ -26,9 +26,9 @@ class Pacer:
         """Made by the learner."""
         self._env_steps_running = 0
         self._updates_running = 0
-        # Where learning begins, in both counts; moves when a run is resumed with an empty replay buffer.
-        self._start_env_steps = config.learning_starts
-        self._start_updates = 0
+        # Until when a resumed run's empty replay buffer is filled, and what it had learnt before.
+        self._refilled_at: float = 0
+        self._resumed_updates = 0
         self._published_at = 0
         self._intervals = {
             "report": _Interval(config.report_interval_env_steps),
@@ -46,9 +46,8 @@ class Pacer:
         if ahead >= self._config.total_env_steps:
             return False
         slack = max(self._config.tolerance_updates * self._config.env_steps_per_update, env_steps)
-        learnt = self.updates - self._start_updates
-        limit = self._start_env_steps + learnt * self._config.env_steps_per_update + slack
-        return ahead + env_steps <= limit or ahead < self._start_env_steps
+        limit = self._config.learning_starts + self.updates * self._config.env_steps_per_update + slack
+        return ahead + env_steps <= limit or ahead < max(self._config.learning_starts, self._refilled_at)
 
     def collection_started(self, env_steps: int) -> None:
         """Count steps that a worker has been asked for."""
@@ -101,18 +100,25 @@ class Pacer:
         return self.collected and self.updates >= self._updates_earned(self.env_steps)
 
     def resume(self, env_steps: int, updates: int) -> None:
-        """Continue a run's counts with an empty replay buffer; it is filled anew before learning goes on."""
+        """Continue a run's counts with an empty replay buffer; it is filled anew before learning goes on.
+
+        The updates that fall due meanwhile are made up for afterwards; those of a run whose steps are all in
+        have nothing left to learn from.
+        """
         self.env_steps, self.updates, self._published_at = env_steps, updates, updates
-        self._start_env_steps = env_steps + self._config.learning_starts
-        self._start_updates = updates
+        total = self._config.total_env_steps
+        self._refilled_at = (
+            min(env_steps + self._config.learning_starts, total) if env_steps < total else math.inf
+        )
+        self._resumed_updates = updates
         for interval in self._intervals.values():
             interval.over(env_steps)
 
     def _updates_earned(self, env_steps: int) -> int:
-        since = env_steps - self._start_env_steps
-        if since < 0:
-            return self._start_updates
-        return self._start_updates + 1 + math.floor(since / self._config.env_steps_per_update)
+        since = env_steps - self._config.learning_starts
+        if since < 0 or env_steps < self._refilled_at:
+            return self._resumed_updates
+        return 1 + math.floor(since / self._config.env_steps_per_update)
 
 
 class _Interval:

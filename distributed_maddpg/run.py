@@ -114,11 +114,9 @@ class _RunFiles:
         self._events = TensorBoardWriter(run_dir)
 
     def add_result(self, result: dict[str, Any]) -> None:
-        evaluation = result["evaluation"]
-        if evaluation:
-            self.add_evaluation(evaluation)
-        self._events.add(result, result["num_env_steps_sampled_lifetime"])
-        self._metrics.add(flatten({key: value for key, value in result.items() if key != "evaluation"}))
+        own = {key: value for key, value in result.items() if key != "evaluation"}
+        self._events.add(own, result["num_env_steps_sampled_lifetime"])
+        self._metrics.add(flatten(own))
 
     def add_evaluation(self, evaluation: dict[str, Any]) -> None:
         """Append the greedy returns per agent, and the success rates where the environment has them."""
@@ -130,6 +128,7 @@ class _RunFiles:
             **{f"success_{name}": rate for name, rate in evaluation.get("success", {}).items()},
         }
         self._returns.add(row)
+        self._events.add({"evaluation": evaluation}, evaluation["num_env_steps"])
 
     def to_open(self) -> dict[str, str]:
         """Return what a person may want to open at the end, the report, which comes last, included.
@@ -162,6 +161,8 @@ def _loop(algo: MADDPG, files: _RunFiles, progress: Progress) -> None:
     while not (algo.finished or algo.stop_requested):
         result = algo.train()
         files.add_result(result)
+        for evaluation in algo.evaluations:
+            files.add_evaluation(evaluation)
         progress.show(result)
         if algo.checkpoint_due() and not algo.finished:
             algo.save(files.checkpoint_dir(algo.env_steps))

@@ -88,6 +88,8 @@ class MADDPG:
         self._stop_requested = False
         self._stopped = False
         self._iteration = 0
+        self.evaluations: list[dict[str, Any]] = []
+        """All evaluations that ended during the latest call of `train`, oldest first."""
         self._clock = _Clock()
         # A stream of its own, beside those of the workers.
         self._acting_rng = generator(config.seed, "exploration", config.num_workers + 1)
@@ -173,8 +175,9 @@ class MADDPG:
             "updates_per_s": (root.pacer.updates - updates) / seconds,
             "evaluation": {},
         }
-        for evaluation in root.take_evaluations():
-            result["evaluation"] = evaluation.to_dict()
+        self.evaluations = [evaluation.to_dict() for evaluation in root.take_evaluations()]
+        if self.evaluations:
+            result["evaluation"] = self.evaluations[-1]
         return result
 
     def evaluate(self, num_episodes: int = 100, seed: int | None = None) -> dict[str, Any]:

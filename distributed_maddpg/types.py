@@ -7,6 +7,7 @@ Shape letters, used in every docstring: `B` batch rows, `E` environment copies, 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -36,7 +37,7 @@ class EnvSpec:
     @cached_property
     def teams(self) -> tuple[str, ...]:
         """Team of each agent: its name without the trailing number, PettingZoo's convention."""
-        return tuple(name.rsplit("_", 1)[0] for name in self.agents)
+        return tuple(re.sub(r"_\d+$", "", name) for name in self.agents)
 
     @cached_property
     def transitions(self) -> TransitionLayout:

@@ -58,7 +58,7 @@ BAD = [
         {"pacing": {"env_steps_per_update": 0.0}},
         "pacing.env_steps_per_update = 0.0: must be a positive number",
     ),
-    ({"pacing": {"learning_starts": -1}}, "pacing.learning_starts = -1: must be zero or a positive number"),
+    ({"pacing": {"learning_starts": -1}}, "pacing.learning_starts = -1: must be a positive number"),
     ({"ray": {"timeout_s": 0.0}}, "ray.timeout_s = 0.0: must be a positive number"),
     ({"replay": {"capacity": 0}}, "replay.capacity = 0: must be a positive number"),
     (

@@ -197,20 +197,27 @@ def test_resume_continues_counts_and_fills_the_buffer_before_learning():
     collect(counts, 99)
     assert (counts.updates_due(), counts.may_collect(40)) == (0, True)
     collect(counts, 21)
-    assert counts.updates_due() == 3
-    learn(counts, 3)
-    assert counts.updates == 34
+    assert counts.updates_due() == 12  # as many in all as without the interruption
+    learn(counts, 12)
+    assert counts.updates == 1 + (520 - 100) // 10
 
 
-def test_resume_limits_collecting_as_at_the_start():
+def test_after_the_refill_collecting_waits_for_the_updates_to_catch_up():
     counts = pacer()
     counts.resume(400, 31)
     collect(counts, 100)
-    assert counts.may_collect(40)
-    counts.collection_started(1)
     assert not counts.may_collect(40)
-    learn(counts, 1)
+    learn(counts, counts.updates_due())
     assert counts.may_collect(40)
+
+
+def test_a_late_resume_still_makes_the_updates_that_are_left():
+    counts = pacer()
+    counts.resume(960, 80)
+    collect(counts, 40)
+    assert (counts.finished, counts.updates_due()) == (False, 11)
+    learn(counts, 11)
+    assert counts.finished
 
 
 def test_resume_does_not_repeat_intervals_that_were_passed():

@@ -94,7 +94,7 @@ def test_an_interrupted_run_can_go_on(number, tmp_path):
     longer = short(pacing={"total_env_steps": 480})
     second = train(longer, tmp_path / "run", resume=True)
     assert (second["finished"], second["env_steps"]) == (True, 480)
-    assert second["updates"] == first["updates"] + 1 + (480 - 160 - 160) // 16
+    assert second["updates"] == 1 + (480 - 160) // 16  # as without the interruption
     assert resumed_config(tmp_path / "run") == longer
     assert MADDPGConfig.from_toml(tmp_path / "run" / "config.toml") == longer
 

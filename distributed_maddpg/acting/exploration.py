@@ -13,6 +13,8 @@ from distributed_maddpg.config import ExplorationConfig, Head
 from distributed_maddpg.types import EnvSpec, FloatArray
 
 _IMPOSSIBLE = np.float32(-1e9)
+_AUTO_GAUSSIAN = np.float32(0.3)
+"""Standard deviation that magnitude 1 stands for under "auto": magnitude 1 itself is a Gumbel noise's."""
 
 
 class ActionMaker:
@@ -105,7 +107,8 @@ class Explorer:
             logits = logits + self._gumbel * magnitude * self._gumbel_noise(logits.shape)
         actions = self._maker.relaxed(logits)
         if self._additive.any():
-            actions = np.clip(actions + self._additive * self._additive_noise(magnitude), 0.0, 1.0)
+            scale = magnitude * (_AUTO_GAUSSIAN if self._config.kind == "auto" else np.float32(1))
+            actions = np.clip(actions + self._additive * self._additive_noise(scale), 0.0, 1.0)
         if self._config.kind == "epsilon":
             chosen = self._rng.random(logits.shape[1]) < magnitude  # all agents of a copy together
             random = self._maker.uniform(self._rng, logits.shape)

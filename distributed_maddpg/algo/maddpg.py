@@ -106,7 +106,7 @@ class MADDPGUpdate:
         self.target_critic.flat.copy_(self.critic.flat)
         self.policy_optimiser = _adam(self.policy, config.actor_lr)
         self.critic_optimiser = _adam(self.critic, config.critic_lr)
-        self.generator = torch.Generator(device).manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(seed + 1)  # not the stream of the first weights
         self._config, self._spec = config, spec
         self._columns = _Columns(spec, device)
         self._gumbel = _AgentMask([head == "gumbel" for head in config.heads(spec)], device)

@@ -98,6 +98,7 @@ class LearnerActor:
         """Publish the first weights to the replay buffer; return the device's name."""
         self._replay = replay
         self._publish()
+        self._idle_since = time.perf_counter()
         return str(self._learner.device)
 
     @ray.method

