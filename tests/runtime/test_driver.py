@@ -104,16 +104,18 @@ def test_both_workers_share_what_the_pacing_allows(learner_bound: Any) -> None:
 
 
 def test_no_transition_passes_through_the_driver(learner_bound: Any, monkeypatch: Any) -> None:
-    root, answers = learner_bound, []
-    ask, before = root._ask, root.pacer.env_steps
+    from distributed_maddpg.runtime import driver
 
-    def weigh(who: str, call: Any) -> Any:
-        answer = ask(who, call)
+    root, answers = learner_bound, []
+    ask, before = driver.ask, root.pacer.env_steps
+
+    def weigh(who: str, call: Any, timeout_s: float) -> Any:
+        answer = ask(who, call, timeout_s)
         if who.startswith("rollout worker"):
             answers.append(len(pickle.dumps(answer)))
         return answer
 
-    monkeypatch.setattr(root, "_ask", weigh)
+    monkeypatch.setattr(driver, "ask", weigh)
     while root.pacer.env_steps < before + 2_000:
         root.run(lambda: False)
     collected = (root.pacer.env_steps - before) * 13 * 4  # bytes
