@@ -242,7 +242,7 @@ class PacingConfig(_Section):
     tolerance_updates: int = 32
     """How many updates' worth of steps the workers may run ahead of the learner (asynchronous mode)."""
     publish_interval_updates: int = 4
-    """Fewest updates between two versions of the weights; on Ray also the length of the learner's calls."""
+    """Updates between two versions of the weights; asynchronously at most one per tolerance_updates / 4."""
     report_interval_env_steps: int = 50_000
     """Environment steps between two reports; one iteration of `train()`."""
     evaluation_interval_env_steps: int = 100_000
