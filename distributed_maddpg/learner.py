@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from distributed_maddpg.algo.maddpg import METRICS, MADDPGUpdate
+from distributed_maddpg.algo.handwritten import HandwrittenUpdate
+from distributed_maddpg.algo.maddpg import METRICS
 from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConfig
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.seeding import integer_seed
@@ -18,7 +21,6 @@ from distributed_maddpg.types import EnvSpec, FloatArray, Weights
 
 _STATE_PARTS = ("policy", "critic", "target_policy", "target_critic")
 _OPTIMISERS = ("policy_optimiser", "critic_optimiser")
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 def choose_device(name: str) -> torch.device:
@@ -48,80 +50,85 @@ def keep_freed_memory() -> None:
 
 
 class Learner:
-    """Owns the networks on its device and counts what it has done to them."""
+    """Owns the networks of one run, or of several that differ only in their seed, and trains them.
 
-    def __init__(self, algorithm: AlgorithmConfig, config: LearnerConfig, spec: EnvSpec, seed: int) -> None:
-        """Initialise from the run's seed."""
+    On a CPU several runs take turns, which keeps each one's memory in the cache; on a GPU they stand in one
+    stack. Methods that concern one run take its place among the seeds.
+    """
+
+    def __init__(
+        self, algorithm: AlgorithmConfig, config: LearnerConfig, spec: EnvSpec, seeds: Sequence[int]
+    ) -> None:
+        """Initialise one run per seed."""
         torch.set_num_threads(config.num_threads)
         keep_freed_memory()
         self.device = choose_device(config.device)
-        self._update = MADDPGUpdate(algorithm, spec, self.device, integer_seed(seed, "learner"))
-        self._metrics = torch.zeros(len(METRICS), spec.num_agents, device=self.device)
+        self.num_runs = len(seeds)
+        streams = [integer_seed(seed, "learner") for seed in seeds]
+        stacks = [streams] if self.device.type == "cuda" else [[stream] for stream in streams]
+        self._stacks = [HandwrittenUpdate(algorithm, spec, self.device, stack) for stack in stacks]
+        shape = (len(METRICS), len(stacks[0]) * spec.num_agents)
+        self._metrics = [torch.zeros(shape, device=self.device) for _ in stacks]
+        self._num_agents = spec.num_agents
         self._metrics_count = 0
         self.updates = 0
-        """Updates of all agents made."""
+        """Updates of all agents made, in each run."""
         self.weights_version = 0
         """How many times weights were published."""
 
-    def learn(self, batches: FloatArray) -> None:
-        """Make one update per batch of `[K, B, width]` packed transitions."""
-        for batch in torch.tensor(batches, device=self.device):  # a copy: Ray hands out read-only arrays
-            self._metrics += self._update(batch)
-        self._metrics_count += len(batches)
-        self.updates += len(batches)
+    def learn(self, batches: Sequence[FloatArray]) -> None:
+        """Make one update per batch of `[K, B, width]` packed transitions, one such array per run."""
+        count = len(batches[0])
+        per_stack = self.num_runs // len(self._stacks)
+        for index, (update, metrics) in enumerate(zip(self._stacks, self._metrics, strict=True)):
+            own = batches[index * per_stack : (index + 1) * per_stack]
+            for batch in _stacked(own).to(self.device):
+                metrics += update(batch)
+        self._metrics_count += count
+        self.updates += count
 
-    def publish(self) -> Weights:
-        """Return the policies' parameters under a new version number."""
+    def publish(self) -> list[Weights]:
+        """Return the policies' parameters of each run under a new version number."""
         self.weights_version += 1
-        return self.weights()
+        return [self.weights(run) for run in range(self.num_runs)]
 
-    def weights(self) -> Weights:
-        """Return the policies' parameters as they are, under the latest version number."""
-        return Weights(self.weights_version, self.updates, self._update.policy.flat.cpu().numpy().copy())
+    def weights(self, run: int = 0) -> Weights:
+        """Return a run's policies' parameters as they are, under the latest version number."""
+        update, own = self._place(run)
+        return Weights(self.weights_version, self.updates, _array(update.policy.flat[own]))
 
-    def take_metrics(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Return each metric's mean per agent, `[N]`, since the last call; NaN where nothing was learnt."""
-        count = self._metrics_count or float("nan")
-        means = (self._metrics.cpu().numpy() / count).astype(np.float64)
-        self._metrics.zero_()
+    def take_metrics(self) -> list[dict[str, npt.NDArray[np.float64]]]:
+        """Return each run's metrics as means per agent, `[N]`, since the last call; NaN without updates."""
+        means = torch.cat(self._metrics, dim=1).cpu().numpy() / (self._metrics_count or float("nan"))
+        for metrics in self._metrics:
+            metrics.zero_()
         self._metrics_count = 0
-        return dict(zip(METRICS, means, strict=True))
+        runs = np.split(means.astype(np.float64), self.num_runs, axis=1)
+        return [dict(zip(METRICS, run, strict=True)) for run in runs]
 
-    def get_state(self) -> dict[str, npt.NDArray[Any]]:
-        """Return everything that learning depends on as named arrays."""
-        state = {name: _array(getattr(self._update, name).flat) for name in _STATE_PARTS}
+    def get_state(self, run: int = 0) -> dict[str, npt.NDArray[Any]]:
+        """Return everything that a run's learning depends on as named arrays."""
+        update, own = self._place(run)
+        state = {name: _array(tensor[own]) for name, tensor in _rows(update).items()}
         for name in _OPTIMISERS:
-            optimiser = getattr(self._update, name)
-            moments = optimiser.state[optimiser.param_groups[0]["params"][0]]
-            for part in _MOMENTS:
-                if part in moments:  # torch creates them at the first step
-                    state[f"{name}.{part}"] = _array(moments[part])
-        state["generator"] = self._update.generator.get_state().numpy().copy()
+            state[f"{name}.step"] = _array(getattr(update, name).steps)
+        state["generator"] = update.generators[run % len(update.generators)].get_state().numpy().copy()
         state["updates"] = np.array(self.updates, np.int64)
         state["weights_version"] = np.array(self.weights_version, np.int64)
         return state
 
-    def set_state(self, state: dict[str, npt.NDArray[Any]]) -> None:
+    def set_state(self, state: dict[str, npt.NDArray[Any]], run: int = 0) -> None:
         """Take over what `get_state` returned; continues exactly from there.
 
         Raises:
             ValueError: if a part is missing or has another shape.
         """
-        for name in _STATE_PARTS:
-            _copy_into(name, getattr(self._update, name).flat, state)
+        update, own = self._place(run)
+        for name, tensor in _rows(update).items():
+            _copy_into(name, tensor[own], state)
         for name in _OPTIMISERS:
-            optimiser = getattr(self._update, name)
-            parameter = optimiser.param_groups[0]["params"][0]
-            if f"{name}.step" in state:
-                moments = {
-                    "exp_avg": torch.zeros_like(parameter),
-                    "exp_avg_sq": torch.zeros_like(parameter),
-                    "step": torch.zeros((), device=self.device),
-                }
-                for part in _MOMENTS:
-                    _copy_into(f"{name}.{part}", moments[part], state)
-                optimiser.state[parameter] = moments
-        generator, saved = self._update.generator, torch.tensor(state["generator"])
+            _copy_into(f"{name}.step", getattr(update, name).steps, state)
+        generator, saved = update.generators[run % len(update.generators)], torch.tensor(state["generator"])
         if saved.shape == generator.get_state().shape:
             generator.set_state(saved)
         else:  # saved on another kind of device, whose generators have another state: go on with fresh noise
@@ -129,10 +136,33 @@ class Learner:
         self.updates = int(state["updates"])
         self.weights_version = int(state["weights_version"])
 
+    def _place(self, run: int) -> tuple[HandwrittenUpdate, slice]:
+        """Return the stack a run stands in, and its rows there."""
+        per_stack = self.num_runs // len(self._stacks)
+        first = run % per_stack * self._num_agents
+        return self._stacks[run // per_stack], slice(first, first + self._num_agents)
 
-def make_learner(config: MADDPGConfig, spec: EnvSpec) -> Learner:
-    """Build the learner of a run."""
-    return Learner(config.algorithm, config.learner, spec, config.seed)
+
+def make_learner(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int] = ()) -> Learner:
+    """Build the learner of a run, or of several with the same settings but for these seeds."""
+    return Learner(config.algorithm, config.learner, spec, seeds or (config.seed,))
+
+
+def _rows(update: HandwrittenUpdate) -> dict[str, torch.Tensor]:
+    """Return the tensors of a stack that have a row per network, by their names in a state."""
+    rows = {name: getattr(update, name).flat for name in _STATE_PARTS}
+    for name in _OPTIMISERS:
+        optimiser = getattr(update, name)
+        rows |= {f"{name}.exp_avg": optimiser.exp_avg, f"{name}.exp_avg_sq": optimiser.exp_avg_sq}
+    return rows
+
+
+def _stacked(batches: Sequence[FloatArray]) -> torch.Tensor:
+    """Return each run's `[K, B, width]` as `[K, S, B, width]`; one run's without a copy."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of Ray's read-only arrays; nothing here writes to them
+        tensors = [torch.from_numpy(array) for array in batches]
+    return tensors[0].unsqueeze(1) if len(tensors) == 1 else torch.stack(tensors, dim=1)
 
 
 def _array(tensor: torch.Tensor) -> npt.NDArray[Any]:

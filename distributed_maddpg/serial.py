@@ -37,7 +37,7 @@ class SerialRoot:
         self._log = IterationLog(spec, 0)
         self._evaluations: list[Evaluation] = []
         self._evaluation_index = 0
-        self._worker.set_weights(self._learner.publish())
+        self._worker.set_weights(self._learner.publish()[0])
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Train until a report is due or `stop()` says so."""
@@ -58,7 +58,7 @@ class SerialRoot:
             "weights_seq_no": self._learner.weights_version,
             "replay_buffer": {"num_env_steps_stored": self._replay.size},
         }
-        return self._log.take(counters, self._learner.take_metrics())
+        return self._log.take(counters, self._learner.take_metrics()[0])
 
     def take_evaluations(self) -> list[Evaluation]:
         """Return the evaluations that ended since the last call."""
@@ -111,10 +111,10 @@ class SerialRoot:
         batches = self._replay.sample(updates, self._config.learner.batch_size)
         sampled = time.perf_counter()
         self.pacer.learning_started(updates)
-        self._learner.learn(batches)
+        self._learner.learn([batches])
         self.pacer.learning_done(updates)
         if self.pacer.publish_due():
-            self._worker.set_weights(self._learner.publish())
+            self._worker.set_weights(self._learner.publish()[0])
         self._log.add_learner(
             LearnerReport(
                 updates, self._learner.weights_version, time.perf_counter() - sampled, sampled - started

@@ -172,7 +172,7 @@ def test_a_run_without_checkpoints_is_refused(tmp_path):
 
 def learner():
     config = AlgorithmConfig(policy_hidden_sizes=(8,), critic_hidden_sizes=(8,))
-    return Learner(config, LearnerConfig(device="cpu"), SPEC, seed=1)
+    return Learner(config, LearnerConfig(device="cpu"), SPEC, seeds=[1])
 
 
 def batches(seed, count=3):
@@ -182,14 +182,14 @@ def batches(seed, count=3):
 
 def test_a_restored_learner_goes_on_as_if_nothing_had_happened(tmp_path):
     uninterrupted = learner()
-    uninterrupted.learn(batches(0))
+    uninterrupted.learn([batches(0)])
     uninterrupted.publish()
     state = uninterrupted.get_state()
     saved = save_checkpoint(tmp_path / "x", Checkpoint(MADDPGConfig(), SPEC.agents, 0, 3, state))
     restored = learner()
     restored.set_state(load_checkpoint(saved).learner)
     for each in (uninterrupted, restored):
-        each.learn(batches(1))
+        each.learn([batches(1)])
         each.publish()
     old, new = uninterrupted.get_state(), restored.get_state()
     assert old.keys() == new.keys()

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from distributed_maddpg.algo.maddpg import METRICS, MADDPGUpdate
+from distributed_maddpg.algo.handwritten import HandwrittenUpdate
+from distributed_maddpg.algo.maddpg import METRICS
 from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConfig
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.learner import Learner, choose_device, make_learner
@@ -13,8 +14,8 @@ SPEC = EnvSpec(("red_0", "blue_0"), (3, 2), (2, 3), ("continuous", "discrete"))
 ALGORITHM = AlgorithmConfig(policy_hidden_sizes=(6,), critic_hidden_sizes=(6,))
 
 
-def learner(seed=1):
-    return Learner(ALGORITHM, LearnerConfig(device="cpu"), SPEC, seed)
+def learner(*seeds):
+    return Learner(ALGORITHM, LearnerConfig(device="cpu"), SPEC, seeds or [1])
 
 
 def batches(count=4, seed=0):
@@ -27,37 +28,37 @@ def equal(first, second):
 
 def test_learn_makes_one_update_per_batch_in_order():
     stage = learner()
-    plain = MADDPGUpdate(ALGORITHM, SPEC, torch.device("cpu"), integer_seed(1, "learner"))
-    metrics = [plain(torch.from_numpy(batch)) for batch in batches()]
-    stage.learn(batches())
+    plain = HandwrittenUpdate(ALGORITHM, SPEC, torch.device("cpu"), [integer_seed(1, "learner")])
+    metrics = [plain(torch.from_numpy(batch[None])) for batch in batches()]
+    stage.learn([batches()])
     assert stage.updates == 4
     assert np.array_equal(stage.weights().policies, plain.policy.flat.numpy())
-    taken = stage.take_metrics()
+    taken = stage.take_metrics()[0]
     assert list(taken) == list(METRICS)
     np.testing.assert_allclose(list(taken.values()), torch.stack(metrics).mean(0).numpy(), rtol=1e-5)
 
 
 def test_metrics_are_those_since_the_last_call():
     stage = learner()
-    assert all(np.isnan(values).all() for values in stage.take_metrics().values())
-    stage.learn(batches())
-    assert all(np.isfinite(values).all() for values in stage.take_metrics().values())
-    assert all(np.isnan(values).all() for values in stage.take_metrics().values())
+    assert all(np.isnan(values).all() for values in stage.take_metrics()[0].values())
+    stage.learn([batches()])
+    assert all(np.isfinite(values).all() for values in stage.take_metrics()[0].values())
+    assert all(np.isnan(values).all() for values in stage.take_metrics()[0].values())
 
 
 def test_read_only_batches_are_taken_and_left_alone():
     given = batches()
     given.flags.writeable = False
-    learner().learn(given)
+    learner().learn([given])
     assert np.array_equal(given, batches())
 
 
 def test_publish_counts_versions_and_weights_are_a_copy():
     stage = learner()
-    first, second = stage.publish(), stage.publish()
+    (first,), (second,) = stage.publish(), stage.publish()
     assert (first.version, second.version, stage.weights().version) == (1, 2, 2)
     before = first.policies.copy()
-    stage.learn(batches())
+    stage.learn([batches()])
     assert np.array_equal(first.policies, before)
     assert not np.array_equal(stage.weights().policies, before)
     assert (stage.weights().version, stage.weights().updates) == (2, 4)
@@ -65,31 +66,31 @@ def test_publish_counts_versions_and_weights_are_a_copy():
 
 @pytest.mark.parametrize("updates", [0, 4])
 def test_a_restored_learner_continues_exactly(updates):
-    old, new = learner(), learner(seed=2)
-    old.learn(batches(updates))
+    old, new = learner(), learner(2)
+    old.learn([batches(updates)])
     new.set_state(old.get_state())
     for stage in (old, new):
-        stage.learn(batches(seed=5))
+        stage.learn([batches(seed=5)])
     assert equal(old.get_state(), new.get_state())
 
 
 def test_a_read_only_state_is_taken_without_complaint():
-    old, new = learner(), learner(seed=2)
-    old.learn(batches())
+    old, new = learner(), learner(2)
+    old.learn([batches()])
     state = old.get_state()
     for array in state.values():
         array.flags.writeable = False
     new.set_state(state)
-    new.learn(batches(seed=5))
+    new.learn([batches(seed=5)])
     assert new.updates == 8
 
 
 def test_a_state_is_a_copy():
     stage = learner()
-    stage.learn(batches(1))
+    stage.learn([batches(1)])
     state = stage.get_state()
     before = {name: array.copy() for name, array in state.items()}
-    stage.learn(batches(1))
+    stage.learn([batches(1)])
     assert equal(state, before)
 
 
@@ -101,9 +102,33 @@ def test_a_state_without_a_part_is_refused():
 
 
 def test_a_state_of_other_networks_is_refused():
-    other = Learner(AlgorithmConfig(policy_hidden_sizes=(7,)), LearnerConfig(device="cpu"), SPEC, 1)
+    other = Learner(AlgorithmConfig(policy_hidden_sizes=(7,)), LearnerConfig(device="cpu"), SPEC, [1])
     with pytest.raises(ValueError, match=r"learner state 'policy' has shape \(2, \d+\), expected"):
         learner().set_state(other.get_state())
+
+
+def test_several_runs_learn_as_each_would_alone():
+    together, alone = learner(3, 4), [learner(3), learner(4)]
+    for seed in (0, 10):
+        given = [batches(seed=seed), batches(seed=seed + 1)]
+        together.learn(given)
+        for stage, own in zip(alone, given, strict=True):
+            stage.learn([own])
+    published = together.publish()
+    for run, stage in enumerate(alone):
+        assert np.array_equal(published[run].policies, stage.publish()[0].policies)
+        assert equal(together.get_state(run), stage.get_state())
+    for got, stage in zip(together.take_metrics(), alone, strict=True):
+        assert equal(got, stage.take_metrics()[0])
+
+
+def test_one_run_of_several_is_restored_alone():
+    together, alone = learner(3, 4), learner(5)
+    alone.learn([batches()])
+    before = together.get_state(0)
+    together.set_state(alone.get_state(), run=1)
+    assert equal(together.get_state(1), alone.get_state())
+    assert np.array_equal(together.get_state(0)["policy"], before["policy"])
 
 
 def test_the_seed_decides_the_start():
@@ -114,7 +139,7 @@ def test_the_seed_decides_the_start():
 def test_a_runs_learner_uses_its_seed():
     config = MADDPGConfig.from_dict({"seed": 5, "learner": {"device": "cpu"}})
     start = make_learner(config, SPEC).weights().policies
-    again = Learner(config.algorithm, config.learner, SPEC, 5).weights().policies
+    again = Learner(config.algorithm, config.learner, SPEC, [5]).weights().policies
     assert np.array_equal(start, again)
 
 
@@ -127,12 +152,12 @@ def test_a_gpu_that_is_not_there_is_refused():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_starts_from_the_same_weights_and_learns_the_same():
-    stages = [Learner(ALGORITHM, LearnerConfig(device=name), SPEC, 1) for name in ("cpu", "cuda")]
+    stages = [Learner(ALGORITHM, LearnerConfig(device=name), SPEC, [1]) for name in ("cpu", "cuda")]
     assert stages[1].device.type == "cuda"
     assert np.array_equal(*(stage.weights().policies for stage in stages))
-    stages[1].learn(batches())
-    new = Learner(ALGORITHM, LearnerConfig(device="cuda"), SPEC, 2)
+    stages[1].learn([batches()])
+    new = Learner(ALGORITHM, LearnerConfig(device="cuda"), SPEC, [2])
     new.set_state(stages[1].get_state())
     for stage in (stages[1], new):
-        stage.learn(batches(seed=5))
+        stage.learn([batches(seed=5)])
     np.testing.assert_allclose(stages[1].weights().policies, new.weights().policies, atol=1e-5)

@@ -49,31 +49,30 @@ def actor_loss(q: Tensor, regularised: Tensor, valid: Tensor, weight: float) -> 
 
     Args:
         q: [N, B] values of the current policies' own actions.
-        regularised: [N, B, A] what is kept small: logits (openai/maddpg) or actions (the notebook).
-        valid: [N, 1, A] 1.0 at an agent's own columns, 0.0 at padding.
+        regularised: [N, A, B] what is kept small: logits (openai/maddpg) or actions (the notebook).
+        valid: [N, A, 1] 1.0 at an agent's own rows, 0.0 at padding.
         weight: factor of the mean square.
 
     Returns:
         [N].
     """
-    square = (regularised.square() * valid).sum(dim=2).mean(dim=1) / valid.sum(dim=(1, 2))
+    square = (regularised.square() * valid).sum(dim=1).mean(dim=1) / valid.sum(dim=(1, 2))
     return weight * square - q.mean(dim=1)
 
 
-def gumbel_noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw standard Gumbel noise g = -log(-log u) in the shape of `like`.
+def gumbel_noise(uniform: Tensor) -> Tensor:
+    """Turn uniform numbers u in [0, 1) into standard Gumbel noise g = -log(-log u), in place.
 
-    -log u is a standard exponential; the floor keeps a drawn zero finite. Jang et al. 2017
-    (arXiv:1611.01144), eq. 1.
+    The floor keeps a drawn zero finite. Jang et al. 2017 (arXiv:1611.01144), eq. 1.
     """
-    return -torch.empty_like(like).exponential_(generator=generator).clamp_min(1e-30).log()
+    return uniform.clamp_min_(1e-30).log_().neg_().log_().neg_()
 
 
 def one_hot_like(relaxed: Tensor) -> Tensor:
-    """Return the one-hot vector of the largest entry along the last axis, in the shape of `relaxed`."""
-    return torch.zeros_like(relaxed).scatter_(-1, relaxed.argmax(dim=-1, keepdim=True), 1.0)
+    """Return the one-hot vectors of the largest entries along axis 1 of `[N, A, B]`."""
+    return torch.zeros_like(relaxed).scatter_(1, relaxed.argmax(dim=1, keepdim=True), 1.0)
 
 
 def straight_through(relaxed: Tensor) -> Tensor:
-    """Return the one-hot of the largest entry in value, with the relaxed vector's gradient."""
+    """Return the one-hot of the largest entries in value, with the relaxed vectors' gradient, `[N, A, B]`."""
     return (one_hot_like(relaxed) - relaxed).detach() + relaxed

@@ -1,10 +1,17 @@
-"""One MADDPG update of all agents at once, in the order of the paper's algorithm 1 (floor F2)."""
+"""One MADDPG update of all agents at once, in the order of the paper's algorithm 1 (floor F2).
+
+This is the readable reference, differentiated by autograd. `handwritten.py` computes the same faster.
+Shape letters beside those of `types.py`: `S` independent runs in one stack, `M` = S * N networks.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from distributed_maddpg.algo.adam import Adam
 from distributed_maddpg.algo.losses import (
     actor_loss,
     critic_loss,
@@ -22,81 +29,86 @@ _IMPOSSIBLE = -1e9
 
 
 class _AgentMask:
-    """Which agents have a property, as a mask `[N, 1, 1]`; `any` and `all` never ask the device."""
+    """Which agents have a property, as a mask `[M, 1, 1]`; `any` and `all` never ask the device."""
 
-    def __init__(self, agents: list[bool], device: torch.device) -> None:
-        self.mask = torch.tensor(agents, device=device)[:, None, None]
+    def __init__(self, agents: list[bool], runs: int, device: torch.device) -> None:
+        self.mask = torch.tensor(agents, device=device).repeat(runs)[:, None, None]
         self.any, self.all = any(agents), all(agents)
 
 
 class _Columns:
-    """Where the parts of a packed batch `[B, width]` stand, and how agents of unequal widths are padded."""
+    """Where the parts of packed batches `[S, B, width]` stand; agents of unequal widths are padded."""
 
-    def __init__(self, spec: EnvSpec, device: torch.device) -> None:
-        transitions = spec.transitions
-        self.obs = slice(transitions.obs[0].start, transitions.obs[-1].stop)
-        self.next_obs = slice(transitions.next_obs[0].start, transitions.next_obs[-1].stop)
-        self._obs = _Padded(transitions.obs, device)
-        self._next_obs = _Padded(transitions.next_obs, device)
-        self._actions = _Padded(transitions.actions, device)
-        self.valid = self._actions.valid  # [N, 1, A] float
+    def __init__(self, spec: EnvSpec, runs: int, device: torch.device) -> None:
+        layout, sizes = spec.transitions, spec.action_sizes
+        self.joint = layout.joint
+        self.obs = slice(layout.obs[0].start, layout.obs[-1].stop)
+        self.next_obs = slice(layout.next_obs[0].start, layout.next_obs[-1].stop)
+        self._layout = layout
+        inside = torch.tensor([[k < size for k in range(max(sizes))] for size in sizes], device=device)
+        self._full = min(sizes) == max(sizes)
+        self._kept = inside.flatten().nonzero().squeeze(1)
+        self.valid = inside.repeat(runs, 1)[:, :, None].to(torch.get_default_dtype())
+        """[M, A, 1] 1.0 at an agent's own actions, 0.0 at padding."""
 
     def padded_obs(self, batch: Tensor) -> Tensor:
-        """Return observations `[N, B, O]`."""
-        return self._obs.take(batch)
+        """Return observations `[M, B, O]`; padded columns are zero."""
+        return _padded(batch, self._layout.obs)
 
     def padded_next_obs(self, batch: Tensor) -> Tensor:
-        """Return next observations `[N, B, O]`."""
-        return self._next_obs.take(batch)
+        """Return next observations `[M, B, O]`; padded columns are zero."""
+        return _padded(batch, self._layout.next_obs)
 
     def padded_actions(self, joint: Tensor) -> Tensor:
-        """Return the actions `[N, B, A]` of joint observations and actions `[B, J]`."""
-        return self._actions.take(joint)
+        """Return the actions `[M, A, B]` of joint observations and actions `[S, B, J]`."""
+        return _padded(joint.transpose(1, 2), self._layout.actions, dim=1)
 
-    def flatten(self, actions: Tensor) -> Tensor:
-        """Return actions `[N, B, A]` as the joint input's action part, `[B, A_1 + ... + A_N]`."""
-        flat = actions.transpose(0, 1).flatten(1)  # [B, N * A]
-        return flat if self._actions.full else flat.index_select(1, self._actions.kept)
+    def rewards(self, batch: Tensor) -> Tensor:
+        """Return `[M, B]`."""
+        return batch[..., self._layout.rewards].transpose(1, 2).flatten(0, 1)
+
+    def terminated(self, batch: Tensor) -> Tensor:
+        """Return `[M, B]`."""
+        return batch[..., self._layout.terminated].transpose(1, 2).flatten(0, 1)
+
+    def with_actions(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """Return the critics' input `[S, B, J]` of observations `[S, B, ...]` and actions `[M, A, B]`."""
+        flat = actions.reshape(len(obs), -1, actions.shape[2])  # [S, N * A, B]
+        flat = flat if self._full else flat.index_select(1, self._kept)
+        return torch.cat((obs, flat.transpose(1, 2)), dim=2)
+
+    def masked(self, values: Tensor) -> Tensor:
+        """Return values `[M, A, B]` with padding at zero."""
+        return values if self._full else values * self.valid
 
     def without_padding(self, values: Tensor) -> Tensor:
-        """Return values `[N, B, A]` with padded columns so low that they are never chosen."""
-        return values if self._actions.full else values.masked_fill(self.valid == 0, _IMPOSSIBLE)
+        """Return values `[M, A, B]` with padding so low that it is never chosen."""
+        return values if self._full else values.masked_fill(self.valid == 0, _IMPOSSIBLE)
 
 
-class _Padded:
-    """Gathers columns of unequal width per agent into one padded tensor."""
-
-    def __init__(self, columns: tuple[slice, ...], device: torch.device) -> None:
-        sizes = [own.stop - own.start for own in columns]
-        width = max(sizes)
-        index = [
-            own.start + min(k, size - 1)
-            for own, size in zip(columns, sizes, strict=True)
-            for k in range(width)
-        ]
-        inside = [k < size for size in sizes for k in range(width)]
-        self._shape = (len(columns), width)
-        self._index = torch.tensor(index, device=device)  # [N * width]
-        self.full = all(inside)
-        self.valid = torch.tensor(inside, device=device).view(len(columns), 1, width).float()
-        self.kept = torch.tensor(inside, device=device).nonzero().squeeze(1)
-
-    def take(self, rows: Tensor) -> Tensor:
-        """Return `[N, B, width]` of rows `[B, ...]`; padded columns are zero."""
-        taken = rows.index_select(1, self._index).view(-1, *self._shape).transpose(0, 1)
-        return taken if self.full else taken * self.valid
+def _padded(rows: Tensor, columns: tuple[slice, ...], dim: int = 2) -> Tensor:
+    """Return each agent's columns along `dim` of `[S, ..., ...]`, zeros up to the widest: `[M, ..., ...]`."""
+    sizes = [own.stop - own.start for own in columns]
+    shape = [len(rows), len(columns), *rows.shape[1:]]
+    shape[dim + 1] = max(sizes)
+    padded = rows.new_zeros(shape)
+    for agent, (own, size) in enumerate(zip(columns, sizes, strict=True)):
+        padded[:, agent].narrow(dim, 0, size).copy_(rows.narrow(dim, own.start, size))
+    return padded.flatten(0, 1)
 
 
 class MADDPGUpdate:
     """Networks, targets, optimisers and the update that moves them.
 
-    All N agents advance in the same batched products; their losses are summed, which keeps their gradients
-    apart because no two agents share a parameter.
+    All N agents of all S runs advance in the same batched products; their losses are summed, which keeps
+    their gradients apart because no two share a parameter.
     """
 
-    def __init__(self, config: AlgorithmConfig, spec: EnvSpec, device: torch.device, seed: int) -> None:
-        """Initialise from `seed`; the same seed gives the same parameters on every device."""
-        initial = torch.Generator().manual_seed(seed)
+    def __init__(
+        self, config: AlgorithmConfig, spec: EnvSpec, device: torch.device, seeds: Sequence[int]
+    ) -> None:
+        """Initialise one run per seed; a seed gives the same initial parameters on every device."""
+        initial = [torch.Generator().manual_seed(seed) for seed in seeds]
         decentralised = tuple(name == "ddpg" for name in config.per_agent(spec))
         self.policy = PolicyNetwork(spec, config.policy_hidden_sizes, device, initial)
         self.critic = CriticNetwork(spec, config.critic_hidden_sizes, decentralised, device, initial)
@@ -104,16 +116,18 @@ class MADDPGUpdate:
         self.target_critic = CriticNetwork(spec, config.critic_hidden_sizes, decentralised, device, initial)
         self.target_policy.flat.copy_(self.policy.flat)
         self.target_critic.flat.copy_(self.critic.flat)
-        self.policy_optimiser = _adam(self.policy, config.actor_lr)
-        self.critic_optimiser = _adam(self.critic, config.critic_lr)
-        self.generator = torch.Generator(device).manual_seed(seed + 1)  # not the stream of the first weights
-        self._config, self._spec = config, spec
-        self._columns = _Columns(spec, device)
-        self._gumbel = _AgentMask([head == "gumbel" for head in config.heads(spec)], device)
-        self._discrete = _AgentMask([kind == "discrete" for kind in spec.action_types], device)
+        self.policy_optimiser = Adam(self.policy.flat, self.policy.grad, config.actor_lr)
+        self.critic_optimiser = Adam(self.critic.flat, self.critic.grad, config.critic_lr)
+        # Not the streams of the first weights.
+        self.generators = [torch.Generator(device).manual_seed(seed + 1) for seed in seeds]
+        self._config = config
+        self._columns = _Columns(spec, len(seeds), device)
+        self._gumbel = _AgentMask([head == "gumbel" for head in config.heads(spec)], len(seeds), device)
+        discrete = [kind == "discrete" for kind in spec.action_types]
+        self._discrete = _AgentMask(discrete, len(seeds), device)
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """Update every agent once on packed transitions `[B, width]`; return `METRICS` as `[5, N]`."""
+        """Update every agent once on packed transitions `[S, B, width]`; return `METRICS` as `[5, M]`."""
         critic_metrics = self._update_critics(batch)
         actor_metrics = self._update_policies(batch)
         with torch.no_grad():
@@ -124,76 +138,91 @@ class MADDPGUpdate:
         return torch.stack((loss, actor, q_mean, critic_norm, actor_norm))
 
     def _update_critics(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Step the critics; return (losses, mean values, gradient norms), each `[M]`."""
         columns = self._columns
         with torch.no_grad():
-            logits = self.target_policy(columns.padded_next_obs(batch))
-            next_actions = self._randomised(self._sample(logits, hard=self._discrete.any))
-            next_joint = torch.cat(
-                (batch[:, columns.next_obs], columns.flatten(next_actions)), dim=1
-            )  # [B, J]
+            logits = self.target_policy(columns.padded_next_obs(batch)).transpose(1, 2)
+            next_joint = self._next_joint(batch, logits)
             next_q = self.target_critic(next_joint)
-        transitions = self._spec.transitions
-        target = td_target(
-            batch[:, transitions.rewards].T, batch[:, transitions.terminated].T, next_q, self._config.gamma
-        )
-        q = self.critic(batch[:, transitions.joint])
+        target = td_target(columns.rewards(batch), columns.terminated(batch), next_q, self._config.gamma)
+        q = self.critic(batch[..., columns.joint])
         loss = critic_loss(q, target)
         norm = self._step(self.critic, self.critic_optimiser, loss)
         return loss.detach(), q.detach().mean(dim=1), norm
 
     def _update_policies(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Step the policies; return (losses, gradient norms), each `[M]`."""
         columns, config = self._columns, self._config
-        logits = self.policy(columns.padded_obs(batch))  # [N, B, A]
-        actions = self._sample(logits, hard=self._discrete.any and config.straight_through)
-        joint = batch[:, self._spec.transitions.joint]
-        if config.other_actions == "current":
-            others = self._randomised(actions.detach())
-            joint = torch.cat((batch[:, columns.obs], columns.flatten(others)), dim=1)  # [B, J]
-        change = (actions - columns.padded_actions(joint)) * columns.valid
+        logits = self.policy(columns.padded_obs(batch)).transpose(1, 2)  # [M, A, B]
+        relaxed = self._relaxed(logits)
+        actions = self._hardened(relaxed, config.straight_through)
+        joint = self._joint_of_others(batch, actions.detach())
+        change = columns.masked(actions - columns.padded_actions(joint))
         q = self.critic.with_own_action(joint, change)
         regularised = logits if config.regulariser == "logits" else actions
         loss = actor_loss(q, regularised, columns.valid, config.regulariser_weight)
         return loss.detach(), self._step(self.policy, self.policy_optimiser, loss)
 
-    def _sample(self, logits: Tensor, hard: bool) -> Tensor:
-        """Return actions `[N, B, A]`: sigmoid, or Gumbel-softmax; one-hot for discrete agents if `hard`."""
+    def _next_joint(self, batch: Tensor, logits: Tensor) -> Tensor:
+        """Return the target critics' input `[S, B, J]`: next observations, actions of logits `[M, A, B]`."""
+        actions = self._randomised(self._hardened(self._relaxed(logits), True))
+        return self._columns.with_actions(batch[..., self._columns.next_obs], actions)
+
+    def _joint_of_others(self, batch: Tensor, actions: Tensor) -> Tensor:
+        """Return the input `[S, B, J]` in which each critic's own action is still to be replaced."""
+        if self._config.other_actions == "replay":
+            return batch[..., self._columns.joint]
+        return self._columns.with_actions(batch[..., self._columns.obs], self._randomised(actions))
+
+    def _relaxed(self, logits: Tensor) -> Tensor:
+        """Return actions `[M, A, B]` of logits: sigmoid, or Gumbel-softmax with fresh noise, by head."""
         if not self._gumbel.any:
             return torch.sigmoid(logits)
-        noisy = (logits + gumbel_noise(logits, self.generator)) / self._config.temperature
-        relaxed = torch.softmax(self._columns.without_padding(noisy), dim=2)
-        if hard:
-            relaxed = torch.where(self._discrete.mask, straight_through(relaxed), relaxed)
+        noisy = logits + gumbel_noise(self._uniform(logits))
+        if self._config.temperature != 1.0:
+            noisy = noisy / self._config.temperature
+        relaxed = torch.softmax(self._columns.without_padding(noisy), dim=1)
         return relaxed if self._gumbel.all else torch.where(self._gumbel.mask, relaxed, torch.sigmoid(logits))
 
+    def _hardened(self, relaxed: Tensor, hard: bool) -> Tensor:
+        """Return actions `[M, A, B]`; where wanted, those of discrete agents as one-hot vectors."""
+        if not (hard and self._discrete.any):
+            return relaxed
+        return torch.where(self._discrete.mask, straight_through(relaxed), relaxed)
+
     def _randomised(self, actions: Tensor) -> Tensor:
-        """Replace rows of actions `[N, B, A]` by uniform random ones, as the notebook's critics saw them."""
+        """Make columns of actions `[M, A, B]` uniform random ones, as the notebook's critics saw them."""
         probability = self._config.random_action_rows
         if probability == 0.0:
             return actions
-        rows = (
-            torch.rand(*actions.shape[:2], 1, generator=self.generator, device=actions.device) < probability
-        )
-        uniform = torch.rand(actions.shape, generator=self.generator, device=actions.device)
+        chosen = self._uniform(actions[:, :1]) < probability
+        uniform = self._uniform(actions)
         if self._discrete.any:
             uniform = torch.where(
                 self._discrete.mask, one_hot_like(self._columns.without_padding(uniform)), uniform
             )
-        return torch.where(rows, uniform, actions)
+        return torch.where(chosen, uniform, actions)
 
-    def _step(self, networks: StackedNetworks, optimiser: torch.optim.Adam, loss: Tensor) -> Tensor:
-        """Apply the gradient of `loss [N]`; return each network's gradient norm `[N]` before clipping."""
+    def _uniform(self, like: Tensor) -> Tensor:
+        """Draw uniform numbers in the shape of `like` `[M, ...]`, each run's from its own generator."""
+        drawn = torch.empty(
+            like.shape, device=like.device
+        )  # contiguous, so that the order is the same for all
+        for run, generator in zip(drawn.chunk(len(self.generators)), self.generators, strict=True):
+            run.uniform_(generator=generator)
+        return drawn
+
+    def _step(self, networks: StackedNetworks, optimiser: Adam, loss: Tensor) -> Tensor:
+        """Apply the gradient of `loss [M]`; return each network's gradient norm `[M]` before clipping."""
         leaves = [leaf for layer in networks.layers for leaf in layer]
         grads = torch.autograd.grad(loss.sum(), leaves)
-        torch.cat([grad.flatten(1) for grad in grads], dim=1, out=networks.grad)  # [N, P]
+        torch.cat([grad.flatten(1) for grad in grads], dim=1, out=networks.grad)  # [M, P]
+        return self._descend(networks, optimiser)
+
+    def _descend(self, networks: StackedNetworks, optimiser: Adam) -> Tensor:
+        """Apply the gradient that stands in `networks.grad`; return each norm `[M]` before clipping."""
         norm: Tensor = torch.linalg.vector_norm(networks.grad, dim=1)
         if self._config.max_grad_norm > 0:
             networks.grad.mul_((self._config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)[:, None])
         optimiser.step()
         return norm
-
-
-def _adam(networks: StackedNetworks, learning_rate: float) -> torch.optim.Adam:
-    """Return Adam over the flat parameters of all agents; elementwise, so as good as one per agent."""
-    flat = torch.nn.Parameter(networks.flat)  # shares memory
-    flat.grad = networks.grad
-    return torch.optim.Adam([flat], lr=learning_rate, fused=True)

@@ -1,4 +1,8 @@
-"""Policy and critic networks of all agents, stacked so that one layer is one batched product (floor F2)."""
+"""Policy and critic networks of all agents, stacked so that one layer is one batched product (floor F2).
+
+`S` independent runs (seeds) may stand in one stack; run s owns the networks s * N to s * N + N - 1 of the `M`
+= S * N in all. With one run, M is N.
+"""
 
 from __future__ import annotations
 
@@ -11,46 +15,54 @@ from torch import Tensor
 from distributed_maddpg.types import EnvSpec, StackedLayout, critic_layout, policy_layout
 
 Layers = Sequence[tuple[Tensor, Tensor]]
-"""(weight [N, in, out], bias [N, 1, out]) of each layer."""
+"""(weight [M, in, out], bias [M, 1, out]) of each layer."""
 
 
 class StackedNetworks:
-    """N multilayer perceptrons whose parameters are rows of one flat array.
+    """M multilayer perceptrons whose parameters are rows of one flat array.
 
-    `flat [N, P]` holds the parameters, `grad [N, P]` has room for their gradients, and `layers` are leaf
-    tensors that view `flat`, in its order. An optimiser step, a gradient norm, a target update and a
+    `flat [M, P]` holds the parameters, `grad [M, P]` has room for their gradients, and `layers` are leaf
+    tensors that view `flat`, in its order; `frozen` and `grad_layers` view the two arrays for code that does
+    without autograd. An optimiser step, a gradient norm, a target update and a
     broadcast are each one operation on one array. Initial weights are torch's default for `nn.Linear`:
     uniform within +-1/sqrt(inputs), with each agent's true input width.
     """
 
-    def __init__(self, layout: StackedLayout, device: torch.device, generator: torch.Generator) -> None:
-        """Draw initial parameters from `generator` (a CPU generator, so that devices start equal)."""
+    def __init__(
+        self, layout: StackedLayout, device: torch.device, generators: Sequence[torch.Generator]
+    ) -> None:
+        """Draw each run's initial parameters from its generator (on the CPU, so that devices start equal)."""
         self.layout = layout
-        self.flat = _initial(layout, generator).to(device)
+        self.flat = torch.cat([_initial(layout, generator) for generator in generators]).to(device)
         self.grad = torch.zeros_like(self.flat)
         self.layers = _layers(layout, self.flat)
         for leaves in self.layers:
             for leaf in leaves:
                 leaf.requires_grad_()
         self.frozen = _layers(layout, self.flat)  # the same memory, seen by autograd as constants
+        self.grad_layers = _layers(layout, self.grad)
 
 
 class PolicyNetwork(StackedNetworks):
-    """The N policies: observations to action logits."""
+    """The policies: observations to action logits."""
 
     def __init__(
-        self, spec: EnvSpec, hidden_sizes: tuple[int, ...], device: torch.device, generator: torch.Generator
+        self,
+        spec: EnvSpec,
+        hidden_sizes: tuple[int, ...],
+        device: torch.device,
+        generators: Sequence[torch.Generator],
     ) -> None:
         """Build the stack for an environment."""
-        super().__init__(policy_layout(spec, hidden_sizes), device, generator)
+        super().__init__(policy_layout(spec, hidden_sizes), device, generators)
 
     def __call__(self, obs: Tensor) -> Tensor:
-        """Return logits `[N, B, A]` for padded observations `[N, B, O]`."""
+        """Return logits `[M, B, A]` for padded observations `[M, B, O]`."""
         return _hidden_and_output(torch.baddbmm(self.layers[0][1], obs, self.layers[0][0]), self.layers[1:])
 
 
 class CriticNetwork(StackedNetworks):
-    """The N critics: one joint observation and action, N values.
+    """The critics: one joint observation and action, N values.
 
     A decentralised critic (DDPG) is a centralised one whose first layer is masked to its own agent's columns.
     """
@@ -61,54 +73,65 @@ class CriticNetwork(StackedNetworks):
         hidden_sizes: tuple[int, ...],
         decentralised: tuple[bool, ...],
         device: torch.device,
-        generator: torch.Generator,
+        generators: Sequence[torch.Generator],
     ) -> None:
         """Build the stack; `decentralised[i]` says whether critic i sees only agent i."""
-        super().__init__(critic_layout(spec, hidden_sizes), device, generator)
-        transitions = spec.transitions
+        super().__init__(critic_layout(spec, hidden_sizes), device, generators)
+        transitions, runs = spec.transitions, len(generators)
         mask = torch.ones(spec.num_agents, transitions.joint.stop, 1)
         for agent, alone in enumerate(decentralised):
             if alone:
                 mask[agent] = 0.0
                 mask[agent, transitions.obs[agent]] = 1.0
                 mask[agent, transitions.actions[agent]] = 1.0
-        self._mask = mask.to(device) if any(decentralised) else None
+        self.mask = mask.repeat(runs, 1, 1).to(device) if any(decentralised) else None
+        """[M, J, 1] which inputs each critic sees; None where all see everything."""
         # Rows of the first weight that meet agent i's own action; padding repeats a row, and meets zeros.
         width = max(spec.action_sizes)
         rows = [
             [columns.start + min(k, size - 1) for k in range(width)]
             for columns, size in zip(transitions.actions, spec.action_sizes, strict=True)
         ]
-        self._own_rows = torch.tensor(rows, device=device)  # [N, A]
-        self._agents = torch.arange(spec.num_agents, device=device)[:, None]  # [N, 1]
+        self._own_rows = torch.tensor(rows, device=device).repeat(runs, 1)  # [M, A]
+        self._networks = torch.arange(runs * spec.num_agents, device=device)[:, None]  # [M, 1]
 
     def __call__(self, joint: Tensor) -> Tensor:
-        """Return values `[N, B]` of joint observations and actions `[B, J]`."""
-        weight, bias = self._first(self.layers)
-        return _hidden_and_output(torch.matmul(joint, weight) + bias, self.layers[1:]).squeeze(2)
+        """Return values `[M, B]` of joint observations and actions `[S, B, J]`."""
+        weight, bias = self.first(self.layers)
+        return _hidden_and_output(torch.baddbmm(bias, self.repeat(joint), weight), self.layers[1:]).squeeze(2)
 
     def with_own_action(self, joint: Tensor, change: Tensor) -> Tensor:
-        """Return values `[N, B]` where critic i sees agent i's action changed by `change[i]`.
+        """Return values `[M, B]` where critic i sees agent i's action changed by `change[i]`.
 
-        The first layer is linear, so its product with the joint input is shared by all agents and only the
-        change is added: no `[N, B, J]` input is built. The critics' own parameters get no gradient.
+        The first layer is linear, so the change is added behind it: no input per agent is built. The critics'
+        own parameters get no gradient.
 
         Args:
-            joint: [B, J] observations and the actions to start from.
-            change: [N, B, A] own action wanted minus own action in `joint`; zero in padded columns.
+            joint: [S, B, J] observations and the actions to start from.
+            change: [M, A, B] own action wanted minus own action in `joint`; zero in padded rows.
         """
-        weight, bias = self._first(self.frozen)
-        own = weight[self._agents, self._own_rows]  # [N, A, H]
-        first = torch.baddbmm(torch.matmul(joint, weight) + bias, change, own)
+        weight, bias = self.first(self.frozen)
+        first = torch.baddbmm(bias, self.repeat(joint), weight)
+        first = torch.baddbmm(first, change.transpose(1, 2), self.own_action_rows(weight))
         return _hidden_and_output(first, self.frozen[1:]).squeeze(2)
 
-    def _first(self, layers: Layers) -> tuple[Tensor, Tensor]:
+    def first(self, layers: Layers) -> tuple[Tensor, Tensor]:
+        """Return the first layer as the critics see through it: masked."""
         weight, bias = layers[0]
-        return (weight if self._mask is None else weight * self._mask), bias
+        return (weight if self.mask is None else weight * self.mask), bias
+
+    def own_action_rows(self, weight: Tensor) -> Tensor:
+        """Return the rows `[M, A, H]` of a first weight `[M, J, H]` that meet each critic's own action."""
+        return weight[self._networks, self._own_rows]
+
+    def repeat(self, joint: Tensor) -> Tensor:
+        """Return each run's joint input `[S, B, J]` once per agent, `[M, B, J]`; with one run, a view."""
+        agents = len(self.flat) // len(joint)
+        return joint.unsqueeze(1).expand(-1, agents, -1, -1).flatten(0, 1)
 
 
 def _hidden_and_output(first: Tensor, rest: Layers) -> Tensor:
-    """Apply the remaining layers to the first layer's pre-activation `[N, B, H]`."""
+    """Apply the remaining layers to the first layer's pre-activation `[M, B, H]`."""
     x = first
     for weight, bias in rest:
         x = torch.baddbmm(bias, torch.relu(x), weight)
@@ -116,7 +139,7 @@ def _hidden_and_output(first: Tensor, rest: Layers) -> Tensor:
 
 
 def _layers(layout: StackedLayout, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """View a flat array `[N, P]` as layers."""
+    """View a flat array `[M, P]` as layers."""
     return [
         (flat[:, weight].view(-1, n_in, n_out), flat[:, bias].unsqueeze(1))
         for weight, bias, n_in, n_out in layout.layers

@@ -29,7 +29,7 @@ def benchmark_learner(config: MADDPGConfig, seconds: float, repeats: int) -> dic
     batches[:, :, spec.transitions.terminated] = 0.0
 
     def learn() -> int:
-        learner.learn(batches)
+        learner.learn([batches])
         _synchronise(learner.device)
         return _BATCHES_PER_CALL
 

@@ -107,7 +107,7 @@ class LearnerActor:
         started = time.perf_counter()
         batches = self._sample(updates)
         sampled = time.perf_counter()
-        self._learner.learn(batches)
+        self._learner.learn([batches])
         if publish:
             self._publish()
         report = LearnerReport(
@@ -123,7 +123,7 @@ class LearnerActor:
     @ray.method
     def take_metrics(self) -> dict[str, npt.NDArray[np.float64]]:
         """Return the means of the learner's metrics since the last call."""
-        return self._learner.take_metrics()
+        return self._learner.take_metrics()[0]
 
     @ray.method
     def weights(self) -> Weights:
@@ -158,7 +158,7 @@ class LearnerActor:
         return batches
 
     def _publish(self) -> None:
-        weights = self._learner.publish()
+        weights = self._learner.publish()[0]
         reference = ray.put(weights)
         ask("replay buffer", self._replay.publish.remote(weights.version, [reference]), self._timeout_s)
 

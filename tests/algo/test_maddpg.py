@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from distributed_maddpg.algo.handwritten import HandwrittenUpdate
 from distributed_maddpg.algo.maddpg import METRICS, MADDPGUpdate
 from distributed_maddpg.config import AlgorithmConfig
 from distributed_maddpg.types import EnvSpec
@@ -85,7 +86,7 @@ class PlainUpdate:
         self.config, self.spec = config, spec
         self.agents = [PlainAgent(update, i, config, spec) for i in range(3)]
         self.generator = torch.Generator()
-        self.generator.set_state(update.generator.get_state())
+        self.generator.set_state(update.generators[0].get_state())
 
     def __call__(self, batch):
         layout, config, spec = self.spec.transitions, self.config, self.spec
@@ -145,7 +146,7 @@ class PlainUpdate:
         heads, width = self.config.heads(self.spec), max(self.spec.action_sizes)
         noise = torch.zeros(3, len(logits[0]), width)
         if "gumbel" in heads:
-            noise = -torch.empty_like(noise).exponential_(generator=self.generator).log()
+            noise = -torch.log(-torch.log(self.uniform(width, len(logits[0]))))
         actions = []
         for i, own in enumerate(logits):
             if heads[i] == "sigmoid":
@@ -159,13 +160,16 @@ class PlainUpdate:
         probability, rows = self.config.random_action_rows, len(actions[0])
         if probability == 0:
             return actions
-        chosen = torch.rand(3, rows, 1, generator=self.generator) < probability
-        uniform = torch.rand(3, rows, max(self.spec.action_sizes), generator=self.generator)
+        chosen = self.uniform(1, rows) < probability
+        uniform = self.uniform(max(self.spec.action_sizes), rows)
         result = []
         for i, (action, kind) in enumerate(zip(actions, self.spec.action_types, strict=True)):
             own = uniform[i, :, : action.shape[1]]
             result.append(torch.where(chosen[i], one_hot(own) if kind == "discrete" else own, action))
         return result
+
+    def uniform(self, width, rows):
+        return torch.rand(3, width, rows, generator=self.generator).transpose(1, 2)
 
 
 def polyak(online, target, tau):
@@ -195,15 +199,16 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("kind", [MADDPGUpdate, HandwrittenUpdate])
 @pytest.mark.parametrize("case", CASES)
-def test_the_batched_update_equals_one_network_and_optimiser_per_agent(case, double):
+def test_the_batched_update_equals_one_network_and_optimiser_per_agent(case, kind, double):
     spec, changes = CASES[case]
     config = replace(SMALL, **changes)
-    update = MADDPGUpdate(config, spec, CPU, seed=1)
+    update = kind(config, spec, CPU, seeds=[1])
     plain = PlainUpdate(update, config, spec)
     for seed in range(3):
         batch = make_batch(spec, seed=seed)
-        assert torch.allclose(update(batch), plain(batch), rtol=1e-6, atol=1e-9)
+        assert torch.allclose(update(batch[None]), plain(batch), rtol=1e-6, atol=1e-9)
     for agent, own in enumerate(plain.agents):
         for name in ("policy", "target_policy", "critic", "target_critic"):
             rebuilt = perceptron(getattr(update, name), agent, *ends(spec, agent, name))
@@ -223,9 +228,9 @@ def weights(update):
 
 
 def trained(spec=CONTINUOUS, seed=1, updates=3, **changes):
-    update = MADDPGUpdate(replace(SMALL, **changes), spec, CPU, seed)
+    update = HandwrittenUpdate(replace(SMALL, **changes), spec, CPU, [seed])
     for k in range(updates):
-        update(make_batch(spec, seed=k))
+        update(make_batch(spec, seed=k)[None])
     return update
 
 
@@ -246,7 +251,7 @@ def test_padded_parameters_never_move_and_never_matter():
             last[1].detach()[agent, :, CONTINUOUS.action_sizes[agent] :] = 50.0
     padding = dirty.policy.flat == 50.0
     for _ in range(3):
-        assert torch.equal(clean(make_batch(CONTINUOUS)), dirty(make_batch(CONTINUOUS)))
+        assert torch.equal(clean(make_batch(CONTINUOUS)[None]), dirty(make_batch(CONTINUOUS)[None]))
     assert (dirty.policy.flat[padding] == 50.0).all()
     assert padding.sum() == 7 * (1 + 2) + 6 * (1 + 2)
     assert torch.equal(clean.policy.flat[~padding], dirty.policy.flat[~padding])
@@ -257,7 +262,7 @@ def test_gradients_are_clipped_agent_by_agent():
     spec, update = CONTINUOUS, trained(updates=0)
     batch = make_batch(spec)
     batch[:, spec.transitions.rewards.start] *= 100.0
-    norms = update(batch)[METRICS.index("critic_grad_norm")]
+    norms = update(batch[None])[METRICS.index("critic_grad_norm")]
     left = update.critic.grad.norm(dim=1)
     assert norms[0] > 10 * norms[1] > 10 * 0.05
     assert torch.allclose(left, torch.full((3,), 0.05), rtol=1e-3)
@@ -265,7 +270,7 @@ def test_gradients_are_clipped_agent_by_agent():
 
 def test_a_gradient_below_the_limit_is_left_alone():
     update = trained(updates=0, max_grad_norm=1e6)
-    norms = update(make_batch(CONTINUOUS))[METRICS.index("critic_grad_norm")]
+    norms = update(make_batch(CONTINUOUS)[None])[METRICS.index("critic_grad_norm")]
     assert torch.allclose(update.critic.grad.norm(dim=1), norms)
 
 
@@ -277,7 +282,7 @@ def test_a_ddpg_agent_learns_the_same_whatever_the_others_see_and_do():
     for agent in (1, 2):
         for columns in (layout.obs[agent], layout.actions[agent], layout.next_obs[agent]):
             other[:, columns] = torch.rand(batch[:, columns].shape)
-    one(batch), two(other)
+    one(batch[None]), two(other[None])
     assert torch.allclose(one.critic.flat[0], two.critic.flat[0], atol=1e-6)
     assert torch.allclose(one.policy.flat[0], two.policy.flat[0], atol=1e-6)
     assert not torch.allclose(one.critic.flat[1], two.critic.flat[1], atol=1e-4)
@@ -289,22 +294,35 @@ def test_only_termination_cuts_the_bootstrap():
     batch[:, spec.transitions.rewards] = 3.0
     batch[:, spec.transitions.terminated] = 1.0
     update.target_critic.flat.fill_(10.0)
-    q = update.critic(batch[:, spec.transitions.joint]).detach()
-    loss = update(batch)[METRICS.index("critic_loss")]
+    q = update.critic(batch[None, :, spec.transitions.joint]).detach()
+    loss = update(batch[None])[METRICS.index("critic_loss")]
     assert torch.allclose(loss, ((q - 3.0) ** 2).mean(dim=1))
 
 
 def test_targets_move_by_tau():
     update = trained(updates=0, tau=0.25)
     before = update.target_critic.flat.clone()
-    update(make_batch(CONTINUOUS))
+    update(make_batch(CONTINUOUS)[None])
     expected = 0.25 * update.critic.flat + 0.75 * before
     assert torch.allclose(update.target_critic.flat, expected, atol=1e-7)
 
 
 def test_one_critic_update_lowers_the_loss_on_the_same_batch():
     update, batch = trained(updates=0, critic_lr=1e-3, max_grad_norm=0.0), make_batch(CONTINUOUS)
-    first = update(batch)[0]
+    first = update(batch[None])[0]
     for _ in range(20):
-        last = update(batch)[0]
+        last = update(batch[None])[0]
     assert (last < first).all()
+
+
+def test_stacked_runs_learn_as_each_would_alone(double):
+    seeds, batches = [1, 2], [make_batch(MIXED, seed=5), make_batch(MIXED, seed=6)]
+    config = replace(SMALL, policy_head="gumbel", random_action_rows=0.4, team_overrides={"blue": "ddpg"})
+    for kind in (MADDPGUpdate, HandwrittenUpdate):
+        together = kind(config, MIXED, CPU, seeds)
+        alone = [kind(config, MIXED, CPU, [seed]) for seed in seeds]
+        for _ in range(3):
+            metrics = together(torch.stack(batches))
+            expected = [update(batch[None]) for update, batch in zip(alone, batches, strict=True)]
+            assert torch.allclose(metrics, torch.cat(expected, dim=1), rtol=1e-6, atol=1e-9)
+        assert torch.allclose(together.policy.flat, torch.cat([update.policy.flat for update in alone]))
