@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.replay import ReplayBuffer, make_replay_buffer
+from distributed_maddpg.ring import Ring
 from distributed_maddpg.types import EnvSpec
 
 
 def ring(capacity=5, width=2, seed=0):
-    return ReplayBuffer(capacity, width, np.random.default_rng(seed))
+    return ReplayBuffer(Ring(capacity, width), np.random.default_rng(seed))
 
 
 def rows(first, count, width=2):

@@ -16,7 +16,8 @@ import ray
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.evaluation import Scorecard, evaluate_weights
-from distributed_maddpg.replay import make_replay_buffer
+from distributed_maddpg.replay import ReplayBuffer, make_replay_buffer
+from distributed_maddpg.ring import Ring, RingAddress
 from distributed_maddpg.rollout import make_rollout_worker
 from distributed_maddpg.runtime.calls import ask
 from distributed_maddpg.types import (
@@ -42,7 +43,8 @@ class ReplayBufferActor:
 
     def __init__(self, config: MADDPGConfig, spec: EnvSpec) -> None:
         """Start with no transitions and no weights."""
-        self._buffer = make_replay_buffer(config, spec)
+        ring = Ring.shared(config.replay.capacity, spec.transitions.width)
+        self._buffer = make_replay_buffer(config, spec, ring)
         self._weights: list[ray.ObjectRef[Weights]] = []
         self._version = 0
 
@@ -51,6 +53,11 @@ class ReplayBufferActor:
         """Store transitions; return the newest weights' version."""
         self._buffer.add(rows)
         return self._version
+
+    @ray.method
+    def ring_address(self) -> RingAddress | None:
+        """Return where a process of this node finds the transitions themselves."""
+        return self._buffer.ring.address
 
     @ray.method
     def sample(self, num_batches: int, batch_size: int) -> FloatArray:
@@ -82,6 +89,8 @@ class LearnerActor:
         from distributed_maddpg.learner import make_learner  # noqa: PLC0415
 
         self._learner = make_learner(config, spec)
+        self._config, self._spec = config, spec
+        self._shared: ReplayBuffer | None = None
         self._batch_size, self._timeout_s = config.learner.batch_size, _PATIENCE * config.ray.timeout_s
         self._prefetch, self._last_updates = not config.sync, 0
         self._prefetched: tuple[int, ray.ObjectRef[FloatArray]] | None = None
@@ -97,6 +106,9 @@ class LearnerActor:
     def connect(self, replay: ActorProxy[ReplayBufferActor]) -> str:
         """Publish the first weights to the replay buffer; return the device's name."""
         self._replay = replay
+        address = ask("replay buffer", replay.ring_address.remote(), self._timeout_s)
+        ring = Ring.attach(address) if address else None
+        self._shared = make_replay_buffer(self._config, self._spec, ring) if ring else None
         self._publish()
         self._idle_since = time.perf_counter()
         return str(self._learner.device)
@@ -143,11 +155,15 @@ class LearnerActor:
         return self._learner.weights_version
 
     def _sample(self, updates: int) -> FloatArray:
-        """Return the minibatches for this call, and ask for the next call's while this one is computed.
+        """Return the minibatches for this call.
 
-        Calls of changing length mean that the learner waits for transitions anyhow: nothing is asked ahead
+        They are drawn here where the transitions are within reach, with the generator that the replay buffer
+        would use; otherwise it is asked, and asked for the next call's while this one is computed. Calls of
+        changing length mean that the learner waits for transitions anyhow: nothing is asked ahead
         then, because minibatches that are thrown away would only keep the replay buffer from storing.
         """
+        if self._shared:
+            return self._shared.sample(updates, self._batch_size)
         ready, self._prefetched = self._prefetched, None
         if ready is None or ready[0] != updates:
             ready = (updates, self._replay.sample.remote(updates, self._batch_size))

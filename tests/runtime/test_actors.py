@@ -111,7 +111,20 @@ def test_weights_that_are_not_published_stay_with_the_learner(processes: Process
     assert _get(reference).version == version
 
 
-def test_learner_and_replay_agree_on_the_minibatches(processes: Processes) -> None:
+def test_the_learner_samples_the_memory_that_the_replay_buffer_writes(processes: Processes) -> None:
+    def look(actor: Any) -> tuple[int, int]:
+        return actor._shared.inserted, len(actor._sample(2)[0])
+
+    inserted, batch_size = _get(processes.learner.__ray_call__.remote(look))
+    assert inserted == _get(processes.replay.size.remote()) > 0
+    assert batch_size == 16
+
+
+def test_without_shared_memory_learner_and_replay_agree_on_the_minibatches(processes: Processes) -> None:
+    def part(actor: Any) -> None:
+        actor._shared = None
+
+    _get(processes.learner.__ray_call__.remote(part))
     sample = _get(processes.replay.sample.remote(3, 16))
     assert sample.shape[:2] == (3, 16) and sample.dtype == np.float32
     for updates in (2, 2, 2, 3, 1):  # with and without a prefetched answer of the right length
