@@ -74,7 +74,7 @@ class Learner:
         self.updates = 0
         """Updates of all agents made, in each run."""
         self.weights_version = 0
-        """How many times weights were published."""
+        """How many times weights were published; workers know version 0, the first weights, by themselves."""
 
     def learn(self, batches: Sequence[FloatArray]) -> None:
         """Make one update per batch of `[K, B, width]` packed transitions, one such array per run."""

@@ -10,7 +10,7 @@ from distributed_maddpg.envs import make_vector_env
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.episode_log import EpisodeLog
 from distributed_maddpg.seeding import generator, integer_seed
-from distributed_maddpg.types import EpisodeReport, FloatArray, Weights
+from distributed_maddpg.types import EpisodeReport, FloatArray, Weights, initial_policies
 
 
 class RolloutWorker:
@@ -82,7 +82,7 @@ class RolloutWorker:
 
 
 def make_rollout_worker(config: MADDPGConfig, index: int) -> RolloutWorker:
-    """Build worker `index` of a run, with its own environment copies and random streams."""
+    """Build worker `index` of a run; it has its own environment copies and streams, and the first weights."""
     env = make_vector_env(
         config.env.id,
         config.rollout.num_envs,
@@ -91,4 +91,9 @@ def make_rollout_worker(config: MADDPGConfig, index: int) -> RolloutWorker:
         **config.env.kwargs,
     )
     rng = generator(config.seed, "exploration", index)
-    return RolloutWorker(config.algorithm, config.exploration, env, rng)
+    worker = RolloutWorker(config.algorithm, config.exploration, env, rng)
+    start = initial_policies(
+        env.spec, config.algorithm.policy_hidden_sizes, integer_seed(config.seed, "learner")
+    )
+    worker.set_weights(Weights(0, 0, start))
+    return worker

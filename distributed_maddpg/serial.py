@@ -37,7 +37,6 @@ class SerialRoot:
         self._log = IterationLog(spec, 0)
         self._evaluations: list[Evaluation] = []
         self._evaluation_index = 0
-        self._worker.set_weights(self._learner.publish()[0])
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Train until a report is due or `stop()` says so."""

@@ -29,8 +29,10 @@ class Root(Protocol):
     """What the two ways of running the stages have in common."""
 
     pacer: Pacer
-    device: str
-    """Where the learner runs."""
+
+    @property
+    def device(self) -> str:
+        """Where the learner runs."""
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Train until a report is due or `stop()` says so."""

@@ -7,6 +7,7 @@ Shape letters, used in every docstring: `B` batch rows, `E` environment copies, 
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -137,10 +138,33 @@ class StackedLayout:
         """N."""
         return len(self.widths_in)
 
+    def initial(self, rng: np.random.Generator) -> FloatArray:
+        """Draw initial parameters `[N, P]`: torch's default for `nn.Linear`, uniform within +-1/sqrt(inputs).
+
+        The inputs are each agent's own; weights of padded inputs are zero.
+        """
+        flat = np.zeros((self.num_networks, self.num_parameters), np.float32)
+        for depth, (weights, biases, n_in, n_out) in enumerate(self.layers):
+            for network, width_in in enumerate(self.widths_in):
+                inputs = width_in if depth == 0 else n_in
+                bound = 1.0 / math.sqrt(inputs)
+                own = slice(weights.start, weights.start + inputs * n_out)
+                flat[network, own] = rng.uniform(-bound, bound, inputs * n_out)
+                flat[network, biases] = rng.uniform(-bound, bound, n_out)
+        return flat
+
 
 def policy_layout(spec: EnvSpec, hidden_sizes: tuple[int, ...]) -> StackedLayout:
     """Return the layout of the N stacked policies, `[N, O] -> [N, A]`."""
     return StackedLayout(spec.observation_sizes, hidden_sizes, max(spec.action_sizes))
+
+
+def initial_policies(spec: EnvSpec, hidden_sizes: tuple[int, ...], seed: int) -> FloatArray:
+    """Return the policies `[N, P]` that a learner seeded with `seed` starts from.
+
+    Workers compute them as well, and so act before the learner is there.
+    """
+    return policy_layout(spec, hidden_sizes).initial(np.random.default_rng(seed))
 
 
 def critic_layout(spec: EnvSpec, hidden_sizes: tuple[int, ...]) -> StackedLayout:

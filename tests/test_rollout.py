@@ -127,7 +127,7 @@ def test_weights_carry_their_version():
     worker, _ = make()
     assert worker.weights_version == 7
     config = MADDPGConfig.from_dict({"rollout": {"num_envs": 1}})
-    assert make_rollout_worker(config, 0).weights_version == -1
+    assert make_rollout_worker(config, 0).weights_version == 0
 
 
 def test_workers_of_a_run_differ_and_repeat():

@@ -1,7 +1,16 @@
+import math
+
 import numpy as np
 import pytest
 
-from distributed_maddpg.types import EnvSpec, EpisodeReport, StackedLayout, critic_layout, policy_layout
+from distributed_maddpg.types import (
+    EnvSpec,
+    EpisodeReport,
+    StackedLayout,
+    critic_layout,
+    initial_policies,
+    policy_layout,
+)
 
 SPEC = EnvSpec(("adversary_0", "agent_0", "agent_1"), (3, 2, 4), (2, 3, 1), ("continuous",) * 3)
 
@@ -77,3 +86,23 @@ def test_no_episodes_join_to_an_empty_report(reports):
         (0,),
         (0, 2, 0),
     )
+
+
+def test_initial_weights_have_the_scale_of_each_agents_true_width():
+    layout = policy_layout(SPEC, (400, 5))
+    flat = layout.initial(np.random.default_rng(0))
+    first, _, width_in, hidden = layout.layers[0]
+    for agent, width in enumerate(SPEC.observation_sizes):
+        weights, bound = flat[agent, first].reshape(width_in, hidden), 1 / math.sqrt(width)
+        assert np.abs(weights[:width]).max() <= bound
+        assert abs(weights[:width].std() - bound / math.sqrt(3)) < 0.05 * bound
+        assert not weights[width:].any()
+    for weights, biases, inputs, _ in layout.layers[1:]:
+        assert 0 < np.abs(flat[:, weights]).max() <= 1 / math.sqrt(inputs)
+        assert 0 < np.abs(flat[:, biases]).max() <= 1 / math.sqrt(inputs)
+
+
+def test_the_seed_decides_the_initial_weights():
+    first, again, other = (initial_policies(SPEC, (8,), seed) for seed in (3, 3, 4))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from distributed_maddpg.algo.losses import (
 )
 from distributed_maddpg.algo.networks import CriticNetwork, PolicyNetwork, StackedNetworks
 from distributed_maddpg.config import AlgorithmConfig
-from distributed_maddpg.types import EnvSpec
+from distributed_maddpg.types import EnvSpec, critic_layout, initial_policies, policy_layout
 
 METRICS = ("critic_loss", "actor_loss", "q_mean", "critic_grad_norm", "actor_grad_norm")
 _IMPOSSIBLE = -1e9
@@ -108,18 +109,18 @@ class MADDPGUpdate:
         self, config: AlgorithmConfig, spec: EnvSpec, device: torch.device, seeds: Sequence[int]
     ) -> None:
         """Initialise one run per seed; a seed gives the same initial parameters on every device."""
-        initial = [torch.Generator().manual_seed(seed) for seed in seeds]
+        layout = policy_layout(spec, config.policy_hidden_sizes)
+        initial = np.concatenate([initial_policies(spec, config.policy_hidden_sizes, seed) for seed in seeds])
+        self.policy, self.target_policy = (PolicyNetwork(layout, initial, device) for _ in range(2))
+        layout = critic_layout(spec, config.critic_hidden_sizes)
+        initial = np.concatenate([layout.initial(np.random.default_rng((seed, 1))) for seed in seeds])
         decentralised = tuple(name == "ddpg" for name in config.per_agent(spec))
-        self.policy = PolicyNetwork(spec, config.policy_hidden_sizes, device, initial)
-        self.critic = CriticNetwork(spec, config.critic_hidden_sizes, decentralised, device, initial)
-        self.target_policy = PolicyNetwork(spec, config.policy_hidden_sizes, device, initial)
-        self.target_critic = CriticNetwork(spec, config.critic_hidden_sizes, decentralised, device, initial)
-        self.target_policy.flat.copy_(self.policy.flat)
-        self.target_critic.flat.copy_(self.critic.flat)
+        self.critic, self.target_critic = (
+            CriticNetwork(layout, initial, device, spec, decentralised) for _ in range(2)
+        )
         self.policy_optimiser = Adam(self.policy.flat, self.policy.grad, config.actor_lr)
         self.critic_optimiser = Adam(self.critic.flat, self.critic.grad, config.critic_lr)
-        # Not the streams of the first weights.
-        self.generators = [torch.Generator(device).manual_seed(seed + 1) for seed in seeds]
+        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         self._config = config
         self._columns = _Columns(spec, len(seeds), device)
         self._gumbel = _AgentMask([head == "gumbel" for head in config.heads(spec)], len(seeds), device)

@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from distributed_maddpg.types import EnvSpec, StackedLayout, critic_layout, policy_layout
+from distributed_maddpg.types import EnvSpec, FloatArray, StackedLayout
 
 Layers = Sequence[tuple[Tensor, Tensor]]
 """(weight [M, in, out], bias [M, 1, out]) of each layer."""
@@ -24,16 +23,13 @@ class StackedNetworks:
     `flat [M, P]` holds the parameters, `grad [M, P]` has room for their gradients, and `layers` are leaf
     tensors that view `flat`, in its order; `frozen` and `grad_layers` view the two arrays for code that does
     without autograd. An optimiser step, a gradient norm, a target update and a
-    broadcast are each one operation on one array. Initial weights are torch's default for `nn.Linear`:
-    uniform within +-1/sqrt(inputs), with each agent's true input width.
+    broadcast are each one operation on one array.
     """
 
-    def __init__(
-        self, layout: StackedLayout, device: torch.device, generators: Sequence[torch.Generator]
-    ) -> None:
-        """Draw each run's initial parameters from its generator (on the CPU, so that devices start equal)."""
+    def __init__(self, layout: StackedLayout, initial: FloatArray, device: torch.device) -> None:
+        """Start from a copy of the parameters `initial [M, P]`."""
         self.layout = layout
-        self.flat = torch.cat([_initial(layout, generator) for generator in generators]).to(device)
+        self.flat = torch.tensor(initial, dtype=torch.get_default_dtype(), device=device)
         self.grad = torch.zeros_like(self.flat)
         self.layers = _layers(layout, self.flat)
         for leaves in self.layers:
@@ -45,16 +41,6 @@ class StackedNetworks:
 
 class PolicyNetwork(StackedNetworks):
     """The policies: observations to action logits."""
-
-    def __init__(
-        self,
-        spec: EnvSpec,
-        hidden_sizes: tuple[int, ...],
-        device: torch.device,
-        generators: Sequence[torch.Generator],
-    ) -> None:
-        """Build the stack for an environment."""
-        super().__init__(policy_layout(spec, hidden_sizes), device, generators)
 
     def __call__(self, obs: Tensor) -> Tensor:
         """Return logits `[M, B, A]` for padded observations `[M, B, O]`."""
@@ -69,15 +55,15 @@ class CriticNetwork(StackedNetworks):
 
     def __init__(
         self,
-        spec: EnvSpec,
-        hidden_sizes: tuple[int, ...],
-        decentralised: tuple[bool, ...],
+        layout: StackedLayout,
+        initial: FloatArray,
         device: torch.device,
-        generators: Sequence[torch.Generator],
+        spec: EnvSpec,
+        decentralised: tuple[bool, ...],
     ) -> None:
-        """Build the stack; `decentralised[i]` says whether critic i sees only agent i."""
-        super().__init__(critic_layout(spec, hidden_sizes), device, generators)
-        transitions, runs = spec.transitions, len(generators)
+        """Start from `initial [M, P]`; `decentralised[i]` says whether critic i sees only agent i."""
+        super().__init__(layout, initial, device)
+        transitions, runs = spec.transitions, len(initial) // spec.num_agents
         mask = torch.ones(spec.num_agents, transitions.joint.stop, 1)
         for agent, alone in enumerate(decentralised):
             if alone:
@@ -144,14 +130,3 @@ def _layers(layout: StackedLayout, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
         (flat[:, weight].view(-1, n_in, n_out), flat[:, bias].unsqueeze(1))
         for weight, bias, n_in, n_out in layout.layers
     ]
-
-
-def _initial(layout: StackedLayout, generator: torch.Generator) -> Tensor:
-    flat = torch.zeros(layout.num_networks, layout.num_parameters)
-    for depth, (weights, biases) in enumerate(_layers(layout, flat)):
-        for agent, width_in in enumerate(layout.widths_in):
-            inputs = width_in if depth == 0 else weights.shape[1]
-            bound = 1.0 / math.sqrt(inputs)
-            weights[agent, :inputs].uniform_(-bound, bound, generator=generator)
-            biases[agent].uniform_(-bound, bound, generator=generator)
-    return flat

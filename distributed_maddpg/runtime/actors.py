@@ -6,6 +6,7 @@ reference goes from the learner to the replay buffer, where workers find it; the
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import ray
+from threadpoolctl import threadpool_limits
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.evaluation import Scorecard, evaluate_weights
@@ -38,11 +40,18 @@ _PUSH_WINDOW = 2
 """Unacknowledged pushes a worker may have: enough to hide the call, few enough to push back."""
 
 
+def _alone_on_one_core() -> None:
+    """Keep this process to one thread, and off the GPUs, which Ray does not hide from actors without any."""
+    threadpool_limits(1)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 class ReplayBufferActor:
     """Carries the replay buffer, and a reference to the newest weights beside it."""
 
     def __init__(self, config: MADDPGConfig, spec: EnvSpec) -> None:
         """Start with no transitions and no weights."""
+        _alone_on_one_core()
         ring = Ring.shared(config.replay.capacity, spec.transitions.width)
         self._buffer = make_replay_buffer(config, spec, ring)
         self._weights: list[ray.ObjectRef[Weights]] = []
@@ -83,8 +92,10 @@ class ReplayBufferActor:
 class LearnerActor:
     """Carries the learner; fetches its minibatches and publishes its weights."""
 
-    def __init__(self, config: MADDPGConfig, spec: EnvSpec) -> None:
+    def __init__(self, config: MADDPGConfig, spec: EnvSpec, use_gpu: bool) -> None:
         """Build the learner on this process's device."""
+        if not use_gpu:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         # Imported here: this module is also loaded by rollout workers, which never load torch.
         from distributed_maddpg.learner import make_learner  # noqa: PLC0415
 
@@ -103,15 +114,18 @@ class LearnerActor:
         return str(ray.get_runtime_context().get_node_id())
 
     @ray.method
-    def connect(self, replay: ActorProxy[ReplayBufferActor]) -> str:
-        """Publish the first weights to the replay buffer; return the device's name."""
+    def device(self) -> str:
+        """Return the name of the device."""
+        return str(self._learner.device)
+
+    @ray.method
+    def connect(self, replay: ActorProxy[ReplayBufferActor]) -> None:
+        """Take the replay buffer to draw minibatches from and to publish to."""
         self._replay = replay
         address = ask("replay buffer", replay.ring_address.remote(), self._timeout_s)
         ring = Ring.attach(address) if address else None
         self._shared = make_replay_buffer(self._config, self._spec, ring) if ring else None
-        self._publish()
         self._idle_since = time.perf_counter()
-        return str(self._learner.device)
 
     @ray.method
     def learn(self, updates: int, publish: bool) -> LearnerReport:
@@ -184,6 +198,7 @@ class RolloutWorkerActor:
 
     def __init__(self, config: MADDPGConfig, index: int) -> None:
         """Build worker `index`; it needs no other process for that, so that all start side by side."""
+        _alone_on_one_core()
         self._worker = make_rollout_worker(config, index)
         self._index = index
         self._replay: ActorProxy[ReplayBufferActor]
@@ -194,9 +209,8 @@ class RolloutWorkerActor:
 
     @ray.method
     def connect(self, replay: ActorProxy[ReplayBufferActor]) -> None:
-        """Take the replay buffer to push to, and the newest weights it knows of."""
+        """Take the replay buffer to push to."""
         self._replay = replay
-        self._pull_weights()
         self._idle_since = time.perf_counter()
 
     @ray.method
@@ -259,6 +273,7 @@ class EvaluationActor:
 
     def __init__(self, config: MADDPGConfig) -> None:
         """Remember the environment and the policies' form."""
+        _alone_on_one_core()
         self._config = config
 
     @ray.method

@@ -32,8 +32,6 @@ from distributed_maddpg.types import EnvSpec
 if TYPE_CHECKING:
     from ray.actor import ActorProxy
 
-_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-_NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # Ray does not hide GPUs from actors that ask for none
 _OBJECT_STORE_BYTES = 256 * 2**20
 _LAST_MOMENT_S = 0.5
 _MARK = "DISTRIBUTED_MADDPG_CLUSTER"
@@ -48,7 +46,8 @@ class Processes:
     replay: ActorProxy[ReplayBufferActor]
     learner: ActorProxy[LearnerActor]
     evaluator: ActorProxy[EvaluationActor]
-    device: str
+    connected: tuple[ray.ObjectRef[None], ...]
+    """Answered when learner and workers know the replay buffer; the learner last, for torch takes seconds."""
 
     def kill(self) -> None:
         """End all of them at once."""
@@ -103,11 +102,11 @@ def _marked() -> set[psutil.Process]:
 
 
 def start_processes(config: MADDPGConfig, spec: EnvSpec) -> Processes:
-    """Start and connect all actors of a run.
+    """Start all actors of a run and tell them of each other; calls made from now on wait in their queues.
 
     Raises:
         BadInput: if the cluster can never hold them.
-        TrainingError: if one fails or is not up in time; those already started are ended.
+        TrainingError: on several nodes, if the learner is not up in time; what was started is ended.
     """
     use_gpu = _check_resources(config)
     started: list[Any] = []
@@ -126,30 +125,29 @@ def _start(config: MADDPGConfig, spec: EnvSpec, use_gpu: bool, started: list[Any
         started.append(actor)
         return actor
 
-    timeout_s = config.ray.timeout_s
-    light: dict[str, Any] = {"runtime_env": {"env_vars": {**_ONE_THREAD, **_NO_GPU}}}
-    learner = start(
-        LearnerActor,
-        config,
-        spec,
-        num_cpus=config.learner.num_threads,
-        num_gpus=1 if use_gpu else 0,
-        runtime_env={"env_vars": {} if use_gpu else _NO_GPU},
-    )
+    # No runtime_env: Ray could not use the processes it has standing by, and would start others first.
     workers = tuple(
-        start(RolloutWorkerActor, config, index, num_cpus=1, scheduling_strategy="SPREAD", **light)
+        start(RolloutWorkerActor, config, index, num_cpus=1, scheduling_strategy="SPREAD")
         for index in range(config.num_workers)
     )
-    evaluator = start(EvaluationActor, config, num_cpus=0, **light)
-    # Minibatches are ten times the bytes of new transitions: the buffer sits on the learner's node.
-    beside = NodeAffinitySchedulingStrategy(ask("learner", learner.node_id.remote(), timeout_s), soft=False)
-    replay = start(ReplayBufferActor, config, spec, num_cpus=0, scheduling_strategy=beside, **light)
-    ask("replay buffer", replay.size.remote(), timeout_s)
-    device = ask("learner", learner.connect.remote(replay), timeout_s)
-    connected = [worker.connect.remote(replay) for worker in workers]
-    for index, call in enumerate(connected):
-        ask(f"rollout worker {index}", call, timeout_s)
-    return Processes(workers, replay, learner, evaluator, device)
+    cpus, gpus = config.learner.num_threads, int(use_gpu)
+    learner = start(LearnerActor, config, spec, use_gpu, num_cpus=cpus, num_gpus=gpus)
+    replay = start(ReplayBufferActor, config, spec, num_cpus=0, **_beside(learner, config))
+    evaluator = start(EvaluationActor, config, num_cpus=0)
+    connected = tuple(process.connect.remote(replay) for process in (learner, *workers))
+    return Processes(workers, replay, learner, evaluator, connected)
+
+
+def _beside(learner: ActorProxy[LearnerActor], config: MADDPGConfig) -> dict[str, Any]:
+    """Return the options that put the replay buffer on the learner's node.
+
+    Minibatches are ten times the bytes of new transitions, and within a node they need not be sent at all.
+    """
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    if sum(node["Alive"] for node in nodes) == 1:
+        return {}  # without waiting for the learner to say where it is
+    node = ask("learner", learner.node_id.remote(), config.ray.timeout_s)
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 
 
 def _kill(actors: Iterable[Any]) -> None:

@@ -51,7 +51,7 @@ class RayRoot:
     """Runs the stages in Ray processes."""
 
     def __init__(self, config: MADDPGConfig, spec: EnvSpec) -> None:
-        """Start all processes and wait until they stand ready."""
+        """Start all processes; whichever is ready first need not wait for the others."""
         self._config = config
         self.pacer = Pacer(config.pacing)
         self._log = IterationLog(spec, config.num_workers)
@@ -62,7 +62,7 @@ class RayRoot:
         self._fragments_asked = [0] * config.num_workers
         self._evaluations: list[Evaluation] = []
         self._evaluation_index = 0
-        self._latest_version = 1
+        self._latest_version = 0
         self._updates_per_call = max(1, config.pacing.tolerance_updates // 4)
         self._disconnect = connect(config)
         try:
@@ -70,7 +70,14 @@ class RayRoot:
         except BaseException:
             self._leave()
             raise
-        self.device = self._processes.device
+        for who, call in zip(("learner", *self._workers), self._processes.connected, strict=True):
+            self._watch(call, who, lambda _: None)
+
+    @property
+    def device(self) -> str:
+        """Where the learner runs."""
+        device: str = self._ask("learner", self._processes.learner.device.remote())
+        return device
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Train until a report is due or `stop()` says so.

@@ -1,11 +1,11 @@
-import math
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch.nn.functional import linear, relu
 
 from distributed_maddpg.algo.networks import CriticNetwork, PolicyNetwork
-from distributed_maddpg.types import EnvSpec
+from distributed_maddpg.types import EnvSpec, critic_layout, policy_layout
 
 CPU = torch.device("cpu")
 SPEC = EnvSpec(("red_0", "blue_0", "blue_1"), (3, 2, 4), (2, 3, 1), ("continuous",) * 3)
@@ -13,11 +13,13 @@ JOINT = 9 + 6
 
 
 def policies(seed=0, hidden=(8, 6)):
-    return PolicyNetwork(SPEC, hidden, CPU, [torch.Generator().manual_seed(seed)])
+    layout = policy_layout(SPEC, hidden)
+    return PolicyNetwork(layout, layout.initial(np.random.default_rng(seed)), CPU)
 
 
 def critics(decentralised=(False, False, False), seed=0, hidden=(8, 6)):
-    return CriticNetwork(SPEC, hidden, decentralised, CPU, [torch.Generator().manual_seed(seed)])
+    layout = critic_layout(SPEC, hidden)
+    return CriticNetwork(layout, layout.initial(np.random.default_rng(seed)), CPU, SPEC, decentralised)
 
 
 def by_hand(network, agent, x):
@@ -47,21 +49,6 @@ def test_critics_are_perceptrons_on_the_joint_input():
     assert values.shape == (3, 5)
     for agent in range(3):
         assert torch.allclose(values[agent], by_hand(network, agent, joint)[:, 0], atol=1e-6)
-
-
-def test_initial_weights_have_the_scale_of_each_agents_true_width():
-    network = policies(hidden=(400, 5))
-    for agent, width in enumerate(SPEC.observation_sizes):
-        first, bound = network.layers[0][0][agent].detach(), 1 / math.sqrt(width)
-        assert first[:width].abs().max() <= bound
-        assert abs(first[:width].std() - bound / math.sqrt(3)) < 0.05 * bound
-        assert not first[width:].any()
-    assert network.layers[1][0].abs().max() <= 1 / math.sqrt(400)
-
-
-def test_the_seed_decides_the_initial_weights():
-    assert torch.equal(policies(seed=3).flat, policies(seed=3).flat)
-    assert not torch.equal(policies(seed=3).flat, policies(seed=4).flat)
 
 
 def test_layers_see_changes_of_the_flat_array():

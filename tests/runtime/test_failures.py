@@ -42,9 +42,9 @@ def _until_it_fails(root: Any) -> str:
     return str(raised.value)
 
 
-def test_an_environment_that_raises_at_once_ends_the_start_in_one_line() -> None:
+def test_an_environment_that_raises_at_once_ends_the_run_in_one_line() -> None:
     with pytest.raises(TrainingError) as raised, MADDPG(_failing(fail_at=0)) as algo:
-        algo.start()
+        algo.train()
     message = str(raised.value)
     assert message.startswith("rollout worker 0 died: ") and "RuntimeError: boom at step 0" in message
     assert "\n" not in message
