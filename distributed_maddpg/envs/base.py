@@ -23,7 +23,11 @@ VectorActionType = Literal["continuous", "discrete", "mixed"]
 
 
 class StepResult(NamedTuple):
-    """What one step of all copies gave; copies that ended have already begun their next episode."""
+    """What one step of all copies gave; copies that ended have already begun their next episode.
+
+    An environment may use these arrays again: what step t gave stays as it is until step t + 2 begins. Copy
+    what is kept for longer, and write into none of them.
+    """
 
     obs: Observations
     """N arrays [E, O_i] float32: what to act on next, the first frame of a new episode where one ended."""
@@ -77,6 +81,9 @@ class VectorEnv(Protocol):
 
     def step(self, actions: Actions) -> StepResult:
         """Step every copy once; copies that end are reset at once.
+
+        Returns:
+            Arrays that the step after the next one may overwrite, see `StepResult`.
 
         Raises:
             ValueError: for a wrong number of arrays, a wrong shape or kind, NaN, or a discrete action that

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,15 @@ from distributed_maddpg.envs.base import (
 )
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.types import ActionType, FloatArray
+
+
+class _Buffers(NamedTuple):
+    """The arrays of one step, and what `step` returns: they are the same memory."""
+
+    outcome: Outcome
+    running: StepResult
+    """For a step in which no copy ended: final_obs is obs."""
+    ending: StepResult
 
 
 class SimpleAdversary:
@@ -73,6 +82,7 @@ class SimpleAdversary:
         self._distances = np.zeros((num_envs, landmarks + 1, landmarks), np.float32)
         ends = np.cumsum((0, *self.spec.observation_sizes)) * num_envs
         self._blocks = tuple(slice(a, b) for a, b in itertools.pairwise(ends.tolist()))
+        self._buffers, self._spare = self._make_buffers(), self._make_buffers()
         self._started = False
 
     @property
@@ -116,7 +126,8 @@ class SimpleAdversary:
             actions: N + 1 arrays, [E, 5] floats (clipped to [0, 1]) or [E] integers in 0..4.
 
         Returns:
-            As `StepResult` says; nothing ever terminates.
+            As `StepResult` says; nothing ever terminates. Two sets of arrays take turns, so that no step
+            allocates any: the step after the next one overwrites what this one returns.
 
         Raises:
             ValueError: an action is refused; the state is then unchanged.
@@ -124,20 +135,12 @@ class SimpleAdversary:
         if not self._started:
             raise RuntimeError("call reset() or set_state() before step()")
         self._load(actions)
-        shape = (self.num_envs, len(self.agents))
-        outcome = Outcome(
-            np.empty(self._blocks[-1].stop, np.float32),
-            np.empty(self._blocks[-1].stop, np.float32),
-            np.empty(shape, np.float32),
-            np.empty(self.num_envs, np.bool_),
-            self._distances,
-        )
-        num_ended = step_all(self._worlds, self._rules, self._actions, outcome)
+        buffers = self._buffers
+        num_ended = step_all(self._worlds, self._rules, self._actions, buffers.outcome)
         if num_ended < 0:
             raise self._refusal()
-        obs = self._by_agent(outcome.obs)
-        final_obs = self._by_agent(outcome.final_obs) if num_ended else obs
-        return StepResult(obs, outcome.rewards, np.zeros(shape, np.bool_), outcome.truncated, final_obs)
+        self._buffers, self._spare = self._spare, buffers
+        return buffers.ending if num_ended else buffers.running
 
     def get_state(self) -> State:
         """Return copies of all state, see `adversary_rules.checked_state`."""
@@ -171,6 +174,22 @@ class SimpleAdversary:
 
     def close(self) -> None:
         """Do nothing: the copies are plain arrays."""
+
+    def _make_buffers(self) -> _Buffers:
+        """Allocate what one step writes, and the views of it that are handed out."""
+        shape = (self.num_envs, len(self.agents))
+        outcome = Outcome(
+            np.empty(self._blocks[-1].stop, np.float32),
+            np.empty(self._blocks[-1].stop, np.float32),
+            np.empty(shape, np.float32),
+            np.empty(self.num_envs, np.bool_),
+            self._distances,
+        )
+        terminated = np.zeros(shape, np.bool_)
+        terminated.flags.writeable = False  # it is never written again
+        obs = self._by_agent(outcome.obs)
+        running = StepResult(obs, outcome.rewards, terminated, outcome.truncated, obs)
+        return _Buffers(outcome, running, running._replace(final_obs=self._by_agent(outcome.final_obs)))
 
     def _by_agent(self, flat: FloatArray) -> Observations:
         """Return each agent's block of the kernel's observations, N + 1 views [E, O_i]."""

@@ -1,13 +1,14 @@
 """The compiled environment against MPE2 itself: no difference is tolerated."""
 
 import logging
+import tracemalloc
 
 import numpy as np
 import pytest
 from mpe2 import simple_adversary_v3
 
 from distributed_maddpg.envs import streams
-from distributed_maddpg.envs.base import VectorEnv
+from distributed_maddpg.envs.base import StepResult, VectorEnv
 from distributed_maddpg.envs.simple_adversary import SimpleAdversary
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.seeding import pack_generator
@@ -137,11 +138,17 @@ def test_protocol_is_met():
 
 def steps(env, num_steps, seed=0):
     generator = np.random.default_rng(seed)
-    return [env.step(random_actions(env, generator)) for _ in range(num_steps)]
+    return [flat(env.step(random_actions(env, generator))) for _ in range(num_steps)]
 
 
 def flat(result):
     return np.concatenate([np.ravel(part) for part in (*result.obs, *result[1:4], *result.final_obs)])
+
+
+def copied(result):
+    """What a step gave, for keeping: the environment uses its arrays again."""
+    obs, final_obs = (tuple(array.copy() for array in part) for part in (result.obs, result.final_obs))
+    return StepResult(obs, *(array.copy() for array in result[1:4]), final_obs)
 
 
 def test_same_seed_gives_the_same_run_and_another_seed_another():
@@ -149,7 +156,7 @@ def test_same_seed_gives_the_same_run_and_another_seed_another():
     for seed in (5, 5, 6):
         env = SimpleAdversary(3, seed, continuous_actions=True, max_cycles=4)
         env.reset()
-        runs.append(np.stack([flat(result) for result in steps(env, 10)]))
+        runs.append(np.stack(steps(env, 10)))
     assert (runs[0] == runs[1]).all()
     assert (runs[0] != runs[2]).any()
 
@@ -178,10 +185,10 @@ def test_state_round_trip_gives_the_same_future(continuous):
     env.reset()
     steps(env, 8)
     state = env.get_state()
-    expected = [flat(result) for result in steps(env, 14, seed=1)]
+    expected = steps(env, 14, seed=1)
     other = SimpleAdversary(3, 99, N=3, continuous_actions=continuous, max_cycles=6)
     other.set_state(state)
-    assert (np.stack([flat(result) for result in steps(other, 14, seed=1)]) == expected).all()
+    assert (np.stack(steps(other, 14, seed=1)) == expected).all()
 
 
 def test_state_arrays_are_copies_with_the_promised_types():
@@ -206,7 +213,7 @@ def test_final_obs_is_the_old_episodes_and_obs_the_new_ones():
     env = SimpleAdversary(2, 5, max_cycles=3)
     env.reset()
     still = [np.zeros(2, np.int64)] * 3
-    first, second, last = (env.step(still) for _ in range(3))
+    first, second, last = (copied(env.step(still)) for _ in range(3))
     assert [result.truncated.tolist() for result in (first, second, last)] == [[False] * 2] * 2 + [[True] * 2]
     for i in range(3):
         assert (first.obs[i] == first.final_obs[i]).all()
@@ -220,7 +227,7 @@ def test_copies_out_of_phase_end_one_by_one():
     env.reset()
     env.set_state({**env.get_state(), "cycle": np.array([0, 2, 1])})
     still = [np.zeros(3, np.int64)] * 3
-    ends = [env.step(still) for _ in range(3)]
+    ends = [copied(env.step(still)) for _ in range(3)]
     assert [result.truncated.tolist() for result in ends] == [
         [False, True, False],
         [False, False, True],
@@ -228,6 +235,51 @@ def test_copies_out_of_phase_end_one_by_one():
     ]
     assert (ends[0].obs[1][[0, 2]] == ends[0].final_obs[1][[0, 2]]).all()
     assert (ends[0].obs[1][1] != ends[0].final_obs[1][1]).all()
+
+
+def test_a_result_stays_as_it_is_for_one_more_step():
+    env = SimpleAdversary(3, 5, continuous_actions=True, max_cycles=4)
+    first_obs = env.reset()
+    begun = np.concatenate([array.ravel() for array in first_obs])
+    generator = np.random.default_rng(0)
+    held = env.step(random_actions(env, generator))
+    for _ in range(12):
+        before = flat(held)
+        result = env.step(random_actions(env, generator))
+        assert (flat(held) == before).all()
+        held = result
+    assert (np.concatenate([array.ravel() for array in first_obs]) == begun).all()
+
+
+def test_refused_actions_leave_the_results_held_as_they_are():
+    env = SimpleAdversary(2, 5, continuous_actions=True)
+    env.reset()
+    held = [env.step(CONTINUOUS), env.step(CONTINUOUS)]
+    before = [flat(result) for result in held]
+    with pytest.raises(ValueError, match="NaN"):
+        env.step(with_entry(CONTINUOUS, 1, (1, 0), np.nan))
+    assert all((flat(result) == old).all() for result, old in zip(held, before, strict=True))
+
+
+def peak_of_steps(env, actions, num_steps):
+    """Bytes allocated at most at a time; numpy's arrays are traced as Python's objects are."""
+    tracemalloc.start()
+    try:
+        for _ in range(num_steps):
+            env.step(actions)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("num_envs", [2, 1024])
+def test_steps_allocate_no_arrays(num_envs):
+    env = SimpleAdversary(num_envs, 5, continuous_actions=True, max_cycles=3)
+    env.reset()
+    actions = list(np.full((3, num_envs, 5), 0.5, np.float32))
+    env.step(actions)
+    peaks = [peak_of_steps(env, actions, 20) for _ in range(5)]
+    assert min(peaks) < 4096  # what other threads allocate counts too, but not always
 
 
 def test_final_distances_are_of_the_last_frame_goal_first():
