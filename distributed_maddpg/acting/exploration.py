@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from distributed_maddpg.acting.kernels import divide_by_sum, subtract_largest
 from distributed_maddpg.config import ExplorationConfig, Head
 from distributed_maddpg.types import EnvSpec, FloatArray
 
@@ -41,9 +42,9 @@ class ActionMaker:
 
     def _softmax(self, logits: FloatArray) -> FloatArray:
         scaled: FloatArray = np.where(self.valid, logits / self._temperature, _IMPOSSIBLE)
-        scaled -= scaled.max(axis=2, keepdims=True)
+        subtract_largest(scaled)
         np.exp(scaled, out=scaled)
-        scaled /= scaled.sum(axis=2, keepdims=True)
+        divide_by_sum(scaled)
         return scaled
 
     def uniform(self, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from distributed_maddpg.acting.kernels import add_bias_and_rectify
 from distributed_maddpg.types import EnvSpec, FloatArray, StackedLayout, policy_layout
 
 
@@ -58,6 +59,7 @@ class NumpyPolicy:
         for depth, (weight, bias) in enumerate(self._layers):
             out = self._activations[depth + 1]
             np.matmul(self._activations[depth], weight, out=out)
-            out += bias
             if depth < last:
-                np.maximum(out, 0.0, out=out)
+                add_bias_and_rectify(out, bias)
+            else:
+                out += bias

@@ -2,29 +2,25 @@
 
 Every floating operation stands in MPE2's order, in float64, without fast-math, because a fused or reordered
 operation would let a trajectory drift from the original. Random draws are numpy's own PCG64, so that a reset
-draws what MPE2's `reset_world` draws from a generator in the same state. All compiled functions stand in this
-one file: numba's cache does not notice a change in another file. Elements are indexed, never sliced, on the
-hot path: each slice costs reference counts, which took a third of the time.
+draws what MPE2's `reset_world` draws from a generator in the same state. Elements are indexed, never sliced,
+on the hot path: each slice costs reference counts, which took a third of the time.
 
 `A` = N + 1 agents with the adversary first; `L` = N landmarks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from distributed_maddpg.compilation import compiled
 from distributed_maddpg.types import FloatArray
 
 DoubleArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 UintArray = npt.NDArray[np.uint64]
-
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 _BIT_1, _BITS_11, _BITS_32, _BITS_58, _BITS_63, _BITS_64 = (np.uint64(n) for n in (1, 11, 32, 58, 63, 64))
@@ -88,14 +84,7 @@ class Outcome(NamedTuple):
     """[E, A, L] in the last frame of each copy's latest episode, goal first."""
 
 
-def _compiled(function: _F) -> _F:
-    try:
-        return cast(_F, numba.njit(cache=True)(function))
-    except RuntimeError:  # no folder for the cache can be written: compile in each process
-        return cast(_F, numba.njit(function))
-
-
-@_compiled
+@compiled
 def _next_uint64(generator: UintArray) -> np.uint64:
     """Advance one PCG64 state, [6] uint64, and return its 64 random bits (XSL-RR output)."""
     hi, lo = generator[0], generator[1]
@@ -114,7 +103,7 @@ def _next_uint64(generator: UintArray) -> np.uint64:
     return output
 
 
-@_compiled
+@compiled
 def _next_uint32(generator: UintArray) -> np.uint64:
     """Return 32 random bits; numpy draws 64 and keeps the upper half for the next call."""
     if generator[4] != _NO_BITS:
@@ -127,7 +116,7 @@ def _next_uint32(generator: UintArray) -> np.uint64:
     return output
 
 
-@_compiled
+@compiled
 def _next_index(generator: UintArray, size: int) -> np.int64:
     """Return `Generator.integers(size)`: Lemire's method on 32 bits, and no draw at all for size 1."""
     index: np.int64 = np.int64(0)
@@ -142,14 +131,14 @@ def _next_index(generator: UintArray, size: int) -> np.int64:
     return index
 
 
-@_compiled
+@compiled
 def _next_coordinate(generator: UintArray) -> float:
     """Return `Generator.uniform(-1, 1)`."""
     value: float = -1.0 + 2.0 * (np.float64(_next_uint64(generator) >> _BITS_11) * (1.0 / 9007199254740992.0))
     return value
 
 
-@_compiled
+@compiled
 def _begin_episode(worlds: Worlds, e: int) -> None:
     """Draw a start in MPE2's order: goal, agents, landmarks."""
     generator = worlds.generator[e]
@@ -164,7 +153,7 @@ def _begin_episode(worlds: Worlds, e: int) -> None:
     worlds.cycle[e] = 0
 
 
-@_compiled
+@compiled
 def _distance(a: DoubleArray, i: int, b: DoubleArray, j: int, e: int) -> float:
     """Return the distance of point i of `a` from point j of `b`, both [E, points, 2], in copy e."""
     dx, dy = a[e, i, 0] - b[e, j, 0], a[e, i, 1] - b[e, j, 1]
@@ -172,7 +161,7 @@ def _distance(a: DoubleArray, i: int, b: DoubleArray, j: int, e: int) -> float:
     return distance
 
 
-@_compiled
+@compiled
 def _nearest(row: FloatArray, points: DoubleArray, x: float, y: float, skip: int) -> None:
     """Fill a row with the relative positions of the points nearest to (x, y), nearest first, then zeros.
 
@@ -198,7 +187,7 @@ def _nearest(row: FloatArray, points: DoubleArray, x: float, y: float, skip: int
         row[2 * place], row[2 * place + 1] = dx, dy
 
 
-@_compiled
+@compiled
 def _observe_nearest(
     points: DoubleArray, positions: DoubleArray, i: int, frames: FloatArray, skip: int
 ) -> None:
@@ -207,7 +196,7 @@ def _observe_nearest(
         _nearest(frames[e], points[e], positions[e, i, 0], positions[e, i, 1], skip)
 
 
-@_compiled
+@compiled
 def _observe_all(points: DoubleArray, positions: DoubleArray, i: int, frames: FloatArray, skip: int) -> None:
     """Write what agent i sees of all points but `skip`; frames [E, 2 * points seen]."""
     at = 0
@@ -219,7 +208,7 @@ def _observe_all(points: DoubleArray, positions: DoubleArray, i: int, frames: Fl
             at += 2
 
 
-@_compiled
+@compiled
 def _observe(worlds: Worlds, rules: Rules, obs: FloatArray) -> None:
     """Write the observations of all copies.
 
@@ -248,7 +237,7 @@ def _observe(worlds: Worlds, rules: Rules, obs: FloatArray) -> None:
             _observe_all(positions, positions, i, seen[:, middle:], i)
 
 
-@_compiled
+@compiled
 def _difference(up: np.float32, down: np.float32) -> float:
     """Return the difference of two clipped action components, subtracted in float32 as MPE2 does."""
     up = _ZERO if up < _ZERO else _ONE if up > _ONE else up
@@ -257,13 +246,13 @@ def _difference(up: np.float32, down: np.float32) -> float:
     return difference
 
 
-@_compiled
+@compiled
 def _push(push: int, negative: int) -> float:
     """Return the unit force of a discrete action along the axis whose negative direction is given."""
     return -1.0 if push == negative else 1.0 if push == negative + 1 else 0.0
 
 
-@_compiled
+@compiled
 def _move(worlds: Worlds, actions: JointActions, continuous: bool) -> None:
     """Integrate all copies: position by the old velocity, then damping, then force."""
     positions, velocities = worlds.positions, worlds.velocities
@@ -280,7 +269,7 @@ def _move(worlds: Worlds, actions: JointActions, continuous: bool) -> None:
             velocities[e, i, 1] = velocities[e, i, 1] * 0.75 + (force_y * 5.0) * 0.1
 
 
-@_compiled
+@compiled
 def _reward(worlds: Worlds, e: int, rewards: FloatArray) -> None:
     """Write the rewards of one copy into its row of [E, A]."""
     goal, adversary, nearest = worlds.goal[e], 0.0, np.inf
@@ -295,7 +284,7 @@ def _reward(worlds: Worlds, e: int, rewards: FloatArray) -> None:
         rewards[e, i] = adversary - nearest
 
 
-@_compiled
+@compiled
 def _measure(worlds: Worlds, e: int, distances: FloatArray) -> None:
     """Write the distance of each agent to each landmark of one copy, the goal first, into [E, A, L]."""
     goal = worlds.goal[e]
@@ -305,7 +294,7 @@ def _measure(worlds: Worlds, e: int, distances: FloatArray) -> None:
             distances[e, i, place] = _distance(worlds.positions, i, worlds.landmarks, j, e)
 
 
-@_compiled
+@compiled
 def _are_valid(actions: JointActions) -> bool:
     """Tell whether no vector holds NaN and every push exists."""
     wrong = 0
@@ -318,7 +307,7 @@ def _are_valid(actions: JointActions) -> bool:
     return wrong == 0
 
 
-@_compiled
+@compiled
 def reset_all(worlds: Worlds, rules: Rules, obs: FloatArray) -> None:
     """Begin a new episode in every copy and observe it."""
     for e in range(len(worlds.goal)):
@@ -326,7 +315,7 @@ def reset_all(worlds: Worlds, rules: Rules, obs: FloatArray) -> None:
     _observe(worlds, rules, obs)
 
 
-@_compiled
+@compiled
 def step_all(worlds: Worlds, rules: Rules, actions: JointActions, outcome: Outcome) -> int:
     """Step every copy, begin the next episode of those that end, and write all that a step gives.
 

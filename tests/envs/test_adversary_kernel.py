@@ -46,15 +46,3 @@ def test_nearest_keeps_equally_far_points_in_order_and_pads_with_zeros():
     assert row.tolist() == [0.0, 1.0, 1.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     kernel._nearest(row[:4], points, 0.0, 0.0, 4)
     assert row[:4].tolist() == [0.5, 0.0, 0.0, 1.0]
-
-
-def test_compiled_falls_back_where_no_cache_can_be_written(monkeypatch):
-    real = kernel.numba.njit
-
-    def njit(*args, cache=False):
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return real(*args)
-
-    monkeypatch.setattr(kernel.numba, "njit", njit)
-    assert kernel._compiled(lambda x: x + 1)(1) == 2

@@ -1,0 +1,52 @@
+"""The loops of acting that numpy is slow at: short rows, and two passes where one would do (floor F2).
+
+Each equals, in place and to the bit, the numpy expression it names; `tests/acting/test_kernels.py` compares
+them. What numpy does well stays numpy's: products, exponentials, logarithms, random numbers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from distributed_maddpg.compilation import compiled
+from distributed_maddpg.types import FloatArray
+
+_ZERO = np.float32(0.0)
+
+
+@compiled
+def add_bias_and_rectify(values: FloatArray, bias: FloatArray) -> None:
+    """Do `values = np.maximum(values + bias, 0)`; values [N, E, H], bias [N, 1, H]."""
+    for n in range(values.shape[0]):
+        for e in range(values.shape[1]):
+            for k in range(values.shape[2]):
+                value = values[n, e, k] + bias[n, 0, k]
+                values[n, e, k] = _ZERO if value < _ZERO else value  # NaN stays NaN
+
+
+@compiled
+def subtract_largest(values: FloatArray) -> None:
+    """Do `values -= values.max(axis=2, keepdims=True)`; values [N, E, A]."""
+    for n in range(values.shape[0]):
+        for e in range(values.shape[1]):
+            largest = values[n, e, 0]
+            for k in range(1, values.shape[2]):
+                if values[n, e, k] > largest:
+                    largest = values[n, e, k]
+            for k in range(values.shape[2]):
+                values[n, e, k] -= largest
+
+
+@compiled
+def divide_by_sum(values: FloatArray) -> None:
+    """Do `values /= values.sum(axis=2, keepdims=True)`; values [N, E, A].
+
+    Numpy adds 8 and more numbers in another order: there the last bit may differ.
+    """
+    for n in range(values.shape[0]):
+        for e in range(values.shape[1]):
+            total = _ZERO
+            for k in range(values.shape[2]):
+                total += values[n, e, k]
+            for k in range(values.shape[2]):
+                values[n, e, k] /= total
