@@ -3,14 +3,61 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from distributed_maddpg.acting.joint_policy import JointPolicy
+from distributed_maddpg.compilation import compiled
 from distributed_maddpg.config import AlgorithmConfig, ExplorationConfig, MADDPGConfig
 from distributed_maddpg.envs import make_vector_env
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.episode_log import EpisodeLog
 from distributed_maddpg.seeding import generator, integer_seed
 from distributed_maddpg.types import EpisodeReport, FloatArray, Weights, initial_policies
+
+
+@compiled
+def _pack_observations(rows: FloatArray, start: int, obs: tuple[FloatArray, ...]) -> None:
+    """Write observations `[E, O_i]` into rows `[E, width]`, side by side from column `start` on."""
+    for e in range(rows.shape[0]):
+        at = start
+        for i in range(len(obs)):
+            for k in range(obs[i].shape[1]):
+                rows[e, at + k] = obs[i][e, k]
+            at += obs[i].shape[1]
+
+
+@compiled
+def pack_rows(
+    rows: FloatArray,
+    obs_and_next: tuple[tuple[FloatArray, ...], tuple[FloatArray, ...]],
+    actions: FloatArray,
+    action_sizes: npt.NDArray[np.int64],
+    rewards: FloatArray,
+    terminated: npt.NDArray[np.bool_],
+) -> None:
+    """Write transitions in the order of `TransitionLayout`, in few passes over the rows.
+
+    Args:
+        rows: [E, width], written in full.
+        obs_and_next: observations before and after the step, [E, O_i] per agent.
+        actions: [N, E, A] as the critic sees them; columns beyond an agent's own are left out.
+        action_sizes: [N] the A_i.
+        rewards: [E, N].
+        terminated: [E, N].
+    """
+    num_agents, width = len(action_sizes), rows.shape[1]
+    joint = (width - 2 * num_agents - action_sizes.sum()) // 2  # columns of one time's observations
+    rewards_at = joint + action_sizes.sum()
+    _pack_observations(rows, 0, obs_and_next[0])
+    _pack_observations(rows, rewards_at + num_agents, obs_and_next[1])
+    for e in range(rows.shape[0]):
+        at = joint
+        for i in range(num_agents):
+            for k in range(action_sizes[i]):
+                rows[e, at + k] = actions[i, e, k]
+            at += action_sizes[i]
+            rows[e, rewards_at + i] = rewards[e, i]
+            rows[e, width - num_agents + i] = terminated[e, i]
 
 
 class RolloutWorker:
@@ -29,6 +76,7 @@ class RolloutWorker:
         self._policies = JointPolicy(algorithm, spec, env.num_envs)
         self._policies.explore_with(exploration, rng)
         self._log = EpisodeLog(env.num_envs, spec.num_agents)
+        self._action_sizes = np.array(spec.action_sizes)
         self._obs = env.reset()
         self.weights_version = -1
         """Version of the weights it acts with; -1 before the first."""
@@ -65,15 +113,16 @@ class RolloutWorker:
 
     def _step(self, rows: FloatArray, env_steps: int) -> EpisodeReport | None:
         """Take one vector step and write its transitions into rows `[E, width]`."""
-        flat_actions, env_actions = self._policies.explore(self._obs, env_steps)
+        actions, env_actions = self._policies.explore(self._obs, env_steps)
         result = self._env.step(env_actions)
-        layout = self._spec.transitions
-        for agent, (obs, next_obs) in enumerate(zip(self._obs, result.final_obs, strict=True)):
-            rows[:, layout.obs[agent]] = obs
-            rows[:, layout.next_obs[agent]] = next_obs
-        rows[:, layout.actions[0].start : layout.actions[-1].stop] = flat_actions
-        rows[:, layout.rewards] = result.rewards
-        rows[:, layout.terminated] = result.terminated
+        pack_rows(
+            rows,
+            (self._obs, result.final_obs),
+            actions,
+            self._action_sizes,
+            result.rewards,
+            result.terminated,
+        )
         self._obs = result.obs
         ended, report = self._log.step(result, self._env)
         if report is not None:

@@ -3,9 +3,9 @@ import pytest
 
 from distributed_maddpg.config import AlgorithmConfig, ExplorationConfig, MADDPGConfig
 from distributed_maddpg.envs import make_vector_env
-from distributed_maddpg.rollout import RolloutWorker, make_rollout_worker
+from distributed_maddpg.rollout import RolloutWorker, make_rollout_worker, pack_rows
 from distributed_maddpg.seeding import generator
-from distributed_maddpg.types import Weights, policy_layout
+from distributed_maddpg.types import TransitionLayout, Weights, policy_layout
 
 HIDDEN = (4,)
 
@@ -31,6 +31,30 @@ def split(rows, layout):
         for name in ("obs", "next_obs")
         for agent, columns in enumerate(getattr(layout, name))
     }
+
+
+def packed_by_numpy(layout, obs, actions, rewards, next_obs, terminated):
+    rows = np.full((len(rewards), layout.width), np.nan, np.float32)
+    for agent in range(len(obs)):
+        rows[:, layout.obs[agent]] = obs[agent]
+        rows[:, layout.actions[agent]] = actions[agent, :, : layout.action_sizes[agent]]
+        rows[:, layout.next_obs[agent]] = next_obs[agent]
+    rows[:, layout.rewards], rows[:, layout.terminated] = rewards, terminated
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("obs_sizes", "action_sizes"), [((3,), (2,)), ((4, 6, 6), (5, 5, 5)), ((2, 9), (3, 1))]
+)
+def test_rows_are_packed_as_the_layout_says(obs_sizes, action_sizes):
+    layout, rng, agents = TransitionLayout(obs_sizes, action_sizes), np.random.default_rng(0), len(obs_sizes)
+    obs, next_obs = ([rng.random((7, size), np.float32) for size in obs_sizes] for _ in range(2))
+    actions = rng.random((agents, 7, max(action_sizes)), np.float32)
+    rewards, terminated = rng.random((7, agents), np.float32), rng.random((7, agents)) < 0.5
+    rows = np.full((7, layout.width), np.nan, np.float32)
+    both = (tuple(obs), tuple(next_obs))
+    pack_rows(rows, both, actions, np.array(action_sizes), rewards, terminated)
+    assert np.array_equal(rows, packed_by_numpy(layout, obs, actions, rewards, next_obs, terminated))
 
 
 @pytest.mark.parametrize("terminate", [False, True])

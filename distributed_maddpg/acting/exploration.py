@@ -28,7 +28,6 @@ class ActionMaker:
         self._temperature = np.float32(temperature)
         width = max(spec.action_sizes)
         self.valid = np.array([[k < size for k in range(width)] for size in spec.action_sizes])[:, None, :]
-        self._columns = np.flatnonzero(self.valid.ravel())
 
     def relaxed(self, logits: FloatArray) -> FloatArray:
         """Return actions `[N, E, A]` in [0, 1]: softmax or sigmoid by head, without noise."""
@@ -55,15 +54,11 @@ class ActionMaker:
         draws: FloatArray = np.where(self.valid, rng.random(shape, dtype=np.float32), np.float32(-1))
         return draws
 
-    def flatten(self, actions: FloatArray) -> FloatArray:
-        """Return actions `[N, E, A]` as the row's action part, `[E, A_1 + ... + A_N]`."""
-        flat: FloatArray = actions.transpose(1, 0, 2).reshape(actions.shape[1], -1)
-        return flat if flat.shape[1] == len(self._columns) else flat[:, self._columns]
-
     def finish(self, actions: FloatArray) -> tuple[FloatArray, tuple[npt.NDArray[np.generic], ...]]:
-        """Return (as the critic sees them `[E, sum A_i]`, as the environment takes them).
+        """Return (as the critic sees them `[N, E, A]`, as the environment takes them).
 
         Discrete agents take their largest entry: one-hot for the critic, `[E]` int64 for the environment.
+        Columns beyond an agent's own hold numbers without meaning. Continuous arrays are views of the first.
         """
         for_env: list[npt.NDArray[np.generic]] = []
         for agent, (size, kind) in enumerate(
@@ -77,7 +72,7 @@ class ActionMaker:
                 for_env.append(choice)
             else:
                 for_env.append(own)
-        return self.flatten(actions), tuple(for_env)
+        return actions, tuple(for_env)
 
 
 class Explorer:

@@ -37,7 +37,7 @@ class JointPolicy:
         return self._maker.finish(self._maker.relaxed(self._policy.logits(obs)))[1]
 
     def explore(self, obs: tuple[FloatArray, ...], env_steps: int) -> tuple[FloatArray, EnvActions]:
-        """Return noisy actions, as the critic sees them `[E, sum A_i]` and as the environment takes them.
+        """Return noisy actions, as the critic sees them `[N, E, A]` and as the environment takes them.
 
         Args:
             obs: [E, O_i] per agent.

@@ -39,13 +39,13 @@ def test_greedy_actions_by_hand():
     assert discrete.tolist() == logits_by_hand(1, obs).argmax(axis=1).tolist()
 
 
-def test_explore_packs_what_the_environment_takes():
+def test_explore_hands_out_what_the_environment_takes():
     policies = make()
     policies.explore_with(ExplorationConfig("gaussian", 0.2, 0.2), np.random.default_rng(0))
-    flat, (continuous, discrete) = policies.explore(observations(), 0)
-    assert flat.shape == (4, 5)
-    np.testing.assert_array_equal(flat[:, :2], continuous)
-    np.testing.assert_array_equal(flat[:, 2:], np.eye(3)[discrete])
+    actions, (continuous, discrete) = policies.explore(observations(), 0)
+    assert actions.shape == (2, 4, 3)
+    np.testing.assert_array_equal(actions[0, :, :2], continuous)
+    np.testing.assert_array_equal(actions[1], np.eye(3)[discrete])
     assert not np.allclose(continuous, make().act(observations())[0])
 
 
@@ -76,8 +76,8 @@ def test_episodes_ended_resets_the_walk():
         policies.explore(observations(1), 0)
         policies.episodes_ended(np.array([ended]))
         walks.append(policies.explore(observations(1), 1)[0])
-    np.testing.assert_array_equal(walks[0][0, :2], make(1).act(observations(1))[0][0])
-    assert not np.allclose(walks[0], walks[1])
+    np.testing.assert_array_equal(walks[0][0, 0, :2], make(1).act(observations(1))[0][0])
+    assert not np.allclose(walks[0][0, :, :2], walks[1][0, :, :2])
 
 
 def test_explore_before_explore_with_is_refused():
