@@ -15,14 +15,17 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
 from distributed_maddpg._version import __version__
-from distributed_maddpg.benchmarks.command import BenchmarkOptions, Kind, run_benchmark
+from distributed_maddpg.benchmarks.options import BenchmarkOptions, Kind
 from distributed_maddpg.config import EnvArgument, MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError, did_you_mean
+
+if TYPE_CHECKING:
+    from distributed_maddpg.progress import Progress
 
 T = TypeVar("T")
 _DEBUG = "DISTRIBUTED_MADDPG_DEBUG"
@@ -32,7 +35,7 @@ _USAGE = """usage: distributed-maddpg COMMAND ...
 
   train                      train and leave a run folder with checkpoints, curves and a report
   evaluate CHECKPOINT        play greedy episodes and print the scorecard
-  benchmark WHAT             measure env, rollout, learner or train
+  benchmark WHAT             measure env, rollout, replay, learner, train or scaling
   report RUN_DIR             write a run's report.html anew
 
 distributed-maddpg COMMAND --help explains a command; distributed-maddpg --version prints the version.
@@ -82,7 +85,7 @@ class BenchmarkCommand:
     """What to measure."""
     options: Annotated[BenchmarkOptions, tyro.conf.arg(name="")] = _BENCHMARK_DEFAULTS
     json: bool = False
-    """Print one JSON object on stdout instead of a table."""
+    """Print one JSON object on stdout instead of tables."""
 
 
 @dataclass(frozen=True)
@@ -218,15 +221,30 @@ def _evaluate(arguments: list[str]) -> int:
 
 def _benchmark(arguments: list[str]) -> int:
     command = parse(BenchmarkCommand, "benchmark", arguments)
-    figures = run_benchmark(command.kind, command.options)
-    if command.json:
-        _print_json(figures)
-        return 0
 
+    from distributed_maddpg.benchmarks.command import run_benchmark  # noqa: PLC0415
     from distributed_maddpg.progress import Progress  # noqa: PLC0415
 
-    Progress().figures(figures)
+    progress = Progress()
+    with contextlib.redirect_stdout(sys.stderr):
+        measured = run_benchmark(command.kind, command.options)
+    results = [measured]
+    if command.json:
+        _print_json(measured)
+    else:
+        _show(results, progress)
     return 0
+
+
+def _show(results: list[dict[str, Any]], progress: Progress) -> None:
+    """Show benchmarks' results as tables, and the machine once."""
+    from distributed_maddpg.benchmarks.tables import machine_text, tables  # noqa: PLC0415
+
+    for result in results:
+        for table in tables(result):
+            progress.table(table.title, table.headers, table.rows)
+            progress.note("")
+    progress.note(f"machine: {machine_text(results[0]['machine'])}")
 
 
 def _report(arguments: list[str]) -> int:

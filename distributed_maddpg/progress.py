@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -100,15 +101,18 @@ class Progress:
                 markup=False,
             )
 
-    def figures(self, figures: dict[str, Any]) -> None:
-        """Show a benchmark's figures, the spread and the machine left to its JSON."""
-        table = Table(show_header=False, box=None, pad_edge=False)
-        for name, value in figures.items():
-            if isinstance(value, float):
-                table.add_row(name, f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}")
-            elif not isinstance(value, dict):
-                table.add_row(name, str(value))
-        table.add_row("machine", f"{figures['machine']['cores']} cores, {figures['machine']['cpu']}")
+    def note(self, text: str) -> None:
+        """Show a line."""
+        self._console.print(text, markup=False)
+
+    def table(self, title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Show a table of text; columns of numbers stand flush right."""
+        table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for column, header in enumerate(headers):
+            numeric = all(row[column][:1].isdigit() or not row[column] for row in rows)
+            table.add_column(header, justify="right" if numeric else "left", header_style="dim")
+        for row in rows:
+            table.add_row(*row)
         self._console.print(table)
 
     def scorecard(self, card: dict[str, Any]) -> None:

@@ -75,6 +75,16 @@ BAD = {
     "negative seed": (["evaluate", "x", "--seed", "-1"], "seed = -1"),
     "no checkpoint named": (["evaluate"], "checkpoint"),
     "no run": (["report", "nowhere"], "run_dir = 'nowhere': holds no run"),
+    "no such benchmark": (["benchmark", "envs"], "kind"),
+    "no such list of workers": (
+        ["benchmark", "scaling", "--workers", "1-4"],
+        "workers = '1-4': must be positive numbers with commas between them, as in 1,2,4",
+    ),
+    "no repeats": (["benchmark", "env", "--repeats", "0"], "repeats = 0: must be positive"),
+    "no such preset to measure": (
+        ["benchmark", "env", "--preset", "papper"],
+        "preset = 'papper': did you mean 'paper'?",
+    ),
     "noise without a head": (
         ["train", "--exploration.kind", "ou"],
         "exploration.kind = 'ou': needs a sigmoid",

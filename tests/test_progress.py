@@ -108,3 +108,10 @@ def test_a_scorecard_lists_every_distance():
     Progress(stream).scorecard({**CARD, "success_by_eps": {"0.1": {"agents": 5.0}, "0.2": {"agents": 10.0}}})
     assert "within 0.1" in stream.getvalue()
     assert "agents 10.0 %" in stream.getvalue()
+
+
+def test_a_table_shows_headers_and_numbers_flush_right():
+    stream = io.StringIO()
+    Progress(stream).table("env", ("figure", "median"), [("env steps/s", "17,000"), ("ratio", "3")])
+    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    assert lines == ["env", "figure       median", "env steps/s  17,000", "ratio             3"]

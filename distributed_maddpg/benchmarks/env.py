@@ -10,26 +10,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distributed_maddpg.benchmarks.measure import rates, spread
+from distributed_maddpg.benchmarks.measure import rates
+from distributed_maddpg.benchmarks.result import Measurement, compare
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import make_vector_env
 
 _ACTION_SETS = 16
 
 
-def benchmark_env(config: MADDPGConfig, num_envs: int, seconds: float, repeats: int) -> dict[str, Any]:
-    """Return rates of `simple_adversary` with random actions, resets included, and their ratio."""
-    measured = rates(
+def benchmark_env(config: MADDPGConfig, num_envs: int, seconds: float, repeats: int) -> Measurement:
+    """Measure `simple_adversary` with random actions, resets included: env steps a second."""
+    turns = rates(
         {"kernel": _kernel(config, num_envs), "mpe2": _mpe2(config)}, seconds=seconds, repeats=repeats
     )
-    kernel, mpe2 = spread(measured["kernel"]), spread(measured["mpe2"])
-    return {
-        "num_envs": num_envs,
-        "env_steps_per_s": kernel["median"],
-        "mpe2_env_steps_per_s": mpe2["median"],
-        "ratio": kernel["median"] / mpe2["median"],
-        "spread": {"env_steps_per_s": kernel, "mpe2_env_steps_per_s": mpe2},
-    }
+    return compare(
+        {"env_steps_per_s": turns["kernel"]},
+        {"mpe2_env_steps_per_s": turns["mpe2"]},
+        [("env_steps_per_s", "mpe2_env_steps_per_s")],
+        {"num_envs": num_envs, **config.env.kwargs},
+    )
 
 
 def _kernel(config: MADDPGConfig, num_envs: int) -> Callable[[], int]:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
 
-from distributed_maddpg.benchmarks.measure import rates, spread
+from distributed_maddpg.benchmarks.measure import rates
+from distributed_maddpg.benchmarks.result import Measurement, compare
+from distributed_maddpg.benchmarks.sgemm import gflops
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec
 from distributed_maddpg.learner import make_learner
 from distributed_maddpg.types import EnvSpec, StackedLayout, critic_layout, policy_layout
 
 _BATCHES_PER_CALL = 8
-_SGEMM_SIZE = 1024
+_SGEMM_SIZE = {"cpu": 1024, "cuda": 8192}  # a GPU is not filled by less
 
 
-def benchmark_learner(config: MADDPGConfig, seconds: float, repeats: int) -> dict[str, Any]:
-    """Return updates per second on batches in memory, and the share of the sgemm rate they amount to."""
+def benchmark_learner(config: MADDPGConfig, seconds: float, repeats: int) -> Measurement:
+    """Measure updates on batches in memory, and the share of the device's sgemm rate they amount to."""
     spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
     learner = make_learner(config, spec)
     rng = np.random.default_rng(config.seed)
@@ -33,19 +34,19 @@ def benchmark_learner(config: MADDPGConfig, seconds: float, repeats: int) -> dic
         _synchronise(learner.device)
         return _BATCHES_PER_CALL
 
-    measured = rates({"updates": learn, "sgemm": _sgemm(learner.device)}, seconds=seconds, repeats=repeats)
-    updates, sgemm = spread(measured["updates"]), spread(measured["sgemm"])
+    turns = rates({"updates": learn, "sgemm": _sgemm(learner.device)}, seconds=seconds, repeats=repeats)
     flops = update_flops(config, spec)
-    return {
-        "device": str(learner.device),
-        "num_threads": config.learner.num_threads,
-        "batch_size": config.learner.batch_size,
-        "updates_per_s": updates["median"],
-        "flops_per_update": flops,
-        "sgemm_gflops": sgemm["median"] / 1e9,
-        "fraction_of_sgemm": updates["median"] * flops / sgemm["median"],
-        "spread": {"updates_per_s": updates, "sgemm_flops": sgemm},
-    }
+    return compare(
+        {"updates_per_s": turns["updates"], "gflops": gflops(turns["updates"], flops)},
+        {"sgemm_gflops": gflops(turns["sgemm"])},
+        [("gflops", "sgemm_gflops")],
+        {
+            "device": str(learner.device),
+            "num_threads": config.learner.num_threads,
+            "batch_size": config.learner.batch_size,
+            "flops_per_update": flops,
+        },
+    )
 
 
 def update_flops(config: MADDPGConfig, spec: EnvSpec) -> int:
@@ -73,13 +74,14 @@ def _forward_flops(layout: StackedLayout, batch: int) -> tuple[int, int]:
 
 
 def _sgemm(device: torch.device) -> Callable[[], int]:
-    left = torch.randn(_SGEMM_SIZE, _SGEMM_SIZE, device=device)
+    size = _SGEMM_SIZE[device.type]
+    left = torch.randn(size, size, device=device)
     out = torch.empty_like(left)
 
     def multiply() -> int:
         torch.matmul(left, left, out=out)
         _synchronise(device)
-        return 2 * _SGEMM_SIZE**3
+        return int(2 * size**3)
 
     return multiply
 

@@ -2,34 +2,64 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
+from distributed_maddpg.benchmarks.bottleneck import SHARES, name_bottleneck, time_shares
+from distributed_maddpg.benchmarks.job import Interval, Job, run_job, slope, windows
+from distributed_maddpg.benchmarks.result import Measurement, spread
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.trainer import MADDPG
 
 
-def benchmark_train(config: MADDPGConfig) -> dict[str, Any]:
-    """Train with `config` to its end, without files; return rates and where the stages waited."""
-    begun = time.perf_counter()
-    timers: dict[str, float] = {}
-    with MADDPG(config) as algo:
-        algo.start()
-        started = time.perf_counter()
-        while not algo.finished:
-            for name, seconds in algo.train()["timers"].items():
-                timers[name] = timers.get(name, 0.0) + seconds
-        ended = time.perf_counter()
-        env_steps, updates, device = algo.env_steps, algo.updates, algo.device
-    training_s = ended - started
+def benchmark_train(config: MADDPGConfig, seconds: float) -> Measurement:
+    """Train with `config` to its end, without files or evaluations.
+
+    Args:
+        config: settings of the job.
+        seconds: length of the windows over which the rates' spread is taken, from the first update on.
+    """
+    job = run_job(config)
+    env_steps, updates = slope(job.first(env_steps=1), job.last)
+    figures = {
+        "startup_s": job.first(env_steps=1).at_s,
+        "total_s": job.closed_s,
+        "env_steps": float(job.last.env_steps),
+        "updates": float(job.last.updates),
+        "env_steps_per_s": env_steps,
+        "updates_per_s": updates,
+    }
+    learning = windows(job.samples, job.first(updates=1).at_s, seconds)
+    spreads = {}
+    if learning:
+        spreads = {
+            "learning_env_steps_per_s": spread([rates[0] for rates in learning]),
+            "learning_updates_per_s": spread([rates[1] for rates in learning]),
+        }
+        figures |= {name: values["median"] for name, values in spreads.items()}
+    point = {"workers": config.num_workers, "num_envs": config.rollout.num_envs}
+    rates = {"env_steps_per_s": env_steps, "updates_per_s": updates}
+    return Measurement(
+        settings=job_settings(config, job),
+        figures=figures,
+        spread=spreads,
+        points=[{**point, **rates, **where_time_goes(job.intervals, config)}],
+    )
+
+
+def where_time_goes(intervals: list[Interval], config: MADDPGConfig) -> dict[str, Any]:
+    """Return the stages' shares of time over some intervals of a job, and what held it up."""
+    seconds = sum(interval.ended_s - interval.begun_s for interval in intervals)
+    timers = {f"{name}_s": sum(interval.timers[f"{name}_s"] for interval in intervals) for name in SHARES}
+    shares = time_shares(timers, seconds, in_turn=config.num_workers == 0)
+    return {"bottleneck": name_bottleneck(shares), "shares": shares}
+
+
+def job_settings(config: MADDPGConfig, job: Job) -> dict[str, Any]:
+    """Return what a job's rates depend on."""
     return {
-        "num_workers": config.num_workers,
-        "device": device,
-        "env_steps": env_steps,
-        "updates": updates,
-        "startup_s": started - begun,
-        "training_s": training_s,
-        "env_steps_per_s": env_steps / training_s,
-        "updates_per_s": updates / training_s,
-        "timers": timers,
+        "device": job.device,
+        "num_threads": config.learner.num_threads,
+        "batch_size": config.learner.batch_size,
+        "policy_hidden_sizes": list(config.algorithm.policy_hidden_sizes),
+        "critic_hidden_sizes": list(config.algorithm.critic_hidden_sizes),
+        "env_steps_per_update": config.pacing.env_steps_per_update,
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from distributed_maddpg.benchmarks.measure import machine, rates, spread
+from distributed_maddpg.benchmarks.measure import rates
+from distributed_maddpg.benchmarks.result import spread
 
 
 def test_rates_tell_fast_work_from_slow_and_take_turns() -> None:
@@ -19,13 +20,3 @@ def test_rates_tell_fast_work_from_slow_and_take_turns() -> None:
     assert 50 < spread(measured["fast"])["median"] / spread(measured["slow"])["median"] < 200
     turns = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
     assert turns == ["slow", "fast"] * 4  # the warm-up, then three repeats
-
-
-def test_spread_is_median_and_extremes() -> None:
-    assert spread([3.0, 1.0, 8.0]) == {"median": 3.0, "min": 1.0, "max": 8.0}
-
-
-def test_machine_names_cores_and_versions() -> None:
-    described = machine()
-    assert described["cores"] >= 1
-    assert {"python", "torch", "numpy", "mpe2"} <= set(described["versions"])

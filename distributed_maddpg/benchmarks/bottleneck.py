@@ -1,0 +1,66 @@
+"""Which part of a training job holds the rest up, from how long each stage waited for what (floor F5).
+
+docs/metrics.md states the rule for readers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+Bottleneck = Literal["worker CPU", "push", "replay", "sample transfer", "weights", "learner", "pacing"]
+
+_ROLLOUT = ("busy", "blocked_push", "blocked_weights", "blocked_pacing")
+_LEARNER = ("busy", "blocked_replay", "blocked_pacing")
+SHARES = (*(f"rollout_{part}" for part in _ROLLOUT), *(f"learner_{part}" for part in _LEARNER))
+"""What the stages' time is shared among; the workers' are means over workers."""
+_BOTH_WAIT = 0.2
+"""Share from which the other stage's wait for the replay buffer means that the buffer itself is slow."""
+
+
+def time_shares(timers: Mapping[str, float], seconds: float, in_turn: bool) -> dict[str, float]:
+    """Return each stage's busy and blocked time as a share of a stretch of a job.
+
+    Args:
+        timers: seconds under the keys of `result["timers"]`.
+        seconds: length of the stretch.
+        in_turn: whether all stages shared one process: what a stage was neither busy nor blocked for, it
+            then waited for its turn, which counts as pacing.
+    """
+    shares = {name: timers[f"{name}_s"] / seconds for name in SHARES}
+    for stage, parts in (("rollout", _ROLLOUT), ("learner", _LEARNER)):
+        used = sum(shares[f"{stage}_{part}"] for part in parts[:-1])
+        asked = used + shares[f"{stage}_blocked_pacing"] > 0
+        if in_turn or not asked:
+            shares[f"{stage}_blocked_pacing"] = max(0.0, 1.0 - used)
+        else:  # a wait that ended in this stretch may have begun long before it
+            rest = max(0.0, 1.0 - used)
+            shares[f"{stage}_blocked_pacing"] = min(shares[f"{stage}_blocked_pacing"], rest)
+    return shares
+
+
+def name_bottleneck(shares: Mapping[str, float]) -> Bottleneck:
+    """Name what a job would have to do faster to be faster.
+
+    The learner's own time decides first: if it mostly learns, it is the learner. If it mostly waits for
+    minibatches, it is their transfer, or the replay buffer where the workers' pushes wait for it too. If it
+    mostly waits to be asked, transitions are short, and the workers' time decides in the same way; where they
+    wait to be asked as well, nobody works and the pacing holds both back.
+
+    Args:
+        shares: what `time_shares` returned.
+    """
+    learner = max(_LEARNER, key=lambda part: shares[f"learner_{part}"])
+    if learner == "busy":
+        return "learner"
+    if learner == "blocked_replay":
+        return "replay" if shares["rollout_blocked_push"] >= _BOTH_WAIT else "sample transfer"
+    worker = max(_ROLLOUT, key=lambda part: shares[f"rollout_{part}"])
+    if worker == "blocked_push":
+        return "replay" if shares["learner_blocked_replay"] >= _BOTH_WAIT else "push"
+    names: dict[str, Bottleneck] = {
+        "busy": "worker CPU",
+        "blocked_weights": "weights",
+        "blocked_pacing": "pacing",
+    }
+    return names[worker]

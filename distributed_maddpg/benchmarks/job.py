@@ -1,0 +1,143 @@
+"""A whole training job, watched from beside it so that watching costs it nothing (floor F5)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from distributed_maddpg.config import MADDPGConfig
+
+if TYPE_CHECKING:
+    from distributed_maddpg.trainer import MADDPG
+
+_LOOK_EVERY_S = 0.01
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The counts of a job at a moment."""
+
+    at_s: float
+    env_steps: int
+    updates: int
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One call of `train()`."""
+
+    begun_s: float
+    ended_s: float
+    timers: dict[str, float]
+
+
+@dataclass
+class Job:
+    """What a job did, on a clock that starts before the imports of torch and Ray."""
+
+    device: str = ""
+    samples: list[Sample] = field(default_factory=list)
+    intervals: list[Interval] = field(default_factory=list)
+    ended_s: float = 0.0
+    """When the last update was made."""
+    closed_s: float = 0.0
+    """When every process had ended."""
+
+    @property
+    def last(self) -> Sample:
+        """The counts at the end."""
+        return self.samples[-1]
+
+    def first(self, env_steps: int = 0, updates: int = 0) -> Sample:
+        """Return the first sample with at least so many steps and updates; the last if there is none."""
+        reached = (s for s in self.samples if s.env_steps >= env_steps and s.updates >= updates)
+        return next(reached, self.last)
+
+
+def run_job(config: MADDPGConfig, learning_s: float = 0.0) -> Job:
+    """Train with `config`, without files.
+
+    Args:
+        config: settings of the job.
+        learning_s: end it so long after the first update; 0: at its own end.
+
+    Raises:
+        TrainingError: if a stage fails.
+    """
+    begun = time.perf_counter()
+    # Imported here: loading torch and Ray is part of a job's start.
+    from distributed_maddpg.trainer import MADDPG  # noqa: PLC0415
+
+    job = Job()
+    with MADDPG(config) as algo:
+        with _Watch(algo, job, begun, learning_s):
+            algo.start()
+            while not (algo.finished or algo.stop_requested):
+                since = time.perf_counter()
+                timers = algo.train()["timers"]
+                job.intervals.append(Interval(since - begun, time.perf_counter() - begun, timers))
+        job.device, job.ended_s = algo.device, job.intervals[-1].ended_s
+        job.samples.append(Sample(job.ended_s, algo.env_steps, algo.updates))
+    job.closed_s = time.perf_counter() - begun
+    return job
+
+
+def slope(first: Sample, last: Sample) -> tuple[float, float]:
+    """Return (env steps, updates) per second between two samples; zeros if no time passed."""
+    seconds = last.at_s - first.at_s
+    if seconds <= 0:
+        return 0.0, 0.0
+    return (last.env_steps - first.env_steps) / seconds, (last.updates - first.updates) / seconds
+
+
+def windows(samples: Sequence[Sample], begin_s: float, window_s: float) -> list[tuple[float, float]]:
+    """Return (env steps, updates) per second of each whole window from `begin_s` on.
+
+    Args:
+        samples: in the order of time.
+        begin_s: when the first window begins.
+        window_s: length of a window; an unfinished one at the end is left out.
+    """
+    rates: list[tuple[float, float]] = []
+    opened: Sample | None = None
+    for sample in samples:
+        if sample.at_s < begin_s:
+            continue
+        if opened is None:
+            opened = sample
+        elif sample.at_s - opened.at_s >= window_s:
+            rates.append(slope(opened, sample))
+            opened = sample
+    return rates
+
+
+class _Watch:
+    """Reads a job's counts every few milliseconds in a thread of its own, and ends the job in time."""
+
+    def __init__(self, algo: MADDPG, job: Job, begun: float, learning_s: float) -> None:
+        self._algo, self._job, self._begun, self._learning_s = algo, job, begun, learning_s
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        learning_since: float | None = None
+        while not self._over.wait(_LOOK_EVERY_S):
+            now = time.perf_counter() - self._begun
+            self._job.samples.append(Sample(now, self._algo.env_steps, self._algo.updates))
+            if learning_since is None and self._algo.updates:
+                learning_since = now
+            if self._learning_s and learning_since is not None and now - learning_since >= self._learning_s:
+                self._algo.request_stop()

@@ -1,0 +1,110 @@
+"""What `distributed-maddpg benchmark` can be asked for (floor F5)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.errors import BadInput
+
+Kind = Literal["env", "rollout", "replay", "learner", "train", "scaling"]
+_MOST = 10**9
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """How a measurement is made."""
+
+    preset: str = "paper"
+    """Settings to measure with: networks, batch, environment, pacing."""
+    num_envs: int = 1024
+    """Environment copies for env and rollout."""
+    batch_size: int = 0
+    """Transitions per update or minibatch; 0: the preset's."""
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    """Device of the learner."""
+    num_threads: int = 1
+    """Threads of the learner on the CPU."""
+    num_workers: int = 1
+    """Rollout workers for train; 0 for one process without Ray."""
+    env_steps: int = 200_000
+    """Length of the job for train; 0: the preset's own."""
+    workers: str = ""
+    """Rollout workers for scaling, as in 1,2,4; default: powers of two up to the cores."""
+    envs_per_worker: str = ""
+    """Environment copies per worker for scaling, as in 64,256; default: the preset's."""
+    seconds: float = 1.0
+    """Length of one repeat."""
+    repeats: int = 5
+    """Repeats; the figure is their median."""
+    seed: int = 0
+    """Seed."""
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            BadInput: naming the option, its value and the remedy.
+        """
+        for name in ("num_envs", "num_threads", "seconds", "repeats"):
+            if not 0 < getattr(self, name) < _MOST:
+                raise BadInput(name, getattr(self, name), "must be positive, and below 10^9")
+        for name in ("batch_size", "num_workers", "env_steps", "seed"):
+            if not 0 <= getattr(self, name) < _MOST:
+                raise BadInput(name, getattr(self, name), "must be zero or positive, and below 10^9")
+        for name in ("workers", "envs_per_worker"):
+            _counts(name, getattr(self, name))
+
+    def settings(self) -> MADDPGConfig:
+        """Return the settings to measure with: the preset's, without evaluations.
+
+        Raises:
+            BadInput: if there is no such preset, or the options contradict it.
+        """
+        base = MADDPGConfig.preset(self.preset)
+        batch_size = self.batch_size or base.learner.batch_size
+        env_steps = self.env_steps or base.pacing.total_env_steps
+        return dataclasses.replace(
+            base,
+            seed=self.seed,
+            num_workers=self.num_workers,
+            learner=dataclasses.replace(
+                base.learner, device=self.device, num_threads=self.num_threads, batch_size=batch_size
+            ),
+            pacing=dataclasses.replace(
+                base.pacing, total_env_steps=env_steps, evaluation_interval_env_steps=0
+            ),
+        )
+
+    def worker_counts(self) -> tuple[int, ...]:
+        """Return the numbers of rollout workers to sweep, ascending."""
+        return _counts("workers", self.workers) or powers_of_two(os.cpu_count() or 1)
+
+    def env_counts(self) -> tuple[int, ...]:
+        """Return the environment copies per worker to sweep, ascending; empty for the preset's."""
+        return _counts("envs_per_worker", self.envs_per_worker)
+
+    def to_arguments(self) -> list[str]:
+        """Return the command-line arguments that differ from the defaults."""
+        arguments = []
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if value != item.default:
+                arguments += [f"--{item.name.replace('_', '-')}", str(value)]
+        return arguments
+
+
+def powers_of_two(most: int) -> tuple[int, ...]:
+    """Return 1, 2, 4 and so on up to `most`."""
+    return tuple(2**k for k in range(most.bit_length()))
+
+
+def _counts(name: str, text: str) -> tuple[int, ...]:
+    """Return the numbers of a comma-separated list, each once, ascending."""
+    words = text.split(",") if text else []
+    if not all(word.strip().isdecimal() and 0 < int(word) < _MOST for word in words):
+        raise BadInput(name, text, "must be positive numbers with commas between them, as in 1,2,4")
+    return tuple(sorted({int(word) for word in words}))

@@ -1,0 +1,147 @@
+"""Training over more and more rollout workers: rates, efficiency, and what holds them up (floor F5)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from distributed_maddpg.benchmarks.job import Job, run_job, slope, windows
+from distributed_maddpg.benchmarks.measure import rates
+from distributed_maddpg.benchmarks.result import Measurement, spread
+from distributed_maddpg.benchmarks.rollout import random_weights, rollout_work
+from distributed_maddpg.benchmarks.train import job_settings, where_time_goes
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import env_spec
+from distributed_maddpg.types import policy_layout
+
+_ENDLESS = 10**12
+_RATES = ("collect_env_steps_per_s", "env_steps_per_s")
+
+
+def benchmark_scaling(
+    config: MADDPGConfig,
+    workers: Sequence[int],
+    num_envs: Sequence[int],
+    seconds: float,
+    repeats: int,
+) -> Measurement:
+    """Run a short job per number of workers and of environment copies, all on one Ray cluster.
+
+    A job first collects without learning, then collects and learns as its pacing has it. The pacing and the
+    learner are the same in all jobs.
+
+    Args:
+        config: settings of the jobs.
+        workers: numbers of rollout workers, ascending; efficiency is relative to the first.
+        num_envs: environment copies per worker; empty for those of `config`.
+        seconds: how long a job collects alone, about; and the length of one repeat of its learning.
+        repeats: windows of so many seconds over which learning is measured, after one that is left out.
+    """
+    points: list[dict[str, Any]] = []
+    job = Job()
+    with _cluster(replace(config, num_workers=max(workers))):
+        for envs in num_envs or (config.rollout.num_envs,):
+            group = []
+            for count in workers:
+                settings = _settings(config, count, envs, seconds)
+                job = run_job(settings, learning_s=seconds * (repeats + 1))
+                group.append(_point(settings, job, seconds))
+            points += with_efficiency(group)
+    return _sum_up(points, job_settings(config, job))
+
+
+def with_efficiency(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return jobs of one size with the rates that ideal scaling would give them, and their share of it.
+
+    Args:
+        points: jobs in ascending order of workers; ideal is the first's rate times the ratio of workers.
+    """
+    first = points[0]
+    full = []
+    for point in points:
+        more = point["workers"] / first["workers"]
+        ideal = {f"ideal_{name}": first[name] * more for name in _RATES}
+        efficiency = {
+            f"efficiency_{name}": point[name] / ideal[f"ideal_{name}"] if first[name] else 0.0
+            for name in _RATES
+        }
+        full.append({**point, **ideal, **efficiency})
+    return full
+
+
+def _settings(config: MADDPGConfig, workers: int, num_envs: int, seconds: float) -> MADDPGConfig:
+    """Return settings of a job that collects for about `seconds` before its first update, and never ends."""
+    config = replace(config, num_workers=workers, rollout=replace(config.rollout, num_envs=num_envs))
+    least = max(config.learner.batch_size, workers * config.rollout.fragment_env_steps)
+    expected = int(_alone(config) * workers * seconds)
+    starts = min(max(least, expected), config.replay.capacity)
+    pacing = replace(
+        config.pacing,
+        total_env_steps=_ENDLESS,
+        learning_starts=starts,
+        report_interval_env_steps=starts,  # the first interval ends where learning starts
+        evaluation_interval_env_steps=0,
+        checkpoint_interval_env_steps=0,
+    )
+    return replace(config, pacing=pacing)
+
+
+def _alone(config: MADDPGConfig) -> float:
+    """Return the env steps a second of one worker in this process."""
+    spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
+    weights = random_weights(policy_layout(spec, config.algorithm.policy_hidden_sizes), config.seed)
+    work: dict[str, Callable[[], int]] = {"worker": rollout_work(config, weights)}
+    return rates(work, seconds=0.1, repeats=1)["worker"][0]
+
+
+def _point(config: MADDPGConfig, job: Job, seconds: float) -> dict[str, Any]:
+    starts = config.pacing.learning_starts
+    learning = windows(job.samples, job.first(updates=1).at_s + seconds, seconds)
+    whole = slope(job.first(updates=1), job.last)
+    env_steps, updates = ([pair[index] for pair in learning] or [whole[index]] for index in (0, 1))
+    spreads = {"env_steps_per_s": spread(env_steps), "updates_per_s": spread(updates)}
+    collecting = where_time_goes(job.intervals[:1], config)
+    return {
+        "workers": config.num_workers,
+        "num_envs": config.rollout.num_envs,
+        "more_processes_than_cores": config.num_workers + 1 > (os.cpu_count() or 1),
+        "collect_env_steps": starts,
+        "collect_bottleneck": collecting["bottleneck"],
+        "collect_shares": collecting["shares"],
+        "collect_env_steps_per_s": slope(job.first(env_steps=1), job.first(env_steps=starts))[0],
+        "env_steps_per_s": spreads["env_steps_per_s"]["median"],
+        "updates_per_s": spreads["updates_per_s"]["median"],
+        "spread": spreads,
+        **where_time_goes(job.intervals[1:] or job.intervals, config),
+    }
+
+
+def _sum_up(points: list[dict[str, Any]], settings: dict[str, Any]) -> Measurement:
+    """State the job with the most workers, of several the one that collects fastest."""
+    top = max(points, key=lambda point: (point["workers"], point["collect_env_steps_per_s"]))
+    chosen = {name: top[name] for name in ("workers", "num_envs")}
+    return Measurement(
+        settings={**chosen, **settings},
+        figures={name: top[name] for name in (*_RATES, "updates_per_s")},
+        ceilings={f"ideal_{name}": top[f"ideal_{name}"] for name in _RATES},
+        ratios={f"{name}/ideal_{name}": top[f"efficiency_{name}"] for name in _RATES},
+        spread=top["spread"],
+        points=points,
+    )
+
+
+@contextmanager
+def _cluster(config: MADDPGConfig) -> Iterator[None]:
+    """Share one Ray cluster among the jobs; starting one takes longer than a job."""
+    # Imported here: only this benchmark needs Ray before a job does.
+    from distributed_maddpg.runtime.cluster import connect, disconnect  # noqa: PLC0415
+
+    ours = connect(config)
+    try:
+        yield
+    finally:
+        if ours:
+            disconnect()

@@ -1,0 +1,115 @@
+"""A benchmark's result as tables of text, for a terminal and for Markdown alike (floor F5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_HEADERS = ("figure", "median", "min", "max", "compared with", "its median", "ratio")
+_JOB_COLUMNS = {
+    "workers": "workers",
+    "num_envs": "envs per worker",
+    "collect_env_steps_per_s": "collecting alone, env steps/s",
+    "efficiency_collect_env_steps_per_s": "efficiency",
+    "collect_bottleneck": "held up by",
+    "env_steps_per_s": "with learning, env steps/s",
+    "updates_per_s": "updates/s",
+    "efficiency_env_steps_per_s": "efficiency with learning",
+    "bottleneck": "bottleneck",
+}
+_SHARES = ("efficiency_collect_env_steps_per_s", "efficiency_env_steps_per_s")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headers and rows of text."""
+
+    title: str
+    headers: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def tables(result: Mapping[str, Any]) -> list[Table]:
+    """Return a result's tables: figures, then jobs and where their time went, if there were any.
+
+    Args:
+        result: what `result.Result.to_dict` returned.
+    """
+    found = [Table(result["benchmark"], _HEADERS, _figure_rows(result))]
+    if result["points"]:
+        found += [_jobs(result["points"]), _time(result["points"])]
+    return found
+
+
+def machine_text(machine: Mapping[str, Any]) -> str:
+    """Return a machine in one line."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return f"{machine['cores']} cores, {machine['cpu']}; GPU: {machine['gpu']}; {machine['os']}; {versions}"
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Return settings in one line."""
+    return ", ".join(f"{name} = {_setting(value)}" for name, value in settings.items())
+
+
+def number(value: float) -> str:
+    """Return a number as a person reads it: 17,736,280 or 0.3421."""
+    if abs(value) >= 1000 or float(value).is_integer():
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def label(name: str) -> str:
+    """Return a name as a person reads it: "env steps/s" for "env_steps_per_s"."""
+    if name.endswith("_s") and not name.endswith("_per_s"):
+        name = f"{name.removesuffix('_s')}, seconds"
+    return name.replace("_per_s", "/s").replace("_", " ")
+
+
+def _figure_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for name, value in result["figures"].items():
+        spread = result["spread"].get(name)
+        extremes = (number(spread["min"]), number(spread["max"])) if spread else ("", "")
+        own = (label(name), number(value), *extremes)
+        compared = [key for key in result["ratios"] if key.startswith(f"{name}/")]
+        for key in compared:
+            ceiling = key.removeprefix(f"{name}/")
+            most = number(result["ceilings"][ceiling])
+            rows.append((*own, label(ceiling), most, number(result["ratios"][key])))
+        if not compared:
+            rows.append((*own, "", "", ""))
+    return rows
+
+
+def _jobs(points: Sequence[Mapping[str, Any]]) -> Table:
+    names = [name for name in _JOB_COLUMNS if name in points[0]]
+    rows = [tuple(_cell(name, point[name]) for name in names) for point in points]
+    return Table("jobs", tuple(_JOB_COLUMNS[name] for name in names), rows)
+
+
+def _time(points: Sequence[Mapping[str, Any]]) -> Table:
+    names = list(points[0]["shares"])
+    headers = ("workers", "envs per worker", *(label(name) for name in names))
+    rows = [
+        (
+            str(point["workers"]),
+            str(point["num_envs"]),
+            *(f"{100 * point['shares'][name]:.0f} %" for name in names),
+        )
+        for point in points
+    ]
+    return Table("share of the stages' time while learning", headers, rows)
+
+
+def _cell(name: str, value: Any) -> str:
+    if name in _SHARES:
+        return f"{100 * value:.0f} %"
+    return value if isinstance(value, str) else number(value)
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, list):
+        return "-".join(str(item) for item in value)
+    return number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)

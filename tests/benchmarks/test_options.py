@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+
+from distributed_maddpg.benchmarks.options import BenchmarkOptions, powers_of_two
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.errors import BadInput
+
+
+@pytest.mark.parametrize("option", ["num_envs", "num_threads", "seconds", "repeats"])
+def test_an_option_without_sense_is_named(option: str) -> None:
+    with pytest.raises(BadInput, match=f"^{option} = 0: must be positive"):
+        BenchmarkOptions(**{option: 0})
+
+
+@pytest.mark.parametrize("option", ["batch_size", "num_workers", "env_steps", "seed"])
+def test_a_negative_option_is_named(option: str) -> None:
+    with pytest.raises(BadInput, match=f"^{option} = -1: must be zero or positive"):
+        BenchmarkOptions(**{option: -1})
+
+
+@pytest.mark.parametrize("text", ["1,,2", "0", "1;2", "a", "-1", "1.5", "1,", str(10**9)])
+@pytest.mark.parametrize("option", ["workers", "envs_per_worker"])
+def test_a_list_that_is_none_is_named(option: str, text: str) -> None:
+    with pytest.raises(BadInput, match=f"^{option} = '{text}': must be positive numbers with commas"):
+        BenchmarkOptions(**{option: text})
+
+
+def test_lists_are_sorted_and_hold_each_number_once() -> None:
+    options = BenchmarkOptions(workers="4, 1,2,2", envs_per_worker="256")
+    assert options.worker_counts() == (1, 2, 4)
+    assert options.env_counts() == (256,)
+    assert BenchmarkOptions().env_counts() == ()
+
+
+@pytest.mark.parametrize(
+    ("most", "counts"), [(1, (1,)), (2, (1, 2)), (3, (1, 2)), (8, (1, 2, 4, 8)), (12, (1, 2, 4, 8))]
+)
+def test_workers_double_up_to_the_cores(most: int, counts: tuple[int, ...]) -> None:
+    assert powers_of_two(most) == counts
+
+
+def test_arguments_repeat_what_differs_from_the_defaults() -> None:
+    assert BenchmarkOptions().to_arguments() == []
+    options = BenchmarkOptions(preset="notebook", env_steps=0, workers="1,2")
+    assert options.to_arguments() == ["--preset", "notebook", "--env-steps", "0", "--workers", "1,2"]
+
+
+def test_settings_are_the_presets_without_evaluations() -> None:
+    paper = MADDPGConfig.preset("paper")
+    settings = BenchmarkOptions(batch_size=64, env_steps=500, num_workers=3).settings()
+    assert (settings.learner.batch_size, settings.num_workers) == (64, 3)
+    assert settings.pacing.total_env_steps == 500
+    assert settings.pacing.evaluation_interval_env_steps == 0
+    assert settings.algorithm == paper.algorithm
+    assert settings.pacing.env_steps_per_update == paper.pacing.env_steps_per_update
+
+
+def test_no_env_steps_and_no_batch_size_mean_the_presets_own() -> None:
+    settings = BenchmarkOptions(preset="notebook", env_steps=0).settings()
+    assert settings.pacing.total_env_steps == 200_000
+    assert settings.learner.batch_size == 1024
