@@ -86,6 +86,10 @@ class BenchmarkCommand:
     options: Annotated[BenchmarkOptions, tyro.conf.arg(name="")] = _BENCHMARK_DEFAULTS
     json: bool = False
     """Print one JSON object on stdout instead of tables."""
+    out: str = ""
+    """Folder for <kind>.json, scaling.html, and benchmarks.md of all results in it."""
+    name: str = ""
+    """Part of the files' names, as in <kind>-<name>.json, for the same kind with other options."""
 
 
 @dataclass(frozen=True)
@@ -223,16 +227,21 @@ def _benchmark(arguments: list[str]) -> int:
     command = parse(BenchmarkCommand, "benchmark", arguments)
 
     from distributed_maddpg.benchmarks.command import run_benchmark  # noqa: PLC0415
+    from distributed_maddpg.benchmarks.files import check_folder, write_results  # noqa: PLC0415
     from distributed_maddpg.progress import Progress  # noqa: PLC0415
 
     progress = Progress()
+    check_folder(Path(command.out), command.name)
     with contextlib.redirect_stdout(sys.stderr):
         measured = run_benchmark(command.kind, command.options)
     results = [measured]
+    written = write_results(Path(command.out), results, command.name) if command.out else []
     if command.json:
         _print_json(measured)
     else:
         _show(results, progress)
+    for path in written:
+        progress.note(f"wrote {path}")
     return 0
 
 

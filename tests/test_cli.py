@@ -85,6 +85,7 @@ BAD = {
         ["benchmark", "env", "--preset", "papper"],
         "preset = 'papper': did you mean 'paper'?",
     ),
+    "no name of a file": (["benchmark", "env", "--name", "a/b"], "name = 'a/b': takes small letters"),
     "noise without a head": (
         ["train", "--exploration.kind", "ou"],
         "exploration.kind = 'ou': needs a sigmoid",

@@ -11,6 +11,8 @@ from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
 
 Kind = Literal["env", "rollout", "replay", "learner", "train", "scaling"]
+KINDS: tuple[Kind, ...] = ("env", "rollout", "replay", "learner", "train", "scaling")
+"""All kinds, in the order of a transition's way."""
 _MOST = 10**9
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -33,12 +34,13 @@ def sorted_as_options(arguments: list[str]) -> list[str]:
     return [*arguments[4:], *arguments[:4]]
 
 
-def test_a_person_gets_tables(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["benchmark", "rollout", *QUICK]) == 0
+def test_a_person_gets_tables_and_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["benchmark", "rollout", *QUICK, "--out", str(tmp_path / "out")]) == 0
     captured = capsys.readouterr()
     assert captured.out == ""
-    for part in ("policy only env steps/s", "sgemm gflops", "machine: "):
+    for part in ("policy only env steps/s", "sgemm gflops", "machine: ", "rollout.json", "benchmarks.md"):
         assert part in captured.err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["benchmarks.md", "rollout.json"]
 
 
 def test_rollout_is_compared_with_its_products_and_with_sgemm() -> None:

@@ -1,0 +1,83 @@
+"""Benchmark results as files of a folder; each appears whole or not at all (floor F5)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distributed_maddpg.benchmarks.document import write_markdown
+from distributed_maddpg.errors import BadInput
+from distributed_maddpg.report.scaling import scaling_page
+
+_KEYS = {"benchmark", "command", "settings", "figures", "ceilings", "ratios", "spread", "points", "machine"}
+_PROFILE = "profile.md"
+
+
+def check_folder(folder: Path, name: str) -> None:
+    """Refuse what results cannot be written to, before anything is measured.
+
+    Raises:
+        BadInput: if the path is a file, or `name` cannot be part of a file's name.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise BadInput("out", str(folder), "is a file; name a folder")
+    if not re.fullmatch(r"[a-z0-9-]*", name):
+        raise BadInput("name", name, "takes small letters, digits and hyphens only")
+
+
+def write_results(folder: Path, results: Sequence[dict[str, Any]], name: str = "") -> list[Path]:
+    """Write results, their page, and `benchmarks.md` of all results that the folder then holds.
+
+    Args:
+        folder: created if it is missing.
+        results: what `run_benchmark` returned; each goes to `<kind>.json`, of a learner on a GPU to
+            `learner-cuda.json`.
+        name: a part of the files' names, so that the same kind can stand there twice: `<kind>-<name>.json`.
+
+    Returns:
+        The files written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for result in results:
+        stem = _stem(result, name)
+        written.append(_write(folder / f"{stem}.json", json.dumps(result, indent=1) + "\n"))
+        if result["benchmark"] == "scaling":
+            written.append(_write(folder / f"{stem}.html", scaling_page(result)))
+    profile = folder / _PROFILE
+    text = profile.read_text(encoding="utf-8") if profile.exists() else ""
+    written.append(_write(folder / "benchmarks.md", write_markdown(read_results(folder), text)))
+    return written
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """Return every result in a folder, by file name; other JSON files are left alone.
+
+    Raises:
+        BadInput: if a file cannot be read.
+    """
+    found = []
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stem):
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise BadInput("out", str(path), f"is not valid JSON ({error})") from None
+        if isinstance(values, dict) and values.keys() >= _KEYS:
+            found.append(values)
+    return found
+
+
+def _stem(result: dict[str, Any], name: str) -> str:
+    device = str(result["settings"].get("device", "cpu")).partition(":")[0]
+    gpu = ["cuda"] if device == "cuda" else []
+    return "-".join([result["benchmark"], *gpu, *([name] if name else [])])
+
+
+def _write(path: Path, text: str) -> Path:
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+    return path
