@@ -35,7 +35,7 @@ _USAGE = """usage: distributed-maddpg COMMAND ...
 
   train                      train and leave a run folder with checkpoints, curves and a report
   evaluate CHECKPOINT        play greedy episodes and print the scorecard
-  benchmark WHAT             measure env, rollout, replay, learner, train or scaling
+  benchmark WHAT             measure env, rollout, replay, learner, train, scaling or all
   report RUN_DIR             write a run's report.html anew
 
 distributed-maddpg COMMAND --help explains a command; distributed-maddpg --version prints the version.
@@ -228,13 +228,17 @@ def _benchmark(arguments: list[str]) -> int:
 
     from distributed_maddpg.benchmarks.command import run_benchmark  # noqa: PLC0415
     from distributed_maddpg.benchmarks.files import check_folder, write_results  # noqa: PLC0415
+    from distributed_maddpg.benchmarks.suite import run_all  # noqa: PLC0415
     from distributed_maddpg.progress import Progress  # noqa: PLC0415
 
     progress = Progress()
     check_folder(Path(command.out), command.name)
     with contextlib.redirect_stdout(sys.stderr):
-        measured = run_benchmark(command.kind, command.options)
-    results = [measured]
+        if command.kind == "all":
+            measured = run_all(command.options, progress.note)
+        else:
+            measured = run_benchmark(command.kind, command.options)
+    results = list(measured["results"].values()) if command.kind == "all" else [measured]
     written = write_results(Path(command.out), results, command.name) if command.out else []
     if command.json:
         _print_json(measured)

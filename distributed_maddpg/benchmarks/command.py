@@ -16,7 +16,7 @@ def run_benchmark(kind: Kind, options: BenchmarkOptions) -> dict[str, Any]:
     """Measure one kind; return plain numbers under the keys of `result.Result`.
 
     Args:
-        kind: which.
+        kind: any but "all", which `suite.run_all` measures.
         options: how.
 
     Raises:

@@ -10,9 +10,9 @@ from typing import Literal
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
 
-Kind = Literal["env", "rollout", "replay", "learner", "train", "scaling"]
+Kind = Literal["env", "rollout", "replay", "learner", "train", "scaling", "all"]
 KINDS: tuple[Kind, ...] = ("env", "rollout", "replay", "learner", "train", "scaling")
-"""All kinds, in the order of a transition's way."""
+"""What `all` measures, in that order."""
 _MOST = 10**9
 
 

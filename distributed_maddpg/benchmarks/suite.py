@@ -1,0 +1,78 @@
+"""All benchmarks, each in a process of its own (floor F5)."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from distributed_maddpg.benchmarks.command import command_line
+from distributed_maddpg.benchmarks.machine import machine
+from distributed_maddpg.benchmarks.options import KINDS, BenchmarkOptions, Kind
+from distributed_maddpg.errors import BadInput, TrainingError
+
+_PATIENCE_S = 30.0
+
+
+def run_all(options: BenchmarkOptions, note: Callable[[str], None]) -> dict[str, Any]:
+    """Measure every kind; return all results, and every ratio once more by "kind: figure/ceiling".
+
+    Each kind runs alone in a process of its own, because the threads and the memory that one leaves behind
+    would disturb the next.
+
+    Args:
+        options: how; the same for all kinds.
+        note: told what is being measured.
+
+    Raises:
+        BadInput: if the options cannot be used for one of the kinds.
+        TrainingError: if one of the kinds fails.
+    """
+    results = {}
+    for kind in KINDS:
+        note(f"measuring {kind}")
+        results[kind] = _run(kind, options)
+    ratios = {
+        f"{kind}: {name}": value
+        for kind, result in results.items()
+        for name, value in result["ratios"].items()
+    }
+    return {
+        "benchmark": "all",
+        "command": command_line("all", options),
+        "ratios": ratios,
+        "results": results,
+        "machine": machine(),
+    }
+
+
+def _run(kind: Kind, options: BenchmarkOptions) -> dict[str, Any]:
+    module = [sys.executable, "-m", "distributed_maddpg"]
+    arguments = ["benchmark", kind, "--json", *options.to_arguments()]
+    with subprocess.Popen(
+        [*module, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            out, err = process.communicate()
+        except BaseException:
+            _end(process)
+            raise
+    if process.returncode != 0:
+        line = (err.strip().splitlines() or ["ended without a word"])[-1].removeprefix("error: ")
+        if process.returncode == 2:
+            raise BadInput("benchmark", kind, line)
+        raise TrainingError(f"benchmark {kind}: {line}")
+    result: dict[str, Any] = json.loads(out)
+    return result
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Let a benchmark end its own Ray processes; kill it if it does not."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from distributed_maddpg.benchmarks import suite
+from distributed_maddpg.benchmarks.options import KINDS, BenchmarkOptions
+from distributed_maddpg.cli import main
+from distributed_maddpg.errors import BadInput, TrainingError
+from tests.benchmarks.test_tables import result
+
+
+def test_every_kind_is_run_and_every_ratio_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def run(kind: str, options: BenchmarkOptions) -> dict[str, Any]:
+        seen.append((kind, options.seed))
+        return result(benchmark=kind, ratios={"a/b": float(len(kind))})
+
+    monkeypatch.setattr(suite, "_run", run)
+    notes: list[str] = []
+    measured = suite.run_all(BenchmarkOptions(seed=7), notes.append)
+    assert seen == [(kind, 7) for kind in KINDS]
+    assert measured["ratios"] == {f"{kind}: a/b": float(len(kind)) for kind in KINDS}
+    assert list(measured["results"]) == list(KINDS)
+    assert measured["command"] == "distributed-maddpg benchmark all --seed 7"
+    assert notes[0] == "measuring env"
+
+
+def test_a_kind_in_its_own_process_gives_its_json() -> None:
+    found = suite._run("env", BenchmarkOptions(num_envs=8, seconds=0.02, repeats=1))
+    assert found["settings"]["num_envs"] == 8
+
+
+def test_a_kind_that_refuses_its_options_is_bad_input() -> None:
+    with pytest.raises(BadInput, match=r"^benchmark = 'learner': preset = 'papper': did you mean 'paper'\?"):
+        suite._run("learner", BenchmarkOptions(preset="papper"))
+
+
+def test_a_kind_that_fails_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite.sys, "executable", "false")
+    with pytest.raises(TrainingError, match=r"^benchmark env: ended without a word"):
+        suite._run("env", BenchmarkOptions())
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_all_from_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
+    options = ["--preset", "notebook", "--workers", "1", "--seconds", "0.1", "--repeats", "2"]
+    arguments = ["benchmark", "all", "--json", *options, "--env-steps", "8000", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert set(measured["results"]) == set(KINDS)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(f"{kind}.json" for kind in KINDS), "scaling.html", "benchmarks.md"
+    }  # fmt: skip
