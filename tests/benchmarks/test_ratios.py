@@ -1,0 +1,28 @@
+"""No stage has become ten times slower: ratios measured within one run, never seconds.
+
+The bounds lie far below what is measured, so that a busy machine passes and a tenfold slowdown fails.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from distributed_maddpg.benchmarks.command import run_benchmark
+from distributed_maddpg.benchmarks.options import BenchmarkOptions, Kind
+
+# kind, its ratio, the least, and what is measured
+BOUNDS = [
+    ("env", "env_steps_per_s/mpe2_env_steps_per_s", 600, 3_400),
+    ("rollout", "env_steps_per_s/policy_only_env_steps_per_s", 0.08, 0.5),
+    ("learner", "gflops/sgemm_gflops", 0.05, 0.34),
+    ("replay", "batches_per_s/take_batches_per_s", 0.2, 0.97),
+]
+
+
+@pytest.mark.parametrize(("kind", "ratio", "least", "measured"), BOUNDS)
+def test_a_stage_keeps_its_share_of_its_ceiling(
+    kind: Kind, ratio: str, least: float, measured: float
+) -> None:
+    # The notebook's ring is small enough to be filled at once; sizes are otherwise those of the paper's.
+    options = BenchmarkOptions(preset="notebook", seconds=0.1, repeats=5)
+    assert run_benchmark(kind, options)["ratios"][ratio] >= least, f"usually {measured}"
