@@ -8,7 +8,7 @@ from typing import Any
 from distributed_maddpg.benchmarks.options import KINDS
 from distributed_maddpg.benchmarks.peers import PEERS, SCHEDULE
 from distributed_maddpg.benchmarks.tables import Table, machine_text, number, settings_text, tables
-from distributed_maddpg.benchmarks.targets import NOT_MEASURED, TARGETS, measured
+from distributed_maddpg.benchmarks.targets import NOT_MEASURED, TARGETS, comparable, measured
 
 _HEAD = """# Benchmarks
 
@@ -102,7 +102,7 @@ def _peers(results: Sequence[Mapping[str, Any]]) -> str:
     units = {"updates/s": ("learner", "updates_per_s"), "env steps/s": ("train", "learning_env_steps_per_s")}
     for unit, (kind, key) in units.items():
         for result in results:
-            if result["benchmark"] == kind and key in result["figures"]:
+            if result["benchmark"] == kind and comparable(result) and key in result["figures"]:
                 rows.append(_ours(result, key, unit))
     table = Table("", ("package", "what", "rate", "source"), rows)
     return (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed_maddpg.benchmarks.document import write_markdown
+from distributed_maddpg.benchmarks.options import KINDS
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.report.scaling import scaling_page
 
@@ -65,7 +66,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise BadInput("out", str(path), f"is not valid JSON ({error})") from None
-        if isinstance(values, dict) and values.keys() >= _KEYS:
+        if isinstance(values, dict) and values.keys() >= _KEYS and values["benchmark"] in KINDS:
             found.append(values)
     return found
 

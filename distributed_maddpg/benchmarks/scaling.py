@@ -18,6 +18,8 @@ from distributed_maddpg.envs import env_spec
 from distributed_maddpg.types import policy_layout
 
 _ENDLESS = 10**12
+_BUSY_BESIDE = 2
+"""Processes that work beside the workers: replay buffer and learner."""
 _RATES = ("collect_env_steps_per_s", "env_steps_per_s")
 
 
@@ -42,13 +44,15 @@ def benchmark_scaling(
     """
     points: list[dict[str, Any]] = []
     job = Job()
-    with _cluster(replace(config, num_workers=max(workers))):
-        for envs in num_envs or (config.rollout.num_envs,):
+    num_envs = num_envs or (config.rollout.num_envs,)
+    largest = replace(config.rollout, num_envs=max(num_envs))  # checked before Ray is started
+    with _cluster(replace(config, num_workers=max(workers), rollout=largest)):
+        for envs in num_envs:
             group = []
             for count in workers:
                 settings = _settings(config, count, envs, seconds)
                 job = run_job(settings, learning_s=seconds * (repeats + 1))
-                group.append(_point(settings, job, seconds))
+                group.append(_point(settings, job, seconds, repeats))
             points += with_efficiency(group)
     return _sum_up(points, job_settings(config, job))
 
@@ -97,23 +101,26 @@ def _alone(config: MADDPGConfig) -> float:
     return rates(work, seconds=0.1, repeats=1)["worker"][0]
 
 
-def _point(config: MADDPGConfig, job: Job, seconds: float) -> dict[str, Any]:
+def _point(config: MADDPGConfig, job: Job, seconds: float, repeats: int) -> dict[str, Any]:
     starts = config.pacing.learning_starts
-    learning = windows(job.samples, job.first(updates=1).at_s + seconds, seconds)
-    whole = slope(job.first(updates=1), job.last)
-    env_steps, updates = ([pair[index] for pair in learning] or [whole[index]] for index in (0, 1))
-    spreads = {"env_steps_per_s": spread(env_steps), "updates_per_s": spread(updates)}
+    first, full, learnt = job.first(env_steps=1), job.first(env_steps=starts), job.first(updates=1)
+    filling = [sample for sample in job.samples if sample.at_s <= full.at_s]
+    collecting_rates = windows(filling, first.at_s, seconds / repeats) or [slope(first, full)]
+    learning = windows(job.samples, learnt.at_s + seconds, seconds) or [slope(learnt, job.last)]
+    spreads = {
+        "collect_env_steps_per_s": spread([env_steps for env_steps, _ in collecting_rates]),
+        "env_steps_per_s": spread([env_steps for env_steps, _ in learning]),
+        "updates_per_s": spread([updates for _, updates in learning]),
+    }
     collecting = where_time_goes(job.intervals[:1], config)
     return {
         "workers": config.num_workers,
         "num_envs": config.rollout.num_envs,
-        "more_processes_than_cores": config.num_workers + 1 > (os.cpu_count() or 1),
+        "more_processes_than_cores": config.num_workers + _BUSY_BESIDE > (os.cpu_count() or 1),
         "collect_env_steps": starts,
         "collect_bottleneck": collecting["bottleneck"],
         "collect_shares": collecting["shares"],
-        "collect_env_steps_per_s": slope(job.first(env_steps=1), job.first(env_steps=starts))[0],
-        "env_steps_per_s": spreads["env_steps_per_s"]["median"],
-        "updates_per_s": spreads["updates_per_s"]["median"],
+        **{name: values["median"] for name, values in spreads.items()},
         "spread": spreads,
         **where_time_goes(job.intervals[1:] or job.intervals, config),
     }

@@ -10,6 +10,7 @@ _HEADERS = ("figure", "median", "min", "max", "compared with", "its median", "ra
 _JOB_COLUMNS = {
     "workers": "workers",
     "num_envs": "envs per worker",
+    "more_processes_than_cores": "more processes than cores",
     "collect_env_steps_per_s": "collecting alone, env steps/s",
     "efficiency_collect_env_steps_per_s": "efficiency",
     "collect_bottleneck": "held up by",
@@ -106,6 +107,8 @@ def _time(points: Sequence[Mapping[str, Any]]) -> Table:
 def _cell(name: str, value: Any) -> str:
     if name in _SHARES:
         return f"{100 * value:.0f} %"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return value if isinstance(value, str) else number(value)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 NOT_MEASURED = "not measured"
+_BATCH_SIZE = 1024
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,19 @@ TARGETS = (
 )
 
 
+def comparable(result: Mapping[str, Any]) -> bool:
+    """Whether a result is of the sizes that targets and peers are stated for."""
+    settings = result["settings"]
+    preset, batch_size = settings.get("preset", "paper"), settings.get("batch_size", _BATCH_SIZE)
+    return (preset, batch_size) == ("paper", _BATCH_SIZE)
+
+
 def measured(target: Target, results: Sequence[Mapping[str, Any]]) -> float | None:
     """Return the value that a target is about, from the first result that has it; None if none has."""
     for result in results:
         device = str(result["settings"].get("device", "cpu")).partition(":")[0]
         values = {**result["figures"], **result["ratios"]}
-        if (result["benchmark"], device) == (target.benchmark, target.device) and target.key in values:
+        fits = comparable(result) and (result["benchmark"], device) == (target.benchmark, target.device)
+        if fits and target.key in values:
             return float(values[target.key])
     return None

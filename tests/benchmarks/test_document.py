@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 from distributed_maddpg.benchmarks.document import write_markdown
 from tests.benchmarks.test_tables import MACHINE, job, result
 
 GPU = {**MACHINE, "gpu": "Card"}
 
 
-def learner(device: str, updates: float) -> dict[str, object]:
+def learner(device: str, updates: float) -> dict[str, Any]:
     return result(
         benchmark="learner",
         command=f"distributed-maddpg benchmark learner --device {device}",
@@ -62,11 +64,19 @@ def test_peers_stand_beside_our_own_rates() -> None:
     assert "| this package | learning alone (Learner) | 90 updates/s | above |" in text
 
 
+def test_other_sizes_stand_for_neither_targets_nor_peers() -> None:
+    other = learner("cuda", 7_000.0)
+    for changes in ({"preset": "notebook"}, {"batch_size": 64}):
+        text = write_markdown([{**other, "settings": {**other["settings"], **changes}}])
+        assert "| learner on a GPU | at least 5,000 updates/s | not measured |  |" in text
+        assert "| this package |" not in text
+
+
 def test_jobs_and_another_preset_are_named() -> None:
     scaling = result(benchmark="scaling", settings={"preset": "notebook"}, points=[job(1), job(2)])
     text = write_markdown([scaling])
     assert "## Scaling over workers, preset notebook" in text
-    assert "| 2 | 64 | 2,000 | 50 % | push | 2,000 | 80.5 | 25 % | learner |" in text
+    assert "| 2 | 64 | yes | 2,000 | 50 % | push | 2,000 | 80.5 | 25 % | learner |" in text
 
 
 def test_a_profile_is_included_as_it_is() -> None:

@@ -41,6 +41,7 @@ def test_names_and_devices_keep_results_apart(tmp_path: Path) -> None:
 def test_a_profile_is_taken_from_the_folder_and_other_json_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "profile.md").write_text("most of it in one place")
     (tmp_path / "other.json").write_text('{"a": 1}')
+    (tmp_path / "future.json").write_text(json.dumps(result(benchmark="of another version")))
     write_results(tmp_path, [result()])
     text = (tmp_path / "benchmarks.md").read_text()
     assert "## Where the time goes\n\nmost of it in one place" in text

@@ -46,6 +46,7 @@ def job(workers: int, bottleneck: str = "learner") -> dict[str, Any]:
     return {
         "workers": workers,
         "num_envs": 64,
+        "more_processes_than_cores": workers > 1,
         "updates_per_s": 80.5,
         "shares": shares,
         **rates,
@@ -78,7 +79,7 @@ def test_figures_stand_beside_what_they_are_compared_with() -> None:
 
 def test_jobs_have_rates_efficiency_and_shares() -> None:
     _, jobs, shares = tables(result(points=[job(1), job(2, "push")]))
-    assert jobs.rows[1] == ("2", "64", "2,000", "50 %", "push", "2,000", "80.5", "25 %", "push")
+    assert jobs.rows[1] == ("2", "64", "yes", "2,000", "50 %", "push", "2,000", "80.5", "25 %", "push")
     assert shares.rows[0] == ("1", "64", *["12 %"] * len(SHARES))
 
 
