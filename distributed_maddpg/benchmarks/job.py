@@ -6,14 +6,16 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from distributed_maddpg.config import MADDPGConfig
 
 if TYPE_CHECKING:
     from distributed_maddpg.trainer import MADDPG
 
+Count = Literal["env_steps", "updates"]
 _LOOK_EVERY_S = 0.01
 
 
@@ -94,24 +96,26 @@ def slope(first: Sample, last: Sample) -> tuple[float, float]:
     return (last.env_steps - first.env_steps) / seconds, (last.updates - first.updates) / seconds
 
 
-def windows(samples: Sequence[Sample], begin_s: float, window_s: float) -> list[tuple[float, float]]:
-    """Return (env steps, updates) per second of each whole window from `begin_s` on.
+def windows(samples: Sequence[Sample], count: Count, begin_s: float, window_s: float) -> list[float]:
+    """Return a count's rise per second in each whole window from `begin_s` on.
+
+    Counts rise in steps, whenever a process reports. A window reaches from one rise to another, so that a
+    short one is not off by a whole report.
 
     Args:
         samples: in the order of time.
-        begin_s: when the first window begins.
-        window_s: length of a window; an unfinished one at the end is left out.
+        count: which.
+        begin_s: when the first window may begin.
+        window_s: least length of a window; an unfinished one at the end is left out.
     """
-    rates: list[tuple[float, float]] = []
-    opened: Sample | None = None
-    for sample in samples:
-        if sample.at_s < begin_s:
-            continue
-        if opened is None:
-            opened = sample
-        elif sample.at_s - opened.at_s >= window_s:
-            rates.append(slope(opened, sample))
-            opened = sample
+    values = [(sample.at_s, getattr(sample, count)) for sample in samples]
+    rises = [now for before, now in pairwise(values) if now[1] > before[1] and now[0] >= begin_s]
+    rates: list[float] = []
+    opened = rises[0] if rises else (0.0, 0)
+    for at_s, value in rises:
+        if at_s - opened[0] >= window_s:
+            rates.append((value - opened[1]) / (at_s - opened[0]))
+            opened = (at_s, value)
     return rates
 
 

@@ -40,7 +40,7 @@ def benchmark_scaling(
         workers: numbers of rollout workers, ascending; efficiency is relative to the first.
         num_envs: environment copies per worker; empty for those of `config`.
         seconds: how long a job collects alone, about; and the length of one repeat of its learning.
-        repeats: windows of so many seconds over which learning is measured, after one that is left out.
+        repeats: how often learning is measured for so long, after a first time that is left out.
     """
     points: list[dict[str, Any]] = []
     job = Job()
@@ -51,7 +51,7 @@ def benchmark_scaling(
             group = []
             for count in workers:
                 settings = _settings(config, count, envs, seconds)
-                job = run_job(settings, learning_s=seconds * (repeats + 1))
+                job = run_job(settings, learning_s=seconds * (repeats + 2))
                 group.append(_point(settings, job, seconds, repeats))
             points += with_efficiency(group)
     return _sum_up(points, job_settings(config, job))
@@ -105,12 +105,14 @@ def _point(config: MADDPGConfig, job: Job, seconds: float, repeats: int) -> dict
     starts = config.pacing.learning_starts
     first, full, learnt = job.first(env_steps=1), job.first(env_steps=starts), job.first(updates=1)
     filling = [sample for sample in job.samples if sample.at_s <= full.at_s]
-    collecting_rates = windows(filling, first.at_s, seconds / repeats) or [slope(first, full)]
-    learning = windows(job.samples, learnt.at_s + seconds, seconds) or [slope(learnt, job.last)]
+    whole = slope(learnt, job.last)
+    collecting_rates = windows(filling, "env_steps", first.at_s, seconds / repeats)
+    env_steps = windows(job.samples, "env_steps", learnt.at_s + seconds, seconds)
+    updates = windows(job.samples, "updates", learnt.at_s + seconds, seconds)
     spreads = {
-        "collect_env_steps_per_s": spread([env_steps for env_steps, _ in collecting_rates]),
-        "env_steps_per_s": spread([env_steps for env_steps, _ in learning]),
-        "updates_per_s": spread([updates for _, updates in learning]),
+        "collect_env_steps_per_s": spread(collecting_rates or [slope(first, full)[0]]),
+        "env_steps_per_s": spread(env_steps or [whole[0]]),
+        "updates_per_s": spread(updates or [whole[1]]),
     }
     collecting = where_time_goes(job.intervals[:1], config)
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distributed_maddpg.benchmarks.bottleneck import SHARES, name_bottleneck, time_shares
-from distributed_maddpg.benchmarks.job import Interval, Job, run_job, slope, windows
+from distributed_maddpg.benchmarks.job import Count, Interval, Job, run_job, slope, windows
 from distributed_maddpg.benchmarks.result import Measurement, spread
 from distributed_maddpg.config import MADDPGConfig
 
@@ -27,14 +27,8 @@ def benchmark_train(config: MADDPGConfig, seconds: float) -> Measurement:
         "env_steps_per_s": env_steps,
         "updates_per_s": updates,
     }
-    learning = windows(job.samples, job.first(updates=1).at_s, seconds)
-    spreads = {}
-    if learning:
-        spreads = {
-            "learning_env_steps_per_s": spread([rates[0] for rates in learning]),
-            "learning_updates_per_s": spread([rates[1] for rates in learning]),
-        }
-        figures |= {name: values["median"] for name, values in spreads.items()}
+    spreads = _learning(job, seconds)
+    figures |= {name: values["median"] for name, values in spreads.items()}
     point = {"workers": config.num_workers, "num_envs": config.rollout.num_envs}
     rates = {"env_steps_per_s": env_steps, "updates_per_s": updates}
     return Measurement(
@@ -43,6 +37,17 @@ def benchmark_train(config: MADDPGConfig, seconds: float) -> Measurement:
         spread=spreads,
         points=[{**point, **rates, **where_time_goes(job.intervals, config)}],
     )
+
+
+def _learning(job: Job, seconds: float) -> dict[str, dict[str, float]]:
+    """Return the spread of the rates from the first update on; empty if the job ended too soon."""
+    spreads = {}
+    counts: tuple[Count, ...] = ("env_steps", "updates")
+    for count in counts if job.last.updates else ():
+        rates = windows(job.samples, count, job.first(updates=1).at_s, seconds)
+        if rates:
+            spreads[f"learning_{count}_per_s"] = spread(rates)
+    return spreads
 
 
 def where_time_goes(intervals: list[Interval], config: MADDPGConfig) -> dict[str, Any]:

@@ -16,9 +16,16 @@ def test_a_slope_is_the_counts_over_the_time() -> None:
 
 def test_windows_are_whole_and_begin_where_asked() -> None:
     samples = [Sample(0.5 * k, 10 * k * k, k) for k in range(9)]  # until 4.0 s
-    assert windows(samples, 1.0, 1.0) == [(120.0, 2.0), (200.0, 2.0), (280.0, 2.0)]
-    assert windows(samples, 1.0, 2.5) == [(180.0, 2.0)]
-    assert windows(samples, 9.0, 1.0) == []
+    assert windows(samples, "env_steps", 1.0, 1.0) == [120.0, 200.0, 280.0]
+    assert windows(samples, "updates", 1.0, 2.5) == [2.0]
+    assert windows(samples, "updates", 9.0, 1.0) == []
+
+
+def test_windows_reach_from_report_to_report() -> None:
+    # 300 steps are reported every 0.75 s; whole seconds would see 300, 300, 600 of them.
+    samples = [Sample(0.25 * k, 300 * (k // 3), 0) for k in range(20)]
+    assert windows(samples, "env_steps", 0.0, 1.0) == [400.0, 400.0]
+    assert windows(samples, "updates", 0.0, 1.0) == []
 
 
 def test_the_first_sample_with_so_much_or_else_the_last() -> None:
