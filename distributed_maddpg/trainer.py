@@ -234,10 +234,8 @@ class MADDPG:
     def save(self, path: str | Path) -> str:
         """Write a checkpoint folder, whole or not at all; return its path."""
         root = self._root()
-        pacer = root.pacer
-        checkpoint = Checkpoint(
-            self.config, self.spec.agents, pacer.env_steps, pacer.updates, root.learner_state()
-        )
+        state, pacer = root.learner_state(), root.pacer  # in this order: the counts are those of the state
+        checkpoint = Checkpoint(self.config, self.spec.agents, pacer.env_steps, pacer.updates, state)
         return str(save_checkpoint(path, checkpoint))
 
     def policy_parameters(self) -> FloatArray:

@@ -88,7 +88,7 @@ class HandwrittenUpdate(MADDPGUpdate):
 
     _batch_size = -1
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __call__(self, batch: Tensor) -> Tensor:
         """Update every agent once on packed transitions `[S, B, width]`; return `METRICS` as `[5, M]`."""
         if batch.shape[1] != self._batch_size:

@@ -74,9 +74,9 @@ class ReplayBufferActor:
         return self._buffer.sample(num_batches, batch_size)
 
     @ray.method
-    def publish(self, version: int, weights: list[ray.ObjectRef[Weights]]) -> None:
-        """Keep the reference of newer weights; in a list, so that Ray passes it on unopened."""
-        self._version, self._weights = version, weights
+    def publish(self, weights: Weights) -> None:
+        """Keep newer weights as one object; its reference stands in a list, so that Ray passes it unopened."""
+        self._version, self._weights = weights.version, [ray.put(weights)]
 
     @ray.method
     def newest_weights(self) -> list[ray.ObjectRef[Weights]]:
@@ -103,8 +103,9 @@ class LearnerActor:
         self._config, self._spec = config, spec
         self._shared: ReplayBuffer | None = None
         self._batch_size, self._timeout_s = config.learner.batch_size, _PATIENCE * config.ray.timeout_s
-        self._prefetch, self._last_updates = not config.sync, 0
+        self._sync, self._last_updates = config.sync, 0
         self._prefetched: tuple[int, ray.ObjectRef[FloatArray]] | None = None
+        self._published: ray.ObjectRef[None] | None = None
         self._replay: ActorProxy[ReplayBufferActor]
         self._idle_since = time.perf_counter()
 
@@ -136,6 +137,8 @@ class LearnerActor:
         self._learner.learn([batches])
         if publish:
             self._publish()
+            if self._sync:
+                self._await_published()  # the workers are told to fetch them next
         report = LearnerReport(
             updates=updates,
             weights_version=self._learner.weights_version,
@@ -166,6 +169,7 @@ class LearnerActor:
         """Continue from a state, and publish its weights; return their version."""
         self._learner.set_state(state)
         self._publish()
+        self._await_published()
         return self._learner.weights_version
 
     def _sample(self, updates: int) -> FloatArray:
@@ -182,15 +186,21 @@ class LearnerActor:
         if ready is None or ready[0] != updates:
             ready = (updates, self._replay.sample.remote(updates, self._batch_size))
         batches = ask("replay buffer", ready[1], self._timeout_s)
-        if self._prefetch and updates == self._last_updates:
+        if not self._sync and updates == self._last_updates:
             self._prefetched = (updates, self._replay.sample.remote(updates, self._batch_size))
         self._last_updates = updates
         return batches
 
     def _publish(self) -> None:
-        weights = self._learner.publish()[0]
-        reference = ray.put(weights)
-        ask("replay buffer", self._replay.publish.remote(weights.version, [reference]), self._timeout_s)
+        """Send the weights off."""
+        self._await_published()
+        self._published = self._replay.publish.remote(self._learner.publish()[0])
+
+    def _await_published(self) -> None:
+        """Wait until the weights that were sent off last have arrived."""
+        if self._published is not None:
+            ask("replay buffer", self._published, self._timeout_s)
+            self._published = None
 
 
 class RolloutWorkerActor:

@@ -99,21 +99,17 @@ class RayRoot:
     def take_result(self) -> dict[str, Any]:
         """Return what happened since the last call, and start anew.
 
-        The learner's calls under way are waited for first, so that counts, metrics and a checkpoint made now
-        belong to the same update.
+        The learner answers when it is through with the calls before; meanwhile everything else goes on.
         """
-        for call in [call for call, about in self._calls.items() if about.who == "learner"]:
-            self._take(call)
+        stored = self._meanwhile("replay buffer", self._processes.replay.size.remote())
+        metrics = self._meanwhile("learner", self._processes.learner.take_metrics.remote())
         counters = {
             "num_env_steps_sampled_lifetime": self.pacer.env_steps,
             "num_updates_lifetime": self.pacer.updates,
             "weights_seq_no": self._latest_version,
-            "replay_buffer": {
-                "num_env_steps_stored": self._ask("replay buffer", self._processes.replay.size.remote())
-            },
+            "replay_buffer": {"num_env_steps_stored": stored},
         }
-        learner = self._ask("learner", self._processes.learner.take_metrics.remote())
-        return self._log.take(counters, learner)
+        return self._log.take(counters, metrics)
 
     def take_evaluations(self) -> list[Evaluation]:
         """Return the evaluations that ended since the last call; in lock-step and at the end, await one."""
@@ -128,7 +124,9 @@ class RayRoot:
         return weights
 
     def learner_state(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the learner's complete state."""
+        """Return the learner's complete state, when it is through with all calls, so that counts agree."""
+        for call in [call for call, about in self._calls.items() if about.who == "learner"]:
+            self._take(call)
         return self._ask("learner", self._processes.learner.get_state.remote())
 
     def resume(self, state: dict[str, npt.NDArray[Any]], env_steps: int, updates: int) -> None:
@@ -294,6 +292,16 @@ class RayRoot:
         for call in self._calls.values():
             if now > call.deadline:
                 raise overdue(call.who, call.timeout_s)
+
+    def _meanwhile(self, who: str, call: ray.ObjectRef[T]) -> T:
+        """Wait for an answer without letting anyone stand idle for it."""
+        answers: list[T] = []
+        self._watch(call, who, answers.append)
+        while not answers:
+            if not self._config.sync:
+                self._dispatch()
+            self._absorb(_POLL_S)
+        return answers[0]
 
     def _ask(self, who: str, call: ray.ObjectRef[T]) -> T:
         return ask(who, call, self._config.ray.timeout_s)

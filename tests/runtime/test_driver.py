@@ -122,8 +122,15 @@ def test_no_transition_passes_through_the_driver(learner_bound: Any, monkeypatch
     assert answers and sum(answers) < 0.5 * collected
 
 
-def test_counts_and_learner_belong_together_when_a_result_is_taken(learner_bound: Any) -> None:
+def test_counts_and_learner_belong_together_when_its_state_is_taken(learner_bound: Any) -> None:
     for _ in range(5):
         learner_bound.run(lambda: False)
-        result = learner_bound.take_result()
-        assert result["num_updates_lifetime"] == int(learner_bound.learner_state()["updates"]) > 0
+        learner_bound.take_result()
+        assert int(learner_bound.learner_state()["updates"]) == learner_bound.pacer.updates > 0
+
+
+def test_the_learner_works_on_while_a_result_is_taken(learner_bound: Any) -> None:
+    before = learner_bound.pacer.updates
+    for _ in range(30):
+        learner_bound.take_result()
+    assert learner_bound.pacer.updates > before
