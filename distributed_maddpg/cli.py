@@ -59,6 +59,8 @@ class TrainCommand:
     """Run folder to continue from its newest checkpoint, with the settings it was started with."""
     run_dir: str = ""
     """Folder to create; default: runs/<preset>-<date>-<time>."""
+    num_seeds: int = 1
+    """Runs with the seeds --seed and up, trained side by side; each gets a folder of its own."""
     json: bool = False
     """Print the summary as one JSON object on stdout."""
 
@@ -152,14 +154,20 @@ def _train(arguments: list[str]) -> int:
     default = TrainCommand(dataclasses.replace(base, env=open_env, algorithm=open_algorithm))
     command = parse(TrainCommand, "train", arguments, default)
     config = _with_tables(command.settings, base)
+    if command.resume and command.num_seeds != 1:
+        remedy = "cannot go with --resume; continue each seed's run by itself, --resume RUN_DIR/seed_0"
+        raise BadInput("--num-seeds", command.num_seeds, remedy)
 
     from distributed_maddpg.progress import Progress  # noqa: PLC0415
-    from distributed_maddpg.run import default_run_dir, train_run  # noqa: PLC0415
+    from distributed_maddpg.run import default_run_dir, train_run, train_seeds  # noqa: PLC0415
 
     progress = Progress()
     run_dir = Path(command.resume or command.run_dir or default_run_dir(command.preset))
     with contextlib.redirect_stdout(sys.stderr):  # an environment may print; stdout is for JSON
-        summary = train_run(config, run_dir, bool(command.resume), progress)
+        if command.num_seeds == 1:
+            summary = train_run(config, run_dir, bool(command.resume), progress)
+        else:
+            summary = train_seeds(config, command.num_seeds, run_dir, progress)
     progress.summary(summary)
     if command.json:
         _print_json(summary)

@@ -36,13 +36,13 @@ def check_settings(config: MADDPGConfig) -> EnvSpec:
     return spec
 
 
-def check_machine(config: MADDPGConfig, spec: EnvSpec) -> None:
-    """Refuse settings that this machine cannot train with.
+def check_machine(config: MADDPGConfig, spec: EnvSpec, num_runs: int = 1) -> None:
+    """Refuse settings that this machine cannot train so many runs with.
 
     Raises:
         BadInput: as `check`.
     """
-    _check_memory(config, spec)
+    _check_memory(config, spec, num_runs)
     remote = config.num_workers > 0 and (config.ray.address or os.environ.get("RAY_ADDRESS"))
     if config.learner.device == "cuda" and not remote:
         # Imported here: only this question needs torch, and a driver on Ray does without.
@@ -51,11 +51,11 @@ def check_machine(config: MADDPGConfig, spec: EnvSpec) -> None:
         choose_device("cuda")
 
 
-def _check_memory(config: MADDPGConfig, spec: EnvSpec) -> None:
-    size_bytes = config.replay.capacity * spec.transitions.width * 4
+def _check_memory(config: MADDPGConfig, spec: EnvSpec, num_runs: int) -> None:
+    row = spec.transitions.width * 4 * num_runs
+    size_bytes = config.replay.capacity * row
     available = _memory_bytes()
     if size_bytes > available:
-        row = spec.transitions.width * 4
         raise BadInput(
             "replay.capacity",
             config.replay.capacity,

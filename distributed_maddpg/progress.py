@@ -32,13 +32,14 @@ class Progress:
         self._last_plain = -_PLAIN_INTERVAL_S
         self._evaluation = ""
 
-    def starting(self, config: MADDPGConfig, run_dir: Path) -> None:
+    def starting(self, config: MADDPGConfig, run_dir: Path, num_seeds: int) -> None:
         """Say what is about to run."""
         self._total = config.pacing.total_env_steps
         workers = f"{config.num_workers} rollout worker{'s' if config.num_workers > 1 else ''}"
         where = f"{workers} on Ray" if config.num_workers else "one process"
         mode = ", lock-step" if config.sync and config.num_workers else ""
-        self._console.print(f"training {config.env.id} with {where}{mode}; files go to {run_dir}")
+        seeds = f", {num_seeds} seeds side by side, the first one shown" if num_seeds > 1 else ""
+        self._console.print(f"training {config.env.id} with {where}{mode}{seeds}; files go to {run_dir}")
 
     def show(self, result: dict[str, Any]) -> None:
         """Show one result of `train()`."""
@@ -87,6 +88,10 @@ class Progress:
         table.add_row("result", "interrupted" if summary["interrupted"] else "finished")
         for row in _evaluation_rows(summary.get("evaluation")):
             table.add_row(*row)
+        for run in summary.get("runs", []):
+            if "evaluation" in run:
+                name = Path(run["files"]["run_dir"]).name.replace("_", " ")
+                table.add_row(name, _evaluation_text(run["evaluation"]))
         table.add_row(
             "collected", f"{summary['env_steps']:,} env steps, {summary['env_steps_per_s']:,.0f} a second"
         )
@@ -95,11 +100,9 @@ class Progress:
         for kind, path in summary["files"].items():
             table.add_row(kind.replace("_", " "), path)
         self._console.print(table)
-        if summary["interrupted"]:
-            self._console.print(
-                f"continue with: distributed-maddpg train --resume {summary['files']['run_dir']}",
-                markup=False,
-            )
+        for run in summary.get("runs", [summary]) if summary["interrupted"] else []:
+            folder = run["files"]["run_dir"]
+            self._console.print(f"continue with: distributed-maddpg train --resume {folder}", markup=False)
 
     def note(self, text: str) -> None:
         """Show a line."""

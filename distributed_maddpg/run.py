@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,10 +23,11 @@ from distributed_maddpg.preflight import check_machine
 from distributed_maddpg.progress import Progress
 from distributed_maddpg.report.animation import record_episodes, write_animation
 from distributed_maddpg.report.page import write_report
-from distributed_maddpg.trainer import MADDPG
+from distributed_maddpg.trainer import MADDPG, train_together
 
 _MARKER = "config.toml"
 _ANIMATED_EPISODES = 6
+_TOTALS = ("env_steps", "updates", "env_steps_per_s", "updates_per_s")
 
 
 def default_run_dir(preset: str) -> Path:
@@ -77,22 +78,66 @@ def train_run(config: MADDPGConfig, run_dir: Path, resume: bool, progress: Progr
     else:
         check_run_dir(run_dir)
         algo = MADDPG(config)
-    _create(run_dir)
-    files = _RunFiles(run_dir)
-    with algo:
-        # Ray sets its own handler of SIGTERM when it starts; ours must come after it.
-        with _signals(algo.request_stop, before_start=True):
-            progress.starting(algo.config, run_dir)
-            algo.start()
-        started = _Start(time.perf_counter(), algo.env_steps, algo.updates)
-        (run_dir / _MARKER).write_text(config.to_toml(), encoding="utf-8")
-        try:
-            with _signals(algo.request_stop), progress:
-                _loop(algo, files, progress)
-                summary = _finish(algo, files, started)
-        finally:
-            files.close()
+    [summary] = _train([algo], [run_dir], progress)
     return summary
+
+
+def train_seeds(config: MADDPGConfig, num_seeds: int, run_dir: Path, progress: Progress) -> dict[str, Any]:
+    """Train runs with the seeds `config.seed` and up side by side; each gets a run folder `seed_<seed>`.
+
+    Returns:
+        The summary that is also in `summary.json`: rates over all runs, and each one's own summary.
+
+    Raises:
+        BadInput: before anything is started.
+        TrainingError: if a stage fails; files written so far stay.
+    """
+    check_run_dir(run_dir)
+    algos = MADDPG.several(config, num_seeds)
+    folders = [run_dir / f"seed_{algo.config.seed}" for algo in algos]
+    for folder in folders:
+        check_run_dir(folder)
+    runs = _train(algos, folders, progress)
+    summary = {
+        **{name: runs[0][name] for name in ("finished", "interrupted", "training_s", "device")},
+        "num_seeds": num_seeds,
+        **{name: sum(run[name] for run in runs) for name in _TOTALS},
+        "files": {"run_dir": str(run_dir)},
+        "runs": runs,
+    }
+    _write_summary(run_dir, summary)
+    return summary
+
+
+def _train(algos: Sequence[MADDPG], folders: Sequence[Path], progress: Progress) -> list[dict[str, Any]]:
+    """Train runs that advance together, each into its folder; return their summaries."""
+
+    def request_stop() -> None:
+        for algo in algos:
+            algo.request_stop()
+
+    for folder in folders:
+        _create(folder)
+    files = [_RunFiles(folder) for folder in folders]
+    with algos[0]:  # the others end with it
+        # Ray sets its own handler of SIGTERM when it starts; ours must come after it.
+        with _signals(request_stop, before_start=True):
+            folder = folders[0] if len(algos) == 1 else folders[0].parent
+            progress.starting(algos[0].config, folder, len(algos))
+            algos[0].start()
+        started = _Start(time.perf_counter(), algos[0].env_steps, algos[0].updates)
+        for algo, folder in zip(algos, folders, strict=True):
+            (folder / _MARKER).write_text(algo.config.to_toml(), encoding="utf-8")
+        try:
+            with _signals(request_stop), progress:
+                _loop(algos, files, progress)
+                training_s = time.perf_counter() - started.clock
+                return [
+                    _finish(algo, own, started, training_s) for algo, own in zip(algos, files, strict=True)
+                ]
+        finally:
+            for own in files:
+                own.close()
 
 
 @dataclass(frozen=True)
@@ -157,20 +202,22 @@ def _create(run_dir: Path) -> None:
         raise BadInput("run_dir", str(run_dir), "cannot be written to; name another folder")
 
 
-def _loop(algo: MADDPG, files: _RunFiles, progress: Progress) -> None:
-    while not (algo.finished or algo.stop_requested):
-        result = algo.train()
-        files.add_result(result)
-        for evaluation in algo.evaluations:
-            files.add_evaluation(evaluation)
-        progress.show(result)
-        if algo.checkpoint_due() and not algo.finished:
-            algo.save(files.checkpoint_dir(algo.env_steps))
+def _loop(algos: Sequence[MADDPG], files: Sequence[_RunFiles], progress: Progress) -> None:
+    first = algos[0]
+    while not (first.finished or first.stop_requested):
+        results = train_together(algos)
+        for algo, own, result in zip(algos, files, results, strict=True):
+            own.add_result(result)
+            for evaluation in algo.evaluations:
+                own.add_evaluation(evaluation)
+        progress.show(results[0])
+        if first.checkpoint_due() and not first.finished:
+            for algo, own in zip(algos, files, strict=True):
+                algo.save(own.checkpoint_dir(algo.env_steps))
 
 
-def _finish(algo: MADDPG, files: _RunFiles, start: _Start) -> dict[str, Any]:
+def _finish(algo: MADDPG, files: _RunFiles, start: _Start, training_s: float) -> dict[str, Any]:
     """Save the last checkpoint, evaluate it unless interrupted, and write summary and report."""
-    training_s = time.perf_counter() - start.clock
     checkpoint = algo.save(files.checkpoint_dir(algo.env_steps))
     summary: dict[str, Any] = {
         "finished": algo.finished,
@@ -189,12 +236,16 @@ def _finish(algo: MADDPG, files: _RunFiles, start: _Start) -> dict[str, Any]:
         summary["evaluation"] = card
         _animate(algo, files.run_dir / "episodes.gif")
     summary["files"] = {"run_dir": str(files.run_dir), "checkpoint": checkpoint, **files.to_open()}
-    draft = files.run_dir / ".summary.json.tmp"
-    draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    draft.rename(files.run_dir / "summary.json")
+    _write_summary(files.run_dir, summary)
     if "report" in summary["files"]:
         write_report(files.run_dir)
     return summary
+
+
+def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    draft = folder / ".summary.json.tmp"
+    draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    draft.rename(folder / "summary.json")
 
 
 def _animate(algo: MADDPG, path: Path) -> None:

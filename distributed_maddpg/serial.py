@@ -1,15 +1,17 @@
 """The whole of training in one process, without Ray: the executable specification (floor F4).
 
 One rollout worker, one replay buffer and one learner take turns in lock-step. It is reproducible bit for bit,
-and `runtime/` with `sync=True` and one worker must give the same weights.
+and `runtime/` with `sync=True` and one worker must give the same weights. Several runs that differ only in
+their seed have a worker and a buffer each, and share the pacing and the learner.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.config import MADDPGConfig
@@ -23,19 +25,37 @@ from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import EnvSpec, LearnerReport, RolloutReport, Weights
 
 
+class _Run:
+    """What each run has of its own."""
+
+    def __init__(self, config: MADDPGConfig, spec: EnvSpec) -> None:
+        self.config = config
+        self.worker = make_rollout_worker(config, 0)
+        self.replay = make_replay_buffer(config, spec)
+        self.log = IterationLog(spec, 0)
+        self.evaluations: list[Evaluation] = []
+
+    def collect(self, env_steps: int, latest_version: int) -> int:
+        """Collect and store one fragment; return its env steps."""
+        started = time.perf_counter()
+        rows, episodes = self.worker.collect(self.config.rollout.fragment_steps, env_steps)
+        self.replay.add(rows)
+        busy_s = time.perf_counter() - started
+        report = RolloutReport(0, len(rows), episodes, self.worker.weights_version, busy_s)
+        self.log.add_rollout(report, latest_version)
+        return len(rows)
+
+
 class SerialRoot:
     """Runs the stages in turn."""
 
-    def __init__(self, config: MADDPGConfig, spec: EnvSpec) -> None:
-        """Build all stages."""
-        self._config = config
-        self.pacer = Pacer(config.pacing)
-        self._worker = make_rollout_worker(config, 0)
-        self._replay = make_replay_buffer(config, spec)
-        self._learner = make_learner(config, spec)
+    def __init__(self, configs: Sequence[MADDPGConfig], spec: EnvSpec) -> None:
+        """Build all stages of one run or more; their settings are equal but for the seed."""
+        self._config = configs[0]
+        self.pacer = Pacer(self._config.pacing)
+        self._runs = [_Run(config, spec) for config in configs]
+        self._learner = make_learner(self._config, spec, [config.seed for config in configs])
         self.device = str(self._learner.device)
-        self._log = IterationLog(spec, 0)
-        self._evaluations: list[Evaluation] = []
         self._evaluation_index = 0
 
     def run(self, stop: Callable[[], bool]) -> None:
@@ -49,73 +69,73 @@ class SerialRoot:
             if self.pacer.report_due():
                 return
 
-    def take_result(self) -> dict[str, Any]:
-        """Return what happened since the last call, and start anew."""
+    def take_results(self) -> list[dict[str, Any]]:
+        """Return what happened in each run since the last call, and start anew."""
         counters = {
             "num_env_steps_sampled_lifetime": self.pacer.env_steps,
             "num_updates_lifetime": self.pacer.updates,
             "weights_seq_no": self._learner.weights_version,
-            "replay_buffer": {"num_env_steps_stored": self._replay.size},
+            "replay_buffer": {"num_env_steps_stored": self._runs[0].replay.size},
         }
-        return self._log.take(counters, self._learner.take_metrics()[0])
+        metrics = self._learner.take_metrics()
+        return [run.log.take(counters, own) for run, own in zip(self._runs, metrics, strict=True)]
 
-    def take_evaluations(self) -> list[Evaluation]:
-        """Return the evaluations that ended since the last call."""
-        taken, self._evaluations = self._evaluations, []
+    def take_evaluations(self, run: int) -> list[Evaluation]:
+        """Return the evaluations of a run that ended since the last call."""
+        own = self._runs[run]
+        taken, own.evaluations = own.evaluations, []
         return taken
 
-    def weights(self) -> Weights:
-        """Return the policies as the learner has them now."""
-        return self._learner.weights()
+    def weights(self, run: int) -> Weights:
+        """Return a run's policies as the learner has them now."""
+        return self._learner.weights(run)
 
-    def learner_state(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the learner's complete state."""
-        return self._learner.get_state()
+    def learner_state(self, run: int) -> dict[str, npt.NDArray[Any]]:
+        """Return the learner's complete state of a run."""
+        return self._learner.get_state(run)
 
     def resume(self, state: dict[str, npt.NDArray[Any]], env_steps: int, updates: int) -> None:
-        """Continue from a learner's state and the run's counts."""
+        """Continue from a learner's state and the counts of the only run."""
         self._learner.set_state(state)
-        self._worker.set_weights(self._learner.weights())
+        self._runs[0].worker.set_weights(self._learner.weights())
         self.pacer.resume(env_steps, updates)
 
-    def evaluate(self, num_episodes: int, seed: int) -> Scorecard:
-        """Play greedy episodes with the learner's policies."""
-        return evaluate_weights(self._config, self._learner.weights().policies, num_episodes, seed)
+    def evaluate(self, num_episodes: int, seed: int, run: int) -> Scorecard:
+        """Play greedy episodes with the learner's policies of a run."""
+        return evaluate_weights(self._config, self.weights(run).policies, num_episodes, seed)
 
     def close(self) -> None:
         """Release the environments."""
-        self._worker.close()
+        for run in self._runs:
+            run.worker.close()
 
     def _evaluate(self) -> None:
         self._evaluation_index += 1
-        seed = integer_seed(self._config.seed, "evaluation", self._evaluation_index)
-        card = self.evaluate(self._config.evaluation.episodes, seed)
-        self._evaluations.append(Evaluation(self.pacer.env_steps, self.pacer.updates, card))
+        for index, run in enumerate(self._runs):
+            seed = integer_seed(run.config.seed, "evaluation", self._evaluation_index)
+            card = self.evaluate(self._config.evaluation.episodes, seed, index)
+            run.evaluations.append(Evaluation(self.pacer.env_steps, self.pacer.updates, card))
 
     def _collect(self) -> None:
-        started = time.perf_counter()
-        rows, episodes = self._worker.collect(self._config.rollout.fragment_steps, self.pacer.env_steps)
-        self._replay.add(rows)
-        self.pacer.collection_started(len(rows))
-        self.pacer.collection_done(len(rows))
-        busy_s = time.perf_counter() - started
-        report = RolloutReport(0, len(rows), episodes, self._worker.weights_version, busy_s)
-        self._log.add_rollout(report, self._learner.weights_version)
+        version, env_steps = self._learner.weights_version, self.pacer.env_steps
+        [collected] = {run.collect(env_steps, version) for run in self._runs}
+        self.pacer.collection_started(collected)
+        self.pacer.collection_done(collected)
 
     def _learn(self) -> None:
         updates = self.pacer.updates_due()
         if updates == 0:
             return
         started = time.perf_counter()
-        batches = self._replay.sample(updates, self._config.learner.batch_size)
+        batches = [run.replay.sample(updates, self._config.learner.batch_size) for run in self._runs]
         sampled = time.perf_counter()
         self.pacer.learning_started(updates)
-        self._learner.learn([batches])
+        self._learner.learn(batches)
         self.pacer.learning_done(updates)
         if self.pacer.publish_due():
-            self._worker.set_weights(self._learner.publish()[0])
-        self._log.add_learner(
-            LearnerReport(
-                updates, self._learner.weights_version, time.perf_counter() - sampled, sampled - started
-            )
-        )
+            for run, weights in zip(self._runs, self._learner.publish(), strict=True):
+                run.worker.set_weights(weights)
+        seconds = np.array((time.perf_counter() - sampled, sampled - started)) / len(self._runs)
+        report = LearnerReport(updates, self._learner.weights_version, *seconds.tolist())
+        for run in self._runs:
+            run.log.add_learner(report)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -37,23 +38,23 @@ class Root(Protocol):
     def run(self, stop: Callable[[], bool]) -> None:
         """Train until a report is due or `stop()` says so."""
 
-    def take_result(self) -> dict[str, Any]:
-        """Return what happened since the last call."""
+    def take_results(self) -> list[dict[str, Any]]:
+        """Return what happened in each run since the last call."""
 
-    def take_evaluations(self) -> list[Evaluation]:
-        """Return the evaluations that ended since the last call."""
+    def take_evaluations(self, run: int) -> list[Evaluation]:
+        """Return the evaluations of a run that ended since the last call."""
 
-    def weights(self) -> Weights:
-        """Return the policies as they are now."""
+    def weights(self, run: int) -> Weights:
+        """Return a run's policies as they are now."""
 
-    def learner_state(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the learner's complete state."""
+    def learner_state(self, run: int) -> dict[str, npt.NDArray[Any]]:
+        """Return the learner's complete state of a run."""
 
     def resume(self, state: dict[str, npt.NDArray[Any]], env_steps: int, updates: int) -> None:
-        """Continue from a learner's state and the run's counts."""
+        """Continue from a learner's state and the counts of the only run."""
 
-    def evaluate(self, num_episodes: int, seed: int) -> Scorecard:
-        """Play greedy episodes with the current policies."""
+    def evaluate(self, num_episodes: int, seed: int, run: int) -> Scorecard:
+        """Play greedy episodes with a run's current policies."""
 
     def close(self) -> None:
         """End everything that was started."""
@@ -69,7 +70,8 @@ class MADDPG:
         algo.save("checkpoints/last")
     ```
 
-    Nothing is started before the first call that needs it.
+    Nothing is started before the first call that needs it. Several runs that differ only in their seed can be
+    trained side by side, see `several`.
     """
 
     def __init__(self, config: MADDPGConfig) -> None:
@@ -86,6 +88,7 @@ class MADDPG:
         self.config = config
         self.spec: EnvSpec = check_settings(config)
         self._running: Root | None = None
+        self._together, self._run = [self], 0
         self._restored: Checkpoint | None = None
         self._stop_requested = False
         self._stopped = False
@@ -118,6 +121,24 @@ class MADDPG:
             raise CheckpointError(f"{path}: does not fit its own settings ({BadInput(*problem)})")
         algo._restored = checkpoint
         return algo
+
+    @staticmethod
+    def several(config: MADDPGConfig, num_seeds: int) -> list[MADDPG]:
+        """Return runs with the seeds `config.seed` and up, which share one learner and advance together.
+
+        Train them with `train_together`; everything else is each one's own. Reproducible modes give each the
+        same weights as its seed alone. They are started and stopped as one.
+
+        Raises:
+            BadInput: if they cannot run.
+        """
+        if num_seeds < 1:
+            raise BadInput("num_seeds", num_seeds, "must be at least 1")
+        runs = [MADDPG(dataclasses.replace(config, seed=config.seed + k)) for k in range(num_seeds)]
+        check_machine(config, runs[0].spec, num_seeds)
+        for index, run in enumerate(runs):
+            run._together, run._run = runs, index
+        return runs
 
     def start(self) -> None:
         """Start the stages now instead of at the first call that needs them."""
@@ -162,25 +183,20 @@ class MADDPG:
         Raises:
             TrainingError: if a stage fails; everything started is still ended by `stop`.
         """
-        root = self._root()
-        env_steps, updates = root.pacer.env_steps, root.pacer.updates
-        started = time.perf_counter()
-        root.run(lambda: self._stop_requested)
-        result = root.take_result()
-        seconds = time.perf_counter() - started
+        if len(self._together) > 1:
+            raise TrainingError("this run is one of several; train them with train_together")
+        return train_together([self])[0]
+
+    def _complete(self, root: Root, result: dict[str, Any]) -> dict[str, Any]:
+        """Add what this class knows of an iteration to what the stages reported."""
         self._iteration += 1
-        result |= {
+        self.evaluations = [evaluation.to_dict() for evaluation in root.take_evaluations(self._run)]
+        return {
+            **result,
             "training_iteration": self._iteration,
-            "time_this_iter_s": seconds,
             "time_total_s": self._clock.seconds(),
-            "env_steps_per_s": (root.pacer.env_steps - env_steps) / seconds,
-            "updates_per_s": (root.pacer.updates - updates) / seconds,
-            "evaluation": {},
+            "evaluation": self.evaluations[-1] if self.evaluations else {},
         }
-        self.evaluations = [evaluation.to_dict() for evaluation in root.take_evaluations()]
-        if self.evaluations:
-            result["evaluation"] = self.evaluations[-1]
-        return result
 
     def evaluate(self, num_episodes: int = 100, seed: int | None = None) -> dict[str, Any]:
         """Play greedy episodes from fresh start states; return plain numbers.
@@ -195,7 +211,7 @@ class MADDPG:
         if self._running is None and self._restored is not None:
             card = evaluate_weights(self.config, self.policy_parameters(), num_episodes, key)
         else:
-            card = self._root().evaluate(num_episodes, key)
+            card = self._root().evaluate(num_episodes, key, self._run)
         return card.to_dict()
 
     def compute_actions(
@@ -234,7 +250,10 @@ class MADDPG:
     def save(self, path: str | Path) -> str:
         """Write a checkpoint folder, whole or not at all; return its path."""
         root = self._root()
-        state, pacer = root.learner_state(), root.pacer  # in this order: the counts are those of the state
+        state, pacer = (
+            root.learner_state(self._run),
+            root.pacer,
+        )  # in this order: the counts are those of the state
         checkpoint = Checkpoint(self.config, self.spec.agents, pacer.env_steps, pacer.updates, state)
         return str(save_checkpoint(path, checkpoint))
 
@@ -242,11 +261,11 @@ class MADDPG:
         """Return the policies' parameters `[N, P]`; from a checkpoint, without starting anything."""
         if self._running is None and self._restored is not None:
             return self._restored.learner["policy"]
-        return self._root().weights().policies
+        return self._root().weights(self._run).policies
 
     def weights_digest(self) -> str:
         """Return the SHA-256 of all networks' weights; equal digests mean bit-identical training."""
-        state = self._root().learner_state()
+        state = self._root().learner_state(self._run)
         return digest(*(state[part] for part in _WEIGHT_PARTS))
 
     def checkpoint_due(self) -> bool:
@@ -256,7 +275,8 @@ class MADDPG:
     def stop(self) -> None:
         """End every process that was started; counters stay readable, training cannot go on."""
         if self._running is not None and not self._stopped:
-            self._stopped = True
+            for run in self._together:
+                run._stopped = True
             self._running.close()
 
     def __enter__(self) -> MADDPG:
@@ -275,17 +295,39 @@ class MADDPG:
                 "this MADDPG was stopped; go on from a checkpoint with MADDPG.from_checkpoint"
             )
         if self._running is None:
-            check_machine(self.config, self.spec)
-            root = _make_root(self.config, self.spec)
+            check_machine(self.config, self.spec, len(self._together))
+            root = _make_root([run.config for run in self._together], self.spec)
             self._running = root
+            for run in self._together:
+                run._running = root
+                run._clock.start()
             if self._restored is not None:
                 restored = self._restored
                 try:
                     root.resume(restored.learner, restored.env_steps, restored.updates)
                 except (KeyError, TypeError, ValueError, RuntimeError) as error:
                     raise CheckpointError(f"the learner's state cannot be restored ({error})") from error
-            self._clock.start()
         return self._running
+
+
+def train_together(runs: Sequence[MADDPG]) -> list[dict[str, Any]]:
+    """Train all runs that `MADDPG.several` made for one report interval; return each one's result.
+
+    Raises:
+        TrainingError: if a stage fails; everything started is still ended by `stop`.
+    """
+    root = runs[0]._root()
+    env_steps, updates = root.pacer.env_steps, root.pacer.updates
+    started = time.perf_counter()
+    root.run(lambda: runs[0].stop_requested)
+    results = root.take_results()
+    seconds = time.perf_counter() - started
+    rates = {
+        "time_this_iter_s": seconds,
+        "env_steps_per_s": (root.pacer.env_steps - env_steps) / seconds,
+        "updates_per_s": (root.pacer.updates - updates) / seconds,
+    }
+    return [run._complete(root, {**own, **rates}) for run, own in zip(runs, results, strict=True)]
 
 
 def _observation(agent: str, values: Any, copies: tuple[int, ...], size: int) -> FloatArray:
@@ -326,6 +368,24 @@ class _Clock:
     def __init__(self) -> None:
         self._started: float | None = None
 
+    @staticmethod
+    def several(config: MADDPGConfig, num_seeds: int) -> list[MADDPG]:
+        """Return runs with the seeds `config.seed` and up, which share one learner and advance together.
+
+        Train them with `train_together`; everything else is each one's own. Reproducible modes give each the
+        same weights as its seed alone. They are started and stopped as one.
+
+        Raises:
+            BadInput: if they cannot run.
+        """
+        if num_seeds < 1:
+            raise BadInput("num_seeds", num_seeds, "must be at least 1")
+        runs = [MADDPG(dataclasses.replace(config, seed=config.seed + k)) for k in range(num_seeds)]
+        check_machine(config, runs[0].spec, num_seeds)
+        for index, run in enumerate(runs):
+            run._together, run._run = runs, index
+        return runs
+
     def start(self) -> None:
         self._started = time.perf_counter()
 
@@ -333,12 +393,12 @@ class _Clock:
         return 0.0 if self._started is None else time.perf_counter() - self._started
 
 
-def _make_root(config: MADDPGConfig, spec: EnvSpec) -> Root:
+def _make_root(configs: Sequence[MADDPGConfig], spec: EnvSpec) -> Root:
     # Each root is imported only when used: without workers, Ray is never loaded.
-    if config.num_workers == 0:
+    if configs[0].num_workers == 0:
         from distributed_maddpg.serial import SerialRoot  # noqa: PLC0415
 
-        return SerialRoot(config, spec)
+        return SerialRoot(configs, spec)
     from distributed_maddpg.runtime.driver import RayRoot  # noqa: PLC0415
 
-    return RayRoot(config, spec)
+    return RayRoot(configs, spec)

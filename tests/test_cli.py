@@ -285,3 +285,8 @@ def test_what_no_one_expected_is_still_one_line(capsys, monkeypatch, tmp_path):
     assert code == 1
     assert lines[-1].startswith("error: RuntimeError: boom at step 3")
     assert not any("Traceback" in line for line in lines)
+
+
+def test_several_seeds_cannot_go_on_together(tmp_path, capsys):
+    assert main(["train", "--preset", "notebook", "--num-seeds", "0"]) == 2
+    assert "num_seeds = 0: must be at least 1" in capsys.readouterr().err

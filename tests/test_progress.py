@@ -31,12 +31,13 @@ def summary(**changes):
     }  # fmt: skip
 
 
-def shown(config=None):
+def shown(config=None, num_seeds=1):
     stream = io.StringIO()
     progress = Progress(stream)
     progress.starting(
         config or MADDPGConfig.from_dict({"num_workers": 0, "pacing": {"total_env_steps": 100_000}}),
         Path("runs/x"),
+        num_seeds,
     )
     return progress, stream
 
@@ -45,6 +46,7 @@ def test_the_start_says_what_runs_where():
     assert "training simple_adversary with one process; files go to runs/x" in shown()[1].getvalue()
     lock_step = MADDPGConfig.from_dict({"num_workers": 3, "sync": True})
     assert "with 3 rollout workers on Ray, lock-step" in shown(lock_step)[1].getvalue()
+    assert "one process, 4 seeds side by side" in shown(num_seeds=4)[1].getvalue()
 
 
 def test_a_plain_line_has_the_counts():

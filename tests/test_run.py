@@ -11,7 +11,7 @@ from distributed_maddpg.checkpoint import load_checkpoint
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError
 from distributed_maddpg.progress import Progress
-from distributed_maddpg.run import check_run_dir, default_run_dir, resumed_config, train_run
+from distributed_maddpg.run import check_run_dir, default_run_dir, resumed_config, train_run, train_seeds
 from tests.envs.target import target_config
 
 SHORT = {
@@ -122,3 +122,27 @@ def test_resuming_what_holds_no_checkpoint_is_refused(tmp_path):
 def test_the_same_run_twice_gives_the_same_digest(tmp_path):
     first, second = (train(short(), tmp_path / name)["weights_digest"] for name in ("a", "b"))
     assert first == second
+
+
+def test_several_seeds_leave_a_run_folder_each_and_a_summary_of_all(tmp_path):
+    summary = train_seeds(short(seed=3), 2, tmp_path / "run", Progress(io.StringIO()))
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    assert (summary["num_seeds"], summary["updates"], summary["finished"]) == (2, 2 * 11, True)
+    for seed, own in zip((3, 4), summary["runs"], strict=True):
+        folder = tmp_path / "run" / f"seed_{seed}"
+        alone = train(short(seed=seed), tmp_path / f"alone_{seed}")
+        assert own["weights_digest"] == alone["weights_digest"]
+        assert own["evaluation"] == alone["evaluation"]
+        files = [sorted(path.name for path in run.iterdir()) for run in (folder, tmp_path / f"alone_{seed}")]
+        assert [name for name in files[0] if "tfevents" not in name] == [
+            name for name in files[1] if "tfevents" not in name
+        ]
+        assert MADDPGConfig.from_toml(folder / "config.toml").seed == seed
+    with pytest.raises(BadInput, match="already holds a run"):
+        train_seeds(short(seed=4), 2, tmp_path / "run", Progress(io.StringIO()))
+
+
+def test_one_of_several_runs_is_continued_by_itself(tmp_path):
+    train_seeds(short(pacing={"total_env_steps": 320}), 2, tmp_path, Progress(io.StringIO()))
+    longer = short(seed=1, pacing={"total_env_steps": 480})
+    assert train(longer, tmp_path / "seed_1", resume=True)["env_steps"] == 480

@@ -35,7 +35,12 @@ def tiny(env_id="simple_adversary", **changes):
 
 
 def start(config):
-    return SerialRoot(config, env_spec(config.env.id, config.env.backend, config.env.kwargs))
+    return several([config])
+
+
+def several(configs):
+    env = configs[0].env
+    return SerialRoot(configs, env_spec(env.id, env.backend, env.kwargs))
 
 
 def run_all(root):
@@ -43,7 +48,7 @@ def run_all(root):
     results = []
     while not root.pacer.finished:
         root.run(lambda: False)
-        results.append(root.take_result())
+        results += root.take_results()
     return results
 
 
@@ -51,7 +56,7 @@ def final_digest(config):
     root = start(config)
     run_all(root)
     root.close()
-    return digest(*(array for _, array in sorted(root.learner_state().items())))
+    return digest(*(array for _, array in sorted(root.learner_state(0).items())))
 
 
 @pytest.mark.parametrize("continuous", [True, False])
@@ -62,6 +67,22 @@ def test_the_same_configuration_and_seed_give_the_same_bits(continuous):
     assert first != other
 
 
+def test_runs_side_by_side_end_as_each_seed_does_alone():
+    configs = [tiny(seed=seed) for seed in (4, 5)]
+    together, alone = several(configs), [start(config) for config in configs]
+    results = run_all(together)
+    for index, root in enumerate(alone):
+        expected = run_all(root)
+        state, own = together.learner_state(index), root.learner_state(0)
+        assert all(np.array_equal(state[name], own[name]) for name in own)
+        for key in ("env_runners", "learners", "num_updates_lifetime"):
+            assert [result[key] for result in results[index::2]] == [result[key] for result in expected]
+        cards = [[e.to_dict() for e in r.take_evaluations(i)] for r, i in ((together, index), (root, 0))]
+        assert cards[0] == cards[1] != []
+        seeds = dict(num_episodes=3, seed=1)
+        assert together.evaluate(**seeds, run=index).to_dict() == root.evaluate(**seeds, run=0).to_dict()
+
+
 def test_counts_of_a_whole_run():
     root = start(tiny())
     results = run_all(root)
@@ -70,16 +91,16 @@ def test_counts_of_a_whole_run():
     assert results[-1]["replay_buffer"] == {"num_env_steps_stored": 240}
     assert results[-1]["env_runners"]["num_episodes_lifetime"] == 24
     assert results[-1]["env_runners"]["episode_len_mean"] == 10
-    assert results[-1]["weights_seq_no"] == root.weights().version == 21 // 2
+    assert results[-1]["weights_seq_no"] == root.weights(0).version == 21 // 2
 
 
 def test_evaluations_happen_at_their_steps_and_change_nothing():
     root = start(tiny())
     run_all(root)
-    taken = root.take_evaluations()
+    taken = root.take_evaluations(0)
     assert [(each.env_steps, each.updates) for each in taken] == [(80, 5), (160, 13)]  # the end has its own
     assert [len(each.card.episodes.lengths) for each in taken] == [3, 3]
-    assert root.take_evaluations() == []
+    assert root.take_evaluations(0) == []
     assert final_digest(tiny()) == final_digest(tiny(pacing={"evaluation_interval_env_steps": 0}))
 
 
@@ -93,16 +114,16 @@ def test_stop_ends_a_run_between_two_rounds():
 def test_learnt_weights_reach_the_worker():
     root = start(tiny())
     root.run(lambda: root.pacer.updates >= 2)
-    assert root.weights().version == 1
-    assert root._worker.weights_version == 1
+    assert root.weights(0).version == 1
+    assert root._runs[0].worker.weights_version == 1
 
 
 def test_resume_takes_weights_and_counts():
     old = start(tiny())
     old.run(lambda: old.pacer.env_steps >= 80)
     new = start(tiny(seed=9))
-    new.resume(old.learner_state(), 80, old.pacer.updates)
-    assert np.array_equal(new.weights().policies, old.weights().policies)
+    new.resume(old.learner_state(0), 80, old.pacer.updates)
+    assert np.array_equal(new.weights(0).policies, old.weights(0).policies)
     assert (new.pacer.env_steps, new.pacer.updates) == (80, 5)
     run_all(new)
     assert new.pacer.env_steps == 240
@@ -113,16 +134,17 @@ def test_the_counting_environment_runs():
     root = start(tiny("tests.envs.counting:parallel_env", kwargs={"max_cycles": 6}))
     results = run_all(root)
     assert results[-1]["env_runners"]["agent_episode_returns_mean"] == {"counter_0": 21, "counter_1": 21}
-    rows, first_next_obs = root._replay.get_state()["rows"], 3 + 6 + 2  # after obs, actions and rewards
+    rows = root._runs[0].replay.get_state()["rows"]
+    first_next_obs = 3 + 6 + 2  # after obs, actions and rewards
     assert (rows[:, first_next_obs] == rows[:, 0] + 1).all()
-    assert root._replay.check_valid() == (True, "")
+    assert root._runs[0].replay.check_valid() == (True, "")
 
 
 def test_a_known_optimum_is_found():
     root = start(target_config())
-    untrained = root.evaluate(50, seed=1).to_dict()["agent_episode_returns_mean"]
+    untrained = root.evaluate(50, seed=1, run=0).to_dict()["agent_episode_returns_mean"]
     run_all(root)
-    trained = root.evaluate(50, seed=1).to_dict()["agent_episode_returns_mean"]
+    trained = root.evaluate(50, seed=1, run=0).to_dict()["agent_episode_returns_mean"]
     assert min(trained.values()) > 0.2 * IDLE_RETURN
     assert max(untrained.values()) < 0.8 * IDLE_RETURN
 
@@ -139,11 +161,11 @@ ADAPTED = [
 def test_other_mpe2_environments_train(env_id, kwargs, continuous):
     kwargs = {**kwargs, "continuous_actions": continuous}
     root = start(tiny(env_id, kwargs=kwargs, pacing={"evaluation_interval_env_steps": 0}))
-    before = root.weights().policies
+    before = root.weights(0).policies
     results = run_all(root)
     assert results[-1]["num_updates_lifetime"] == 21
     assert all(np.isfinite(list(agent.values())).all() for agent in results[-1]["learners"].values())
-    assert (root.weights().policies != before).any(axis=1).all()
+    assert (root.weights(0).policies != before).any(axis=1).all()
     root.close()
 
 
@@ -155,5 +177,5 @@ def test_other_mpe2_environments_train_for_hundreds_of_updates(env_id, kwargs, c
     root = start(tiny(env_id, kwargs=kwargs, pacing={"total_env_steps": 5000, "env_steps_per_update": 10}))
     results = run_all(root)
     assert results[-1]["num_updates_lifetime"] == 497
-    assert np.isfinite(root.weights().policies).all()
+    assert np.isfinite(root.weights(0).policies).all()
     root.close()

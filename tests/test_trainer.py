@@ -262,3 +262,14 @@ def test_ddpg_and_maddpg_learn_differently():
             digests.add(train_all(algo).weights_digest())
     assert len(digests) == 3
     assert AlgorithmConfig().name == "maddpg"
+
+
+def test_one_of_several_runs_cannot_train_alone():
+    runs = MADDPG.several(MADDPGConfig(num_workers=0), 2)
+    with pytest.raises(TrainingError, match="train_together"):
+        runs[1].train()
+
+
+def test_several_means_at_least_one():
+    with pytest.raises(BadInput, match="num_seeds = 0: must be at least 1"):
+        MADDPG.several(MADDPGConfig(num_workers=0), 0)

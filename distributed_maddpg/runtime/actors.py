@@ -2,6 +2,8 @@
 
 A shell adds transport and nothing else. Transitions go from worker to replay buffer to learner; the weights'
 reference goes from the learner to the replay buffer, where workers find it; the driver sees only reports.
+Several runs that differ only in their seed share the processes: each process has the stage of every run, and
+what travels has the runs as its first axis, `S`.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,61 +50,65 @@ def _alone_on_one_core() -> None:
 
 
 class ReplayBufferActor:
-    """Carries the replay buffer, and a reference to the newest weights beside it."""
+    """Carries each run's replay buffer, and a reference to the newest weights beside them."""
 
-    def __init__(self, config: MADDPGConfig, spec: EnvSpec) -> None:
+    def __init__(self, configs: Sequence[MADDPGConfig], spec: EnvSpec) -> None:
         """Start with no transitions and no weights."""
         _alone_on_one_core()
-        ring = Ring.shared(config.replay.capacity, spec.transitions.width)
-        self._buffer = make_replay_buffer(config, spec, ring)
-        self._weights: list[ray.ObjectRef[Weights]] = []
+        self._buffers = [
+            make_replay_buffer(config, spec, Ring.shared(config.replay.capacity, spec.transitions.width))
+            for config in configs
+        ]
+        self._weights: list[ray.ObjectRef[list[Weights]]] = []
         self._version = 0
 
     @ray.method
     def add(self, rows: FloatArray) -> int:
-        """Store transitions; return the newest weights' version."""
-        self._buffer.add(rows)
+        """Store transitions `[S, n, width]`; return the newest weights' version."""
+        for buffer, own in zip(self._buffers, rows, strict=True):
+            buffer.add(own)
         return self._version
 
     @ray.method
-    def ring_address(self) -> RingAddress | None:
+    def ring_addresses(self) -> list[RingAddress | None]:
         """Return where a process of this node finds the transitions themselves."""
-        return self._buffer.ring.address
+        return [buffer.ring.address for buffer in self._buffers]
 
     @ray.method
     def sample(self, num_batches: int, batch_size: int) -> FloatArray:
-        """Return minibatches `[num_batches, batch_size, width]`."""
-        return self._buffer.sample(num_batches, batch_size)
+        """Return minibatches `[S, num_batches, batch_size, width]`."""
+        return np.stack([buffer.sample(num_batches, batch_size) for buffer in self._buffers])
 
     @ray.method
-    def publish(self, weights: Weights) -> None:
-        """Keep newer weights as one object; its reference stands in a list, so that Ray passes it unopened."""
-        self._version, self._weights = weights.version, [ray.put(weights)]
+    def publish(self, weights: list[Weights]) -> None:
+        """Keep newer weights as one object; its reference is in a list, so that Ray passes it unopened."""
+        self._version, self._weights = weights[0].version, [ray.put(weights)]
 
     @ray.method
-    def newest_weights(self) -> list[ray.ObjectRef[Weights]]:
+    def newest_weights(self) -> list[ray.ObjectRef[list[Weights]]]:
         """Return the reference of the newest weights."""
         return self._weights
 
     @ray.method
     def size(self) -> int:
-        """Return the transitions held."""
-        return self._buffer.size
+        """Return the transitions held by each run."""
+        return self._buffers[0].size
 
 
 class LearnerActor:
     """Carries the learner; fetches its minibatches and publishes its weights."""
 
-    def __init__(self, config: MADDPGConfig, spec: EnvSpec, use_gpu: bool) -> None:
+    def __init__(self, configs: Sequence[MADDPGConfig], spec: EnvSpec, use_gpu: bool) -> None:
         """Build the learner on this process's device."""
         if not use_gpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         # Imported here: this module is also loaded by rollout workers, which never load torch.
         from distributed_maddpg.learner import make_learner  # noqa: PLC0415
 
-        self._learner = make_learner(config, spec)
-        self._config, self._spec = config, spec
-        self._shared: ReplayBuffer | None = None
+        config = configs[0]
+        self._learner = make_learner(config, spec, [config.seed for config in configs])
+        self._configs, self._spec = configs, spec
+        self._shared: list[ReplayBuffer] = []
         self._batch_size, self._timeout_s = config.learner.batch_size, _PATIENCE * config.ray.timeout_s
         self._sync, self._last_updates = config.sync, 0
         self._prefetched: tuple[int, ray.ObjectRef[FloatArray]] | None = None
@@ -123,9 +130,13 @@ class LearnerActor:
     def connect(self, replay: ActorProxy[ReplayBufferActor]) -> None:
         """Take the replay buffer to draw minibatches from and to publish to."""
         self._replay = replay
-        address = ask("replay buffer", replay.ring_address.remote(), self._timeout_s)
-        ring = Ring.attach(address) if address else None
-        self._shared = make_replay_buffer(self._config, self._spec, ring) if ring else None
+        addresses = ask("replay buffer", replay.ring_addresses.remote(), self._timeout_s)
+        rings = [Ring.attach(address) if address else None for address in addresses]
+        self._shared = [
+            make_replay_buffer(config, self._spec, ring)
+            for config, ring in zip(self._configs, rings, strict=True)
+            if ring
+        ]
         self._idle_since = time.perf_counter()
 
     @ray.method
@@ -134,7 +145,7 @@ class LearnerActor:
         started = time.perf_counter()
         batches = self._sample(updates)
         sampled = time.perf_counter()
-        self._learner.learn([batches])
+        self._learner.learn(batches)
         if publish:
             self._publish()
             if self._sync:
@@ -150,30 +161,30 @@ class LearnerActor:
         return report
 
     @ray.method
-    def take_metrics(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Return the means of the learner's metrics since the last call."""
-        return self._learner.take_metrics()[0]
+    def take_metrics(self) -> list[dict[str, npt.NDArray[np.float64]]]:
+        """Return each run's means of the learner's metrics since the last call."""
+        return self._learner.take_metrics()
 
     @ray.method
-    def weights(self) -> Weights:
-        """Return the policies as they are now."""
-        return self._learner.weights()
+    def weights(self, run: int) -> Weights:
+        """Return a run's policies as they are now."""
+        return self._learner.weights(run)
 
     @ray.method
-    def get_state(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the learner's complete state."""
-        return self._learner.get_state()
+    def get_state(self, run: int) -> dict[str, npt.NDArray[Any]]:
+        """Return the learner's complete state of a run."""
+        return self._learner.get_state(run)
 
     @ray.method
     def set_state(self, state: dict[str, npt.NDArray[Any]]) -> int:
-        """Continue from a state, and publish its weights; return their version."""
+        """Continue the only run from a state, and publish its weights; return their version."""
         self._learner.set_state(state)
         self._publish()
         self._await_published()
         return self._learner.weights_version
 
-    def _sample(self, updates: int) -> FloatArray:
-        """Return the minibatches for this call.
+    def _sample(self, updates: int) -> Sequence[FloatArray]:
+        """Return each run's minibatches `[updates, B, width]` for this call.
 
         They are drawn here where the transitions are within reach, with the generator that the replay buffer
         would use; otherwise it is asked, and asked for the next call's while this one is computed. Calls of
@@ -181,7 +192,7 @@ class LearnerActor:
         then, because minibatches that are thrown away would only keep the replay buffer from storing.
         """
         if self._shared:
-            return self._shared.sample(updates, self._batch_size)
+            return [buffer.sample(updates, self._batch_size) for buffer in self._shared]
         ready, self._prefetched = self._prefetched, None
         if ready is None or ready[0] != updates:
             ready = (updates, self._replay.sample.remote(updates, self._batch_size))
@@ -189,12 +200,12 @@ class LearnerActor:
         if not self._sync and updates == self._last_updates:
             self._prefetched = (updates, self._replay.sample.remote(updates, self._batch_size))
         self._last_updates = updates
-        return batches
+        return list(batches)
 
     def _publish(self) -> None:
         """Send the weights off."""
         self._await_published()
-        self._published = self._replay.publish.remote(self._learner.publish()[0])
+        self._published = self._replay.publish.remote(self._learner.publish())
 
     def _await_published(self) -> None:
         """Wait until the weights that were sent off last have arrived."""
@@ -204,12 +215,13 @@ class LearnerActor:
 
 
 class RolloutWorkerActor:
-    """Carries one rollout worker; pushes its transitions and pulls newer weights."""
+    """Carries a rollout worker of each run; pushes their transitions and pulls newer weights."""
 
-    def __init__(self, config: MADDPGConfig, index: int) -> None:
+    def __init__(self, configs: Sequence[MADDPGConfig], index: int) -> None:
         """Build worker `index`; it needs no other process for that, so that all start side by side."""
         _alone_on_one_core()
-        self._worker = make_rollout_worker(config, index)
+        config = configs[0]
+        self._runs = [make_rollout_worker(own, index) for own in configs]
         self._index = index
         self._replay: ActorProxy[ReplayBufferActor]
         self._fragment_steps = config.rollout.fragment_steps
@@ -224,15 +236,15 @@ class RolloutWorkerActor:
         self._idle_since = time.perf_counter()
 
     @ray.method
-    def collect(self, fragments: int, env_steps: int) -> RolloutReport:
-        """Collect so many fragments and push each; returns when all of them are stored."""
+    def collect(self, fragments: int, env_steps: int) -> list[RolloutReport]:
+        """Collect so many fragments in each run and push each; returns when all of them are stored."""
         clock = _Clock(self._idle_since)
-        oldest_version, collected, episodes = self._worker.weights_version, 0, []
+        oldest_version, collected = self._weights_version, 0
+        episodes: list[list[EpisodeReport]] = [[] for _ in self._runs]
         pushes: deque[ray.ObjectRef[int]] = deque()
         for _ in range(fragments):
-            rows, report = self._worker.collect(self._fragment_steps, env_steps + collected)
-            collected += len(rows)
-            episodes.append(report)
+            rows = self._collect(env_steps + collected, episodes)
+            collected += rows.shape[1]
             clock.lap("busy_s")
             pushes.append(self._replay.add.remote(rows))
             if len(pushes) == _PUSH_WINDOW:
@@ -240,19 +252,17 @@ class RolloutWorkerActor:
         while pushes:
             self._acknowledge(pushes.popleft(), clock)
         self._idle_since = time.perf_counter()
-        joined = EpisodeReport.concatenate(episodes, episodes[0].returns.shape[1])
-        return RolloutReport(self._index, collected, joined, oldest_version, **clock.seconds)
+        return self._reports(collected, episodes, oldest_version, clock)
 
     @ray.method
-    def collect_and_hold(self, env_steps: int) -> RolloutReport:
+    def collect_and_hold(self, env_steps: int) -> list[RolloutReport]:
         """Collect one fragment and keep it until `push`, so that the driver can order the pushes."""
         clock = _Clock(self._idle_since)
-        self._held, episodes = self._worker.collect(self._fragment_steps, env_steps)
+        episodes: list[list[EpisodeReport]] = [[] for _ in self._runs]
+        self._held = self._collect(env_steps, episodes)
         clock.lap("busy_s")
         self._idle_since = time.perf_counter()
-        return RolloutReport(
-            self._index, len(self._held), episodes, self._worker.weights_version, **clock.seconds
-        )
+        return self._reports(self._held.shape[1], episodes, self._weights_version, clock)
 
     @ray.method
     def push(self) -> None:
@@ -264,16 +274,36 @@ class RolloutWorkerActor:
         """Take over the newest weights."""
         self._pull_weights()
 
+    @property
+    def _weights_version(self) -> int:
+        return self._runs[0].weights_version
+
+    def _collect(self, env_steps: int, episodes: list[list[EpisodeReport]]) -> FloatArray:
+        """Collect a fragment of each run; return rows `[S, n, width]`, and add to each run's `episodes`."""
+        collected = [run.collect(self._fragment_steps, env_steps) for run in self._runs]
+        for own, (_, report) in zip(episodes, collected, strict=True):
+            own.append(report)
+        return collected[0][0][None] if len(collected) == 1 else np.stack([rows for rows, _ in collected])
+
+    def _reports(
+        self, env_steps: int, episodes: list[list[EpisodeReport]], version: int, clock: _Clock
+    ) -> list[RolloutReport]:
+        """Return a report per run; each has its share of the time."""
+        seconds = {stage: value / len(self._runs) for stage, value in clock.seconds.items()}
+        joined = [EpisodeReport.concatenate(own, own[0].returns.shape[1]) for own in episodes]
+        return [RolloutReport(self._index, env_steps, own, version, **seconds) for own in joined]
+
     def _pull_weights(self) -> None:
         # A method marked for Ray is, to the type checker, not callable from inside.
         reference = ask("replay buffer", self._replay.newest_weights.remote(), self._timeout_s)[0]
-        self._worker.set_weights(ask("learner", reference, self._timeout_s))
+        for run, weights in zip(self._runs, ask("replay buffer", reference, self._timeout_s), strict=True):
+            run.set_weights(weights)
 
     def _acknowledge(self, push: ray.ObjectRef[int], clock: _Clock) -> None:
         """Wait for a push, and follow its word of newer weights."""
         version = ask("replay buffer", push, self._timeout_s)
         clock.lap("blocked_push_s")
-        if version > self._worker.weights_version:
+        if version > self._weights_version:
             self._pull_weights()
             clock.lap("blocked_weights_s")
 

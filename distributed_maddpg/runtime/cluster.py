@@ -8,7 +8,7 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -101,23 +101,25 @@ def _marked() -> set[psutil.Process]:
     return found
 
 
-def start_processes(config: MADDPGConfig, spec: EnvSpec) -> Processes:
-    """Start all actors of a run and tell them of each other; calls made from now on wait in their queues.
+def start_processes(configs: Sequence[MADDPGConfig], spec: EnvSpec) -> Processes:
+    """Start all actors of one run, or of several equal but for the seed, and tell them of each other.
+
+    Calls made from now on wait in their queues.
 
     Raises:
         BadInput: if the cluster can never hold them.
         TrainingError: on several nodes, if the learner is not up in time; what was started is ended.
     """
-    use_gpu = _check_resources(config)
+    use_gpu = _check_resources(configs[0])
     started: list[Any] = []
     try:
-        return _start(config, spec, use_gpu, started)
+        return _start(configs, spec, use_gpu, started)
     except BaseException:
         _kill(started)
         raise
 
 
-def _start(config: MADDPGConfig, spec: EnvSpec, use_gpu: bool, started: list[Any]) -> Processes:
+def _start(configs: Sequence[MADDPGConfig], spec: EnvSpec, use_gpu: bool, started: list[Any]) -> Processes:
     """Start all actors, and append each to `started` as soon as it exists."""
 
     def start(kind: Any, *arguments: Any, **options: Any) -> Any:
@@ -125,14 +127,15 @@ def _start(config: MADDPGConfig, spec: EnvSpec, use_gpu: bool, started: list[Any
         started.append(actor)
         return actor
 
+    config = configs[0]
     # No runtime_env: Ray could not use the processes it has standing by, and would start others first.
     workers = tuple(
-        start(RolloutWorkerActor, config, index, num_cpus=1, scheduling_strategy="SPREAD")
+        start(RolloutWorkerActor, configs, index, num_cpus=1, scheduling_strategy="SPREAD")
         for index in range(config.num_workers)
     )
     cpus, gpus = config.learner.num_threads, int(use_gpu)
-    learner = start(LearnerActor, config, spec, use_gpu, num_cpus=cpus, num_gpus=gpus)
-    replay = start(ReplayBufferActor, config, spec, num_cpus=0, **_beside(learner, config))
+    learner = start(LearnerActor, configs, spec, use_gpu, num_cpus=cpus, num_gpus=gpus)
+    replay = start(ReplayBufferActor, configs, spec, num_cpus=0, **_beside(learner, config))
     evaluator = start(EvaluationActor, config, num_cpus=0)
     connected = tuple(process.connect.remote(replay) for process in (learner, *workers))
     return Processes(workers, replay, learner, evaluator, connected)

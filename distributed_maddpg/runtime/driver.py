@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -50,23 +50,24 @@ class _Call:
 class RayRoot:
     """Runs the stages in Ray processes."""
 
-    def __init__(self, config: MADDPGConfig, spec: EnvSpec) -> None:
-        """Start all processes; whichever is ready first need not wait for the others."""
-        self._config = config
+    def __init__(self, configs: Sequence[MADDPGConfig], spec: EnvSpec) -> None:
+        """Start all processes of one run or more; whichever is ready first need not wait for the others."""
+        config = configs[0]
+        self._config, self._seeds = config, [own.seed for own in configs]
         self.pacer = Pacer(config.pacing)
-        self._log = IterationLog(spec, config.num_workers)
+        self._logs = [IterationLog(spec, config.num_workers) for _ in configs]
         self._calls: dict[ray.ObjectRef[Any], _Call] = {}
         self._waiting: Counter[str] = Counter()
         self._workers = tuple(f"rollout worker {index}" for index in range(config.num_workers))
         self._fragments_per_call = [1] * config.num_workers
         self._fragments_asked = [0] * config.num_workers
-        self._evaluations: list[Evaluation] = []
+        self._evaluations: list[list[Evaluation]] = [[] for _ in configs]
         self._evaluation_index = 0
         self._latest_version = 0
         self._updates_per_call = max(1, config.pacing.tolerance_updates // 4)
         self._disconnect = connect(config)
         try:
-            self._processes = start_processes(config, spec)
+            self._processes = start_processes(configs, spec)
         except BaseException:
             self._leave()
             raise
@@ -96,8 +97,8 @@ class RayRoot:
             if self.pacer.report_due():
                 return
 
-    def take_result(self) -> dict[str, Any]:
-        """Return what happened since the last call, and start anew.
+    def take_results(self) -> list[dict[str, Any]]:
+        """Return what happened in each run since the last call, and start anew.
 
         The learner answers when it is through with the calls before; meanwhile everything else goes on.
         """
@@ -109,37 +110,37 @@ class RayRoot:
             "weights_seq_no": self._latest_version,
             "replay_buffer": {"num_env_steps_stored": stored},
         }
-        return self._log.take(counters, metrics)
+        return [log.take(counters, own) for log, own in zip(self._logs, metrics, strict=True)]
 
-    def take_evaluations(self) -> list[Evaluation]:
-        """Return the evaluations that ended since the last call; in lock-step and at the end, await one."""
+    def take_evaluations(self, run: int) -> list[Evaluation]:
+        """Return a run's evaluations since the last call; in lock-step and at the end, await all."""
         if self._config.sync or self.pacer.finished:
-            self._await_evaluation()
-        taken, self._evaluations = self._evaluations, []
+            self._await_evaluations()
+        taken, self._evaluations[run] = self._evaluations[run], []
         return taken
 
-    def weights(self) -> Weights:
-        """Return the policies as the learner has them now."""
-        weights: Weights = self._ask("learner", self._processes.learner.weights.remote())
+    def weights(self, run: int) -> Weights:
+        """Return a run's policies as the learner has them now."""
+        weights: Weights = self._ask("learner", self._processes.learner.weights.remote(run))
         return weights
 
-    def learner_state(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the learner's complete state, when it is through with all calls, so that counts agree."""
+    def learner_state(self, run: int) -> dict[str, npt.NDArray[Any]]:
+        """Return the learner's state of a run, when it is through with all calls, so that counts agree."""
         for call in [call for call, about in self._calls.items() if about.who == "learner"]:
             self._take(call)
-        return self._ask("learner", self._processes.learner.get_state.remote())
+        return self._ask("learner", self._processes.learner.get_state.remote(run))
 
     def resume(self, state: dict[str, npt.NDArray[Any]], env_steps: int, updates: int) -> None:
-        """Continue from a learner's state and the run's counts."""
+        """Continue from a learner's state and the counts of the only run."""
         self._latest_version = self._ask("learner", self._processes.learner.set_state.remote(state))
         self._refresh_weights()
         self.pacer.resume(env_steps, updates)
 
-    def evaluate(self, num_episodes: int, seed: int) -> Scorecard:
-        """Play greedy episodes with the learner's policies."""
-        weights = self._processes.learner.weights.remote()
+    def evaluate(self, num_episodes: int, seed: int, run: int) -> Scorecard:
+        """Play greedy episodes with the learner's policies of a run."""
+        weights = self._processes.learner.weights.remote(run)
         call = self._processes.evaluator.evaluate.remote(weights, num_episodes, seed)
-        self._await_evaluation()  # the evaluator takes one at a time
+        self._await_evaluations()  # the evaluator takes one at a time
         answer: tuple[int, Scorecard] = ask("evaluator", call, self._patience(num_episodes))
         return answer[1]
 
@@ -186,13 +187,16 @@ class RayRoot:
         call = self._processes.workers[index].collect.remote(fragments, self.pacer.env_steps)
         self._watch(call, self._workers[index], self._collected)
 
-    def _collected(self, report: RolloutReport) -> None:
+    def _collected(self, reports: list[RolloutReport]) -> None:
+        report = reports[0]  # the counts are the same in all runs
         self.pacer.collection_done(report.env_steps)
-        fragments_per_s = report.env_steps / self._config.rollout.fragment_env_steps / report.busy_s
+        busy_s = report.busy_s * len(reports)
+        fragments_per_s = report.env_steps / self._config.rollout.fragment_env_steps / busy_s
         self._fragments_per_call[report.worker] = min(
             max(1, int(_CALL_S * fragments_per_s)), _MAX_FRAGMENTS_PER_CALL
         )
-        self._log.add_rollout(report, self._latest_version)
+        for log, own in zip(self._logs, reports, strict=True):
+            log.add_rollout(own, self._latest_version)
 
     def _start_learning(self, updates: int) -> None:
         self.pacer.learning_started(updates)
@@ -202,27 +206,28 @@ class RayRoot:
     def _learnt(self, report: LearnerReport) -> None:
         self.pacer.learning_done(report.updates)
         self._latest_version = report.weights_version
-        self._log.add_learner(report)
+        for log in self._logs:
+            log.add_learner(report)
 
     def _start_evaluation(self) -> None:
         """Evaluate the weights of this moment in the evaluator's process, unless it is still at the last."""
         if self._config.sync:
-            self._await_evaluation()  # which evaluations are made must not depend on speed
+            self._await_evaluations()  # which evaluations are made must not depend on speed
         if self._waiting["evaluator"]:
             return
         self._evaluation_index += 1
-        env_steps = self.pacer.env_steps
-        seed = integer_seed(self._config.seed, "evaluation", self._evaluation_index)
-        call = self._processes.evaluator.evaluate.remote(
-            self._processes.learner.weights.remote(), self._config.evaluation.episodes, seed
-        )
+        episodes, env_steps = self._config.evaluation.episodes, self.pacer.env_steps
+        for run, (run_seed, ended) in enumerate(zip(self._seeds, self._evaluations, strict=True)):
+            seed = integer_seed(run_seed, "evaluation", self._evaluation_index)
+            weights = self._processes.learner.weights.remote(run)
+            call = self._processes.evaluator.evaluate.remote(weights, episodes, seed)
 
-        def finish(answer: tuple[int, Scorecard]) -> None:
-            self._evaluations.append(Evaluation(env_steps, *answer))
+            def finish(answer: tuple[int, Scorecard], ended: list[Evaluation] = ended) -> None:
+                ended.append(Evaluation(env_steps, *answer))
 
-        self._watch(call, "evaluator", finish, self._patience(self._config.evaluation.episodes))
+            self._watch(call, "evaluator", finish, self._patience(episodes * (run + 1)))
 
-    def _await_evaluation(self) -> None:
+    def _await_evaluations(self) -> None:
         for call in [call for call, about in self._calls.items() if about.who == "evaluator"]:
             self._take(call)
 
@@ -250,9 +255,9 @@ class RayRoot:
             [worker.refresh_weights.remote() for worker in self._processes.workers], lambda _: None
         )
 
-    def _held(self, report: RolloutReport) -> None:
-        self.pacer.collection_started(report.env_steps)
-        self._collected(report)
+    def _held(self, reports: list[RolloutReport]) -> None:
+        self.pacer.collection_started(reports[0].env_steps)
+        self._collected(reports)
 
     def _ask_workers(self, calls: list[ray.ObjectRef[Any]], finish: Callable[[Any], None]) -> None:
         """Wait for one answer of each worker, and take them in the workers' order."""

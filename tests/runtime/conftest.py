@@ -20,7 +20,7 @@ def make_root(ray_cluster: None) -> Iterator[Callable[..., Any]]:
     roots: list[RayRoot] = []
 
     def make(config: MADDPGConfig) -> RayRoot:
-        root = RayRoot(config, check(config))
+        root = RayRoot([config], check(config))
         roots.append(root)
         return root
 

@@ -43,7 +43,7 @@ def spec() -> EnvSpec:
 
 @pytest.fixture(scope="module")
 def processes(ray_cluster: None, spec: EnvSpec) -> Iterator[Processes]:
-    started = start_processes(_config(), spec)
+    started = start_processes([_config()], spec)
     yield started
     started.kill()
 
@@ -54,7 +54,7 @@ def _get(call: Any) -> Any:
 
 def test_a_workers_transitions_reach_replay_by_value(processes: Processes, spec: EnvSpec) -> None:
     before = _get(processes.replay.size.remote())
-    report = _get(processes.workers[0].collect.remote(5, 0))
+    [report] = _get(processes.workers[0].collect.remote(5, 0))
     assert report.env_steps == 5 * _ENVS * _STEPS == _get(processes.replay.size.remote()) - before
     rows = _get(processes.replay.sample.remote(4, 64)).reshape(-1, spec.transitions.width)
     t = rows[:, spec.transitions.obs[0]][:, 0] % 1000
@@ -72,14 +72,14 @@ def test_a_workers_transitions_reach_replay_by_value(processes: Processes, spec:
 
 
 def test_a_report_counts_the_episodes_that_ended(processes: Processes) -> None:
-    report = _get(processes.workers[1].collect.remote(10, 0))
+    [report] = _get(processes.workers[1].collect.remote(10, 0))
     assert len(report.episodes.lengths) == _ENVS * (10 * _STEPS // _CYCLES)
     assert set(report.episodes.lengths) == {_CYCLES}
     assert set(report.episodes.returns.ravel()) == {_CYCLES * (_CYCLES + 1) / 2}
 
 
 def test_a_worker_says_how_long_it_was_blocked_and_by_what(processes: Processes) -> None:
-    report = _get(processes.workers[0].collect.remote(5, 0))
+    [report] = _get(processes.workers[0].collect.remote(5, 0))
     assert report.busy_s > 0 and report.blocked_push_s > 0 and report.blocked_pacing_s > 0
 
 
@@ -87,9 +87,9 @@ def test_weights_are_pulled_when_a_push_reports_a_newer_version(processes: Proce
     learner, worker = processes.learner, processes.workers[0]
     _get(worker.collect.remote(4, 0))
     learnt = _get(learner.learn.remote(3, True))
-    report = _get(worker.collect.remote(1, 0))
+    [report] = _get(worker.collect.remote(1, 0))
     assert report.weights_version == learnt.weights_version - 1, "collected before the push said so"
-    weights = _get(learner.weights.remote())
+    weights = _get(learner.weights.remote(0))
     version, policies = _get(worker.__ray_call__.remote(_acting_weights))
     assert version == weights.version == learnt.weights_version
     np.testing.assert_array_equal(policies, weights.policies)
@@ -98,22 +98,22 @@ def test_weights_are_pulled_when_a_push_reports_a_newer_version(processes: Proce
 
 def _acting_weights(actor: Any) -> tuple[int, Any]:
     """Return version and policies `[N, P]` that a worker acts with; runs in its process."""
-    worker = actor._worker
+    worker = actor._runs[0]
     layers = worker._policies._policy._layers
     parts = [part.reshape(len(part), -1) for layer in layers for part in layer]
     return worker.weights_version, np.concatenate(parts, axis=1)
 
 
 def test_weights_that_are_not_published_stay_with_the_learner(processes: Processes) -> None:
-    version = _get(processes.learner.weights.remote()).version
+    version = _get(processes.learner.weights.remote(0)).version
     assert _get(processes.learner.learn.remote(2, False)).weights_version == version
     [reference] = _get(processes.replay.newest_weights.remote())
-    assert _get(reference).version == version
+    assert _get(reference)[0].version == version
 
 
 def test_the_learner_samples_the_memory_that_the_replay_buffer_writes(processes: Processes) -> None:
     def look(actor: Any) -> tuple[int, int]:
-        return actor._shared.inserted, len(actor._sample(2)[0])
+        return actor._shared[0].inserted, len(actor._sample(2)[0][0])
 
     inserted, batch_size = _get(processes.learner.__ray_call__.remote(look))
     assert inserted == _get(processes.replay.size.remote()) > 0
@@ -122,14 +122,14 @@ def test_the_learner_samples_the_memory_that_the_replay_buffer_writes(processes:
 
 def test_without_shared_memory_learner_and_replay_agree_on_the_minibatches(processes: Processes) -> None:
     def part(actor: Any) -> None:
-        actor._shared = None
+        actor._shared = []
 
     _get(processes.learner.__ray_call__.remote(part))
     sample = _get(processes.replay.sample.remote(3, 16))
-    assert sample.shape[:2] == (3, 16) and sample.dtype == np.float32
+    assert sample.shape[:3] == (1, 3, 16) and sample.dtype == np.float32
     for updates in (2, 2, 2, 3, 1):  # with and without a prefetched answer of the right length
         assert _get(processes.learner.learn.remote(updates, False)).updates == updates
-    assert np.isfinite(_get(processes.learner.take_metrics.remote())["critic_loss"]).all()
+    assert np.isfinite(_get(processes.learner.take_metrics.remote())[0]["critic_loss"]).all()
 
 
 def test_only_the_learner_loads_torch(processes: Processes) -> None:

@@ -11,6 +11,7 @@ import pytest
 from distributed_maddpg import MADDPG, MADDPGConfig
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.preflight import check
+from distributed_maddpg.trainer import train_together
 from tests.envs.target import target_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -33,6 +34,19 @@ def test_one_worker_in_lock_step_learns_what_the_serial_root_learns() -> None:
     serial, ray = _finish(config), _finish(over_ray)
     assert serial[0] == ray[0]
     assert serial[2] == ray[2]
+
+
+def test_runs_side_by_side_in_lock_step_learn_what_each_seed_does_alone() -> None:
+    config = target_config(num_workers=1, sync=True, seed=4, pacing=_SHORT)
+    runs = MADDPG.several(config, 2)
+    with runs[0]:
+        while not runs[0].finished:
+            results = train_together(runs)
+        got = [(run.weights_digest(), own, run.evaluate(10)) for run, own in zip(runs, results, strict=True)]
+    for run, (digest, result, card) in zip(runs, got, strict=True):
+        alone = _finish(MADDPGConfig.from_dict({"num_workers": 0}, run.config))
+        assert (digest, card) == (alone[0], alone[2])
+        assert result["env_runners"] == alone[1][-1]["env_runners"]
 
 
 def test_two_workers_in_lock_step_are_reproducible() -> None:
@@ -91,7 +105,7 @@ def learner_bound(ray_cluster: None) -> Iterator[Any]:
     pacing = {"total_env_steps": 10**9, "report_interval_env_steps": 64, "tolerance_updates": 8}
     env = {"kwargs": {"max_cycles": 100}}  # long episodes, so that reports are short
     config = target_config(num_workers=2, pacing=pacing, env=env)
-    root = RayRoot(config, check(config))
+    root = RayRoot([config], check(config))
     yield root
     root.close()
 
@@ -125,12 +139,12 @@ def test_no_transition_passes_through_the_driver(learner_bound: Any, monkeypatch
 def test_counts_and_learner_belong_together_when_its_state_is_taken(learner_bound: Any) -> None:
     for _ in range(5):
         learner_bound.run(lambda: False)
-        learner_bound.take_result()
-        assert int(learner_bound.learner_state()["updates"]) == learner_bound.pacer.updates > 0
+        learner_bound.take_results()
+        assert int(learner_bound.learner_state(0)["updates"]) == learner_bound.pacer.updates > 0
 
 
 def test_the_learner_works_on_while_a_result_is_taken(learner_bound: Any) -> None:
     before = learner_bound.pacer.updates
     for _ in range(30):
-        learner_bound.take_result()
+        learner_bound.take_results()
     assert learner_bound.pacer.updates > before
