@@ -21,7 +21,7 @@ shares of time and how the bottleneck is named."""
 _TITLES = {
     "env": "Environment",
     "rollout": "Rollout worker",
-    "replay": "Replay buffer, in one process",
+    "replay": "Replay buffer, sampled and filled at once",
     "learner": "Learner",
     "train": "A whole training job",
     "scaling": "Scaling over workers",

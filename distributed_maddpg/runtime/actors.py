@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _PATIENCE = 0.5
 """Share of `ray.timeout_s` after which a process complains of another, before the driver complains of it."""
-_PUSH_WINDOW = 2
+PUSH_WINDOW = 2
 """Unacknowledged pushes a worker may have: enough to hide the call, few enough to push back."""
 
 
@@ -247,7 +247,7 @@ class RolloutWorkerActor:
             collected += rows.shape[1]
             clock.lap("busy_s")
             pushes.append(self._replay.add.remote(rows))
-            if len(pushes) == _PUSH_WINDOW:
+            if len(pushes) == PUSH_WINDOW:
                 self._acknowledge(pushes.popleft(), clock)
         while pushes:
             self._acknowledge(pushes.popleft(), clock)

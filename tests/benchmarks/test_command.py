@@ -66,11 +66,15 @@ def test_learner_is_compared_with_sgemm() -> None:
     assert result["settings"]["batch_size"] == 64
 
 
-def test_replay_is_compared_with_bare_numpy() -> None:
-    options = BenchmarkOptions(preset="notebook", batch_size=256, seconds=0.02, repeats=1)
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_replay_is_sampled_while_it_stores_beside_bare_numpy() -> None:
+    options = BenchmarkOptions(preset="notebook", batch_size=256, seconds=0.1, repeats=1)
     result = run_benchmark("replay", options)
-    assert set(result["ratios"]) == {"batches_per_s/take_batches_per_s", "ingest_rows_per_s/copy_rows_per_s"}
-    assert result["settings"]["capacity"] == 100_000
+    names = ("batches_per_s", "batches_without_ingest_per_s")
+    assert set(result["ratios"]) == {f"{name}/take_batches_per_s" for name in names}
+    assert all(value > 0 for value in result["figures"].values())
+    assert (result["settings"]["capacity"], result["settings"]["rows_per_push"]) == (100_000, 16_384)
     assert (result["settings"]["batch_size"], result["settings"]["row_bytes"]) == (256, 308)
 
 

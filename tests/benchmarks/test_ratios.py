@@ -12,10 +12,9 @@ from distributed_maddpg.benchmarks.options import BenchmarkOptions, Kind
 
 # kind, its ratio, the least, and what is measured
 BOUNDS = [
-    ("env", "env_steps_per_s/mpe2_env_steps_per_s", 600, 3_400),
-    ("rollout", "env_steps_per_s/policy_only_env_steps_per_s", 0.08, 0.5),
-    ("learner", "gflops/sgemm_gflops", 0.05, 0.34),
-    ("replay", "batches_per_s/take_batches_per_s", 0.2, 0.97),
+    ("env", "env_steps_per_s/mpe2_env_steps_per_s", 600, 3_500),
+    ("rollout", "env_steps_per_s/policy_only_env_steps_per_s", 0.08, 0.75),
+    ("learner", "gflops/sgemm_gflops", 0.06, 0.57),
 ]
 
 
@@ -26,3 +25,11 @@ def test_a_stage_keeps_its_share_of_its_ceiling(
     # The notebook's ring is small enough to be filled at once; sizes are otherwise those of the paper's.
     options = BenchmarkOptions(preset="notebook", seconds=0.1, repeats=5)
     assert run_benchmark(kind, options)["ratios"][ratio] >= least, f"usually {measured}"
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_sampling_keeps_its_share_of_numpys_take_while_rows_are_stored() -> None:
+    options = BenchmarkOptions(preset="notebook", seconds=0.2, repeats=3)
+    ratios = run_benchmark("replay", options)["ratios"]
+    assert ratios["batches_per_s/take_batches_per_s"] >= 0.06, "usually 0.64"

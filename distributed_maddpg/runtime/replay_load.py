@@ -1,0 +1,92 @@
+"""A replay buffer in its process and one that pushes to it: the load of `benchmark replay` (floor F4)."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import ray
+
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.errors import TrainingError
+from distributed_maddpg.replay import ReplayBuffer, make_replay_buffer
+from distributed_maddpg.ring import Ring
+from distributed_maddpg.runtime.actors import PUSH_WINDOW, ReplayBufferActor
+from distributed_maddpg.runtime.calls import ask
+from distributed_maddpg.runtime.cluster import connect, disconnect
+from distributed_maddpg.types import EnvSpec
+
+if TYPE_CHECKING:
+    from ray.actor import ActorProxy
+
+
+class PusherActor:
+    """Pushes made-up transitions as a rollout worker does, as fast as they are taken."""
+
+    def __init__(self, replay: ActorProxy[ReplayBufferActor], num_rows: int, width: int) -> None:
+        """Make up one push of `num_rows` transitions."""
+        self._replay = replay
+        self._rows = np.random.default_rng(0).standard_normal((1, num_rows, width), dtype=np.float32)
+
+    @ray.method
+    def push(self, seconds: float, least: int) -> int:
+        """Push for so long, and at least so many rows; return the rows pushed and stored."""
+        until, pushed = time.monotonic() + seconds, 0
+        waiting: deque[ray.ObjectRef[int]] = deque()
+        while pushed < least or time.monotonic() < until:
+            waiting.append(self._replay.add.remote(self._rows))
+            pushed += self._rows.shape[1]
+            if len(waiting) == PUSH_WINDOW:
+                ray.get(waiting.popleft())
+        ray.get(list(waiting))
+        return pushed
+
+
+class LoadedReplay:
+    """The transitions of a replay buffer in another process, and somebody to add more."""
+
+    def __init__(self, shared: ReplayBuffer, pusher: ActorProxy[PusherActor], config: MADDPGConfig) -> None:
+        """Sample `shared`, have `pusher` push."""
+        self.shared = shared
+        self._pusher, self._timeout_s = pusher, config.ray.timeout_s
+
+    @contextmanager
+    def pushing(self, seconds: float) -> Iterator[None]:
+        """Have rows pushed for so long; they are on their way inside, and all stored afterwards."""
+        call = self._pusher.push.remote(seconds, 1)
+        yield
+        ask("pusher", call, seconds + self._timeout_s)
+
+    def fill(self) -> None:
+        """Push until the ring is full."""
+        ask("pusher", self._pusher.push.remote(0.0, self.shared.capacity), self._timeout_s)
+
+
+@contextmanager
+def loaded_replay(config: MADDPGConfig, spec: EnvSpec, rows_per_push: int) -> Iterator[LoadedReplay]:
+    """Start a full replay buffer and a pusher on a local cluster, and end both.
+
+    Raises:
+        TrainingError: if they do not start, or this process cannot reach the transitions.
+    """
+    ours = connect(config)
+    try:
+        replay = ray.remote(ReplayBufferActor).options(num_cpus=0).remote([config], spec)
+        pusher = ray.remote(PusherActor).options(num_cpus=0)
+        width = spec.transitions.width
+        [address] = ask("replay buffer", replay.ring_addresses.remote(), config.ray.timeout_s)
+        ring = Ring.attach(address) if address else None
+        if ring is None:
+            raise TrainingError("replay buffer: its memory cannot be shared on this system")
+        loaded = LoadedReplay(
+            make_replay_buffer(config, spec, ring), pusher.remote(replay, rows_per_push, width), config
+        )
+        loaded.fill()
+        yield loaded
+    finally:
+        if ours:
+            disconnect()
