@@ -159,6 +159,30 @@ class Ring:
             changed = changed[still]
         raise RuntimeError("the replay ring was left half written")
 
+    def read_since(self, position: int) -> tuple[FloatArray, int]:
+        """Return a copy of the newest rows, for a reader that follows the ring.
+
+        Rows are numbered from 0 in the order in which they were added. Those that are overwritten, before or
+        under the copy, are missing at its front.
+
+        Args:
+            position: number of the first row wanted; what the last call returned, or 0. One that the ring has
+                not reached (it was restored) counts as 0.
+
+        Returns:
+            (rows `[n, width]` in their order, number of the row after the last).
+        """
+        inserted, capacity = self.inserted, self.capacity
+        oldest = max(0, inserted - capacity)
+        first = position if oldest <= position <= inserted else oldest
+        rows = np.empty((inserted - first, self.rows.shape[1]), np.float32)
+        start = first % capacity
+        before_wrap = min(len(rows), capacity - start)
+        rows[:before_wrap] = self.rows[start : start + before_wrap]
+        rows[before_wrap:] = self.rows[: len(rows) - before_wrap]
+        oldest_unchanged = int(self._header[_RESERVED]) - capacity
+        return rows[max(0, oldest_unchanged - first) :], inserted
+
     def _draw(self, rng: np.random.Generator, into: FloatArray) -> npt.NDArray[np.intp]:
         """Fill `into [n, width]` with uniform rows; return the places whose row changed meanwhile."""
         inserted = self.inserted

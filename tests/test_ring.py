@@ -125,3 +125,82 @@ def test_the_memory_goes_with_the_last_process_that_has_it():
 def test_a_private_ring_has_no_address():
     assert Ring(4, 3).address is None
     assert (Ring(4, 3).capacity, Ring(4, 3).size) == (4, 0)
+
+
+def test_a_follower_reads_every_row_once_and_in_order():
+    ring, position, seen = Ring(10, 2), 0, []
+    for first, count in ((0, 4), (4, 0), (4, 5), (9, 4), (13, 10)):  # wraps twice
+        ring.add(numbered(first, count, 2))
+        rows, position = ring.read_since(position)
+        assert position == first + count and rows.shape == (count, 2)
+        seen += list(rows[:, 1])
+    assert seen == list(range(23))
+
+
+def test_a_follower_that_fell_behind_gets_what_is_left():
+    ring = Ring(10, 2)
+    for first in range(0, 28, 7):
+        ring.add(numbered(first, 7, 2))
+    for behind in (0, 3, 17):
+        rows, position = ring.read_since(behind)
+        assert np.array_equal(rows, numbered(18, 10, 2)) and position == 28
+
+
+def test_a_follower_of_a_restored_ring_starts_again():
+    ring = Ring(10, 2)
+    ring.restore(numbered(5, 10, 2), 15)
+    rows, position = ring.read_since(40)
+    assert position == 15
+    assert set(rows[:, 0]) == set(range(5, 15))
+
+
+def test_what_a_follower_reads_is_a_copy():
+    ring = Ring(4, 1)
+    ring.add(numbered(0, 4, 1))
+    rows, position = ring.read_since(0)
+    ring.add(numbered(4, 4, 1))
+    assert np.array_equal(rows, numbered(0, 4, 1)) and position == 4
+
+
+@pytest.mark.parametrize("added", [3, 10])
+def test_rows_that_change_under_a_followers_copy_are_left_out(added, monkeypatch):
+    ring, empty = Ring(10, 2), np.empty
+    ring.add(numbered(0, 10, 2))
+    ring.add(numbered(10, 4, 2))
+
+    def empty_while_a_writer_moves(*arguments, **keywords):
+        if ring.inserted == 14:
+            ring.add(numbered(14, added, 2))
+        return empty(*arguments, **keywords)
+
+    monkeypatch.setattr(np, "empty", empty_while_a_writer_moves)
+    rows, position = ring.read_since(0)
+    assert position == 14
+    assert np.array_equal(rows, numbered(4 + added, 10 - added, 2))
+
+
+def test_a_follower_leaves_out_what_an_unfinished_write_may_have_touched():
+    ring = Ring(10, 2)
+    ring.add(numbered(0, 10, 2))
+    ring._header[1] = 14
+    assert np.array_equal(ring.read_since(0)[0], numbered(4, 6, 2))
+    assert np.array_equal(ring.read_since(7)[0], numbered(7, 3, 2))
+
+
+@needs_sharing
+def test_a_follower_of_another_process_reads_no_torn_row_and_keeps_the_order():
+    command = [sys.executable, "-c", WRITER, "1000", "77", "100"]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        ring = Ring.attach(RingAddress(*map(int, writer.stdout.readline().split())))
+        until, position, complete = time.monotonic() + 1.0, 0, []
+        while time.monotonic() < until:
+            rows, newest = ring.read_since(position)
+            assert (rows == np.arange(newest - len(rows), newest)[:, None] % 2**24).all()
+            complete.append(len(rows) == min(newest - position, 1000))
+            position = newest
+    finally:
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+    assert not all(complete), "the two processes never met"
