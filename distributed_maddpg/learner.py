@@ -19,9 +19,6 @@ from distributed_maddpg.errors import BadInput
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import EnvSpec, FloatArray, Weights
 
-_STATE_PARTS = ("policy", "critic", "target_policy", "target_critic")
-_OPTIMISERS = ("policy_optimiser", "critic_optimiser")
-
 
 def choose_device(name: str) -> torch.device:
     """Return the device for a `learner.device` setting.
@@ -109,9 +106,9 @@ class Learner:
     def get_state(self, run: int = 0) -> dict[str, npt.NDArray[Any]]:
         """Return everything that a run's learning depends on as named arrays."""
         update, own = self._place(run)
-        state = {name: _array(tensor[own]) for name, tensor in _rows(update).items()}
-        for name in _OPTIMISERS:
-            state[f"{name}.step"] = _array(getattr(update, name).steps)
+        state = {name: _array(tensor[own]) for name, tensor in update.rows().items()}
+        for name, optimiser in update.optimisers().items():
+            state[f"{name}.step"] = _array(optimiser.steps)
         state["generator"] = update.generators[run % len(update.generators)].get_state().numpy().copy()
         state["updates"] = np.array(self.updates, np.int64)
         state["weights_version"] = np.array(self.weights_version, np.int64)
@@ -124,10 +121,10 @@ class Learner:
             ValueError: if a part is missing or has another shape.
         """
         update, own = self._place(run)
-        for name, tensor in _rows(update).items():
+        for name, tensor in update.rows().items():
             _copy_into(name, tensor[own], state)
-        for name in _OPTIMISERS:
-            _copy_into(f"{name}.step", getattr(update, name).steps, state)
+        for name, optimiser in update.optimisers().items():
+            _copy_into(f"{name}.step", optimiser.steps, state)
         generator, saved = update.generators[run % len(update.generators)], torch.tensor(state["generator"])
         if saved.shape == generator.get_state().shape:
             generator.set_state(saved)
@@ -146,15 +143,6 @@ class Learner:
 def make_learner(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int] = ()) -> Learner:
     """Build the learner of a run, or of several with the same settings but for these seeds."""
     return Learner(config.algorithm, config.learner, spec, seeds or (config.seed,))
-
-
-def _rows(update: HandwrittenUpdate) -> dict[str, torch.Tensor]:
-    """Return the tensors of a stack that have a row per network, by their names in a state."""
-    rows = {name: getattr(update, name).flat for name in _STATE_PARTS}
-    for name in _OPTIMISERS:
-        optimiser = getattr(update, name)
-        rows |= {f"{name}.exp_avg": optimiser.exp_avg, f"{name}.exp_avg_sq": optimiser.exp_avg_sq}
-    return rows
 
 
 def _stacked(batches: Sequence[FloatArray]) -> torch.Tensor:

@@ -6,12 +6,16 @@ writes there; nothing is recorded for a backward pass. A test holds it equal to 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from distributed_maddpg.algo.losses import actor_loss, critic_loss, td_target
 from distributed_maddpg.algo.maddpg import MADDPGUpdate
 from distributed_maddpg.algo.networks import Layers, StackedNetworks
+from distributed_maddpg.config import AlgorithmConfig
+from distributed_maddpg.types import EnvSpec
 
 
 class _Perceptrons:
@@ -86,16 +90,28 @@ def _layer_gradient(x: Tensor, grad: Tensor, into: tuple[Tensor, Tensor]) -> Non
 class HandwrittenUpdate(MADDPGUpdate):
     """`MADDPGUpdate`, twice as fast on a CPU; equal to it but for rounding."""
 
-    _batch_size = -1
+    def __init__(
+        self, config: AlgorithmConfig, spec: EnvSpec, device: torch.device, seeds: Sequence[int]
+    ) -> None:
+        """Initialise one run per seed; a seed gives the same initial parameters on every device."""
+        super().__init__(config, spec, device, seeds)
+        self._batch_size = -1
+        self._memory: dict[int, tuple[_Perceptrons, _Perceptrons]] = {}
 
     @torch.inference_mode()
     def __call__(self, batch: Tensor) -> Tensor:
         """Update every agent once on packed transitions `[S, B, width]`; return `METRICS` as `[5, M]`."""
         if batch.shape[1] != self._batch_size:
-            self._batch_size = batch.shape[1]
-            self._policies = _Perceptrons(self.policy, self._batch_size)
-            self._critics = _Perceptrons(self.critic, self._batch_size)
+            self._use_memory(batch.shape[1])
         return super().__call__(batch)
+
+    def _use_memory(self, batch_size: int) -> None:
+        """Take the memory for a batch size, for ever: a recorded CUDA graph may write there."""
+        self._batch_size = batch_size
+        if batch_size not in self._memory:
+            policies, critics = (_Perceptrons(of, batch_size) for of in (self.policy, self.critic))
+            self._memory[batch_size] = policies, critics
+        self._policies, self._critics = self._memory[batch_size]
 
     def _update_critics(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         columns, critics = self._columns, self._critics

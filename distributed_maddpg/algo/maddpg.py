@@ -138,6 +138,23 @@ class MADDPGUpdate:
         actor, actor_norm = actor_metrics
         return torch.stack((loss, actor, q_mean, critic_norm, actor_norm))
 
+    def rows(self) -> dict[str, Tensor]:
+        """Return what has a row per network, `[M, P]` each: parameters, targets, Adam's moments."""
+        networks = ("policy", "critic", "target_policy", "target_critic")
+        rows: dict[str, Tensor] = {name: getattr(self, name).flat for name in networks}
+        for name, optimiser in self.optimisers().items():
+            rows |= {f"{name}.exp_avg": optimiser.exp_avg, f"{name}.exp_avg_sq": optimiser.exp_avg_sq}
+        return rows
+
+    def optimisers(self) -> dict[str, Adam]:
+        """Return the optimisers by name."""
+        return {"policy_optimiser": self.policy_optimiser, "critic_optimiser": self.critic_optimiser}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return every tensor that an update changes and the next one depends on."""
+        steps = {f"{name}.step": optimiser.steps for name, optimiser in self.optimisers().items()}
+        return self.rows() | steps
+
     def _update_critics(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Step the critics; return (losses, mean values, gradient norms), each `[M]`."""
         columns = self._columns

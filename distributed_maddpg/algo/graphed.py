@@ -1,0 +1,102 @@
+"""Updates on rows that are on the device already, repeated without the host (floor F2).
+
+On a GPU one update is some 150 short kernels, and the host needs longer to launch them than they run. So they
+are recorded once, several updates in one CUDA graph, and replayed. Elsewhere the same steps run one by one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from distributed_maddpg.algo.device_replay import DeviceReplay
+from distributed_maddpg.algo.handwritten import HandwrittenUpdate
+
+_GRAPH_SIZES = (16, 4, 1)
+"""Updates in each recorded graph; larger ones launch less, the last one makes every count possible."""
+_WARM_UPS = 3
+_LOG = logging.getLogger(__name__)
+
+
+class GraphedUpdates:
+    """Draws a minibatch, updates and adds to the metrics, as often as asked; on a GPU from CUDA graphs."""
+
+    def __init__(
+        self, update: HandwrittenUpdate, replay: DeviceReplay, metrics: Tensor, batch_size: int
+    ) -> None:
+        """Use an update, its runs' rows, and its metrics `[5, M]`, all changed only in place by anyone.
+
+        `replay` must share `update.generators`: a run's state then covers its draws.
+        """
+        self._update, self._replay, self._metrics = update, replay, metrics
+        self._batch_size, self._records = batch_size, metrics.is_cuda
+        self._plan: list[tuple[int, Callable[[], None]]] = []
+
+    def learn(self, updates: int) -> None:
+        """Make so many updates; on a GPU this returns while they are still computed.
+
+        Raises:
+            ValueError: if a run has no rows yet.
+        """
+        if not all(self._replay.sizes):
+            raise ValueError("cannot sample from an empty replay buffer")
+        self._plan = self._plan or self._planned()
+        for count, run in self._plan:
+            times, updates = divmod(updates, count)
+            for _ in range(times):
+                run()
+
+    def _step(self) -> None:
+        self._metrics += self._update(self._replay.sample(self._batch_size))
+
+    def _planned(self) -> list[tuple[int, Callable[[], None]]]:
+        """Return what makes how many updates, the most first, the last one alone."""
+        if not self._records:
+            return [(1, self._step)]
+        with self._unchanged():
+            try:
+                return [(count, graph.replay) for count, graph in self._recorded()]
+            except RuntimeError as error:
+                _LOG.warning("learning without CUDA graphs, several times slower: %s", error)
+                # A recording that broke off leaves generators behind that believe it goes on.
+                device = self._metrics.device
+                self._update.generators[:] = [torch.Generator(device) for _ in self._update.generators]
+                return [(1, self._step)]
+
+    def _recorded(self) -> list[tuple[int, torch.cuda.CUDAGraph]]:
+        """Record the graphs; the warm-up before takes memory and has libraries choose their kernels."""
+        here = torch.cuda.current_stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(here)
+        with torch.cuda.stream(side):  # left again even if a recording breaks off
+            for _ in range(_WARM_UPS):
+                self._step()
+            graphs = [(count, self._record(count, side)) for count in _GRAPH_SIZES]
+        here.wait_stream(side)
+        return graphs
+
+    def _record(self, count: int, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        for generator in self._update.generators:
+            # A replay draws from the generator's state of then, and moves it on.
+            graph.register_generator_state(generator)
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            for _ in range(count):
+                self._step()
+        return graph
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Put everything that learning depends on back to what it was."""
+        tensors = [*self._update.state().values(), self._metrics]
+        saved = [tensor.clone() for tensor in tensors]
+        states = [generator.get_state() for generator in self._update.generators]
+        yield
+        for tensor, values in zip(tensors, saved, strict=True):
+            tensor.copy_(values)
+        for generator, state in zip(self._update.generators, states, strict=True):
+            generator.set_state(state)
