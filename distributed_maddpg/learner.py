@@ -12,10 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from distributed_maddpg.algo.device_replay import DeviceReplay
+from distributed_maddpg.algo.graphed import GraphedUpdates
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
 from distributed_maddpg.algo.maddpg import METRICS
 from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConfig
 from distributed_maddpg.errors import BadInput
+from distributed_maddpg.ring import Ring
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import EnvSpec, FloatArray, Weights
 
@@ -66,8 +69,11 @@ class Learner:
         self._stacks = [HandwrittenUpdate(algorithm, spec, self.device, stack) for stack in stacks]
         shape = (len(METRICS), len(stacks[0]) * spec.num_agents)
         self._metrics = [torch.zeros(shape, device=self.device) for _ in stacks]
-        self._num_agents = spec.num_agents
+        self._num_agents, self._batch_size = spec.num_agents, config.batch_size
+        self._per_stack = len(stacks[0])
         self._metrics_count = 0
+        self._mirrors: list[DeviceReplay] = []
+        self._graphed: list[GraphedUpdates] = []
         self.updates = 0
         """Updates of all agents made, in each run."""
         self.weights_version = 0
@@ -76,13 +82,44 @@ class Learner:
     def learn(self, batches: Sequence[FloatArray]) -> None:
         """Make one update per batch of `[K, B, width]` packed transitions, one such array per run."""
         count = len(batches[0])
-        per_stack = self.num_runs // len(self._stacks)
         for index, (update, metrics) in enumerate(zip(self._stacks, self._metrics, strict=True)):
-            own = batches[index * per_stack : (index + 1) * per_stack]
+            own = batches[index * self._per_stack : (index + 1) * self._per_stack]
             for batch in _stacked(own).to(self.device):
                 metrics += update(batch)
         self._metrics_count += count
         self.updates += count
+
+    @property
+    def draws_itself(self) -> bool:
+        """Whether to `mirror` and `learn_mirrored`, the faster way on a GPU, which then needs no host."""
+        return self.device.type == "cuda"
+
+    def mirror(self, rings: Sequence[Ring]) -> None:
+        """Copy what is new in each run's ring, `[capacity, width]`, to the device."""
+        if not self._mirrors:
+            capacity, width = rings[0].rows.shape
+            self._mirrors = [DeviceReplay(capacity, width, update.generators) for update in self._stacks]
+            stacks = zip(self._stacks, self._mirrors, self._metrics, strict=True)
+            self._graphed = [GraphedUpdates(*stack, self._batch_size) for stack in stacks]
+        for run, ring in enumerate(rings):
+            mirror, place = self._mirrors[run // self._per_stack], run % self._per_stack
+            rows, newest = ring.read_since(mirror.newest[place])
+            mirror.add(place, torch.from_numpy(rows), newest)
+
+    def learn_mirrored(self, updates: int) -> None:
+        """Make so many updates on rows drawn from what was mirrored; the host waits once, for the last.
+
+        Raises:
+            ValueError: if nothing was mirrored.
+        """
+        if not self._graphed:
+            raise ValueError("cannot sample from an empty replay buffer")
+        for graphed in self._graphed:
+            graphed.learn(updates)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # otherwise the next publication would seem to take the time
+        self._metrics_count += updates
+        self.updates += updates
 
     def publish(self) -> list[Weights]:
         """Return the policies' parameters of each run under a new version number."""
@@ -109,7 +146,7 @@ class Learner:
         state = {name: _array(tensor[own]) for name, tensor in update.rows().items()}
         for name, optimiser in update.optimisers().items():
             state[f"{name}.step"] = _array(optimiser.steps)
-        state["generator"] = update.generators[run % len(update.generators)].get_state().numpy().copy()
+        state["generator"] = update.generators[run % self._per_stack].get_state().numpy().copy()
         state["updates"] = np.array(self.updates, np.int64)
         state["weights_version"] = np.array(self.weights_version, np.int64)
         return state
@@ -125,19 +162,20 @@ class Learner:
             _copy_into(name, tensor[own], state)
         for name, optimiser in update.optimisers().items():
             _copy_into(f"{name}.step", optimiser.steps, state)
-        generator, saved = update.generators[run % len(update.generators)], torch.tensor(state["generator"])
+        generator, saved = update.generators[run % self._per_stack], torch.tensor(state["generator"])
         if saved.shape == generator.get_state().shape:
             generator.set_state(saved)
         else:  # saved on another kind of device, whose generators have another state: go on with fresh noise
             generator.manual_seed(int(state["updates"]))
         self.updates = int(state["updates"])
         self.weights_version = int(state["weights_version"])
+        if self._mirrors:  # the run's ring may be another one, too
+            self._mirrors[run // self._per_stack].clear(run % self._per_stack)
 
     def _place(self, run: int) -> tuple[HandwrittenUpdate, slice]:
         """Return the stack a run stands in, and its rows there."""
-        per_stack = self.num_runs // len(self._stacks)
-        first = run % per_stack * self._num_agents
-        return self._stacks[run // per_stack], slice(first, first + self._num_agents)
+        first = run % self._per_stack * self._num_agents
+        return self._stacks[run // self._per_stack], slice(first, first + self._num_agents)
 
 
 def make_learner(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int] = ()) -> Learner:

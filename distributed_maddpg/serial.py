@@ -127,10 +127,15 @@ class SerialRoot:
         if updates == 0:
             return
         started = time.perf_counter()
-        batches = [run.replay.sample(updates, self._config.learner.batch_size) for run in self._runs]
-        sampled = time.perf_counter()
         self.pacer.learning_started(updates)
-        self._learner.learn(batches)
+        if self._learner.draws_itself:
+            self._learner.mirror([run.replay.ring for run in self._runs])
+            sampled = time.perf_counter()
+            self._learner.learn_mirrored(updates)
+        else:
+            batches = [run.replay.sample(updates, self._config.learner.batch_size) for run in self._runs]
+            sampled = time.perf_counter()
+            self._learner.learn(batches)
         self.pacer.learning_done(updates)
         if self.pacer.publish_due():
             for run, weights in zip(self._runs, self._learner.publish(), strict=True):

@@ -2,15 +2,18 @@ import numpy as np
 import pytest
 import torch
 
+from distributed_maddpg.algo.device_replay import DeviceReplay
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
 from distributed_maddpg.algo.maddpg import METRICS
 from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConfig
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.learner import Learner, choose_device, make_learner
+from distributed_maddpg.ring import Ring
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import EnvSpec
 
 SPEC = EnvSpec(("red_0", "blue_0"), (3, 2), (2, 3), ("continuous", "discrete"))
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 ALGORITHM = AlgorithmConfig(policy_hidden_sizes=(6,), critic_hidden_sizes=(6,))
 
 
@@ -131,6 +134,89 @@ def test_one_run_of_several_is_restored_alone():
     assert np.array_equal(together.get_state(0)["policy"], before["policy"])
 
 
+def ring(rows=40, seed=0):
+    result = Ring(30, SPEC.transitions.width)
+    add(result, rows, seed)
+    return result
+
+
+def add(to, rows, seed):
+    for row in np.random.default_rng(seed).random((rows, 1, SPEC.transitions.width), dtype=np.float32):
+        to.add(row)
+
+
+def mirrored(*seeds):
+    return Learner(ALGORITHM, LearnerConfig(device="cpu", batch_size=8), SPEC, seeds or [1])
+
+
+def test_mirrored_rows_are_learnt_from_as_if_drawn_by_hand():
+    stage, source = mirrored(), ring()
+    plain = HandwrittenUpdate(ALGORITHM, SPEC, torch.device("cpu"), [integer_seed(1, "learner")])
+    copy, metrics = DeviceReplay(30, SPEC.transitions.width, plain.generators), []
+    for updates in (3, 5):
+        stage.mirror([source])
+        stage.learn_mirrored(updates)
+        copy.add(0, torch.from_numpy(source.read_since(0)[0]), source.inserted)
+        metrics += [plain(copy.sample(8)) for _ in range(updates)]
+        add(source, 7, seed=1)
+    assert stage.updates == 8
+    assert np.array_equal(stage.weights().policies, plain.policy.flat.numpy())
+    taken = stage.take_metrics()[0]
+    np.testing.assert_allclose(list(taken.values()), torch.stack(metrics).mean(0).numpy(), rtol=1e-5)
+
+
+def test_only_new_rows_are_mirrored(monkeypatch):
+    stage, source, read = mirrored(), ring(), []
+    monkeypatch.setattr(source, "read_since", lambda at: read.append(at) or Ring.read_since(source, at))
+    for rows in (0, 7, 0):
+        add(source, rows, seed=1)
+        stage.mirror([source])
+    assert read == [0, 40, 47]
+
+
+def test_nothing_mirrored_is_nothing_to_learn_from():
+    with pytest.raises(ValueError, match="empty replay buffer"):
+        mirrored().learn_mirrored(1)
+    stage = mirrored()
+    stage.mirror([ring(0)])
+    with pytest.raises(ValueError, match="empty replay buffer"):
+        stage.learn_mirrored(1)
+
+
+def test_several_runs_learn_from_their_mirrors_as_each_would_alone():
+    together, alone = mirrored(3, 4), [mirrored(3), mirrored(4)]
+    rings = [ring(seed=3), ring(25, seed=4)]
+    for _ in range(2):
+        together.mirror(rings)
+        together.learn_mirrored(3)
+        for run, stage in enumerate(alone):
+            stage.mirror([rings[run]])
+            stage.learn_mirrored(3)
+            assert equal(together.get_state(run), stage.get_state())
+            add(rings[run], 5, seed=run)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+def test_a_restored_learner_goes_on_drawing_from_the_same_rows(device):
+    source = ring()
+    old, new = (
+        Learner(ALGORITHM, LearnerConfig(device=device, batch_size=8), SPEC, [seed]) for seed in (1, 2)
+    )
+    other = ring(13, seed=5)
+    new.mirror([other])
+    new.learn_mirrored(2)
+    old.mirror([source])
+    old.learn_mirrored(4)
+    new.set_state(old.get_state())
+    with pytest.raises(ValueError, match="empty replay buffer"):
+        new.learn_mirrored(1)
+    add(source, 7, seed=6)
+    for stage in (old, new):
+        stage.mirror([source])
+        stage.learn_mirrored(21)
+    assert equal(old.get_state(), new.get_state())
+
+
 def test_the_seed_decides_the_start():
     assert equal(learner(1).get_state(), learner(1).get_state())
     assert not np.array_equal(learner(1).weights().policies, learner(2).weights().policies)
@@ -150,7 +236,7 @@ def test_a_gpu_that_is_not_there_is_refused():
         choose_device("cuda")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@needs_gpu
 def test_a_gpu_starts_from_the_same_weights_and_learns_the_same():
     stages = [Learner(ALGORITHM, LearnerConfig(device=name), SPEC, [1]) for name in ("cpu", "cuda")]
     assert stages[1].device.type == "cuda"

@@ -3,6 +3,7 @@ import pytest
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec
+from distributed_maddpg.learner import Learner
 from distributed_maddpg.metrics import digest
 from distributed_maddpg.serial import SerialRoot
 from tests.envs.target import IDLE_RETURN, target_config
@@ -67,7 +68,9 @@ def test_the_same_configuration_and_seed_give_the_same_bits(continuous):
     assert first != other
 
 
-def test_runs_side_by_side_end_as_each_seed_does_alone():
+@pytest.mark.parametrize("draws_itself", [False, True])
+def test_runs_side_by_side_end_as_each_seed_does_alone(draws_itself, monkeypatch):
+    monkeypatch.setattr(Learner, "draws_itself", draws_itself)
     configs = [tiny(seed=seed) for seed in (4, 5)]
     together, alone = several(configs), [start(config) for config in configs]
     results = run_all(together)
@@ -81,6 +84,15 @@ def test_runs_side_by_side_end_as_each_seed_does_alone():
         assert cards[0] == cards[1] != []
         seeds = dict(num_episodes=3, seed=1)
         assert together.evaluate(**seeds, run=index).to_dict() == root.evaluate(**seeds, run=0).to_dict()
+
+
+def test_a_learner_that_draws_itself_is_given_the_rows(monkeypatch):
+    monkeypatch.setattr(Learner, "draws_itself", True)
+    root = start(tiny())
+    monkeypatch.setattr(root._runs[0].replay, "sample", None)
+    results = run_all(root)
+    assert results[-1]["num_updates_lifetime"] == root.weights(0).updates == 21
+    assert final_digest(tiny()) == final_digest(tiny())
 
 
 def test_counts_of_a_whole_run():

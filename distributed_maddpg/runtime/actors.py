@@ -143,9 +143,14 @@ class LearnerActor:
     def learn(self, updates: int, publish: bool) -> LearnerReport:
         """Make updates on fresh minibatches, and publish the result if asked."""
         started = time.perf_counter()
-        batches = self._sample(updates)
-        sampled = time.perf_counter()
-        self._learner.learn(batches)
+        if self._shared and self._learner.draws_itself:
+            self._learner.mirror([buffer.ring for buffer in self._shared])
+            sampled = time.perf_counter()
+            self._learner.learn_mirrored(updates)
+        else:
+            batches = self._sample(updates)
+            sampled = time.perf_counter()
+            self._learner.learn(batches)
         if publish:
             self._publish()
             if self._sync:

@@ -120,6 +120,24 @@ def test_the_learner_samples_the_memory_that_the_replay_buffer_writes(processes:
     assert batch_size == 16
 
 
+def test_a_learner_that_draws_itself_follows_the_memory_that_the_replay_buffer_writes(
+    processes: Processes,
+) -> None:
+    def learn(actor: Any) -> tuple[int, int]:
+        kind = type(actor._learner)
+        draws_itself, kind.draws_itself = kind.draws_itself, True
+        try:
+            actor.learn(3, False)
+        finally:
+            kind.draws_itself = draws_itself
+        return actor._learner._mirrors[0].newest[0], actor._shared[0].inserted
+
+    before = _get(processes.learner.weights.remote(0)).updates
+    mirrored, inserted = _get(processes.learner.__ray_call__.remote(learn))
+    assert mirrored == inserted > 0
+    assert _get(processes.learner.weights.remote(0)).updates == before + 3
+
+
 def test_without_shared_memory_learner_and_replay_agree_on_the_minibatches(processes: Processes) -> None:
     def part(actor: Any) -> None:
         actor._shared = []
