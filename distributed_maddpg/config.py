@@ -218,7 +218,7 @@ class LearnerConfig(_Section):
     batch_size: int = 1024
     """Transitions per update."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: cuda where there is one."""
+    """auto: where there is a GPU, the faster of cuda and cpu, tried for half a second each."""
     num_threads: int = 1
     """Threads of the learner on the CPU; these networks are too small to gain from more."""
 

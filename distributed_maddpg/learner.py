@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
+import time
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +24,10 @@ from distributed_maddpg.errors import BadInput
 from distributed_maddpg.ring import Ring
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import EnvSpec, FloatArray, Weights
+
+_TRIAL_ROWS, _TRIAL_UPDATES, _TRIAL_S = 1 << 16, 8, 0.5
+"""Of a trial: rows to draw from, updates a call (as many as between two publications), seconds."""
+_LOG = logging.getLogger(__name__)
 
 
 def choose_device(name: str) -> torch.device:
@@ -63,13 +70,16 @@ class Learner:
         torch.set_num_threads(config.num_threads)
         keep_freed_memory()
         self.device = choose_device(config.device)
+        self.device_reason = f"{config.device}: {self.device.type}"
+        """Which setting led to the device, and how."""
         self.num_runs = len(seeds)
         streams = [integer_seed(seed, "learner") for seed in seeds]
         stacks = [streams] if self.device.type == "cuda" else [[stream] for stream in streams]
         self._stacks = [HandwrittenUpdate(algorithm, spec, self.device, stack) for stack in stacks]
         shape = (len(METRICS), len(stacks[0]) * spec.num_agents)
         self._metrics = [torch.zeros(shape, device=self.device) for _ in stacks]
-        self._num_agents, self._batch_size = spec.num_agents, config.batch_size
+        self._num_agents = spec.num_agents
+        self.batch_size = config.batch_size
         self._per_stack = len(stacks[0])
         self._metrics_count = 0
         self._mirrors: list[DeviceReplay] = []
@@ -100,7 +110,7 @@ class Learner:
             capacity, width = rings[0].rows.shape
             self._mirrors = [DeviceReplay(capacity, width, update.generators) for update in self._stacks]
             stacks = zip(self._stacks, self._mirrors, self._metrics, strict=True)
-            self._graphed = [GraphedUpdates(*stack, self._batch_size) for stack in stacks]
+            self._graphed = [GraphedUpdates(*stack, self.batch_size) for stack in stacks]
         for run, ring in enumerate(rings):
             mirror, place = self._mirrors[run // self._per_stack], run % self._per_stack
             rows, newest = ring.read_since(mirror.newest[place])
@@ -179,8 +189,58 @@ class Learner:
 
 
 def make_learner(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int] = ()) -> Learner:
-    """Build the learner of a run, or of several with the same settings but for these seeds."""
-    return Learner(config.algorithm, config.learner, spec, seeds or (config.seed,))
+    """Build the learner of a run, or of several with the same settings but for these seeds.
+
+    Where the device is left open and there is a GPU, both are tried for half a second, because small
+    networks can be faster on a CPU.
+    """
+    seeds = seeds or (config.seed,)
+    if config.learner.device != "auto" or not torch.cuda.is_available():
+        return Learner(config.algorithm, config.learner, spec, seeds)
+    gpu, cpu = (trial_rate(_on(device, config), spec, seeds) for device in ("cuda", "cpu"))
+    device, reason = faster_device(gpu, cpu)
+    learner = Learner(config.algorithm, _on(device, config).learner, spec, seeds)
+    learner.device_reason = reason
+    _LOG.info("learner.device = %s", reason)
+    return learner
+
+
+def _on(device: Literal["cuda", "cpu"], config: MADDPGConfig) -> MADDPGConfig:
+    return replace(config, learner=replace(config.learner, device=device))
+
+
+def faster_device(gpu: float, cpu: float) -> tuple[Literal["cuda", "cpu"], str]:
+    """Return the device with more updates/s, and why it was chosen, for a person to read."""
+    on_gpu, on_cpu = f"cuda {_spaced(gpu)} updates/s", f"cpu {_spaced(cpu)} updates/s"
+    return ("cuda", f"auto: {on_gpu}, {on_cpu}") if gpu > cpu else ("cpu", f"auto: {on_cpu}, {on_gpu}")
+
+
+def _spaced(number: float) -> str:
+    return f"{number:,.0f}".replace(",", " ")
+
+
+def trial_rate(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int]) -> float:
+    """Return updates/s of a learner like this on random rows, drawn the way that training draws."""
+    learner = Learner(config.algorithm, config.learner, spec, seeds)
+    rng = np.random.default_rng(0)
+    ring = Ring(_TRIAL_ROWS, spec.transitions.width)
+    ring.add(rng.random(ring.rows.shape, dtype=np.float32))
+    rings = [ring] * learner.num_runs
+    _learn_from(learner, rings, rng)  # the first call also takes memory and records graphs
+    updates, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < _TRIAL_S:
+        _learn_from(learner, rings, rng)
+        updates += _TRIAL_UPDATES
+    return updates / elapsed
+
+
+def _learn_from(learner: Learner, rings: Sequence[Ring], rng: np.random.Generator) -> None:
+    if learner.draws_itself:
+        learner.mirror(rings)
+        learner.learn_mirrored(_TRIAL_UPDATES)
+        return
+    shape = (_TRIAL_UPDATES, learner.batch_size, -1)
+    learner.learn([ring.sample(rng, shape[0] * shape[1]).reshape(shape) for ring in rings])
 
 
 def _stacked(batches: Sequence[FloatArray]) -> torch.Tensor:

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import torch
 
+from distributed_maddpg import learner as learner_module
 from distributed_maddpg.algo.device_replay import DeviceReplay
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
 from distributed_maddpg.algo.maddpg import METRICS
 from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConfig
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.learner import Learner, choose_device, make_learner
+from distributed_maddpg.learner import Learner, choose_device, faster_device, make_learner, trial_rate
 from distributed_maddpg.ring import Ring
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import EnvSpec
@@ -247,3 +248,82 @@ def test_a_gpu_starts_from_the_same_weights_and_learns_the_same():
     for stage in (stages[1], new):
         stage.learn([batches(seed=5)])
     np.testing.assert_allclose(stages[1].weights().policies, new.weights().policies, atol=1e-5)
+
+
+def test_the_faster_device_is_chosen_and_says_so():
+    assert faster_device(5200.4, 165.2) == ("cuda", "auto: cuda 5 200 updates/s, cpu 165 updates/s")
+    assert faster_device(900, 1234567) == ("cpu", "auto: cpu 1 234 567 updates/s, cuda 900 updates/s")
+
+
+def test_an_open_device_is_decided_by_a_trial_of_both_once(monkeypatch, caplog):
+    tried, config = [], MADDPGConfig.from_dict({"learner": {"device": "auto"}})
+
+    def trial(config, spec, seeds):
+        tried.append((config.learner.device, tuple(seeds)))
+        return {"cuda": 50.0, "cpu": 70.0}[config.learner.device]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(learner_module, "trial_rate", trial)
+    with caplog.at_level("INFO"):
+        stage = make_learner(config, SPEC, [3, 4])
+    assert tried == [("cuda", (3, 4)), ("cpu", (3, 4))]
+    assert stage.device.type == "cpu" and stage.num_runs == 2
+    assert stage.device_reason == "auto: cpu 70 updates/s, cuda 50 updates/s"
+    assert caplog.messages == [f"learner.device = {stage.device_reason}"]
+
+
+def test_nothing_is_tried_where_there_is_no_choice(monkeypatch):
+    monkeypatch.setattr(learner_module, "trial_rate", None)
+    config = MADDPGConfig.from_dict({"learner": {"device": "cpu"}})
+    assert make_learner(config, SPEC).device_reason == "cpu: cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = MADDPGConfig.from_dict({"learner": {"device": "auto"}})
+    assert make_learner(config, SPEC).device_reason == "auto: cpu"
+
+
+@pytest.mark.parametrize("draws_itself", [False, True])
+def test_a_trial_draws_as_training_does(draws_itself, monkeypatch):
+    monkeypatch.setattr(learner_module, "_TRIAL_S", 0.05)
+    monkeypatch.setattr(Learner, "draws_itself", draws_itself)
+    monkeypatch.setattr(Learner, "learn" if draws_itself else "learn_mirrored", None)
+    config = MADDPGConfig.from_dict({"learner": {"device": "cpu", "batch_size": 16}})
+    assert 1 < trial_rate(config, SPEC, [1, 2]) < 1e5
+
+
+def test_products_are_not_rounded_to_fewer_bits():
+    learner()
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@needs_gpu
+def test_a_trial_of_both_devices_picks_one():
+    stage = make_learner(MADDPGConfig.from_dict({"learner": {"device": "auto"}}), SPEC)
+    assert stage.device_reason.startswith(f"auto: {stage.device.type} ")
+    stage.mirror([ring()])
+    stage.learn_mirrored(1)
+
+
+@needs_gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+def test_a_gpu_draws_and_learns_without_a_word_to_the_host():
+    stage = Learner(ALGORITHM, LearnerConfig(device="cuda", batch_size=8), SPEC, [1])
+    assert stage.draws_itself
+    stage.mirror([ring()])
+    stage.learn_mirrored(1)
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        stage._graphed[0].learn(21)
+        stage._graphed[0]._step()
+        stage.mirror([ring(45)])
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    stage.learn_mirrored(1)
+    assert all(np.isfinite(values).all() for values in stage.take_metrics()[0].values())
+
+
+@needs_gpu
+def test_a_gpu_makes_updates_faster_than_one_core():
+    config = MADDPGConfig.from_dict({"learner": {"device": "cuda"}})
+    spec = EnvSpec(("adversary_0", "agent_0", "agent_1"), (8, 10, 10), (5, 5, 5), ("continuous",) * 3)
+    assert trial_rate(config, spec, [1]) > 500
