@@ -13,27 +13,23 @@ from distributed_maddpg.benchmarks.result import Measurement, compare
 from distributed_maddpg.benchmarks.sgemm import gflops
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec
-from distributed_maddpg.learner import make_learner
+from distributed_maddpg.learner import Learner, make_learner
+from distributed_maddpg.ring import Ring
 from distributed_maddpg.types import EnvSpec, StackedLayout, critic_layout, policy_layout
 
 _BATCHES_PER_CALL = 8
+_MIRRORED_PER_CALL = 64
 _SGEMM_SIZE = {"cpu": 1024, "cuda": 8192}  # a GPU is not filled by less
 
 
 def benchmark_learner(config: MADDPGConfig, seconds: float, repeats: int) -> Measurement:
-    """Measure updates on batches in memory, and the share of the device's sgemm rate they amount to."""
+    """Measure updates, and the share of the device's sgemm rate they amount to.
+
+    On a CPU the minibatches are in memory; a GPU draws its own from a full replay buffer of random rows.
+    """
     spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
     learner = make_learner(config, spec)
-    rng = np.random.default_rng(config.seed)
-    shape = (_BATCHES_PER_CALL, config.learner.batch_size, spec.transitions.width)
-    batches = rng.standard_normal(shape, dtype=np.float32)
-    batches[:, :, spec.transitions.terminated] = 0.0
-
-    def learn() -> int:
-        learner.learn([batches])
-        _synchronise(learner.device)
-        return _BATCHES_PER_CALL
-
+    learn = _learn_mirrored(learner, config, spec) if learner.draws_itself else _learn(learner, config, spec)
     turns = rates({"updates": learn, "sgemm": _sgemm(learner.device)}, seconds=seconds, repeats=repeats)
     flops = update_flops(config, spec)
     return compare(
@@ -42,11 +38,40 @@ def benchmark_learner(config: MADDPGConfig, seconds: float, repeats: int) -> Mea
         [("gflops", "sgemm_gflops")],
         {
             "device": str(learner.device),
+            "device_reason": learner.device_reason,
             "num_threads": config.learner.num_threads,
             "batch_size": config.learner.batch_size,
             "flops_per_update": flops,
         },
     )
+
+
+def _learn(learner: Learner, config: MADDPGConfig, spec: EnvSpec) -> Callable[[], int]:
+    rng = np.random.default_rng(config.seed)
+    shape = (_BATCHES_PER_CALL, config.learner.batch_size, spec.transitions.width)
+    batches = rng.standard_normal(shape, dtype=np.float32)
+    batches[:, :, spec.transitions.terminated] = 0.0
+
+    def learn() -> int:
+        learner.learn([batches])
+        return _BATCHES_PER_CALL
+
+    return learn
+
+
+def _learn_mirrored(learner: Learner, config: MADDPGConfig, spec: EnvSpec) -> Callable[[], int]:
+    rng = np.random.default_rng(config.seed)
+    ring = Ring(config.replay.capacity, spec.transitions.width)
+    rows = rng.standard_normal(ring.rows.shape, dtype=np.float32)
+    rows[:, spec.transitions.terminated] = 0.0
+    ring.add(rows)
+    learner.mirror([ring])
+
+    def learn() -> int:
+        learner.learn_mirrored(_MIRRORED_PER_CALL)
+        return _MIRRORED_PER_CALL
+
+    return learn
 
 
 def update_flops(config: MADDPGConfig, spec: EnvSpec) -> int:

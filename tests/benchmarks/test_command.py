@@ -13,6 +13,7 @@ from distributed_maddpg.benchmarks.options import BenchmarkOptions
 from distributed_maddpg.benchmarks.rollout import env_step_flops
 from distributed_maddpg.cli import main
 from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.learner import Learner
 from distributed_maddpg.types import EnvSpec, StackedLayout
 
 QUICK = ["--seconds", "0.02", "--repeats", "2", "--num-envs", "32"]
@@ -64,6 +65,15 @@ def test_learner_is_compared_with_sgemm() -> None:
     ratio = achieved / result["ceilings"]["sgemm_gflops"]
     assert result["ratios"] == {"gflops/sgemm_gflops": pytest.approx(ratio)}
     assert result["settings"]["batch_size"] == 64
+
+
+def test_a_learner_that_draws_itself_is_measured_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Learner, "draws_itself", True)
+    monkeypatch.setattr(Learner, "learn", None)
+    options = BenchmarkOptions(preset="notebook", batch_size=16, seconds=0.02, repeats=1)
+    result = run_benchmark("learner", options)
+    assert result["figures"]["updates_per_s"] > 0
+    assert (result["settings"]["device"], result["settings"]["device_reason"]) == ("cpu", "cpu: cpu")
 
 
 @pytest.mark.ray
