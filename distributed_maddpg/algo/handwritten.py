@@ -87,6 +87,20 @@ def _layer_gradient(x: Tensor, grad: Tensor, into: tuple[Tensor, Tensor]) -> Non
     torch.sum(grad, dim=1, keepdim=True, out=bias)
 
 
+class _Memory:
+    """What an update of one batch size writes into, and its constants."""
+
+    def __init__(
+        self, networks: tuple[StackedNetworks, StackedNetworks], batch_size: int, valid: Tensor, weight: float
+    ) -> None:
+        """Take the memory for (policies, critics); `valid [M, A, 1]` and the regulariser's `weight`."""
+        self.policies, self.critics = (_Perceptrons(of, batch_size) for of in networks)
+        self.regularised_scale = valid * (2.0 * weight / batch_size) / valid.sum(dim=1, keepdim=True)
+        """[M, A, 1] the actor loss's gradient of what it keeps small, per unit."""
+        self.grad_q = torch.full_like(valid[:, :1], -1.0 / batch_size).expand(-1, -1, batch_size).contiguous()
+        """[M, 1, B] the actor loss's gradient of the values."""
+
+
 class HandwrittenUpdate(MADDPGUpdate):
     """`MADDPGUpdate`, twice as fast on a CPU; equal to it but for rounding."""
 
@@ -96,7 +110,7 @@ class HandwrittenUpdate(MADDPGUpdate):
         """Initialise one run per seed; a seed gives the same initial parameters on every device."""
         super().__init__(config, spec, device, seeds)
         self._batch_size = -1
-        self._memory: dict[int, tuple[_Perceptrons, _Perceptrons]] = {}
+        self._memories: dict[int, _Memory] = {}
 
     @torch.inference_mode()
     def __call__(self, batch: Tensor) -> Tensor:
@@ -108,14 +122,14 @@ class HandwrittenUpdate(MADDPGUpdate):
     def _use_memory(self, batch_size: int) -> None:
         """Take the memory for a batch size, for ever: a recorded CUDA graph may write there."""
         self._batch_size = batch_size
-        if batch_size not in self._memory:
-            policies, critics = (_Perceptrons(of, batch_size) for of in (self.policy, self.critic))
-            self._memory[batch_size] = policies, critics
-        self._policies, self._critics = self._memory[batch_size]
+        if batch_size not in self._memories:
+            networks, weight = (self.policy, self.critic), self._config.regulariser_weight
+            self._memories[batch_size] = _Memory(networks, batch_size, self._columns.valid, weight)
+        self._memory = self._memories[batch_size]
 
     def _update_critics(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        columns, critics = self._columns, self._critics
-        logits = self._policies.forward(self.target_policy.frozen, columns.padded_next_obs(batch))
+        columns, critics = self._columns, self._memory.critics
+        logits = self._memory.policies.forward(self.target_policy.frozen, columns.padded_next_obs(batch))
         next_joint = self.target_critic.repeat(self._next_joint(batch, logits))
         target_layers = [self.target_critic.first(self.target_critic.frozen), *self.target_critic.frozen[1:]]
         next_q = critics.forward(target_layers, next_joint).squeeze(1)
@@ -133,9 +147,10 @@ class HandwrittenUpdate(MADDPGUpdate):
         return loss, q_mean, self._descend(self.critic, self.critic_optimiser)
 
     def _update_policies(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        columns, config, critics = self._columns, self._config, self._critics
+        columns, config, memory = self._columns, self._config, self._memory
+        critics = memory.critics
         obs = columns.padded_obs(batch)
-        logits = self._policies.forward(self.policy.frozen, obs)  # [M, A, B]
+        logits = memory.policies.forward(self.policy.frozen, obs)  # [M, A, B]
         relaxed = self._relaxed(logits)
         actions = self._hardened(relaxed, config.straight_through)
         joint = self._joint_of_others(batch, actions)
@@ -148,17 +163,15 @@ class HandwrittenUpdate(MADDPGUpdate):
         regularised = logits if config.regulariser == "logits" else actions
         loss = actor_loss(q, regularised, columns.valid, config.regulariser_weight)
 
-        grad_q = torch.full_like(q, -1.0 / self._batch_size).unsqueeze(1)
-        grad_first = critics.backward(layers, grad_q)
+        grad_first = critics.backward(layers, memory.grad_q)
         grad_actions = columns.masked(torch.bmm(own, grad_first.mT))
-        scale = columns.valid * (2.0 * config.regulariser_weight / self._batch_size)
-        grad_regularised = regularised * (scale / columns.valid.sum(dim=1, keepdim=True))
+        grad_regularised = regularised * memory.regularised_scale
         if config.regulariser == "actions":
             grad_actions += grad_regularised
         grad_logits = self._relaxed_gradient(relaxed, grad_actions)
         if config.regulariser == "logits":
             grad_logits += grad_regularised
-        grad = self._policies.backward(self.policy.frozen, grad_logits, self.policy.grad_layers)
+        grad = memory.policies.backward(self.policy.frozen, grad_logits, self.policy.grad_layers)
         _layer_gradient(obs, grad, self.policy.grad_layers[0])
         return loss, self._descend(self.policy, self.policy_optimiser)
 

@@ -37,6 +37,35 @@ class _AgentMask:
         self.any, self.all = any(agents), all(agents)
 
 
+class _Padded:
+    """Each agent's own columns of packed rows, as wide as the widest agent's, zeros behind."""
+
+    def __init__(self, columns: tuple[slice, ...], device: torch.device) -> None:
+        self._columns = columns
+        sizes = [own.stop - own.start for own in columns]
+        width = max(sizes)
+        index = [
+            own.start + min(k, size - 1)
+            for own, size in zip(columns, sizes, strict=True)
+            for k in range(width)
+        ]
+        self._index = torch.tensor(index, device=device)
+        kept = torch.tensor([float(k < size) for size in sizes for k in range(width)], device=device)
+        self._kept = None if min(sizes) == width else kept
+        self._gathers = device.type == "cuda"  # where a kernel an agent costs more than reading by index
+
+    def __call__(self, rows: Tensor, dim: int) -> Tensor:
+        """Return `[M, ..., ...]` of rows `[S, ..., ...]` whose columns stand along `dim`, 1 or 2."""
+        if not self._gathers:
+            return _padded(rows, self._columns, dim)
+        gathered = rows.index_select(dim, self._index)
+        if self._kept is not None:
+            gathered *= self._kept if dim == 2 else self._kept[:, None]
+        shape = gathered.shape
+        parts = gathered.view(*shape[:dim], len(self._columns), -1, *shape[dim + 1 :])
+        return parts.movedim(dim, 1).flatten(0, 1)
+
+
 class _Columns:
     """Where the parts of packed batches `[S, B, width]` stand; agents of unequal widths are padded."""
 
@@ -46,6 +75,9 @@ class _Columns:
         self.obs = slice(layout.obs[0].start, layout.obs[-1].stop)
         self.next_obs = slice(layout.next_obs[0].start, layout.next_obs[-1].stop)
         self._layout = layout
+        self._padded_obs, self._padded_next_obs, self._padded_actions = (
+            _Padded(columns, device) for columns in (layout.obs, layout.next_obs, layout.actions)
+        )
         inside = torch.tensor([[k < size for k in range(max(sizes))] for size in sizes], device=device)
         self._full = min(sizes) == max(sizes)
         self._kept = inside.flatten().nonzero().squeeze(1)
@@ -54,15 +86,15 @@ class _Columns:
 
     def padded_obs(self, batch: Tensor) -> Tensor:
         """Return observations `[M, B, O]`; padded columns are zero."""
-        return _padded(batch, self._layout.obs)
+        return self._padded_obs(batch, 2)
 
     def padded_next_obs(self, batch: Tensor) -> Tensor:
         """Return next observations `[M, B, O]`; padded columns are zero."""
-        return _padded(batch, self._layout.next_obs)
+        return self._padded_next_obs(batch, 2)
 
     def padded_actions(self, joint: Tensor) -> Tensor:
         """Return the actions `[M, A, B]` of joint observations and actions `[S, B, J]`."""
-        return _padded(joint.transpose(1, 2), self._layout.actions, dim=1)
+        return self._padded_actions(joint.transpose(1, 2), 1)
 
     def rewards(self, batch: Tensor) -> Tensor:
         """Return `[M, B]`."""
@@ -87,7 +119,7 @@ class _Columns:
         return values if self._full else values.masked_fill(self.valid == 0, _IMPOSSIBLE)
 
 
-def _padded(rows: Tensor, columns: tuple[slice, ...], dim: int = 2) -> Tensor:
+def _padded(rows: Tensor, columns: tuple[slice, ...], dim: int) -> Tensor:
     """Return each agent's columns along `dim` of `[S, ..., ...]`, zeros up to the widest: `[M, ..., ...]`."""
     sizes = [own.stop - own.start for own in columns]
     shape = [len(rows), len(columns), *rows.shape[1:]]

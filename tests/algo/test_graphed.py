@@ -91,11 +91,11 @@ def test_what_is_put_back_is_everything_an_update_changes():
 def test_memory_of_another_batch_size_is_kept():
     setup = Setup()
     setup.loop(1)
-    before = setup.update._policies
+    before = setup.update._memory
     setup.update(setup.replay.sample(3))
-    assert setup.update._policies is not before
+    assert setup.update._memory is not before
     setup.loop(1)
-    assert setup.update._policies is before
+    assert setup.update._memory is before
 
 
 class RecordedSteps:

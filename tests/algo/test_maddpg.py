@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
-from distributed_maddpg.algo.maddpg import METRICS, MADDPGUpdate
+from distributed_maddpg.algo.maddpg import METRICS, MADDPGUpdate, _Padded
 from distributed_maddpg.config import AlgorithmConfig
 from distributed_maddpg.types import EnvSpec
 
@@ -326,3 +326,31 @@ def test_stacked_runs_learn_as_each_would_alone(double):
             expected = [update(batch[None]) for update, batch in zip(alone, batches, strict=True)]
             assert torch.allclose(metrics, torch.cat(expected, dim=1), rtol=1e-6, atol=1e-9)
         assert torch.allclose(together.policy.flat, torch.cat([update.policy.flat for update in alone]))
+
+
+@pytest.mark.parametrize("spec", [CONTINUOUS, EVEN])
+@pytest.mark.parametrize("runs", [1, 2])
+def test_columns_read_by_index_are_those_copied_agent_by_agent(spec, runs):
+    batch, layout = torch.stack([make_batch(spec, seed=seed) for seed in range(runs)]), spec.transitions
+    for columns, rows, dim in (
+        (layout.obs, batch, 2),
+        (layout.next_obs, batch, 2),
+        (layout.actions, batch.transpose(1, 2), 1),
+    ):
+        padded = _Padded(columns, CPU)
+        copied = padded(rows, dim)
+        padded._gathers = True
+        assert torch.equal(padded(rows, dim), copied)
+
+
+@pytest.mark.parametrize("case", ["sigmoid", "mixed_gumbel", "random_rows_current"])
+def test_what_a_gpu_does_in_fewer_kernels_is_the_same_update(case, double):
+    spec, changes = CASES[case]
+    ours, plain = (HandwrittenUpdate(replace(SMALL, **changes), spec, CPU, [1, 2]) for _ in range(2))
+    for padded in vars(ours._columns).values():
+        if isinstance(padded, _Padded):
+            padded._gathers = True
+    for seed in range(3):
+        batch = make_batch(spec, seed=seed).expand(2, -1, -1)
+        assert torch.allclose(ours(batch), plain(batch), rtol=1e-6, atol=1e-9)
+    assert torch.allclose(weights(ours), weights(plain), rtol=0, atol=1e-7)
