@@ -57,7 +57,7 @@ def _replay(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
 def _learner(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
     from distributed_maddpg.benchmarks.learner import benchmark_learner  # noqa: PLC0415
 
-    return benchmark_learner(config, options.seconds, options.repeats)
+    return benchmark_learner(config, options.num_seeds, options.seconds, options.repeats)
 
 
 def _train(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:

@@ -14,62 +14,61 @@ from distributed_maddpg.benchmarks.sgemm import gflops
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec
 from distributed_maddpg.learner import Learner, make_learner
+from distributed_maddpg.replay import ReplayBuffer
 from distributed_maddpg.ring import Ring
 from distributed_maddpg.types import EnvSpec, StackedLayout, critic_layout, policy_layout
 
-_BATCHES_PER_CALL = 8
-_MIRRORED_PER_CALL = 64
+_UPDATES_PER_CALL = {"cpu": 8, "cuda": 64}
 _SGEMM_SIZE = {"cpu": 1024, "cuda": 8192}  # a GPU is not filled by less
 
 
-def benchmark_learner(config: MADDPGConfig, seconds: float, repeats: int) -> Measurement:
-    """Measure updates, and the share of the device's sgemm rate they amount to.
+def benchmark_learner(config: MADDPGConfig, num_seeds: int, seconds: float, repeats: int) -> Measurement:
+    """Measure updates, drawing the minibatches included, and the share of the device's sgemm they amount to.
 
-    On a CPU the minibatches are in memory; a GPU draws its own from a full replay buffer of random rows.
+    The rows are random; updates of several seeds are counted together, and compared with those of one alone.
     """
     spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
-    learner = make_learner(config, spec)
-    learn = _learn_mirrored(learner, config, spec) if learner.draws_itself else _learn(learner, config, spec)
-    turns = rates({"updates": learn, "sgemm": _sgemm(learner.device)}, seconds=seconds, repeats=repeats)
-    flops = update_flops(config, spec)
+    works, learner = {}, make_learner(config, spec)
+    works["one"] = _learning(learner, config, spec)
+    if num_seeds > 1:
+        several = make_learner(config, spec, range(config.seed, config.seed + num_seeds))
+        works["updates"] = _learning(several, config, spec)
+    turns = rates({**works, "sgemm": _sgemm(learner.device)}, seconds=seconds, repeats=repeats)
+    updates, flops = turns.get("updates", turns["one"]), update_flops(config, spec)
+    one = {"updates_of_one_seed_per_s": turns["one"]} if num_seeds > 1 else {}
     return compare(
-        {"updates_per_s": turns["updates"], "gflops": gflops(turns["updates"], flops)},
-        {"sgemm_gflops": gflops(turns["sgemm"])},
-        [("gflops", "sgemm_gflops")],
+        {"updates_per_s": updates, "gflops": gflops(updates, flops)},
+        {"sgemm_gflops": gflops(turns["sgemm"]), **one},
+        [("gflops", "sgemm_gflops"), *(("updates_per_s", name) for name in one)],
         {
             "device": str(learner.device),
             "device_reason": learner.device_reason,
             "num_threads": config.learner.num_threads,
             "batch_size": config.learner.batch_size,
+            "num_seeds": num_seeds,
             "flops_per_update": flops,
         },
     )
 
 
-def _learn(learner: Learner, config: MADDPGConfig, spec: EnvSpec) -> Callable[[], int]:
-    rng = np.random.default_rng(config.seed)
-    shape = (_BATCHES_PER_CALL, config.learner.batch_size, spec.transitions.width)
-    batches = rng.standard_normal(shape, dtype=np.float32)
-    batches[:, :, spec.transitions.terminated] = 0.0
-
-    def learn() -> int:
-        learner.learn([batches])
-        return _BATCHES_PER_CALL
-
-    return learn
-
-
-def _learn_mirrored(learner: Learner, config: MADDPGConfig, spec: EnvSpec) -> Callable[[], int]:
+def _learning(learner: Learner, config: MADDPGConfig, spec: EnvSpec) -> Callable[[], int]:
+    """Return work that draws minibatches from full rings of random rows, as training does, and learns."""
     rng = np.random.default_rng(config.seed)
     ring = Ring(config.replay.capacity, spec.transitions.width)
     rows = rng.standard_normal(ring.rows.shape, dtype=np.float32)
     rows[:, spec.transitions.terminated] = 0.0
     ring.add(rows)
-    learner.mirror([ring])
+    rings, updates = [ring] * learner.num_runs, _UPDATES_PER_CALL[learner.device.type]
+    buffers = [ReplayBuffer(ring, rng) for ring in rings]
+    if learner.draws_itself:
+        learner.mirror(rings)
 
     def learn() -> int:
-        learner.learn_mirrored(_MIRRORED_PER_CALL)
-        return _MIRRORED_PER_CALL
+        if learner.draws_itself:
+            learner.learn_mirrored(updates)
+        else:
+            learner.learn([buffer.sample(updates, config.learner.batch_size) for buffer in buffers])
+        return updates * learner.num_runs
 
     return learn
 

@@ -30,6 +30,8 @@ class BenchmarkOptions:
     """Device of the learner."""
     num_threads: int = 1
     """Threads of the learner on the CPU."""
+    num_seeds: int = 1
+    """Runs that the learner trains side by side, for learner."""
     num_workers: int = 1
     """Rollout workers for train; 0 for one process without Ray."""
     env_steps: int = 200_000
@@ -51,7 +53,7 @@ class BenchmarkOptions:
         Raises:
             BadInput: naming the option, its value and the remedy.
         """
-        for name in ("num_envs", "num_threads", "seconds", "repeats"):
+        for name in ("num_envs", "num_threads", "num_seeds", "seconds", "repeats"):
             if not 0 < getattr(self, name) < _MOST:
                 raise BadInput(name, getattr(self, name), "must be positive, and below 10^9")
         for name in ("batch_size", "num_workers", "env_steps", "seed"):

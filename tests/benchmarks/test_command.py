@@ -67,6 +67,13 @@ def test_learner_is_compared_with_sgemm() -> None:
     assert result["settings"]["batch_size"] == 64
 
 
+def test_several_seeds_are_compared_with_one() -> None:
+    options = BenchmarkOptions(preset="notebook", batch_size=16, num_seeds=2, seconds=0.02, repeats=1)
+    result = run_benchmark("learner", options)
+    assert "updates_per_s/updates_of_one_seed_per_s" in result["ratios"]
+    assert result["settings"]["num_seeds"] == 2
+
+
 def test_a_learner_that_draws_itself_is_measured_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Learner, "draws_itself", True)
     monkeypatch.setattr(Learner, "learn", None)
