@@ -246,12 +246,12 @@ def _benchmark(arguments: list[str]) -> int:
             measured = run_all(command.options, progress.note)
         else:
             measured = run_benchmark(command.kind, command.options)
-    results = list(measured["results"].values()) if command.kind == "all" else [measured]
+    results = measured["results"] if command.kind == "all" else {command.kind: measured}
     written = write_results(Path(command.out), results, command.name) if command.out else []
     if command.json:
         _print_json(measured)
     else:
-        _show(results, progress)
+        _show(list(results.values()), progress)
     for path in written:
         progress.note(f"wrote {path}")
     return 0

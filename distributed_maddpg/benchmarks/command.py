@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
+from distributed_maddpg.benchmarks.beside import compare_with_notebook, time_notebook
 from distributed_maddpg.benchmarks.machine import machine
 from distributed_maddpg.benchmarks.options import BenchmarkOptions, Kind
 from distributed_maddpg.benchmarks.result import Measurement, Result
@@ -23,8 +24,14 @@ def run_benchmark(kind: Kind, options: BenchmarkOptions) -> dict[str, Any]:
         BadInput: if the options cannot be used on this machine.
         TrainingError: if a stage of a job fails.
     """
-    measurement = _MEASURES[kind](options.settings(), options)
+    settings = options.settings()
+    beside = options.beside if kind in ("learner", "train") else ""
+    timed = [time_notebook(beside)] if beside else []
+    measurement = _MEASURES[kind](settings, options)
     measurement.settings["preset"] = options.preset
+    if beside:
+        timed.append(time_notebook(beside))
+        compare_with_notebook(measurement, kind, options.preset, timed)
     return Result(kind, command_line(kind, options), measurement, machine()).to_dict()
 
 

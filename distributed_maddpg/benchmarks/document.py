@@ -66,9 +66,10 @@ def _targets(results: Sequence[Mapping[str, Any]]) -> str:
     rows: list[tuple[str, ...]] = []
     for target in TARGETS:
         value = measured(target, results)
-        reached = "" if value is None else ("yes" if value >= target.least else "no")
+        reached = "" if value is None else ("yes" if target.reached(value) else "no")
         shown = NOT_MEASURED if value is None else f"{number(value)} {target.unit}"
-        rows.append((target.text, f"at least {number(target.least)} {target.unit}", shown, reached))
+        bound = f"{'at most' if target.at_most else 'at least'} {number(target.bound)} {target.unit}"
+        rows.append((target.text, bound, shown, reached))
     return "## Targets\n\n" + markdown_table(Table("", ("target", "value", "measured", "reached"), rows))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +29,21 @@ def check_folder(folder: Path, name: str) -> None:
         raise BadInput("name", name, "takes small letters, digits and hyphens only")
 
 
-def write_results(folder: Path, results: Sequence[dict[str, Any]], name: str = "") -> list[Path]:
+def write_results(folder: Path, results: Mapping[str, dict[str, Any]], name: str = "") -> list[Path]:
     """Write results, their page, and `benchmarks.md` of all results that the folder then holds.
 
     Args:
         folder: created if it is missing.
-        results: what `run_benchmark` returned; each goes to `<kind>.json`, of a learner on a GPU to
-            `learner-cuda.json`.
-        name: a part of the files' names, so that the same kind can stand there twice: `<kind>-<name>.json`.
+        results: what `run_benchmark` returned, by label; each goes to `<label>.json`.
+        name: a part of the files' names, so that the same label can stand there twice: `<label>-<name>.json`.
 
     Returns:
         The files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for result in results:
-        stem = _stem(result, name)
+    for label, result in results.items():
+        stem = f"{label}-{name}" if name else label
         written.append(_write(folder / f"{stem}.json", json.dumps(result, indent=1) + "\n"))
         if result["benchmark"] == "scaling":
             written.append(_write(folder / f"{stem}.html", scaling_page(result)))
@@ -69,12 +68,6 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
         if isinstance(values, dict) and values.keys() >= _KEYS and values["benchmark"] in KINDS:
             found.append(values)
     return found
-
-
-def _stem(result: dict[str, Any], name: str) -> str:
-    device = str(result["settings"].get("device", "cpu")).partition(":")[0]
-    gpu = ["cuda"] if device == "cuda" else []
-    return "-".join([result["benchmark"], *gpu, *([name] if name else [])])
 
 
 def _write(path: Path, text: str) -> Path:

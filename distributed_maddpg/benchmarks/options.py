@@ -40,6 +40,8 @@ class BenchmarkOptions:
     """Rollout workers for scaling, as in 1,2,4; default: powers of two up to the cores."""
     envs_per_worker: str = ""
     """Environment copies per worker for scaling, as in 64,256; default: the preset's."""
+    beside: str = ""
+    """Command that times the teaching notebook's loop, for learner, and for train with preset notebook."""
     seconds: float = 1.0
     """Length of one repeat."""
     repeats: int = 5

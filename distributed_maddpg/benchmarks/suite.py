@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from distributed_maddpg.benchmarks.command import command_line
@@ -15,13 +16,15 @@ from distributed_maddpg.benchmarks.options import KINDS, BenchmarkOptions, Kind
 from distributed_maddpg.errors import BadInput, TrainingError
 
 _PATIENCE_S = 30.0
+_JOBS = ("notebook", "paper")
 
 
 def run_all(options: BenchmarkOptions, note: Callable[[str], None]) -> dict[str, Any]:
     """Measure every kind; return all results, and every ratio once more by "kind: figure/ceiling".
 
     Each kind runs alone in a process of its own, because the threads and the memory that one leaves behind
-    would disturb the next.
+    would disturb the next. The learner is also measured with several seeds, and on a GPU where there is one;
+    `train` runs the jobs of the notebook and of the paper whole, unless a length is given.
 
     Args:
         options: how; the same for all kinds.
@@ -32,12 +35,12 @@ def run_all(options: BenchmarkOptions, note: Callable[[str], None]) -> dict[str,
         TrainingError: if one of the kinds fails.
     """
     results = {}
-    for kind in KINDS:
-        note(f"measuring {kind}")
-        results[kind] = _run(kind, options)
+    for label, (kind, changes) in _plan(options).items():
+        note(f"measuring {label}")
+        results[label] = _run(kind, replace(options, **changes))
     ratios = {
-        f"{kind}: {name}": value
-        for kind, result in results.items()
+        f"{label}: {name}": value
+        for label, result in results.items()
         for name, value in result["ratios"].items()
     }
     return {
@@ -47,6 +50,23 @@ def run_all(options: BenchmarkOptions, note: Callable[[str], None]) -> dict[str,
         "results": results,
         "machine": machine(),
     }
+
+
+def _plan(options: BenchmarkOptions) -> dict[str, tuple[Kind, dict[str, Any]]]:
+    """Return what to measure: by label, its kind and how it differs from the options."""
+    length = 0 if options.env_steps == BenchmarkOptions().env_steps else options.env_steps
+    plan: dict[str, tuple[Kind, dict[str, Any]]] = {}
+    for kind in KINDS:
+        if kind == "train":
+            plan |= {f"train-{preset}": (kind, {"preset": preset, "env_steps": length}) for preset in _JOBS}
+            continue
+        plan[kind] = (kind, {})
+        if kind == "learner":
+            plan["learner-seeds"] = (kind, {"num_seeds": 4, "beside": ""})
+            if machine()["gpu"] != "none":
+                plan["learner-cuda"] = (kind, {"device": "cuda", "beside": ""})
+                plan["learner-cuda-seeds"] = (kind, {"device": "cuda", "num_seeds": 16, "beside": ""})
+    return plan
 
 
 def _run(kind: Kind, options: BenchmarkOptions) -> dict[str, Any]:

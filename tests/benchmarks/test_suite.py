@@ -6,27 +6,46 @@ from typing import Any
 import pytest
 
 from distributed_maddpg.benchmarks import suite
-from distributed_maddpg.benchmarks.options import KINDS, BenchmarkOptions
+from distributed_maddpg.benchmarks.options import BenchmarkOptions
 from distributed_maddpg.cli import main
 from distributed_maddpg.errors import BadInput, TrainingError
-from tests.benchmarks.test_tables import result
+from tests.benchmarks.test_tables import MACHINE, result
+
+LABELS = [
+    "env", "rollout", "replay", "learner", "learner-seeds", "train-notebook", "train-paper", "scaling"
+]  # fmt: skip
 
 
 def test_every_kind_is_run_and_every_ratio_collected(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
     def run(kind: str, options: BenchmarkOptions) -> dict[str, Any]:
-        seen.append((kind, options.seed))
+        seen.append((kind, options))
         return result(benchmark=kind, ratios={"a/b": float(len(kind))})
 
     monkeypatch.setattr(suite, "_run", run)
+    monkeypatch.setattr(suite, "machine", lambda: MACHINE)
     notes: list[str] = []
     measured = suite.run_all(BenchmarkOptions(seed=7), notes.append)
-    assert seen == [(kind, 7) for kind in KINDS]
-    assert measured["ratios"] == {f"{kind}: a/b": float(len(kind)) for kind in KINDS}
-    assert list(measured["results"]) == list(KINDS)
+    assert [kind for kind, _ in seen] == [
+        "env", "rollout", "replay", "learner", "learner", "train", "train", "scaling"
+    ]  # fmt: skip
+    assert {options.seed for _, options in seen} == {7}
+    assert [options.num_seeds for kind, options in seen if kind == "learner"] == [1, 4]
+    jobs = [(options.preset, options.env_steps) for kind, options in seen if kind == "train"]
+    assert jobs == [("notebook", 0), ("paper", 0)]
+    assert list(measured["results"]) == LABELS
+    assert measured["ratios"] == {
+        f"{label}: a/b": float(len(kind)) for label, (kind, _) in zip(LABELS, seen, strict=True)
+    }
     assert measured["command"] == "distributed-maddpg benchmark all --seed 7"
     assert notes[0] == "measuring env"
+
+
+def test_a_gpu_is_measured_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "machine", lambda: {**MACHINE, "gpu": "Card"})
+    plan = suite._plan(BenchmarkOptions())
+    assert plan["learner-cuda"][1]["device"] == plan["learner-cuda-seeds"][1]["device"] == "cuda"
 
 
 def test_a_kind_in_its_own_process_gives_its_json() -> None:
@@ -52,7 +71,7 @@ def test_all_from_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path:
     arguments = ["benchmark", "all", "--json", *options, "--env-steps", "8000", "--out", str(tmp_path)]
     assert main(arguments) == 0
     measured = json.loads(capsys.readouterr().out)
-    assert set(measured["results"]) == set(KINDS)
+    assert list(measured["results"]) == LABELS
     assert {path.name for path in tmp_path.iterdir()} == {
-        *(f"{kind}.json" for kind in KINDS), "scaling.html", "benchmarks.md"
+        *(f"{label}.json" for label in LABELS), "scaling.html", "benchmarks.md"
     }  # fmt: skip
