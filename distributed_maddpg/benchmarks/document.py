@@ -28,20 +28,17 @@ _TITLES = {
 }
 
 
-def write_markdown(results: Sequence[Mapping[str, Any]], profile: str = "") -> str:
+def write_markdown(results: Sequence[Mapping[str, Any]]) -> str:
     """Return the document of some results.
 
     Args:
         results: what `result.Result.to_dict` returned, of any kinds.
-        profile: Markdown that says where the time goes, included as it is; empty for none.
     """
     ordered = sorted(results, key=lambda result: KINDS.index(result["benchmark"]))
     parts = [_HEAD, _machines(ordered), _targets(ordered)]
     parts += [_section(result) for result in ordered]
     if not any(_on_gpu(result) for result in ordered):
         parts.append(f"## GPU\n\n{NOT_MEASURED[0].upper()}{NOT_MEASURED[1:]}: no result here is of a GPU.")
-    if profile:
-        parts.append(f"## Where the time goes\n\n{profile.strip()}")
     parts += [_peers(ordered), _commands(ordered)]
     return "\n\n".join(parts) + "\n"
 

@@ -13,8 +13,18 @@ from distributed_maddpg.benchmarks.options import KINDS
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.report.scaling import scaling_page
 
-_KEYS = {"benchmark", "command", "settings", "figures", "ceilings", "ratios", "spread", "points", "machine"}
-_PROFILE = "profile.md"
+_KEYS = {
+    "benchmark",
+    "command",
+    "settings",
+    "figures",
+    "ceilings",
+    "ratios",
+    "spread",
+    "points",
+    "profile",
+    "machine",
+}
 
 
 def check_folder(folder: Path, name: str) -> None:
@@ -47,9 +57,7 @@ def write_results(folder: Path, results: Mapping[str, dict[str, Any]], name: str
         written.append(_write(folder / f"{stem}.json", json.dumps(result, indent=1) + "\n"))
         if result["benchmark"] == "scaling":
             written.append(_write(folder / f"{stem}.html", scaling_page(result)))
-    profile = folder / _PROFILE
-    text = profile.read_text(encoding="utf-8") if profile.exists() else ""
-    written.append(_write(folder / "benchmarks.md", write_markdown(read_results(folder), text)))
+    written.append(_write(folder / "benchmarks.md", write_markdown(read_results(folder))))
     return written
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from distributed_maddpg.benchmarks.measure import rates
+from distributed_maddpg.benchmarks.profile import profile_learner
 from distributed_maddpg.benchmarks.result import Measurement, compare
 from distributed_maddpg.benchmarks.sgemm import gflops
 from distributed_maddpg.config import MADDPGConfig
@@ -35,6 +36,7 @@ def benchmark_learner(config: MADDPGConfig, num_seeds: int, seconds: float, repe
         works["updates"] = _learning(several, config, spec)
     turns = rates({**works, "sgemm": _sgemm(learner.device)}, seconds=seconds, repeats=repeats)
     updates, flops = turns.get("updates", turns["one"]), update_flops(config, spec)
+    on_cpu = learner.device.type == "cpu"
     one = {"updates_of_one_seed_per_s": turns["one"]} if num_seeds > 1 else {}
     return compare(
         {"updates_per_s": updates, "gflops": gflops(updates, flops)},
@@ -48,6 +50,7 @@ def benchmark_learner(config: MADDPGConfig, num_seeds: int, seconds: float, repe
             "num_seeds": num_seeds,
             "flops_per_update": flops,
         },
+        profile_learner(works["one"]) if on_cpu else None,
     )
 
 

@@ -29,6 +29,8 @@ class Measurement:
     """Median, minimum and maximum over the repeats."""
     points: list[dict[str, Any]] = field(default_factory=list)
     """One entry per job, where whole jobs were run."""
+    profile: list[dict[str, Any]] = field(default_factory=list)
+    """Where the time of one update or vector step goes, part by part."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def compare(
     ceilings: Mapping[str, Sequence[float]],
     pairs: Sequence[tuple[str, str]],
     settings: dict[str, Any],
+    profile: list[dict[str, Any]] | None = None,
 ) -> Measurement:
     """Sum up rates that were measured in turns.
 
@@ -68,6 +71,7 @@ def compare(
         ceilings: likewise.
         pairs: which figure is divided by which ceiling, turn by turn: both met the same machine then.
         settings: what was measured.
+        profile: where the time goes, if that was looked at.
     """
     ratios = {
         f"{figure}/{ceiling}": [
@@ -82,4 +86,5 @@ def compare(
         ceilings={name: spreads[name]["median"] for name in ceilings},
         ratios={name: spreads[name]["median"] for name in ratios},
         spread=spreads,
+        profile=profile or [],
     )

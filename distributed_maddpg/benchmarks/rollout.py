@@ -10,6 +10,7 @@ import numpy as np
 
 from distributed_maddpg.acting.policy import NumpyPolicy
 from distributed_maddpg.benchmarks.measure import rates
+from distributed_maddpg.benchmarks.profile import profile_worker
 from distributed_maddpg.benchmarks.result import Measurement, compare
 from distributed_maddpg.benchmarks.sgemm import gflops, numpy_sgemm
 from distributed_maddpg.config import MADDPGConfig
@@ -26,9 +27,10 @@ def benchmark_rollout(config: MADDPGConfig, num_envs: int, seconds: float, repea
     spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
     policy = NumpyPolicy(spec, config.algorithm.policy_hidden_sizes, num_envs)
     weights = random_weights(policy.layout, config.seed)
+    work = rollout_work(config, weights)
     turns = rates(
         {
-            "worker": rollout_work(config, weights),
+            "worker": work,
             "products": _products(policy, spec, num_envs, weights),
             "sgemm": numpy_sgemm(),
         },
@@ -48,6 +50,7 @@ def benchmark_rollout(config: MADDPGConfig, num_envs: int, seconds: float, repea
             ("gflops", "sgemm_gflops"),
         ],
         {"num_envs": num_envs, "flops_per_env_step": flops, "blas_threads": 1},
+        profile_worker(work, num_envs),
     )
 
 

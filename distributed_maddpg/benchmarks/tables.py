@@ -32,12 +32,14 @@ class Table:
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
-    """Return a result's tables: figures, then jobs and where their time went, if there were any.
+    """Return a result's tables: figures, where the time went, jobs and where their time went, if any.
 
     Args:
         result: what `result.Result.to_dict` returned.
     """
     found = [Table(result["benchmark"], _HEADERS, _figure_rows(result))]
+    if result["profile"]:
+        found.append(_profile(result))
     if result["points"]:
         found += [_jobs(result["points"]), _time(result["points"])]
     return found
@@ -82,6 +84,15 @@ def _figure_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
         if not compared:
             rows.append((*own, "", "", ""))
     return rows
+
+
+def _profile(result: Mapping[str, Any]) -> Table:
+    of = "an update" if result["benchmark"] == "learner" else "a vector step"
+    rows: list[tuple[str, ...]] = [
+        (row["part"], number(round(row["microseconds"])), f"{100 * row['share']:.0f} %")
+        for row in result["profile"]
+    ]
+    return Table(f"where the time of {of} goes, under a profiler", ("part", "microseconds", "share"), rows)
 
 
 def _jobs(points: Sequence[Mapping[str, Any]]) -> Table:

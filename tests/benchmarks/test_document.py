@@ -79,6 +79,8 @@ def test_jobs_and_another_preset_are_named() -> None:
     assert "| 2 | 64 | yes | 2,000 | 50 % | push | 2,000 | 80.5 | 25 % | learner |" in text
 
 
-def test_a_profile_is_included_as_it_is() -> None:
-    assert "## Where the time goes\n\nA *profile*.\n\n## Other" in write_markdown([], "\nA *profile*.\n")
-    assert "Where the time goes" not in write_markdown([])
+def test_a_profile_stands_with_its_result() -> None:
+    profile = [{"part": "matrix products", "microseconds": 4_250.4, "share": 0.71}]
+    text = write_markdown([{**learner("cpu", 90.0), "profile": profile}])
+    assert "Where the time of an update goes, under a profiler:" in text
+    assert "| matrix products | 4,250 | 71 % |" in text

@@ -38,13 +38,11 @@ def test_names_and_labels_keep_results_apart(tmp_path: Path) -> None:
     assert [found["benchmark"] for found in read_results(tmp_path)] == ["env", "env", "learner"]
 
 
-def test_a_profile_is_taken_from_the_folder_and_other_json_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "profile.md").write_text("most of it in one place")
+def test_other_json_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"a": 1}')
     (tmp_path / "future.json").write_text(json.dumps(result(benchmark="of another version")))
     write_results(tmp_path, {"env": result()})
     text = (tmp_path / "benchmarks.md").read_text()
-    assert "## Where the time goes\n\nmost of it in one place" in text
     assert text.count("## Environment") == 1
 
 

@@ -36,6 +36,7 @@ def test_every_result_has_the_same_keys() -> None:
         "ratios": {},
         "spread": {},
         "points": [],
+        "profile": [],
         "machine": {"cores": 2},
     }
 

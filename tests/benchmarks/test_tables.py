@@ -28,6 +28,7 @@ def result(**changes: Any) -> dict[str, Any]:
         "ratios": {"env_steps_per_s/mpe2_env_steps_per_s": 2_500.0},
         "spread": {"env_steps_per_s": rates},
         "points": [],
+        "profile": [],
         "machine": MACHINE,
         **changes,
     }

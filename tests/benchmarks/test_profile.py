@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from distributed_maddpg.benchmarks.command import run_benchmark
+from distributed_maddpg.benchmarks.options import BenchmarkOptions, Kind
+from distributed_maddpg.benchmarks.profile import REST, WORKER_PARTS, group_operations, profile_worker
+
+
+def test_operations_are_grouped_by_what_they_are_for() -> None:
+    parts = group_operations(
+        {"aten::bmm": 40.0, "aten::baddbmm": 20.0, "aten::log_": 5.0, "aten::odd": 3.0, "x": 9}
+    )
+    assert (parts["matrix products"], parts["noise"], parts["other operations"]) == (60.0, 5.0, 3.0)
+
+
+def test_time_outside_every_part_is_the_rest() -> None:
+    def collect() -> int:
+        time.sleep(0.001)
+        return 8
+
+    rows = {row["part"]: row for row in profile_worker(collect, 4)}
+    assert rows[REST]["share"] == pytest.approx(1.0)
+    assert rows[REST]["microseconds"] >= 500, "two vector steps a call"
+
+
+@pytest.mark.parametrize(
+    ("kind", "largest"), [("learner", "matrix products"), ("rollout", "policies' forward pass")]
+)
+def test_a_profile_shares_out_all_the_time(kind: Kind, largest: str) -> None:
+    options = BenchmarkOptions(batch_size=512, num_envs=512, seconds=0.02, repeats=1)
+    rows = run_benchmark(kind, options)["profile"]
+    assert sum(row["share"] for row in rows) == pytest.approx(1.0)
+    assert max(rows, key=lambda row: row["share"])["part"] == largest
+    assert all(row["microseconds"] >= 0 for row in rows)
+    if kind == "rollout":
+        assert all(row["microseconds"] > 0 for row in rows if row["part"] in WORKER_PARTS)
