@@ -20,6 +20,7 @@ from distributed_maddpg.ring import Ring
 from distributed_maddpg.types import EnvSpec, StackedLayout, critic_layout, policy_layout
 
 _UPDATES_PER_CALL = {"cpu": 8, "cuda": 64}
+_RANDOM_ROWS = 16_384  # repeated until the ring is full
 _SGEMM_SIZE = {"cpu": 1024, "cuda": 8192}  # a GPU is not filled by less
 
 
@@ -58,9 +59,10 @@ def _learning(learner: Learner, config: MADDPGConfig, spec: EnvSpec) -> Callable
     """Return work that draws minibatches from full rings of random rows, as training does, and learns."""
     rng = np.random.default_rng(config.seed)
     ring = Ring(config.replay.capacity, spec.transitions.width)
-    rows = rng.standard_normal(ring.rows.shape, dtype=np.float32)
+    rows = rng.standard_normal((min(ring.capacity, _RANDOM_ROWS), spec.transitions.width), dtype=np.float32)
     rows[:, spec.transitions.terminated] = 0.0
-    ring.add(rows)
+    while ring.size < ring.capacity:
+        ring.add(rows)
     rings, updates = [ring] * learner.num_runs, _UPDATES_PER_CALL[learner.device.type]
     buffers = [ReplayBuffer(ring, rng) for ring in rings]
     if learner.draws_itself:
