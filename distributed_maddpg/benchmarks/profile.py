@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_CALLS = 20
+_LEARNER_CALLS, _WORKER_CALLS = 2, 20  # the profiler of torch takes a second for each
 REST = "Python and the rest"
 
 LEARNER_PARTS = {
@@ -51,7 +51,7 @@ def profile_learner(learn: Callable[[], int]) -> list[dict[str, Any]]:
     learn()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         started = time.perf_counter()
-        updates = sum(learn() for _ in range(_CALLS))
+        updates = sum(learn() for _ in range(_LEARNER_CALLS))
         seconds = time.perf_counter() - started
     self_us = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
     return _shares(group_operations(self_us), 1e6 * seconds, updates)
@@ -79,7 +79,7 @@ def profile_worker(collect: Callable[[], int], env_steps_per_step: int) -> list[
     profiler, env_steps = cProfile.Profile(), 0
     started = time.perf_counter()
     with profiler:
-        for _ in range(_CALLS):
+        for _ in range(_WORKER_CALLS):
             env_steps += collect()
     seconds = time.perf_counter() - started
     functions: dict[Any, Any] = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
