@@ -235,25 +235,30 @@ def _benchmark(arguments: list[str]) -> int:
     command = parse(BenchmarkCommand, "benchmark", arguments)
 
     from distributed_maddpg.benchmarks.command import run_benchmark  # noqa: PLC0415
-    from distributed_maddpg.benchmarks.files import check_folder, write_results  # noqa: PLC0415
+    from distributed_maddpg.benchmarks.files import check_folder, check_name, write_results  # noqa: PLC0415
     from distributed_maddpg.benchmarks.suite import run_all  # noqa: PLC0415
     from distributed_maddpg.progress import Progress  # noqa: PLC0415
 
-    progress = Progress()
-    check_folder(Path(command.out), command.name)
+    progress, out = Progress(), Path(command.out)
+    check_name(command.name)
+    if command.out:
+        check_folder(out)
+
+    def keep(label: str, result: dict[str, Any]) -> None:
+        for path in write_results(out, {label: result}, command.name) if command.out else []:
+            progress.note(f"wrote {path}")
+
     with contextlib.redirect_stdout(sys.stderr):
         if command.kind == "all":
-            measured = run_all(command.options, progress.note)
+            measured = run_all(command.options, progress.note, keep)
         else:
             measured = run_benchmark(command.kind, command.options)
+            keep(command.kind, measured)
     results = measured["results"] if command.kind == "all" else {command.kind: measured}
-    written = write_results(Path(command.out), results, command.name) if command.out else []
     if command.json:
         _print_json(measured)
     else:
         _show(list(results.values()), progress)
-    for path in written:
-        progress.note(f"wrote {path}")
     return 0
 
 

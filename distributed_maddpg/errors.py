@@ -23,6 +23,10 @@ class TrainingError(RuntimeError):
     """A stage of a run failed or stopped answering; ends a command with exit code 1."""
 
 
+class StageError(TrainingError):
+    """A stage's own code raised; its process lives on."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the nearest of `known` as a suggestion, or the whole list where nothing is near."""
     names = sorted(known)

@@ -114,7 +114,8 @@ class Learner:
         for run, ring in enumerate(rings):
             mirror, place = self._mirrors[run // self._per_stack], run % self._per_stack
             rows, newest = ring.read_since(mirror.newest[place])
-            mirror.add(place, torch.from_numpy(rows), newest)
+            if len(rows):  # none at all: everything new is being overwritten; what is here serves on
+                mirror.add(place, torch.from_numpy(rows), newest)
 
     def learn_mirrored(self, updates: int) -> None:
         """Make so many updates on rows drawn from what was mirrored; the host waits once, for the last.
@@ -192,10 +193,11 @@ def make_learner(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int] = ())
     """Build the learner of a run, or of several with the same settings but for these seeds.
 
     Where the device is left open and there is a GPU, both are tried for half a second, because small
-    networks can be faster on a CPU.
+    networks can be faster on a CPU. A reproducible run takes the GPU untried: a clock must not decide.
     """
     seeds = seeds or (config.seed,)
-    if config.learner.device != "auto" or not torch.cuda.is_available():
+    reproducible = config.sync or config.num_workers == 0
+    if config.learner.device != "auto" or reproducible or not torch.cuda.is_available():
         return Learner(config.algorithm, config.learner, spec, seeds)
     gpu, cpu = (trial_rate(_on(device, config), spec, seeds) for device in ("cuda", "cpu"))
     device, reason = faster_device(gpu, cpu)

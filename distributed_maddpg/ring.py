@@ -15,6 +15,7 @@ import os
 import platform
 import secrets
 import sys
+import threading
 import weakref
 from dataclasses import dataclass
 
@@ -50,6 +51,7 @@ class Ring:
         self.address: RingAddress | None = None
         """Where others find it; None while the memory is private."""
         self._header = np.zeros(3, np.int64)
+        self._fence = threading.Lock()
 
     @staticmethod
     def shared(capacity: int, width: int) -> Ring:
@@ -61,10 +63,13 @@ class Ring:
         if not (_ORDERED_STORES and sys.platform == "linux"):
             return Ring(capacity, width)
         ring = Ring(0, width)
-        file = os.memfd_create("distributed-maddpg-replay", os.MFD_CLOEXEC)
-        os.ftruncate(file, _HEADER_BYTES + capacity * width * 4)
-        weakref.finalize(ring, os.close, file)
-        ring._map(file, capacity, width)
+        try:
+            file = os.memfd_create("distributed-maddpg-replay", os.MFD_CLOEXEC)
+            weakref.finalize(ring, os.close, file)
+            os.ftruncate(file, _HEADER_BYTES + capacity * width * 4)
+            ring._map(file, capacity, width)
+        except OSError:  # a sandbox may forbid it
+            return Ring(capacity, width)
         token = secrets.randbits(62)
         ring._header[_TOKEN] = token
         ring.address = RingAddress(os.getpid(), file, token, capacity, width)
@@ -74,7 +79,9 @@ class Ring:
     def attach(address: RingAddress) -> Ring | None:
         """Return the ring at an address, to read; None where it cannot be reached from this process."""
         try:
-            file = os.open(f"/proc/{address.process}/fd/{address.file}", os.O_RDONLY)
+            # Where that process is another one, its file may be anything: a pipe must not hold us up.
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+            file = os.open(f"/proc/{address.process}/fd/{address.file}", flags)
         except OSError:
             return None
         ring = Ring(0, address.width)
@@ -121,6 +128,8 @@ class Ring:
         start = inserted % self.capacity
         before_wrap = min(len(rows), self.capacity - start)
         self._header[_RESERVED] = inserted + len(rows)
+        with self._fence:  # large copies bypass the order of stores; a locked instruction does not let them
+            pass
         self.rows[start : start + before_wrap] = rows[:before_wrap]
         self.rows[: len(rows) - before_wrap] = rows[before_wrap:]
         self._header[_INSERTED] = inserted + len(rows)

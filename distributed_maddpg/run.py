@@ -43,6 +43,10 @@ def check_run_dir(run_dir: Path) -> None:
     """
     if run_dir.exists() and not run_dir.is_dir():
         raise BadInput("run_dir", str(run_dir), "is a file; name a folder")
+    several = sorted(run_dir.glob(f"seed_*/{_MARKER}"))
+    if several:
+        remedy = f"already holds runs; continue one with --resume {several[0].parent}, or name another"
+        raise BadInput("run_dir", str(run_dir), remedy)
     if (run_dir / _MARKER).exists():
         raise BadInput(
             "run_dir",
@@ -95,11 +99,11 @@ def train_seeds(config: MADDPGConfig, num_seeds: int, run_dir: Path, progress: P
     check_run_dir(run_dir)
     algos = MADDPG.several(config, num_seeds)
     folders = [run_dir / f"seed_{algo.config.seed}" for algo in algos]
-    for folder in folders:
-        check_run_dir(folder)
     runs = _train(algos, folders, progress)
     summary = {
-        **{name: runs[0][name] for name in ("finished", "interrupted", "training_s", "device")},
+        "finished": all(run["finished"] for run in runs),
+        "interrupted": any(run["interrupted"] for run in runs),
+        **{name: runs[0][name] for name in ("training_s", "device")},
         "num_seeds": num_seeds,
         **{name: sum(run[name] for run in runs) for name in _TOTALS},
         "files": {"run_dir": str(run_dir)},
@@ -126,8 +130,6 @@ def _train(algos: Sequence[MADDPG], folders: Sequence[Path], progress: Progress)
             progress.starting(algos[0].config, folder, len(algos))
             algos[0].start()
         started = _Start(time.perf_counter(), algos[0].env_steps, algos[0].updates)
-        for algo, folder in zip(algos, folders, strict=True):
-            (folder / _MARKER).write_text(algo.config.to_toml(), encoding="utf-8")
         try:
             with _signals(request_stop), progress:
                 _loop(algos, files, progress)
@@ -157,6 +159,10 @@ class _RunFiles:
         self._metrics = CSVTable(run_dir / "metrics.csv")
         self._returns = CSVTable(run_dir / "returns.csv")
         self._events = TensorBoardWriter(run_dir)
+
+    def mark(self, config: MADDPGConfig) -> None:
+        """Make the folder a run's; one that failed to start leaves its name free."""
+        (self.run_dir / _MARKER).write_text(config.to_toml(), encoding="utf-8")
 
     def add_result(self, result: dict[str, Any]) -> None:
         own = {key: value for key, value in result.items() if key != "evaluation"}
@@ -207,6 +213,7 @@ def _loop(algos: Sequence[MADDPG], files: Sequence[_RunFiles], progress: Progres
     while not (first.finished or first.stop_requested):
         results = train_together(algos)
         for algo, own, result in zip(algos, files, results, strict=True):
+            own.mark(algo.config)
             own.add_result(result)
             for evaluation in algo.evaluations:
                 own.add_evaluation(evaluation)
@@ -218,6 +225,7 @@ def _loop(algos: Sequence[MADDPG], files: Sequence[_RunFiles], progress: Progres
 
 def _finish(algo: MADDPG, files: _RunFiles, start: _Start, training_s: float) -> dict[str, Any]:
     """Save the last checkpoint, evaluate it unless interrupted, and write summary and report."""
+    files.mark(algo.config)
     checkpoint = algo.save(files.checkpoint_dir(algo.env_steps))
     summary: dict[str, Any] = {
         "finished": algo.finished,

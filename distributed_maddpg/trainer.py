@@ -15,7 +15,7 @@ import numpy.typing as npt
 from distributed_maddpg.acting.joint_policy import JointPolicy
 from distributed_maddpg.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
+from distributed_maddpg.errors import BadInput, CheckpointError, StageError, TrainingError
 from distributed_maddpg.evaluation import Evaluation, Scorecard, evaluate_weights
 from distributed_maddpg.metrics import digest
 from distributed_maddpg.pacing import Pacer
@@ -126,16 +126,18 @@ class MADDPG:
     def several(config: MADDPGConfig, num_seeds: int) -> list[MADDPG]:
         """Return runs with the seeds `config.seed` and up, which share one learner and advance together.
 
-        Train them with `train_together`; everything else is each one's own. Reproducible modes give each the
-        same weights as its seed alone. They are started and stopped as one.
+        Train them with `train_together`; everything else is each one's own. On a CPU, reproducible modes give
+        each the same weights as its seed alone. They are started and stopped as one.
 
         Raises:
             BadInput: if they cannot run.
         """
         if num_seeds < 1:
             raise BadInput("num_seeds", num_seeds, "must be at least 1")
-        runs = [MADDPG(dataclasses.replace(config, seed=config.seed + k)) for k in range(num_seeds)]
-        check_machine(config, runs[0].spec, num_seeds)
+        first = MADDPG(config)
+        check_machine(config, first.spec, num_seeds)
+        seeds = range(config.seed + 1, config.seed + num_seeds)
+        runs = [first, *(MADDPG(dataclasses.replace(config, seed=seed)) for seed in seeds)]
         for index, run in enumerate(runs):
             run._together, run._run = runs, index
         return runs
@@ -305,7 +307,7 @@ class MADDPG:
                 restored = self._restored
                 try:
                     root.resume(restored.learner, restored.env_steps, restored.updates)
-                except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                except (KeyError, TypeError, ValueError, StageError) as error:
                     raise CheckpointError(f"the learner's state cannot be restored ({error})") from error
         return self._running
 
@@ -316,10 +318,12 @@ def train_together(runs: Sequence[MADDPG]) -> list[dict[str, Any]]:
     Raises:
         TrainingError: if a stage fails; everything started is still ended by `stop`.
     """
+    if list(runs) != runs[0]._together:
+        raise TrainingError("train_together takes all runs that MADDPG.several made, in their order")
     root = runs[0]._root()
     env_steps, updates = root.pacer.env_steps, root.pacer.updates
     started = time.perf_counter()
-    root.run(lambda: runs[0].stop_requested)
+    root.run(lambda: any(run.stop_requested for run in runs))
     results = root.take_results()
     seconds = time.perf_counter() - started
     rates = {
@@ -367,24 +371,6 @@ class _Clock:
 
     def __init__(self) -> None:
         self._started: float | None = None
-
-    @staticmethod
-    def several(config: MADDPGConfig, num_seeds: int) -> list[MADDPG]:
-        """Return runs with the seeds `config.seed` and up, which share one learner and advance together.
-
-        Train them with `train_together`; everything else is each one's own. Reproducible modes give each the
-        same weights as its seed alone. They are started and stopped as one.
-
-        Raises:
-            BadInput: if they cannot run.
-        """
-        if num_seeds < 1:
-            raise BadInput("num_seeds", num_seeds, "must be at least 1")
-        runs = [MADDPG(dataclasses.replace(config, seed=config.seed + k)) for k in range(num_seeds)]
-        check_machine(config, runs[0].spec, num_seeds)
-        for index, run in enumerate(runs):
-            run._together, run._run = runs, index
-        return runs
 
     def start(self) -> None:
         self._started = time.perf_counter()

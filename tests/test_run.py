@@ -138,8 +138,8 @@ def test_several_seeds_leave_a_run_folder_each_and_a_summary_of_all(tmp_path):
             name for name in files[1] if "tfevents" not in name
         ]
         assert MADDPGConfig.from_toml(folder / "config.toml").seed == seed
-    with pytest.raises(BadInput, match="already holds a run"):
-        train_seeds(short(seed=4), 2, tmp_path / "run", Progress(io.StringIO()))
+    with pytest.raises(BadInput, match=r"already holds runs; continue one with --resume .*seed_3"):
+        train_seeds(short(seed=7), 2, tmp_path / "run", Progress(io.StringIO()))
 
 
 def test_one_of_several_runs_is_continued_by_itself(tmp_path):

@@ -102,7 +102,7 @@ class _Memory:
 
 
 class HandwrittenUpdate(MADDPGUpdate):
-    """`MADDPGUpdate`, twice as fast on a CPU; equal to it but for rounding."""
+    """`MADDPGUpdate`, half again as fast on a CPU; equal to it but for rounding."""
 
     def __init__(
         self, config: AlgorithmConfig, spec: EnvSpec, device: torch.device, seeds: Sequence[int]

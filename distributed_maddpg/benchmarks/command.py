@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from distributed_maddpg.benchmarks.beside import compare_with_notebook, time_notebook
+from distributed_maddpg.benchmarks.beside import (
+    compare_with_notebook,
+    compares_with_notebook,
+    time_notebook,
+)
 from distributed_maddpg.benchmarks.machine import machine
 from distributed_maddpg.benchmarks.options import BenchmarkOptions, Kind
 from distributed_maddpg.benchmarks.result import Measurement, Result
 from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.errors import BadInput
 
 
 def run_benchmark(kind: Kind, options: BenchmarkOptions) -> dict[str, Any]:
@@ -25,13 +31,14 @@ def run_benchmark(kind: Kind, options: BenchmarkOptions) -> dict[str, Any]:
         TrainingError: if a stage of a job fails.
     """
     settings = options.settings()
-    beside = options.beside if kind in ("learner", "train") else ""
+    beside = options.beside if compares_with_notebook(kind, options) else ""
     timed = [time_notebook(beside)] if beside else []
     measurement = _MEASURES[kind](settings, options)
     measurement.settings["preset"] = options.preset
     if beside:
-        timed.append(time_notebook(beside))
-        compare_with_notebook(measurement, kind, options.preset, timed)
+        with suppress(BadInput):  # once was well; a long measurement must not be lost for it
+            timed.append(time_notebook(beside))
+        compare_with_notebook(measurement, kind, timed)
     return Result(kind, command_line(kind, options), measurement, machine()).to_dict()
 
 

@@ -85,7 +85,9 @@ def _section(result: Mapping[str, Any]) -> str:
 def _title(result: Mapping[str, Any]) -> str:
     title = _TITLES[result["benchmark"]]
     preset = result["settings"].get("preset", "paper")
-    where = ", on a GPU" if _on_gpu(result) else ""
+    seeds = result["settings"].get("num_seeds", 1)
+    where = f", {seeds} seeds side by side" if seeds > 1 else ""
+    where += ", on a GPU" if _on_gpu(result) else ""
     return f"{title}{where}" if preset == "paper" else f"{title}{where}, preset {preset}"
 
 
@@ -115,5 +117,5 @@ def _ours(result: Mapping[str, Any], key: str, unit: str) -> tuple[str, ...]:
 
 
 def _commands(results: Sequence[Mapping[str, Any]]) -> str:
-    lines = "\n".join(f"{result['command']} --out DIR" for result in results)
+    lines = "\n".join(str(result["command"]) for result in results)
     return f"## Commands\n\n```sh\n{lines}\n```"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,14 +28,29 @@ _KEYS = {
 }
 
 
-def check_folder(folder: Path, name: str) -> None:
+def check_folder(folder: Path) -> None:
     """Refuse what results cannot be written to, before anything is measured.
 
     Raises:
-        BadInput: if the path is a file, or `name` cannot be part of a file's name.
+        BadInput: if the path is no folder that can be written to, or holds a result that cannot be read.
     """
     if folder.exists() and not folder.is_dir():
         raise BadInput("out", str(folder), "is a file; name a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput("out", str(folder), f"cannot be created ({error.strerror})") from None
+    if not os.access(folder, os.W_OK):
+        raise BadInput("out", str(folder), "cannot be written to; name another folder")
+    read_results(folder)  # refuses a damaged one
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be part of a file's name.
+
+    Raises:
+        BadInput: naming it.
+    """
     if not re.fullmatch(r"[a-z0-9-]*", name):
         raise BadInput("name", name, "takes small letters, digits and hyphens only")
 
@@ -43,14 +59,13 @@ def write_results(folder: Path, results: Mapping[str, dict[str, Any]], name: str
     """Write results, their page, and `benchmarks.md` of all results that the folder then holds.
 
     Args:
-        folder: created if it is missing.
+        folder: one that `check_folder` has passed.
         results: what `run_benchmark` returned, by label; each goes to `<label>.json`.
         name: a part of the files' names, so that the same label can stand there twice: `<label>-<name>.json`.
 
     Returns:
         The files written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for label, result in results.items():
         stem = f"{label}-{name}" if name else label

@@ -42,7 +42,7 @@ def benchmark_replay(config: MADDPGConfig, seconds: float, repeats: int) -> Meas
         alone = _sample(loaded, batch)
         for _ in range(repeats):
             idle = rates({"take": take, "alone": alone}, seconds=seconds, repeats=1)
-            with loaded.pushing(seconds + 2 * _HEAD_START_S):
+            with loaded.pushing(2 * seconds + 5 * _HEAD_START_S):
                 time.sleep(_HEAD_START_S)
                 inserted, started = loaded.shared.inserted, time.perf_counter()
                 sampled = rates({"sample": alone}, seconds=seconds, repeats=1)

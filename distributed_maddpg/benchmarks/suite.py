@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from distributed_maddpg.benchmarks.beside import compares_with_notebook
 from distributed_maddpg.benchmarks.command import command_line
 from distributed_maddpg.benchmarks.machine import machine
 from distributed_maddpg.benchmarks.options import KINDS, BenchmarkOptions, Kind
@@ -17,9 +18,12 @@ from distributed_maddpg.errors import BadInput, TrainingError
 
 _PATIENCE_S = 30.0
 _JOBS = ("notebook", "paper")
+_ENVS_PER_WORKER = "64,1024"
 
 
-def run_all(options: BenchmarkOptions, note: Callable[[str], None]) -> dict[str, Any]:
+def run_all(
+    options: BenchmarkOptions, note: Callable[[str], None], keep: Callable[[str, dict[str, Any]], None]
+) -> dict[str, Any]:
     """Measure every kind; return all results, and every ratio once more by "kind: figure/ceiling".
 
     Each kind runs alone in a process of its own, because the threads and the memory that one leaves behind
@@ -29,6 +33,7 @@ def run_all(options: BenchmarkOptions, note: Callable[[str], None]) -> dict[str,
     Args:
         options: how; the same for all kinds.
         note: told what is being measured.
+        keep: given each result with its label at once, because the next one may fail.
 
     Raises:
         BadInput: if the options cannot be used for one of the kinds.
@@ -37,7 +42,9 @@ def run_all(options: BenchmarkOptions, note: Callable[[str], None]) -> dict[str,
     results = {}
     for label, (kind, changes) in _plan(options).items():
         note(f"measuring {label}")
-        results[label] = _run(kind, replace(options, **changes))
+        own = replace(options, **changes)
+        results[label] = _run(kind, own if compares_with_notebook(kind, own) else replace(own, beside=""))
+        keep(label, results[label])
     ratios = {
         f"{label}: {name}": value
         for label, result in results.items()
@@ -61,19 +68,26 @@ def _plan(options: BenchmarkOptions) -> dict[str, tuple[Kind, dict[str, Any]]]:
             plan |= {f"train-{preset}": (kind, {"preset": preset, "env_steps": length}) for preset in _JOBS}
             continue
         plan[kind] = (kind, {})
+        if kind == "scaling" and not options.envs_per_worker:
+            plan[kind] = (kind, {"envs_per_worker": _ENVS_PER_WORKER})
         if kind == "learner":
-            plan["learner-seeds"] = (kind, {"num_seeds": 4, "beside": ""})
+            plan["learner-seeds"] = (kind, {"num_seeds": 4})
             if machine()["gpu"] != "none":
-                plan["learner-cuda"] = (kind, {"device": "cuda", "beside": ""})
-                plan["learner-cuda-seeds"] = (kind, {"device": "cuda", "num_seeds": 16, "beside": ""})
+                plan["learner-cuda"] = (kind, {"device": "cuda"})
+                plan["learner-cuda-seeds"] = (kind, {"device": "cuda", "num_seeds": 16})
     return plan
 
 
 def _run(kind: Kind, options: BenchmarkOptions) -> dict[str, Any]:
     module = [sys.executable, "-m", "distributed_maddpg"]
     arguments = ["benchmark", kind, "--json", *options.to_arguments()]
+    # In a session of its own: a terminal's Ctrl-C would interrupt its cleaning up a second time.
     with subprocess.Popen(
-        [*module, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*module, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as process:
         try:
             out, err = process.communicate()

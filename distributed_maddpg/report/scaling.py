@@ -90,6 +90,7 @@ def _titled(figure: Any, title: str, unit: str, log: bool = False) -> Any:
     figure.update_layout(
         title=title, xaxis_title="rollout workers", yaxis_title=unit, template="plotly_white", height=420
     )
+    figure.update_xaxes(tick0=1, dtick=1)
     if log:
         figure.update_yaxes(type="log")
     return figure

@@ -132,11 +132,12 @@ class LearnerActor:
         self._replay = replay
         addresses = ask("replay buffer", replay.ring_addresses.remote(), self._timeout_s)
         rings = [Ring.attach(address) if address else None for address in addresses]
-        self._shared = [
+        reached = [
             make_replay_buffer(config, self._spec, ring)
             for config, ring in zip(self._configs, rings, strict=True)
             if ring
         ]
+        self._shared = reached if len(reached) == len(rings) else []
         self._idle_since = time.perf_counter()
 
     @ray.method

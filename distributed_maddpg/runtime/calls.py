@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import ray
 
-from distributed_maddpg.errors import TrainingError
+from distributed_maddpg.errors import StageError, TrainingError
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ def ask(who: str, call: ray.ObjectRef[T], timeout_s: float) -> T:
         cause = _innermost(error)
         if isinstance(cause, TrainingError):
             raise TrainingError(str(cause)) from error
-        raise TrainingError(f"{who} failed: {_one_line(f'{type(cause).__name__}: {cause}')}") from error
+        raise StageError(f"{who} failed: {_one_line(f'{type(cause).__name__}: {cause}')}") from error
     except ray.exceptions.RayError as error:
         raise TrainingError(f"{who} died: {_reason(error)}") from error
 

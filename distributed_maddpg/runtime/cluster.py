@@ -38,20 +38,28 @@ _MARK = "DISTRIBUTED_MADDPG_CLUSTER"
 _mark = secrets.token_hex(8)  # in the environment of every Ray process that this one starts
 
 
-@dataclass(frozen=True)
+@dataclass
 class Processes:
     """Handles of a run's Ray actors."""
 
+    config: MADDPGConfig
     workers: tuple[ActorProxy[RolloutWorkerActor], ...]
     replay: ActorProxy[ReplayBufferActor]
     learner: ActorProxy[LearnerActor]
-    evaluator: ActorProxy[EvaluationActor]
     connected: tuple[ray.ObjectRef[None], ...]
     """Answered when learner and workers know the replay buffer; the learner last, for torch takes seconds."""
+    _evaluator: ActorProxy[EvaluationActor] | None = None
+
+    @property
+    def evaluator(self) -> ActorProxy[EvaluationActor]:
+        """The evaluator, which is started when it is first asked for: the others need the cores before."""
+        if self._evaluator is None:
+            self._evaluator = ray.remote(EvaluationActor).options(num_cpus=0).remote(self.config)
+        return self._evaluator
 
     def kill(self) -> None:
         """End all of them at once."""
-        _kill((*self.workers, self.learner, self.replay, self.evaluator))
+        _kill((*self.workers, self.learner, self.replay, *([self._evaluator] if self._evaluator else [])))
 
 
 def connect(config: MADDPGConfig) -> bool:
@@ -128,17 +136,33 @@ def _start(configs: Sequence[MADDPGConfig], spec: EnvSpec, use_gpu: bool, starte
         return actor
 
     config = configs[0]
+
     # No runtime_env: Ray could not use the processes it has standing by, and would start others first.
+    def start_learner() -> ActorProxy[LearnerActor]:
+        cpus, gpus = config.learner.num_threads, int(use_gpu)
+        actor: ActorProxy[LearnerActor] = start(
+            LearnerActor, configs, spec, use_gpu, num_cpus=cpus, num_gpus=gpus
+        )
+        return actor
+
+    one_node = _one_node()
+    # On several nodes the learner takes its place before workers can fill the GPU's node.
+    early = None if one_node else start_learner()
     workers = tuple(
         start(RolloutWorkerActor, configs, index, num_cpus=1, scheduling_strategy="SPREAD")
         for index in range(config.num_workers)
     )
-    cpus, gpus = config.learner.num_threads, int(use_gpu)
-    learner = start(LearnerActor, configs, spec, use_gpu, num_cpus=cpus, num_gpus=gpus)
-    replay = start(ReplayBufferActor, configs, spec, num_cpus=0, **_beside(learner, config))
-    evaluator = start(EvaluationActor, config, num_cpus=0)
+    learner = early or start_learner()
+    beside = {} if one_node else _beside(learner, config)
+    replay = start(ReplayBufferActor, configs, spec, num_cpus=0, **beside)
     connected = tuple(process.connect.remote(replay) for process in (learner, *workers))
-    return Processes(workers, replay, learner, evaluator, connected)
+    return Processes(config, workers, replay, learner, connected)
+
+
+def _one_node() -> bool:
+    """Whether all processes will be on one node anyhow, so that none need wait to hear where another is."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return len([node for node in nodes if node["Alive"]]) == 1
 
 
 def _beside(learner: ActorProxy[LearnerActor], config: MADDPGConfig) -> dict[str, Any]:
@@ -146,9 +170,6 @@ def _beside(learner: ActorProxy[LearnerActor], config: MADDPGConfig) -> dict[str
 
     Minibatches are ten times the bytes of new transitions, and within a node they need not be sent at all.
     """
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    if sum(node["Alive"] for node in nodes) == 1:
-        return {}  # without waiting for the learner to say where it is
     node = ask("learner", learner.node_id.remote(), config.ray.timeout_s)
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 

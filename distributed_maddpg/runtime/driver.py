@@ -92,8 +92,7 @@ class RayRoot:
             else:
                 self._dispatch()
                 self._absorb(_POLL_S)
-            if self.pacer.evaluation_due():
-                self._start_evaluation()
+            self._evaluate_if_due()
             if self.pacer.report_due():
                 return
 
@@ -209,21 +208,23 @@ class RayRoot:
         for log in self._logs:
             log.add_learner(report)
 
-    def _start_evaluation(self) -> None:
+    def _evaluate_if_due(self) -> None:
         """Evaluate the weights of this moment in the evaluator's process, unless it is still at the last."""
+        if not self.pacer.evaluation_due():
+            return
         if self._config.sync:
             self._await_evaluations()  # which evaluations are made must not depend on speed
         if self._waiting["evaluator"]:
             return
         self._evaluation_index += 1
         episodes, env_steps = self._config.evaluation.episodes, self.pacer.env_steps
-        for run, (run_seed, ended) in enumerate(zip(self._seeds, self._evaluations, strict=True)):
+        for run, run_seed in enumerate(self._seeds):
             seed = integer_seed(run_seed, "evaluation", self._evaluation_index)
             weights = self._processes.learner.weights.remote(run)
             call = self._processes.evaluator.evaluate.remote(weights, episodes, seed)
 
-            def finish(answer: tuple[int, Scorecard], ended: list[Evaluation] = ended) -> None:
-                ended.append(Evaluation(env_steps, *answer))
+            def finish(answer: tuple[int, Scorecard], run: int = run) -> None:
+                self._evaluations[run].append(Evaluation(env_steps, *answer))
 
             self._watch(call, "evaluator", finish, self._patience(episodes * (run + 1)))
 
@@ -306,6 +307,7 @@ class RayRoot:
             if not self._config.sync:
                 self._dispatch()
             self._absorb(_POLL_S)
+            self._evaluate_if_due()
         return answers[0]
 
     def _ask(self, who: str, call: ray.ObjectRef[T]) -> T:

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 class PusherActor:
     """Pushes made-up transitions as a rollout worker does, as fast as they are taken."""
 
-    def __init__(self, replay: ActorProxy[ReplayBufferActor], num_rows: int, width: int) -> None:
-        """Make up one push of `num_rows` transitions."""
-        self._replay = replay
+    def __init__(
+        self, replay: ActorProxy[ReplayBufferActor], num_rows: int, width: int, timeout_s: float
+    ) -> None:
+        """Make up one push of `num_rows` transitions; each may take `timeout_s`."""
+        self._replay, self._timeout_s = replay, timeout_s
         self._rows = np.random.default_rng(0).standard_normal((1, num_rows, width), dtype=np.float32)
 
     @ray.method
@@ -41,8 +43,9 @@ class PusherActor:
             waiting.append(self._replay.add.remote(self._rows))
             pushed += self._rows.shape[1]
             if len(waiting) == PUSH_WINDOW:
-                ray.get(waiting.popleft())
-        ray.get(list(waiting))
+                ask("replay buffer", waiting.popleft(), self._timeout_s)
+        for call in waiting:
+            ask("replay buffer", call, self._timeout_s)
         return pushed
 
 
@@ -82,9 +85,8 @@ def loaded_replay(config: MADDPGConfig, spec: EnvSpec, rows_per_push: int) -> It
         ring = Ring.attach(address) if address else None
         if ring is None:
             raise TrainingError("replay buffer: its memory cannot be shared on this system")
-        loaded = LoadedReplay(
-            make_replay_buffer(config, spec, ring), pusher.remote(replay, rows_per_push, width), config
-        )
+        pushing = pusher.remote(replay, rows_per_push, width, config.ray.timeout_s)
+        loaded = LoadedReplay(make_replay_buffer(config, spec, ring), pushing, config)
         loaded.fill()
         yield loaded
     finally:

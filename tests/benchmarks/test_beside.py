@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from distributed_maddpg.benchmarks.beside import compare_with_notebook, time_notebook
+from distributed_maddpg.benchmarks.beside import compare_with_notebook, compares_with_notebook, time_notebook
+from distributed_maddpg.benchmarks.options import BenchmarkOptions
 from distributed_maddpg.benchmarks.result import Measurement
 from distributed_maddpg.errors import BadInput
 
@@ -20,7 +21,7 @@ def test_the_last_line_is_the_result(tmp_path: Path) -> None:
     assert timed == {"updates_per_s_with_sampling": 5.0, JOB: 450.0}
 
 
-@pytest.mark.parametrize("code", ["print(1)", "raise SystemExit(3)", "", "print('{')"])
+@pytest.mark.parametrize("code", ["print(1)", "raise SystemExit(3)", "", "print('{')", PRINTS % (0, JOB)])
 def test_another_output_is_refused_in_one_line(tmp_path: Path, code: str) -> None:
     script = tmp_path / "loop.py"
     script.write_text(code)
@@ -37,11 +38,17 @@ def test_a_command_that_is_not_there_is_refused() -> None:
 def test_the_mean_of_before_and_after_is_compared_with() -> None:
     timed = [{"updates_per_s_with_sampling": rate, JOB: 2000 / rate} for rate in (4.0, 5.0)]
     learner = Measurement({}, {"updates_per_s": 135.0})
-    compare_with_notebook(learner, "learner", "paper", timed)
+    compare_with_notebook(learner, "learner", timed)
     assert learner.ratios == {"updates_per_s/notebook_updates_per_s": pytest.approx(30.0)}
     train = Measurement({}, {"total_s": 18.0})
-    compare_with_notebook(train, "train", "notebook", timed)
+    compare_with_notebook(train, "train", timed)
     assert train.ratios == {"total_s/notebook_total_s": pytest.approx(0.04)}
-    other = Measurement({}, {"total_s": 18.0})
-    compare_with_notebook(other, "train", "paper", timed)
-    assert other.ratios == {}
+
+
+def test_only_what_the_notebook_does_too_is_compared_with_it() -> None:
+    notebook = BenchmarkOptions(preset="notebook")
+    assert compares_with_notebook("learner", BenchmarkOptions())
+    assert compares_with_notebook("train", notebook)
+    assert not compares_with_notebook("learner", BenchmarkOptions(num_seeds=2))
+    assert not compares_with_notebook("train", BenchmarkOptions())
+    assert not compares_with_notebook("env", notebook)

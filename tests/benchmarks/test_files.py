@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distributed_maddpg.benchmarks.files import check_folder, read_results, write_results
+from distributed_maddpg.benchmarks.files import check_folder, check_name, read_results, write_results
 from distributed_maddpg.errors import BadInput
 from tests.benchmarks.test_tables import job, result
 
@@ -16,6 +16,7 @@ def names(folder: Path) -> list[str]:
 
 def test_a_result_leaves_its_json_and_the_document(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
+    check_folder(folder)
     written = write_results(folder, {"env": result()})
     assert names(folder) == ["benchmarks.md", "env.json"] == sorted(path.name for path in written)
     assert json.loads((folder / "env.json").read_text()) == result()
@@ -55,6 +56,12 @@ def test_a_damaged_result_is_named(tmp_path: Path) -> None:
 def test_a_file_in_the_way_and_a_name_that_is_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
     with pytest.raises(BadInput, match="is a file; name a folder"):
-        check_folder(tmp_path / "x", "")
+        check_folder(tmp_path / "x")
     with pytest.raises(BadInput, match=r"^name = '\.\./y': takes small letters"):
-        check_folder(tmp_path, "../y")
+        check_name("../y")
+
+
+def test_a_damaged_result_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "env.json").write_text("{")
+    with pytest.raises(BadInput, match=r"env\.json.*is not valid JSON"):
+        check_folder(tmp_path)

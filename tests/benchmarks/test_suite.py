@@ -26,7 +26,9 @@ def test_every_kind_is_run_and_every_ratio_collected(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(suite, "_run", run)
     monkeypatch.setattr(suite, "machine", lambda: MACHINE)
     notes: list[str] = []
-    measured = suite.run_all(BenchmarkOptions(seed=7), notes.append)
+    kept: dict[str, Any] = {}
+    measured = suite.run_all(BenchmarkOptions(seed=7), notes.append, kept.__setitem__)
+    assert kept == measured["results"]
     assert [kind for kind, _ in seen] == [
         "env", "rollout", "replay", "learner", "learner", "train", "train", "scaling"
     ]  # fmt: skip
