@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 _LAST_MOMENT_S = 0.5
+_HELPERS = ("monitor.py", "dashboard.py")  # Ray's own that only watch; also log_monitor.py
 _MARK = "DISTRIBUTED_MADDPG_CLUSTER"
 _mark = secrets.token_hex(8)  # in the environment of every Ray process that this one starts
 
@@ -92,6 +93,10 @@ def disconnect() -> None:
     """
     # Ray gives its processes titles that hide their environment, and may be starting more: look twice.
     family = _marked()
+    for process in family:
+        with suppress(psutil.Error):
+            if any(word.endswith(_HELPERS) for word in process.cmdline()):
+                process.kill()  # Ray would end them one after another, gracefully, which takes a second
     ray.shutdown()
     psutil.wait_procs(family, timeout=_LAST_MOMENT_S)
     for process in family | _marked():
