@@ -96,7 +96,10 @@ class Progress:
             "collected", f"{summary['env_steps']:,} env steps, {summary['env_steps_per_s']:,.0f} a second"
         )
         table.add_row("learnt", f"{summary['updates']:,} updates, {summary['updates_per_s']:,.1f} a second")
-        table.add_row("training time", f"{summary['training_s']:.1f} s on {summary['device']}")
+        table.add_row(
+            "training time",
+            f"{summary['training_s']:.1f} s on {summary['device']} ({summary['device_reason']})",
+        )
         for kind, path in summary["files"].items():
             table.add_row(kind.replace("_", " "), path)
         self._console.print(table)

@@ -103,7 +103,7 @@ def train_seeds(config: MADDPGConfig, num_seeds: int, run_dir: Path, progress: P
     summary = {
         "finished": all(run["finished"] for run in runs),
         "interrupted": any(run["interrupted"] for run in runs),
-        **{name: runs[0][name] for name in ("training_s", "device")},
+        **{name: runs[0][name] for name in ("training_s", "device", "device_reason")},
         "num_seeds": num_seeds,
         **{name: sum(run[name] for run in runs) for name in _TOTALS},
         "files": {"run_dir": str(run_dir)},
@@ -156,13 +156,16 @@ class _RunFiles:
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
+        self._marked = False
         self._metrics = CSVTable(run_dir / "metrics.csv")
         self._returns = CSVTable(run_dir / "returns.csv")
         self._events = TensorBoardWriter(run_dir)
 
     def mark(self, config: MADDPGConfig) -> None:
-        """Make the folder a run's; one that failed to start leaves its name free."""
-        (self.run_dir / _MARKER).write_text(config.to_toml(), encoding="utf-8")
+        """Make the folder a run's, once; one that failed to start leaves its name free."""
+        if not self._marked:
+            self._marked = True
+            _write(self.run_dir / _MARKER, config.to_toml())
 
     def add_result(self, result: dict[str, Any]) -> None:
         own = {key: value for key, value in result.items() if key != "evaluation"}
@@ -237,6 +240,7 @@ def _finish(algo: MADDPG, files: _RunFiles, start: _Start, training_s: float) ->
         "updates_per_s": (algo.updates - start.updates) / training_s,
         "weights_digest": algo.weights_digest(),
         "device": algo.device,
+        "device_reason": algo.device_reason,
     }
     if not algo.stop_requested:
         card = algo.evaluate(algo.config.evaluation.final_episodes)
@@ -251,9 +255,13 @@ def _finish(algo: MADDPG, files: _RunFiles, start: _Start, training_s: float) ->
 
 
 def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    draft = folder / ".summary.json.tmp"
-    draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    draft.rename(folder / "summary.json")
+    _write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
 
 
 def _animate(algo: MADDPG, path: Path) -> None:

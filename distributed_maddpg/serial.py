@@ -56,6 +56,7 @@ class SerialRoot:
         self._runs = [_Run(config, spec) for config in configs]
         self._learner = make_learner(self._config, spec, [config.seed for config in configs])
         self.device = str(self._learner.device)
+        self.device_reason = self._learner.device_reason
         self._evaluation_index = 0
 
     def run(self, stop: Callable[[], bool]) -> None:

@@ -35,6 +35,10 @@ class Root(Protocol):
     def device(self) -> str:
         """Where the learner runs."""
 
+    @property
+    def device_reason(self) -> str:
+        """Which setting led there, and the rates of both devices where both were tried."""
+
     def run(self, stop: Callable[[], bool]) -> None:
         """Train until a report is due or `stop()` says so."""
 
@@ -169,6 +173,11 @@ class MADDPG:
     def device(self) -> str:
         """Where the learner runs."""
         return self._root().device
+
+    @property
+    def device_reason(self) -> str:
+        """Which setting led there, and the rates of both devices where both were tried."""
+        return self._root().device_reason
 
     def request_stop(self) -> None:
         """Let `train` return within moments; safe to call from a signal handler."""

@@ -27,7 +27,8 @@ def summary(**changes):
     files = dict.fromkeys(("run_dir", "checkpoint", "returns", "metrics", "report", "summary"), "runs/x")
     return {
         "interrupted": False, "env_steps": 100_000, "env_steps_per_s": 5000.0, "updates": 901,
-        "updates_per_s": 45.0, "training_s": 20.0, "device": "cpu", "files": files, **changes,
+        "updates_per_s": 45.0, "training_s": 20.0, "device": "cpu", "device_reason": "auto: cpu",
+        "files": files, **changes,
     }  # fmt: skip
 
 
@@ -90,7 +91,7 @@ def test_the_summary_of_a_finished_run():
         "finished",
         "100,000 env steps, 5,000 a second",
         "901 updates, 45.0 a second",
-        "20.0 s on cpu",
+        "20.0 s on cpu (auto: cpu)",
     ):
         assert part in text
     assert "adversary_0 -12.35, agent_0 +3.20  (20 episodes)" in text

@@ -122,9 +122,9 @@ class LearnerActor:
         return str(ray.get_runtime_context().get_node_id())
 
     @ray.method
-    def device(self) -> str:
-        """Return the name of the device."""
-        return str(self._learner.device)
+    def device(self) -> tuple[str, str]:
+        """Return the name of the device, and what led to it."""
+        return str(self._learner.device), self._learner.device_reason
 
     @ray.method
     def connect(self, replay: ActorProxy[ReplayBufferActor]) -> None:

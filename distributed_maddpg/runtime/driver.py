@@ -77,7 +77,15 @@ class RayRoot:
     @property
     def device(self) -> str:
         """Where the learner runs."""
-        device: str = self._ask("learner", self._processes.learner.device.remote())
+        return self._device()[0]
+
+    @property
+    def device_reason(self) -> str:
+        """Which setting led there, and the rates of both devices where both were tried."""
+        return self._device()[1]
+
+    def _device(self) -> tuple[str, str]:
+        device: tuple[str, str] = self._ask("learner", self._processes.learner.device.remote())
         return device
 
     def run(self, stop: Callable[[], bool]) -> None:
