@@ -253,7 +253,7 @@ def _benchmark(arguments: list[str]) -> int:
             measured = run_all(command.options, progress.note, keep)
         else:
             measured = run_benchmark(command.kind, command.options)
-            keep(command.kind, measured)
+            keep(command.options.label(command.kind), measured)
     results = measured["results"] if command.kind == "all" else {command.kind: measured}
     if command.json:
         _print_json(measured)

@@ -93,6 +93,16 @@ class BenchmarkOptions:
         """Return the environment copies per worker to sweep, ascending; empty for the preset's."""
         return _counts("envs_per_worker", self.envs_per_worker)
 
+    def label(self, kind: Kind) -> str:
+        """Return what tells a result from others of its kind, as in "learner-cuda" or "train-paper"."""
+        parts: list[str] = [kind]
+        if kind == "train":
+            parts.append(self.preset)
+        if kind == "learner":
+            parts += [self.device] if self.device != "cpu" else []
+            parts += ["seeds"] if self.num_seeds > 1 else []
+        return "-".join(parts)
+
     def to_arguments(self) -> list[str]:
         """Return the command-line arguments that differ from the defaults."""
         arguments = []

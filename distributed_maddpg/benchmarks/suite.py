@@ -40,10 +40,10 @@ def run_all(
         TrainingError: if one of the kinds fails.
     """
     results = {}
-    for label, (kind, changes) in _plan(options).items():
+    for kind, own in _plan(options):
+        label = own.label(kind)
         note(f"measuring {label}")
-        own = replace(options, **changes)
-        results[label] = _run(kind, own if compares_with_notebook(kind, own) else replace(own, beside=""))
+        results[label] = _run(kind, own)
         keep(label, results[label])
     ratios = {
         f"{label}: {name}": value
@@ -59,22 +59,22 @@ def run_all(
     }
 
 
-def _plan(options: BenchmarkOptions) -> dict[str, tuple[Kind, dict[str, Any]]]:
-    """Return what to measure: by label, its kind and how it differs from the options."""
+def _plan(options: BenchmarkOptions) -> list[tuple[Kind, BenchmarkOptions]]:
+    """Return what to measure, and with which options."""
     length = 0 if options.env_steps == BenchmarkOptions().env_steps else options.env_steps
-    plan: dict[str, tuple[Kind, dict[str, Any]]] = {}
+    learners: list[dict[str, Any]] = [{}, {"num_seeds": 4}]
+    if machine()["gpu"] != "none":
+        learners += [{"device": "cuda"}, {"device": "cuda", "num_seeds": 16}]
+    changes: dict[Kind, list[dict[str, Any]]] = {
+        "learner": learners,
+        "train": [{"preset": preset, "env_steps": length} for preset in _JOBS],
+        "scaling": [{"envs_per_worker": options.envs_per_worker or _ENVS_PER_WORKER}],
+    }
+    plan = []
     for kind in KINDS:
-        if kind == "train":
-            plan |= {f"train-{preset}": (kind, {"preset": preset, "env_steps": length}) for preset in _JOBS}
-            continue
-        plan[kind] = (kind, {})
-        if kind == "scaling" and not options.envs_per_worker:
-            plan[kind] = (kind, {"envs_per_worker": _ENVS_PER_WORKER})
-        if kind == "learner":
-            plan["learner-seeds"] = (kind, {"num_seeds": 4})
-            if machine()["gpu"] != "none":
-                plan["learner-cuda"] = (kind, {"device": "cuda"})
-                plan["learner-cuda-seeds"] = (kind, {"device": "cuda", "num_seeds": 16})
+        for change in changes.get(kind, [{}]):
+            own = replace(options, **change)
+            plan.append((kind, own if compares_with_notebook(kind, own) else replace(own, beside="")))
     return plan
 
 

@@ -60,3 +60,9 @@ def test_no_env_steps_and_no_batch_size_mean_the_presets_own() -> None:
     settings = BenchmarkOptions(preset="notebook", env_steps=0).settings()
     assert settings.pacing.total_env_steps == 200_000
     assert settings.learner.batch_size == 1024
+
+
+def test_a_label_tells_results_of_one_kind_apart() -> None:
+    options = BenchmarkOptions(device="cuda", num_seeds=16, preset="notebook")
+    assert options.label("learner") == "learner-cuda-seeds"
+    assert (options.label("train"), options.label("env")) == ("train-notebook", "env")
