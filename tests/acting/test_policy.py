@@ -4,14 +4,15 @@ import torch
 
 from distributed_maddpg.acting.policy import NumpyPolicy
 from distributed_maddpg.algo.networks import PolicyNetwork
-from distributed_maddpg.types import EnvSpec
+from distributed_maddpg.types import EnvSpec, initial_policies, policy_layout
 
 SPEC = EnvSpec(("red_0", "blue_0", "blue_1"), (3, 2, 4), (2, 3, 1), ("continuous",) * 3)
 HIDDEN = (8, 6)
 
 
 def torch_twin(seed=0):
-    return PolicyNetwork(SPEC, HIDDEN, torch.device("cpu"), torch.Generator().manual_seed(seed))
+    initial = initial_policies(SPEC, HIDDEN, seed)
+    return PolicyNetwork(policy_layout(SPEC, HIDDEN), initial, torch.device("cpu"))
 
 
 def numpy_twin(network, num_envs=5):

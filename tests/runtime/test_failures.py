@@ -98,8 +98,11 @@ def test_a_silent_process_ends_the_run_by_name(
 
 @pytest.mark.slow
 def test_a_process_that_does_not_start_in_time_is_named_and_ended() -> None:
-    with pytest.raises(TrainingError, match=r"rollout worker 0 did not answer within ray.timeout_s = 10 s"):
-        MADDPG(_failing(timeout_s=10.0, fail_at=0, how="sleep")).start()
+    silent = pytest.raises(
+        TrainingError, match=r"rollout worker 0 did not answer within ray.timeout_s = 10 s"
+    )
+    with silent, MADDPG(_failing(timeout_s=10.0, fail_at=0, how="sleep")) as algo:
+        algo.train()
     deadline = time.monotonic() + 10
     while ray.available_resources().get("CPU") != 4.0 and time.monotonic() < deadline:
         time.sleep(0.1)
