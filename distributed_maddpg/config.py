@@ -220,7 +220,7 @@ class LearnerConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: where there is a GPU, the faster of cuda and cpu, tried for half a second each."""
     num_threads: int = 1
-    """Threads of the learner on the CPU; these networks are too small to gain from more."""
+    """Threads of the learner on the CPU; two gain a fifth on idle cores, and lose where workers need them."""
 
     def __post_init__(self) -> None:
         """Check the section."""

@@ -327,3 +327,13 @@ def test_a_gpu_makes_updates_faster_than_one_core():
     config = MADDPGConfig.from_dict({"learner": {"device": "cuda"}})
     spec = EnvSpec(("adversary_0", "agent_0", "agent_1"), (8, 10, 10), (5, 5, 5), ("continuous",) * 3)
     assert trial_rate(config, spec, [1]) > 500
+
+
+def test_a_mirror_keeps_its_rows_while_everything_newer_is_being_overwritten():
+    stage, ring = learner(1), Ring(16, SPEC.transitions.width)
+    ring.add(batches(2).reshape(16, -1))
+    stage.mirror([ring])
+    ring._header[:2] = 32, 48  # the writer is behind one whole round and in the next
+    stage.mirror([ring])
+    stage.learn_mirrored(2)
+    assert stage.updates == 2

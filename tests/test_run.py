@@ -146,3 +146,11 @@ def test_one_of_several_runs_is_continued_by_itself(tmp_path):
     train_seeds(short(pacing={"total_env_steps": 320}), 2, tmp_path, Progress(io.StringIO()))
     longer = short(seed=1, pacing={"total_env_steps": 480})
     assert train(longer, tmp_path / "seed_1", resume=True)["env_steps"] == 480
+
+
+def test_a_run_that_fails_to_start_leaves_its_folder_free(tmp_path):
+    env = {"id": "tests.runtime.failing:parallel_env", "kwargs": {"fail_at": 1}}
+    failing = short(env=env, exploration={"kind": "auto"})
+    with pytest.raises(RuntimeError, match="boom"):
+        train(failing, tmp_path / "run")
+    assert train(short(), tmp_path / "run")["finished"]
