@@ -27,6 +27,10 @@ class StageError(TrainingError):
     """A stage's own code raised; its process lives on."""
 
 
+class Diverged(TrainingError):
+    """Numbers stopped being finite where that cannot be mended; the weights are those from before."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the nearest of `known` as a suggestion, or the whole list where nothing is near."""
     names = sorted(known)

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+Arrays = dict[str, npt.NDArray[Any]]
+"""Named arrays: the state of a stage."""
 ActionType = Literal["continuous", "discrete"]
 
 
@@ -248,3 +251,15 @@ class LearnerReport:
     """Waiting for minibatches."""
     blocked_pacing_s: float = 0.0
     """Waiting to be asked."""
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """What a replay buffer held at one moment, on its way to or from a file."""
+
+    inserted: int
+    """Rows ever added at that moment; the last row here is number `inserted - 1`."""
+    num_rows: int
+    """Rows held."""
+    chunks: Iterator[FloatArray]
+    """Arrays [n, width], oldest rows first, `num_rows` rows together; can be gone through once."""
