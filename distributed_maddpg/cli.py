@@ -25,10 +25,12 @@ from distributed_maddpg.config import EnvArgument, MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError, did_you_mean
 
 if TYPE_CHECKING:
+    from distributed_maddpg.checkpoint import Checkpoint
     from distributed_maddpg.progress import Progress
 
 T = TypeVar("T")
 _DEBUG = "DISTRIBUTED_MADDPG_DEBUG"
+_AUTO = "auto"
 _BENCHMARK_DEFAULTS = BenchmarkOptions()
 
 _USAGE = """usage: distributed-maddpg COMMAND ...
@@ -56,9 +58,16 @@ class TrainCommand:
     config: str = ""
     """TOML file with settings laid over the preset's; it may name its own preset."""
     resume: str = ""
-    """Run folder to continue from its newest checkpoint, with the settings it was started with."""
+    """Run folder to continue from its newest checkpoint, with the settings it was started with. Or auto, with
+    --run-dir: continue there from the newest checkpoint that can be read, and begin where there is none."""
     run_dir: str = ""
     """Folder to create; default: runs/<preset>-<date>-<time>."""
+    checkpoint_dir: str = ""
+    """Where checkpoints go: a folder, or a URL such as s3://bucket/run; default: checkpoints in the run's folder."""
+    checkpoint_replay: bool = True
+    """Keep the stored transitions in checkpoints, so that a continued run goes on exactly."""
+    keep_checkpoints: int = 3
+    """How many of the newest checkpoints stay; 0 for all."""
     num_seeds: int = 1
     """Runs with the seeds --seed and up, trained side by side; each gets a folder of its own."""
     json: bool = False
@@ -75,6 +84,8 @@ class EvaluateCommand:
     """How many episodes."""
     seed: int = 0
     """Seed of the start states; the same seed gives the same numbers."""
+    env_id: Annotated[str, tyro.conf.arg(name="env.id")] = ""
+    """The checkpoint's environment, to allow that it is imported and run; needed for one of your own."""
     json: bool = False
     """Print one JSON object on stdout instead of a table."""
 
@@ -147,7 +158,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    base = _base_settings(arguments)
+    base, checkpoint = _base_settings(arguments)
     # The tables without fixed keys start empty, so that any key may be named.
     open_env = dataclasses.replace(base.env, kwargs={})
     open_algorithm = dataclasses.replace(base.algorithm, team_overrides={})
@@ -160,42 +171,66 @@ def _train(arguments: list[str]) -> int:
 
     from distributed_maddpg.progress import Progress  # noqa: PLC0415
     from distributed_maddpg.run import default_run_dir, train_run, train_seeds  # noqa: PLC0415
+    from distributed_maddpg.saving import SavingOptions  # noqa: PLC0415
 
     progress = Progress()
-    run_dir = Path(command.resume or command.run_dir or default_run_dir(command.preset))
+    auto = command.resume == _AUTO
+    run_dir = Path((not auto and command.resume) or command.run_dir or default_run_dir(command.preset))
+    saving = SavingOptions(command.checkpoint_dir, command.checkpoint_replay, command.keep_checkpoints)
     with contextlib.redirect_stdout(sys.stderr):  # an environment may print; stdout is for JSON
         if command.num_seeds == 1:
-            summary = train_run(config, run_dir, bool(command.resume), progress)
+            summary = train_run(config, run_dir, progress, checkpoint, saving, anew=auto)
         else:
-            summary = train_seeds(config, command.num_seeds, run_dir, progress)
+            summary = train_seeds(config, command.num_seeds, run_dir, progress, saving)
     progress.summary(summary)
     if command.json:
         _print_json(summary)
-    return 0
+    problems = [run["problem"] for run in summary.get("runs", [summary]) if "problem" in run]
+    return _fail(problems[0], 1) if problems else 0
 
 
-def _base_settings(arguments: list[str]) -> MADDPGConfig:
-    """Return what --resume, --preset and --config say, before the other options."""
+def _base_settings(arguments: list[str]) -> tuple[MADDPGConfig, Checkpoint | None]:
+    """Return what --resume, --preset and --config say, before the other options; and what to go on from."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("--preset", "--config", "--resume", "--run-dir", "--env.id"):
+    for name in ("--preset", "--config", "--resume", "--run-dir", "--checkpoint-dir", "--env.id"):
         parser.add_argument(name, default="")
     try:
         named, _ = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise BadInput(str(error.argument_name), "", str(error.message)) from None
-    if named.resume:
-        for option in ("preset", "config", "run_dir"):
-            if getattr(named, option):
-                remedy = "cannot go with --resume, which continues a run's own settings in its own folder"
-                raise BadInput(f"--{option.replace('_', '-')}", getattr(named, option), remedy)
-        from distributed_maddpg.run import resumed_config  # noqa: PLC0415
-
-        return resumed_config(Path(named.resume))
-    base = MADDPGConfig.preset(named.preset or "default")
-    if named.config:
-        base = MADDPGConfig.from_toml(named.config, base)
     env_id = getattr(named, "env.id")  # first, because another environment takes other arguments
-    return MADDPGConfig.from_dict({"env": {"id": env_id}}, base) if env_id else base
+    checkpoint = _checkpoint(named, env_id) if named.resume else None
+    if checkpoint is not None:
+        base = checkpoint.config
+    else:
+        base = MADDPGConfig.preset(named.preset or "default")
+        if named.config:
+            base = MADDPGConfig.from_toml(named.config, base)
+    return MADDPGConfig.from_dict({"env": {"id": env_id}}, base) if env_id else base, checkpoint
+
+
+def _checkpoint(named: argparse.Namespace, env_id: str) -> Checkpoint | None:
+    """Return the checkpoint that --resume names, or that it finds by itself."""
+    auto = named.resume == _AUTO
+    if auto and not named.run_dir:
+        raise BadInput("--resume", _AUTO, "needs --run-dir, the folder to continue or to begin in")
+    for option in () if auto else ("preset", "config", "run_dir"):
+        if getattr(named, option):
+            remedy = "cannot go with --resume, which continues a run's own settings in its own folder"
+            raise BadInput(f"--{option.replace('_', '-')}", getattr(named, option), remedy)
+    from distributed_maddpg.run import checkpoint_to_resume  # noqa: PLC0415
+    from distributed_maddpg.trainer import check_environment  # noqa: PLC0415
+
+    run_dir = Path(named.run_dir if auto else named.resume)
+    folder = named.checkpoint_dir or str(run_dir / "checkpoints")
+    several = sorted(path.name for path in run_dir.glob("seed_*"))
+    if several and not auto:
+        remedy = f"holds runs of several seeds; continue one by itself: --resume {run_dir / several[0]}"
+        raise BadInput("--resume", named.resume, remedy)
+    checkpoint = checkpoint_to_resume(folder, auto, lambda line: print(line, file=sys.stderr))
+    if checkpoint is not None:
+        check_environment(checkpoint, env_id)
+    return checkpoint
 
 
 def _with_tables(settings: MADDPGConfig, base: MADDPGConfig) -> MADDPGConfig:
@@ -219,13 +254,16 @@ def _evaluate(arguments: list[str]) -> int:
     from distributed_maddpg.progress import Progress  # noqa: PLC0415
     from distributed_maddpg.trainer import MADDPG  # noqa: PLC0415
 
-    path = Path(command.checkpoint)
-    if (path / "checkpoints").is_dir():
-        path = newest_checkpoint(path)
-    with contextlib.redirect_stdout(sys.stderr), MADDPG.from_checkpoint(path) as algo:
+    path = command.checkpoint
+    if (Path(path) / "checkpoints").is_dir():
+        path = str(newest_checkpoint(f"{path}/checkpoints"))
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        MADDPG.from_checkpoint(path, env_id=command.env_id) as algo,
+    ):
         card = algo.evaluate(command.episodes, command.seed)
     if command.json:
-        _print_json({"checkpoint": str(path), "seed": command.seed, **card})
+        _print_json({"checkpoint": path, "seed": command.seed, **card})
     else:
         Progress().scorecard(card)
     return 0

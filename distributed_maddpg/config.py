@@ -291,11 +291,15 @@ class RayConfig(_Section):
     address: str = ""
     """Address of a running cluster; empty: the cluster of the surrounding Ray job, else a local one."""
     timeout_s: float = 120.0
-    """Longest wait for any answer of a process before the run ends with an error."""
+    """Longest wait for a process to start or answer; one that has worked before is given up after an eighth."""
+    min_workers: int = 1
+    """Rollout workers that a run needs to go on; others join when the cluster has room (asynchronous mode)."""
+    snapshot_interval_s: float = 10.0
+    """Seconds between two copies of the learner's state, which a failure of its process goes back to."""
 
     def __post_init__(self) -> None:
         """Check the section."""
-        _require_positive("ray", self, "timeout_s")
+        _require_positive("ray", self, "timeout_s", "min_workers", "snapshot_interval_s")
 
 
 @dataclass(frozen=True)

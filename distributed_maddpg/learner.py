@@ -23,7 +23,7 @@ from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConf
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.ring import Ring
 from distributed_maddpg.seeding import integer_seed
-from distributed_maddpg.types import EnvSpec, FloatArray, Weights
+from distributed_maddpg.types import Arrays, EnvSpec, FloatArray, Weights, taken
 
 _TRIAL_ROWS, _TRIAL_UPDATES, _TRIAL_S = 1 << 16, 8, 0.5
 """Of a trial: rows to draw from, updates a call (as many as between two publications), seconds."""
@@ -88,6 +88,7 @@ class Learner:
         """Updates of all agents made, in each run."""
         self.weights_version = 0
         """How many times weights were published; workers know version 0, the first weights, by themselves."""
+        self._published = [self.weights(run) for run in range(self.num_runs)]
 
     def learn(self, batches: Sequence[FloatArray]) -> None:
         """Make one update per batch of `[K, B, width]` packed transitions, one such array per run."""
@@ -135,24 +136,32 @@ class Learner:
     def publish(self) -> list[Weights]:
         """Return the policies' parameters of each run under a new version number."""
         self.weights_version += 1
-        return [self.weights(run) for run in range(self.num_runs)]
+        self._published = [self.weights(run) for run in range(self.num_runs)]
+        return self._published
+
+    def published(self) -> list[Weights]:
+        """Return each run's weights as they were published last: what the workers act with."""
+        return self._published
 
     def weights(self, run: int = 0) -> Weights:
         """Return a run's policies' parameters as they are, under the latest version number."""
         update, own = self._place(run)
         return Weights(self.weights_version, self.updates, _array(update.policy.flat[own]))
 
-    def take_metrics(self) -> list[dict[str, npt.NDArray[np.float64]]]:
-        """Return each run's metrics as means per agent, `[N]`, since the last call; NaN without updates."""
+    def metrics(self) -> list[dict[str, npt.NDArray[np.float64]]]:
+        """Return each run's metrics as means per agent, `[N]`, of the iteration so far; NaN without updates."""
         means = torch.cat(self._metrics, dim=1).cpu().numpy() / (self._metrics_count or float("nan"))
-        for metrics in self._metrics:
-            metrics.zero_()
-        self._metrics_count = 0
         runs = np.split(means.astype(np.float64), self.num_runs, axis=1)
         return [dict(zip(METRICS, run, strict=True)) for run in runs]
 
-    def get_state(self, run: int = 0) -> dict[str, npt.NDArray[Any]]:
-        """Return everything that a run's learning depends on as named arrays."""
+    def next_iteration(self) -> None:
+        """Start the metrics anew."""
+        for metrics in self._metrics:
+            metrics.zero_()
+        self._metrics_count = 0
+
+    def get_state(self, run: int = 0) -> Arrays:
+        """Return everything that a run's learning depends on, and its metrics so far, as named arrays."""
         update, own = self._place(run)
         state = {name: _array(tensor[own]) for name, tensor in update.rows().items()}
         for name, optimiser in update.optimisers().items():
@@ -160,9 +169,13 @@ class Learner:
         state["generator"] = update.generators[run % self._per_stack].get_state().numpy().copy()
         state["updates"] = np.array(self.updates, np.int64)
         state["weights_version"] = np.array(self.weights_version, np.int64)
+        published = self._published[run]
+        state["published"], state["published_updates"] = published.policies, np.array(published.updates)
+        state["metrics"] = _array(self._metrics[run // self._per_stack][:, own])
+        state["metrics_count"] = np.array(self._metrics_count, np.int64)
         return state
 
-    def set_state(self, state: dict[str, npt.NDArray[Any]], run: int = 0) -> None:
+    def set_state(self, state: Arrays, run: int = 0) -> None:
         """Take over what `get_state` returned; continues exactly from there.
 
         Raises:
@@ -173,13 +186,19 @@ class Learner:
             _copy_into(name, tensor[own], state)
         for name, optimiser in update.optimisers().items():
             _copy_into(f"{name}.step", optimiser.steps, state)
+        _copy_into("metrics", self._metrics[run // self._per_stack][:, own], state)
+        published = taken(state, "published", tuple(update.policy.flat[own].shape), np.float32)
+        counts = ("updates", "weights_version", "published_updates", "metrics_count")
+        updates, version, published_updates, metrics_count = (
+            int(taken(state, name, (), np.int64)) for name in counts
+        )
         generator, saved = update.generators[run % self._per_stack], torch.tensor(state["generator"])
         if saved.shape == generator.get_state().shape:
             generator.set_state(saved)
         else:  # saved on another kind of device, whose generators have another state: go on with fresh noise
-            generator.manual_seed(int(state["updates"]))
-        self.updates = int(state["updates"])
-        self.weights_version = int(state["weights_version"])
+            generator.manual_seed(updates)
+        self.updates, self.weights_version, self._metrics_count = updates, version, metrics_count
+        self._published[run] = Weights(version, published_updates, published)
         if self._mirrors:  # the run's ring may be another one, too
             self._mirrors[run // self._per_stack].clear(run % self._per_stack)
 

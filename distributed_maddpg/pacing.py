@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from distributed_maddpg.config import PacingConfig
+from distributed_maddpg.types import Arrays, taken
+
+_NEVER = 2**62
 
 
 class Pacer:
@@ -26,9 +31,9 @@ class Pacer:
         """Made by the learner."""
         self._env_steps_running = 0
         self._updates_running = 0
-        # Until when a resumed run's empty replay buffer is filled, and what it had learnt before.
-        self._refilled_at: float = 0
-        self._resumed_updates = 0
+        # Until when an empty replay buffer is filled anew, and how many updates had been made before.
+        self._refilled_at = 0
+        self._updates_before = 0
         self._published_at = 0
         self._intervals = {
             "report": _Interval(config.report_interval_env_steps),
@@ -58,6 +63,10 @@ class Pacer:
         self._env_steps_running -= env_steps
         self.env_steps += env_steps
 
+    def collection_failed(self, env_steps: int) -> None:
+        """Take back steps that were asked for and will not be reported."""
+        self._env_steps_running -= env_steps
+
     def learning_started(self, updates: int) -> None:
         """Count updates that the learner has been asked for."""
         self._updates_running += updates
@@ -66,6 +75,10 @@ class Pacer:
         """Count updates that the learner has made."""
         self._updates_running -= updates
         self.updates += updates
+
+    def learning_failed(self, updates: int) -> None:
+        """Take back updates that were asked for and will not be reported."""
+        self._updates_running -= updates
 
     def publish_due(self) -> bool:
         """Whether new weights should follow the updates started so far; true once per interval."""
@@ -99,25 +112,53 @@ class Pacer:
         """Whether all steps are in and all updates they earn are made."""
         return self.collected and self.updates >= self._updates_earned(self.env_steps)
 
-    def resume(self, env_steps: int, updates: int) -> None:
-        """Continue a run's counts with an empty replay buffer; it is filled anew before learning goes on.
+    def set_updates(self, updates: int) -> None:
+        """Go back to the updates of a learner that was restored, with none under way."""
+        self.updates, self._updates_running = updates, 0
+        self._published_at = min(self._published_at, updates)
 
-        The updates that fall due meanwhile are made up for afterwards; those of a run whose steps are all in
-        have nothing left to learn from.
+    def get_state(self, env_steps: int, updates: int) -> Arrays:
+        """Return the counts, with work under way left out.
+
+        Args:
+            env_steps: what is known to be stored, at most those counted here.
+            updates: what the learner has made.
         """
-        self.env_steps, self.updates, self._published_at = env_steps, updates, updates
-        total = self._config.total_env_steps
-        self._refilled_at = (
-            min(env_steps + self._config.learning_starts, total) if env_steps < total else math.inf
-        )
-        self._resumed_updates = updates
+        counts = (env_steps, updates, self._published_at, self._refilled_at, self._updates_before)
+        return {"counts": np.array(counts, np.int64)}
+
+    def set_state(self, state: Arrays) -> None:
+        """Go on from the counts that `get_state` returned, with nothing under way.
+
+        Raises:
+            ValueError: if they are no counts.
+        """
+        counts = taken(state, "counts", (5,), np.int64)
+        if (counts < 0).any():
+            raise ValueError("counts holds negative numbers")
+        self.env_steps, self.updates, self._published_at = counts[:3].tolist()
+        self._refilled_at, self._updates_before = counts[3:].tolist()
+        if self._refilled_at == _NEVER:  # the run may have been made longer since
+            self._refilled_at = 0
+        self._env_steps_running = self._updates_running = 0
         for interval in self._intervals.values():
-            interval.over(env_steps)
+            interval.over(self.env_steps)
+
+    def refill(self) -> None:
+        """Let an empty replay buffer be filled before learning goes on.
+
+        The updates that fall due meanwhile are made up for afterwards; a run whose steps are all in has
+        nothing left to learn from.
+        """
+        total = self._config.total_env_steps
+        until = min(self.env_steps + self._config.learning_starts, total)
+        self._refilled_at = until if self.env_steps < total else _NEVER
+        self._updates_before = self.updates
 
     def _updates_earned(self, env_steps: int) -> int:
         since = env_steps - self._config.learning_starts
         if since < 0 or env_steps < self._refilled_at:
-            return self._resumed_updates
+            return self._updates_before
         return 1 + math.floor(since / self._config.env_steps_per_update)
 
 

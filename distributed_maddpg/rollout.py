@@ -12,7 +12,16 @@ from distributed_maddpg.envs import make_vector_env
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.episode_log import EpisodeLog
 from distributed_maddpg.seeding import generator, integer_seed
-from distributed_maddpg.types import EpisodeReport, FloatArray, Weights, initial_policies
+from distributed_maddpg.types import (
+    Arrays,
+    EpisodeReport,
+    FloatArray,
+    Weights,
+    initial_policies,
+    join_states,
+    state_part,
+    taken,
+)
 
 
 @compiled
@@ -74,7 +83,7 @@ class RolloutWorker:
         spec = env.spec
         self._env, self._spec = env, spec
         self._policies = JointPolicy(algorithm, spec, env.num_envs)
-        self._policies.explore_with(exploration, rng)
+        self._explorer = self._policies.explore_with(exploration, rng)
         self._log = EpisodeLog(env.num_envs, spec.num_agents)
         self._action_sizes = np.array(spec.action_sizes)
         self._obs = env.reset()
@@ -85,6 +94,29 @@ class RolloutWorker:
         """Act with these weights from the next step on."""
         self._policies.set_parameters(weights.policies)
         self.weights_version = weights.version
+
+    def get_state(self) -> Arrays:
+        """Return environments, running episodes and noise; the weights are the learner's to keep."""
+        obs = {str(agent): array.copy() for agent, array in enumerate(self._obs)}
+        parts = {"env": self._env.get_state(), "obs": obs}
+        return join_states(
+            {**parts, "episodes": self._log.get_state(), "exploration": self._explorer.get_state()}
+        )
+
+    def set_state(self, state: Arrays) -> None:
+        """Continue exactly from what `get_state` returned.
+
+        Raises:
+            ValueError: if it does not fit this worker's environments.
+        """
+        self._env.set_state(state_part(state, "env"))
+        sizes = self._spec.observation_sizes
+        obs = state_part(state, "obs")
+        self._obs = tuple(
+            taken(obs, str(agent), (self._env.num_envs, size), np.float32) for agent, size in enumerate(sizes)
+        )
+        self._log.set_state(state_part(state, "episodes"))
+        self._explorer.set_state(state_part(state, "exploration"))
 
     def close(self) -> None:
         """Release the environments."""
@@ -130,16 +162,22 @@ class RolloutWorker:
         return report
 
 
-def make_rollout_worker(config: MADDPGConfig, index: int) -> RolloutWorker:
-    """Build worker `index` of a run; it has its own environment copies and streams, and the first weights."""
+def make_rollout_worker(config: MADDPGConfig, index: int, life: int = 0) -> RolloutWorker:
+    """Build worker `index` of a run; it has its own environment copies and streams, and the first weights.
+
+    Args:
+        config: of the run.
+        index: its place among the workers.
+        life: how many times it was replaced; each life has streams of its own.
+    """
     env = make_vector_env(
         config.env.id,
         config.rollout.num_envs,
-        integer_seed(config.seed, "env", index),
+        integer_seed(config.seed, "env", index, life),
         backend=config.env.backend,
         **config.env.kwargs,
     )
-    rng = generator(config.seed, "exploration", index)
+    rng = generator(config.seed, "exploration", index, life)
     worker = RolloutWorker(config.algorithm, config.exploration, env, rng)
     start = initial_policies(
         env.spec, config.algorithm.policy_hidden_sizes, integer_seed(config.seed, "learner")

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from distributed_maddpg.checkpoint import load_checkpoint, newest_checkpoint
+from distributed_maddpg.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_newest_valid,
+    newest_checkpoint,
+    remove_drafts,
+    set_aside,
+)
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.errors import BadInput
-from distributed_maddpg.metrics import CSVTable, TensorBoardWriter, flatten
+from distributed_maddpg.errors import BadInput, TrainingError
+from distributed_maddpg.metrics import write_aside
 from distributed_maddpg.preflight import check_machine
 from distributed_maddpg.progress import Progress
 from distributed_maddpg.report.animation import record_episodes, write_animation
 from distributed_maddpg.report.page import write_report
+from distributed_maddpg.run_folder import RunFolder, check_free
+from distributed_maddpg.saving import CheckpointSaver, SavingOptions
 from distributed_maddpg.trainer import MADDPG, train_together
 
-_MARKER = "config.toml"
+_SUMMARY = "summary.json"
+_DEFAULT_SAVING = SavingOptions()
 _ANIMATED_EPISODES = 6
 _TOTALS = ("env_steps", "updates", "env_steps_per_s", "updates_per_s")
 
@@ -35,39 +44,51 @@ def default_run_dir(preset: str) -> Path:
     return Path("runs") / f"{preset}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def check_run_dir(run_dir: Path) -> None:
-    """Refuse a folder that already holds a run, or that is no folder.
+def checkpoint_to_resume(folder: str, auto: bool, note: Callable[[str], None]) -> Checkpoint | None:
+    """Return the checkpoint that a run goes on from.
+
+    Args:
+        folder: of checkpoints, or URL.
+        auto: whether a broken checkpoint is named, set aside and the next older one taken; and none is fine.
+        note: takes a line for a person.
 
     Raises:
-        BadInput: naming the folder and how to continue the run in it.
+        CheckpointError: if there is none that can be read, unless `auto`.
     """
-    if run_dir.exists() and not run_dir.is_dir():
-        raise BadInput("run_dir", str(run_dir), "is a file; name a folder")
-    several = sorted(run_dir.glob(f"seed_*/{_MARKER}"))
-    if several:
-        remedy = f"already holds runs; continue one with --resume {several[0].parent}, or name another"
-        raise BadInput("run_dir", str(run_dir), remedy)
-    if (run_dir / _MARKER).exists():
-        raise BadInput(
-            "run_dir",
-            str(run_dir),
-            f"already holds a run; continue it with --resume {run_dir}, or name another",
-        )
+    if not auto:
+        return load_checkpoint(newest_checkpoint(folder))
+    broken: list[str] = []
+
+    def skip(path: str, reason: str) -> None:
+        note(f"skipped {reason}")
+        broken.append(path)
+
+    found = load_newest_valid(folder, skip)
+    for path in broken:
+        set_aside(path)
+    note(f"no checkpoint in {folder}: starting anew" if found is None else f"going on from {found[0]}")
+    return None if found is None else found[1]
 
 
-def resumed_config(run_dir: Path) -> MADDPGConfig:
-    """Return the settings of the newest checkpoint of a run.
-
-    Raises:
-        CheckpointError: if the run has no readable checkpoint.
-    """
-    return load_checkpoint(newest_checkpoint(run_dir)).config
-
-
-def train_run(config: MADDPGConfig, run_dir: Path, resume: bool, progress: Progress) -> dict[str, Any]:
+def train_run(
+    config: MADDPGConfig,
+    run_dir: Path,
+    progress: Progress,
+    checkpoint: Checkpoint | None = None,
+    saving: SavingOptions = _DEFAULT_SAVING,
+    anew: bool = False,
+) -> dict[str, Any]:
     """Train to the end, or until interrupted, and leave a complete run folder.
 
     SIGINT and SIGTERM end the run within moments with a checkpoint; a second one ends it at once.
+
+    Args:
+        config: the settings.
+        run_dir: folder to use, for this process alone.
+        progress: what a person sees.
+        checkpoint: to go on from, in the folder of its run; what the run left after it is dropped.
+        saving: where checkpoints go, and what they hold.
+        anew: whether the folder may hold a run that ended before its first checkpoint, to begin again.
 
     Returns:
         The summary that is also in `summary.json`.
@@ -76,17 +97,24 @@ def train_run(config: MADDPGConfig, run_dir: Path, resume: bool, progress: Progr
         BadInput, CheckpointError: before anything is started.
         TrainingError: if a stage fails; files written so far stay.
     """
-    if resume:
-        algo = MADDPG.from_checkpoint(newest_checkpoint(run_dir), config)
-        check_machine(algo.config, algo.spec)
-    else:
-        check_run_dir(run_dir)
+    if checkpoint is None:
+        if not anew:
+            check_free(run_dir)
         algo = MADDPG(config)
-    [summary] = _train([algo], [run_dir], progress)
+    else:
+        algo = MADDPG.restored(checkpoint, config)
+        check_machine(algo.config, algo.spec)
+    [summary] = _train([algo], [run_dir], progress, saving)
     return summary
 
 
-def train_seeds(config: MADDPGConfig, num_seeds: int, run_dir: Path, progress: Progress) -> dict[str, Any]:
+def train_seeds(
+    config: MADDPGConfig,
+    num_seeds: int,
+    run_dir: Path,
+    progress: Progress,
+    saving: SavingOptions = _DEFAULT_SAVING,
+) -> dict[str, Any]:
     """Train runs with the seeds `config.seed` and up side by side; each gets a run folder `seed_<seed>`.
 
     Returns:
@@ -96,10 +124,12 @@ def train_seeds(config: MADDPGConfig, num_seeds: int, run_dir: Path, progress: P
         BadInput: before anything is started.
         TrainingError: if a stage fails; files written so far stay.
     """
-    check_run_dir(run_dir)
+    check_free(run_dir)
     algos = MADDPG.several(config, num_seeds)
+    if saving.folder:
+        raise BadInput("--checkpoint-dir", saving.folder, "is for one run; leave it out with several seeds")
     folders = [run_dir / f"seed_{algo.config.seed}" for algo in algos]
-    runs = _train(algos, folders, progress)
+    runs = _train(algos, folders, progress, saving)
     summary = {
         "finished": all(run["finished"] for run in runs),
         "interrupted": any(run["interrupted"] for run in runs),
@@ -109,37 +139,39 @@ def train_seeds(config: MADDPGConfig, num_seeds: int, run_dir: Path, progress: P
         "files": {"run_dir": str(run_dir)},
         "runs": runs,
     }
-    _write_summary(run_dir, summary)
+    write_aside(run_dir / _SUMMARY, _json(summary))
     return summary
 
 
-def _train(algos: Sequence[MADDPG], folders: Sequence[Path], progress: Progress) -> list[dict[str, Any]]:
+def _train(
+    algos: Sequence[MADDPG], paths: Sequence[Path], progress: Progress, saving: SavingOptions
+) -> list[dict[str, Any]]:
     """Train runs that advance together, each into its folder; return their summaries."""
 
     def request_stop() -> None:
         for algo in algos:
             algo.request_stop()
 
-    for folder in folders:
-        _create(folder)
-    files = [_RunFiles(folder) for folder in folders]
-    with algos[0]:  # the others end with it
+    with ExitStack() as stack:
+        folders = [stack.enter_context(closing(RunFolder(path))) for path in paths]
+        runs = [_Run(algo, folder, saving) for algo, folder in zip(algos, folders, strict=True)]
+        stack.enter_context(algos[0])  # the others end with it
         # Ray sets its own handler of SIGTERM when it starts; ours must come after it.
         with _signals(request_stop, before_start=True):
-            folder = folders[0] if len(algos) == 1 else folders[0].parent
+            folder = paths[0] if len(algos) == 1 else paths[0].parent
             progress.starting(algos[0].config, folder, len(algos))
             algos[0].start()
         started = _Start(time.perf_counter(), algos[0].env_steps, algos[0].updates)
-        try:
-            with _signals(request_stop), progress:
-                _loop(algos, files, progress)
-                training_s = time.perf_counter() - started.clock
-                return [
-                    _finish(algo, own, started, training_s) for algo, own in zip(algos, files, strict=True)
-                ]
-        finally:
-            for own in files:
-                own.close()
+        saver = CheckpointSaver(saving.keep, progress.note)
+        with _signals(request_stop), progress:
+            try:
+                _loop(runs, saver, progress)
+            except TrainingError:
+                _rescue(runs, saver, progress)
+                raise
+            training_s = time.perf_counter() - started.clock
+            saver.finish([(run.checkpoints, run.capture()) for run in runs])
+            return [_finish(run, saver, started, training_s, progress) for run in runs]
 
 
 @dataclass(frozen=True)
@@ -151,85 +183,59 @@ class _Start:
     updates: int
 
 
-class _RunFiles:
-    """The files of a run folder that grow while it runs."""
+class _Run:
+    """A run and the folder it fills."""
 
-    def __init__(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
-        self._marked = False
-        self._metrics = CSVTable(run_dir / "metrics.csv")
-        self._returns = CSVTable(run_dir / "returns.csv")
-        self._events = TensorBoardWriter(run_dir)
+    def __init__(self, algo: MADDPG, folder: RunFolder, saving: SavingOptions) -> None:
+        self.algo, self.folder = algo, folder
+        self.checkpoints = saving.folder or str(folder.path / "checkpoints")
+        self._replay = saving.replay
+        remove_drafts(self.checkpoints)
+        folder.begin(algo.restored_tables, algo.env_steps)
 
-    def mark(self, config: MADDPGConfig) -> None:
-        """Make the folder a run's, once; one that failed to start leaves its name free."""
-        if not self._marked:
-            self._marked = True
-            _write(self.run_dir / _MARKER, config.to_toml())
+    def capture(self) -> Checkpoint:
+        return self.algo.capture(self._replay, self.folder.tables())
 
-    def add_result(self, result: dict[str, Any]) -> None:
-        own = {key: value for key, value in result.items() if key != "evaluation"}
-        self._events.add(own, result["num_env_steps_sampled_lifetime"])
-        self._metrics.add(flatten(own))
-
-    def add_evaluation(self, evaluation: dict[str, Any]) -> None:
-        """Append the greedy returns per agent, and the success rates where the environment has them."""
-        row = {
-            "env_steps": evaluation["num_env_steps"],
-            "updates": evaluation["num_updates"],
-            "episodes": evaluation["episodes"],
-            **evaluation["agent_episode_returns_mean"],
-            **{f"success_{name}": rate for name, rate in evaluation.get("success", {}).items()},
-        }
-        self._returns.add(row)
-        self._events.add({"evaluation": evaluation}, evaluation["num_env_steps"])
-
-    def to_open(self) -> dict[str, str]:
-        """Return what a person may want to open at the end, the report, which comes last, included.
-
-        A run may be interrupted before its first result; then there is nothing to show.
-        """
-        tables = {"returns": self.run_dir / "returns.csv", "metrics": self.run_dir / "metrics.csv"}
-        paths = {kind: str(path) for kind, path in tables.items() if path.exists()}
-        return {"report": str(self.run_dir / "report.html"), **paths} if "metrics" in paths else paths
-
-    def checkpoint_dir(self, env_steps: int) -> Path:
-        return self.run_dir / "checkpoints" / f"step_{env_steps}"
-
-    def close(self) -> None:
-        self._metrics.close()
-        self._returns.close()
-        self._events.close()
+    def add(self, result: dict[str, Any]) -> None:
+        """Write an iteration's result and evaluations; one that was cut short is continued later."""
+        self.folder.mark(self.algo.config)
+        if self.algo.iteration_complete:
+            self.folder.add_result(result)
+        for evaluation in self.algo.evaluations:
+            self.folder.add_evaluation(evaluation)
+        self.folder.add_events(self.algo.events)
 
 
-def _create(run_dir: Path) -> None:
-    try:
-        (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput("run_dir", str(run_dir), f"cannot be created ({error.strerror})") from None
-    if not os.access(run_dir, os.W_OK):
-        raise BadInput("run_dir", str(run_dir), "cannot be written to; name another folder")
-
-
-def _loop(algos: Sequence[MADDPG], files: Sequence[_RunFiles], progress: Progress) -> None:
-    first = algos[0]
+def _loop(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> None:
+    first = runs[0].algo
     while not (first.finished or first.stop_requested):
-        results = train_together(algos)
-        for algo, own, result in zip(algos, files, results, strict=True):
-            own.mark(algo.config)
-            own.add_result(result)
-            for evaluation in algo.evaluations:
-                own.add_evaluation(evaluation)
+        results = train_together([run.algo for run in runs])
+        for run, result in zip(runs, results, strict=True):
+            run.add(result)
+            if problem := run.folder.take_problem():
+                progress.note(problem)
         progress.show(results[0])
-        if first.checkpoint_due() and not first.finished:
-            for algo, own in zip(algos, files, strict=True):
-                algo.save(own.checkpoint_dir(algo.env_steps))
+        saver.report()
+        if first.stop_requested or first.finished or saver.busy:
+            continue
+        if first.checkpoint_due() or saver.retry_due:
+            saver.begin([(run.checkpoints, run.capture()) for run in runs])
 
 
-def _finish(algo: MADDPG, files: _RunFiles, start: _Start, training_s: float) -> dict[str, Any]:
-    """Save the last checkpoint, evaluate it unless interrupted, and write summary and report."""
-    files.mark(algo.config)
-    checkpoint = algo.save(files.checkpoint_dir(algo.env_steps))
+def _rescue(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> None:
+    """Save what there still is of runs that failed."""
+    try:
+        saver.finish([(run.checkpoints, run.capture()) for run in runs])
+    except TrainingError as error:
+        progress.note(f"no checkpoint could be made of the end: {error}")
+
+
+def _finish(
+    run: _Run, saver: CheckpointSaver, start: _Start, training_s: float, progress: Progress
+) -> dict[str, Any]:
+    """Evaluate a run unless it was interrupted, and write summary and report."""
+    algo, folder = run.algo, run.folder
+    folder.mark(algo.config)
     summary: dict[str, Any] = {
         "finished": algo.finished,
         "interrupted": algo.stop_requested,
@@ -244,24 +250,26 @@ def _finish(algo: MADDPG, files: _RunFiles, start: _Start, training_s: float) ->
     }
     if not algo.stop_requested:
         card = algo.evaluate(algo.config.evaluation.final_episodes)
-        files.add_evaluation({"num_env_steps": algo.env_steps, "num_updates": algo.updates, **card})
+        folder.add_evaluation({"num_env_steps": algo.env_steps, "num_updates": algo.updates, **card})
         summary["evaluation"] = card
-        _animate(algo, files.run_dir / "episodes.gif")
-    summary["files"] = {"run_dir": str(files.run_dir), "checkpoint": checkpoint, **files.to_open()}
-    _write_summary(files.run_dir, summary)
-    if "report" in summary["files"]:
-        write_report(files.run_dir)
-    return summary
+    checkpoint = f"{run.checkpoints}/step_{algo.env_steps}"
+    saved = {} if saver.problem else {"checkpoint": checkpoint}
+    summary["files"] = {"run_dir": str(folder.path), **saved, **folder.to_open()}
+    try:
+        if not algo.stop_requested:
+            _animate(algo, folder.path / "episodes.gif")
+        if "report" in summary["files"]:
+            write_report(folder.path)
+        write_aside(folder.path / _SUMMARY, _json(summary))
+    except OSError as error:
+        progress.note(f"{folder.path}: cannot be written to ({error.strerror})")
+        summary["problem"] = str(error)
+    problem = saver.problem or folder.take_problem()
+    return {**summary, "problem": problem} if problem else summary
 
 
-def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    _write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+def _json(summary: dict[str, Any]) -> str:
+    return json.dumps(summary, indent=2) + "\n"
 
 
 def _animate(algo: MADDPG, path: Path) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.evaluation import Evaluation, Scorecard, evaluate_weights
@@ -22,7 +21,18 @@ from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.replay import make_replay_buffer
 from distributed_maddpg.rollout import make_rollout_worker
 from distributed_maddpg.seeding import integer_seed
-from distributed_maddpg.types import EnvSpec, LearnerReport, RolloutReport, Weights
+from distributed_maddpg.types import (
+    Arrays,
+    EnvSpec,
+    FaultEvent,
+    LearnerReport,
+    RolloutReport,
+    RunState,
+    Weights,
+    join_states,
+    state_part,
+    taken,
+)
 
 
 class _Run:
@@ -45,6 +55,23 @@ class _Run:
         self.log.add_rollout(report, latest_version)
         return len(rows)
 
+    def get_state(self) -> dict[str, Arrays]:
+        """Return the state of each part but the stored transitions."""
+        return {
+            "worker_0": self.worker.get_state(),
+            "replay": {"generator": self.replay.generator_state()},
+            "log": self.log.get_state(),
+        }
+
+    def set_state(self, state: RunState) -> None:
+        """Go on from a state; a worker that it does not know begins anew."""
+        self.log.set_state(state_part(state.stages, "log"))
+        self.replay.set_generator_state(taken(state.stages, "replay/generator", (6,), np.uint64))
+        if state.replay is not None:
+            self.replay.restore(state.replay)
+        if worker := state_part(state.stages, "worker_0"):
+            self.worker.set_state(worker)
+
 
 class SerialRoot:
     """Runs the stages in turn."""
@@ -59,8 +86,8 @@ class SerialRoot:
         self.device_reason = self._learner.device_reason
         self._evaluation_index = 0
 
-    def run(self, stop: Callable[[], bool]) -> None:
-        """Train until a report is due or `stop()` says so."""
+    def run(self, stop: Callable[[], bool]) -> bool:
+        """Train until a report is due or `stop()` says so; return whether one is due."""
         while not stop():
             if not self.pacer.collected:
                 self._collect()
@@ -68,18 +95,25 @@ class SerialRoot:
             if self.pacer.evaluation_due():
                 self._evaluate()
             if self.pacer.report_due():
-                return
+                return True
+        return False
 
-    def take_results(self) -> list[dict[str, Any]]:
-        """Return what happened in each run since the last call, and start anew."""
+    def results(self) -> list[dict[str, Any]]:
+        """Return what happened in each run in the iteration so far."""
         counters = {
             "num_env_steps_sampled_lifetime": self.pacer.env_steps,
             "num_updates_lifetime": self.pacer.updates,
             "weights_seq_no": self._learner.weights_version,
             "replay_buffer": {"num_env_steps_stored": self._runs[0].replay.size},
         }
-        metrics = self._learner.take_metrics()
-        return [run.log.take(counters, own) for run, own in zip(self._runs, metrics, strict=True)]
+        metrics = self._learner.metrics()
+        return [run.log.result(counters, own) for run, own in zip(self._runs, metrics, strict=True)]
+
+    def next_iteration(self) -> None:
+        """Start anew what is counted per iteration."""
+        self._learner.next_iteration()
+        for run in self._runs:
+            run.log.next_iteration()
 
     def take_evaluations(self, run: int) -> list[Evaluation]:
         """Return the evaluations of a run that ended since the last call."""
@@ -87,19 +121,40 @@ class SerialRoot:
         taken, own.evaluations = own.evaluations, []
         return taken
 
+    def take_events(self) -> list[FaultEvent]:
+        """Return nothing: in one process nobody is replaced."""
+        return []
+
     def weights(self, run: int) -> Weights:
         """Return a run's policies as the learner has them now."""
         return self._learner.weights(run)
 
-    def learner_state(self, run: int) -> dict[str, npt.NDArray[Any]]:
-        """Return the learner's complete state of a run."""
+    def learner_state(self, run: int) -> Arrays:
+        """Return the learner's state of a run."""
         return self._learner.get_state(run)
 
-    def resume(self, state: dict[str, npt.NDArray[Any]], env_steps: int, updates: int) -> None:
-        """Continue from a learner's state and the counts of the only run."""
-        self._learner.set_state(state)
-        self._runs[0].worker.set_weights(self._learner.weights())
-        self.pacer.resume(env_steps, updates)
+    def capture(self, run: int, with_replay: bool) -> RunState:
+        """Return the state of a run; training may go on while its transitions are read."""
+        own = self._runs[run]
+        stages = {
+            "pacing": self.pacer.get_state(self.pacer.env_steps, self.pacer.updates),
+            "evaluation": {"index": np.array(self._evaluation_index)},
+            "learner": self._learner.get_state(run),
+            **own.get_state(),
+        }
+        replay = own.replay.snapshot().stored() if with_replay else None
+        return RunState(self.pacer.env_steps, self.pacer.updates, join_states(stages), replay)
+
+    def restore(self, run: int, state: RunState) -> None:
+        """Go on from what `capture` returned."""
+        own = self._runs[run]
+        self._learner.set_state(state_part(state.stages, "learner"), run)
+        own.worker.set_weights(self._learner.published()[run])
+        own.set_state(state)
+        self._evaluation_index = int(taken(state.stages, "evaluation/index", (), np.int64))
+        self.pacer.set_state(state_part(state.stages, "pacing"))
+        if own.replay.size == 0:
+            self.pacer.refill()
 
     def evaluate(self, num_episodes: int, seed: int, run: int) -> Scorecard:
         """Play greedy episodes with the learner's policies of a run."""

@@ -15,13 +15,26 @@ import numpy.typing as npt
 from distributed_maddpg.acting.joint_policy import JointPolicy
 from distributed_maddpg.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import is_builtin
 from distributed_maddpg.errors import BadInput, CheckpointError, StageError, TrainingError
 from distributed_maddpg.evaluation import Evaluation, Scorecard, evaluate_weights
 from distributed_maddpg.metrics import digest
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.preflight import check_machine, check_settings
-from distributed_maddpg.seeding import generator, integer_seed
-from distributed_maddpg.types import EnvSpec, FloatArray, Weights, critic_layout, policy_layout
+from distributed_maddpg.seeding import generator, integer_seed, pack_generator, restore_generator
+from distributed_maddpg.types import (
+    Arrays,
+    EnvSpec,
+    FaultEvent,
+    FloatArray,
+    RunState,
+    Weights,
+    critic_layout,
+    join_states,
+    policy_layout,
+    state_part,
+    taken,
+)
 
 _WEIGHT_PARTS = ("policy", "critic", "target_policy", "target_critic")
 
@@ -39,23 +52,32 @@ class Root(Protocol):
     def device_reason(self) -> str:
         """Which setting led there, and the rates of both devices where both were tried."""
 
-    def run(self, stop: Callable[[], bool]) -> None:
-        """Train until a report is due or `stop()` says so."""
+    def run(self, stop: Callable[[], bool]) -> bool:
+        """Train until a report is due or `stop()` says so; return whether one is due."""
 
-    def take_results(self) -> list[dict[str, Any]]:
-        """Return what happened in each run since the last call."""
+    def results(self) -> list[dict[str, Any]]:
+        """Return what happened in each run in the iteration so far."""
+
+    def next_iteration(self) -> None:
+        """Start anew what is counted per iteration."""
 
     def take_evaluations(self, run: int) -> list[Evaluation]:
         """Return the evaluations of a run that ended since the last call."""
 
+    def take_events(self) -> list[FaultEvent]:
+        """Return what went wrong with processes, or was mended, since the last call."""
+
     def weights(self, run: int) -> Weights:
         """Return a run's policies as they are now."""
 
-    def learner_state(self, run: int) -> dict[str, npt.NDArray[Any]]:
-        """Return the learner's complete state of a run."""
+    def learner_state(self, run: int) -> Arrays:
+        """Return the learner's state of a run."""
 
-    def resume(self, state: dict[str, npt.NDArray[Any]], env_steps: int, updates: int) -> None:
-        """Continue from a learner's state and the counts of the only run."""
+    def capture(self, run: int, with_replay: bool) -> RunState:
+        """Return the state of a run; training may go on while its transitions are read."""
+
+    def restore(self, run: int, state: RunState) -> None:
+        """Go on from what `capture` returned."""
 
     def evaluate(self, num_episodes: int, seed: int, run: int) -> Scorecard:
         """Play greedy episodes with a run's current policies."""
@@ -97,32 +119,56 @@ class MADDPG:
         self._stop_requested = False
         self._stopped = False
         self._iteration = 0
+        self.iteration_complete = True
+        """Whether the latest call of `train` went on to a report; `request_stop` ends it before."""
         self.evaluations: list[dict[str, Any]] = []
         """All evaluations that ended during the latest call of `train`, oldest first."""
+        self.events: list[FaultEvent] = []
+        """What went wrong, or was mended, during the latest call of `train`."""
         self._clock = _Clock()
         # A stream of its own, beside those of the workers.
         self._acting_rng = generator(config.seed, "exploration", config.num_workers + 1)
 
     @staticmethod
-    def from_checkpoint(path: str | Path, config: MADDPGConfig | None = None) -> MADDPG:
+    def from_checkpoint(
+        path: str | Path, config: MADDPGConfig | None = None, env_id: str = ""
+    ) -> MADDPG:
         """Return an algorithm that continues from a checkpoint.
 
         Args:
-            path: a checkpoint folder.
+            path: a checkpoint folder, or URL.
             config: settings to continue with instead of the checkpoint's own.
+            env_id: the environment that is expected; needed where it is neither ours, mpe2's nor PettingZoo's
+                own, because an environment that a checkpoint names is imported and called.
 
         Raises:
             CheckpointError: if it cannot be read, or its weights are not those of its settings.
             BadInput: if `config` does not fit the checkpoint's networks, or this machine.
         """
         checkpoint = load_checkpoint(path)
+        if config is None:
+            check_environment(checkpoint, env_id)
+        try:
+            return MADDPG.restored(checkpoint, config)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+
+    @staticmethod
+    def restored(checkpoint: Checkpoint, config: MADDPGConfig | None = None) -> MADDPG:
+        """Return an algorithm that continues from a checkpoint that was read; see `from_checkpoint`."""
         algo = MADDPG.__new__(MADDPG)  # a machine that could not train it may still evaluate it
-        algo._prepare(config or checkpoint.config)
+        own = config is None or config == checkpoint.config
+        try:
+            algo._prepare(config or checkpoint.config)
+        except BadInput as error:
+            if config is not None:
+                raise
+            raise CheckpointError(f"its settings cannot be used ({error})") from error
         problem = _misfit(algo, checkpoint)
-        if problem and config is not None and config != checkpoint.config:
-            raise BadInput(*problem)
+        if problem and own:
+            raise CheckpointError(f"it does not fit its own settings ({BadInput(*problem)})")
         if problem:
-            raise CheckpointError(f"{path}: does not fit its own settings ({BadInput(*problem)})")
+            raise BadInput(*problem)
         algo._restored = checkpoint
         return algo
 
@@ -170,6 +216,11 @@ class MADDPG:
         return self._restored.updates if self._restored else 0
 
     @property
+    def restored_tables(self) -> Mapping[str, str] | None:
+        """Texts that the checkpoint kept beside it, by file name; None where there was no checkpoint."""
+        return self._restored.tables if self._restored else None
+
+    @property
     def device(self) -> str:
         """Where the learner runs."""
         return self._root().device
@@ -200,11 +251,10 @@ class MADDPG:
 
     def _complete(self, root: Root, result: dict[str, Any]) -> dict[str, Any]:
         """Add what this class knows of an iteration to what the stages reported."""
-        self._iteration += 1
         self.evaluations = [evaluation.to_dict() for evaluation in root.take_evaluations(self._run)]
         return {
             **result,
-            "training_iteration": self._iteration,
+            "training_iteration": self._iteration + 1,
             "time_total_s": self._clock.seconds(),
             "evaluation": self.evaluations[-1] if self.evaluations else {},
         }
@@ -258,20 +308,43 @@ class MADDPG:
             for agent, action in zip(self.spec.agents, actions, strict=True)
         }
 
-    def save(self, path: str | Path) -> str:
-        """Write a checkpoint folder, whole or not at all; return its path."""
-        root = self._root()
-        state, pacer = (
-            root.learner_state(self._run),
-            root.pacer,
-        )  # in this order: the counts are those of the state
-        checkpoint = Checkpoint(self.config, self.spec.agents, pacer.env_steps, pacer.updates, state)
-        return str(save_checkpoint(path, checkpoint))
+    def save(self, path: str | Path, replay: bool = True) -> str:
+        """Write a checkpoint folder, whole or not at all; return its path.
+
+        Args:
+            path: a local folder, or a URL such as "s3://bucket/folder" where its fsspec package is installed.
+            replay: with the stored transitions; without, a continued run fills its replay buffer anew.
+        """
+        return str(save_checkpoint(path, self.capture(replay)))
+
+    def capture(self, replay: bool = True, tables: Mapping[str, str] | None = None) -> Checkpoint:
+        """Return a checkpoint of this moment to write later; training may go on while it is written.
+
+        Args:
+            replay: with the stored transitions.
+            tables: texts to keep beside it, by file name.
+        """
+        captured = self._root().capture(self._run, replay)
+        own = {
+            "iteration": np.array(self._iteration),
+            "time_total_s": np.array(self._clock.seconds()),
+            "acting_generator": pack_generator(self._acting_rng),
+        }
+        return Checkpoint(
+            self.config,
+            self.spec.agents,
+            captured.env_steps,
+            captured.updates,
+            {**captured.stages, **join_states({"algorithm": own})},
+            captured.replay,
+            dict(tables or {}),
+        )
 
     def policy_parameters(self) -> FloatArray:
         """Return the policies' parameters `[N, P]`; from a checkpoint, without starting anything."""
         if self._running is None and self._restored is not None:
-            return self._restored.learner["policy"]
+            policies: FloatArray = self._restored.state["learner/policy"]
+            return policies
         return self._root().weights(self._run).policies
 
     def weights_digest(self) -> str:
@@ -312,13 +385,45 @@ class MADDPG:
             for run in self._together:
                 run._running = root
                 run._clock.start()
-            if self._restored is not None:
-                restored = self._restored
-                try:
-                    root.resume(restored.learner, restored.env_steps, restored.updates)
-                except (KeyError, TypeError, ValueError, StageError) as error:
-                    raise CheckpointError(f"the learner's state cannot be restored ({error})") from error
+            for run in self._together:
+                if run._restored is not None:
+                    run._restore(run._restored)
         return self._running
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Let the stages, which were just started, go on from a checkpoint.
+
+        Raises:
+            CheckpointError: if a part of it does not fit.
+        """
+        stages, old = checkpoint.state, checkpoint.config
+        worlds = [(each.env, each.rollout.num_envs) for each in (self.config, old)]
+        if worlds[0] != worlds[1]:  # then the workers begin new episodes
+            stages = {name: array for name, array in stages.items() if not name.startswith("worker_")}
+        try:
+            own = state_part(stages, "algorithm")
+            self._iteration = int(taken(own, "iteration", (), np.int64))
+            self._clock.start(float(taken(own, "time_total_s", (), np.float64)))
+            restore_generator(self._acting_rng, taken(own, "acting_generator", (6,), np.uint64))
+            state = RunState(checkpoint.env_steps, checkpoint.updates, stages, checkpoint.replay)
+            self._root().restore(self._run, state)
+        except (KeyError, TypeError, ValueError, StageError) as error:
+            raise CheckpointError(f"a part of the checkpoint does not fit its settings ({error})") from error
+        self._restored = dataclasses.replace(checkpoint, state={}, replay=None)  # it may be large
+
+
+def check_environment(checkpoint: Checkpoint, env_id: str) -> None:
+    """Refuse to import and call what a checkpoint names, unless it is well known or was named to us as well.
+
+    Raises:
+        CheckpointError: saying how to allow it.
+    """
+    own = checkpoint.config.env.id
+    if not is_builtin(own) and own != env_id:
+        raise CheckpointError(
+            f"its environment {own!r} would be imported and run, which a file alone must not decide; "
+            f"if you trust it, name it: --env.id {own} (in Python env_id={own!r})"
+        )
 
 
 def train_together(runs: Sequence[MADDPG]) -> list[dict[str, Any]]:
@@ -332,15 +437,22 @@ def train_together(runs: Sequence[MADDPG]) -> list[dict[str, Any]]:
     root = runs[0]._root()
     env_steps, updates = root.pacer.env_steps, root.pacer.updates
     started = time.perf_counter()
-    root.run(lambda: any(run.stop_requested for run in runs))
-    results = root.take_results()
+    complete = root.run(lambda: any(run.stop_requested for run in runs))
+    results = root.results()
     seconds = time.perf_counter() - started
     rates = {
         "time_this_iter_s": seconds,
         "env_steps_per_s": (root.pacer.env_steps - env_steps) / seconds,
         "updates_per_s": (root.pacer.updates - updates) / seconds,
     }
-    return [run._complete(root, {**own, **rates}) for run, own in zip(runs, results, strict=True)]
+    finished = [run._complete(root, {**own, **rates}) for run, own in zip(runs, results, strict=True)]
+    for run in runs:
+        run.iteration_complete = complete
+        run._iteration += complete
+    runs[0].events = root.take_events()
+    if complete:
+        root.next_iteration()
+    return finished
 
 
 def _observation(agent: str, values: Any, copies: tuple[int, ...], size: int) -> FloatArray:
@@ -367,7 +479,7 @@ def _misfit(algo: MADDPG, checkpoint: Checkpoint) -> tuple[str, object, str] | N
     for kind, (field, value, layout) in layouts.items():
         shape = (layout.num_networks, layout.num_parameters)
         for part in (kind, f"target_{kind}"):
-            array = checkpoint.learner.get(part)
+            array = checkpoint.state.get(f"learner/{part}")
             if array is None or array.shape != shape or array.dtype != np.float32:
                 return field, value, f"needs float32 {part} weights of shape {shape}"
             if not np.isfinite(array).all():
@@ -381,8 +493,9 @@ class _Clock:
     def __init__(self) -> None:
         self._started: float | None = None
 
-    def start(self) -> None:
-        self._started = time.perf_counter()
+    def start(self, seconds: float = 0.0) -> None:
+        """Start with so many seconds from before."""
+        self._started = time.perf_counter() - seconds
 
     def seconds(self) -> float:
         return 0.0 if self._started is None else time.perf_counter() - self._started

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -254,6 +254,69 @@ class LearnerReport:
 
 
 @dataclass(frozen=True)
+class FaultEvent:
+    """Something that went wrong, or was mended."""
+
+    time: float
+    """Seconds since 1970."""
+    who: str
+    """The process, as in "rollout worker 1"."""
+    kind: str
+    """lost, recovered or quarantined."""
+    line: str
+    """What happened, in words."""
+    seconds: float = 0.0
+    """How long it was missed, where it was mended."""
+
+
+def join_states(parts: Mapping[str, Arrays]) -> Arrays:
+    """Return the states of several parts as one, with names like "part/array"."""
+    return {f"{part}/{name}": array for part, state in parts.items() for name, array in state.items()}
+
+
+def state_part(state: Arrays, part: str) -> Arrays:
+    """Return the state of one part of what `join_states` joined; empty where there is none."""
+    prefix = f"{part}/"
+    return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
+
+
+def taken(state: Arrays, name: str, shape: tuple[int | None, ...], kind: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return a copy of one array of a saved state.
+
+    Args:
+        state: named arrays.
+        name: of the array.
+        shape: that it must have; None stands for any length.
+        kind: type that it must have.
+
+    Raises:
+        ValueError: naming the array, if it is missing or of another shape or type.
+    """
+    if name not in state:
+        raise ValueError(f"the state lacks {name}")
+    array: npt.NDArray[Any] = state[name]
+    fits = array.ndim == len(shape) and all(b in (None, a) for a, b in zip(array.shape, shape, strict=True))
+    if not fits or array.dtype != np.dtype(kind):
+        expected = str(shape).replace("None", "n")
+        raise ValueError(
+            f"{name} has shape {array.shape} and type {array.dtype}, expected {expected} {np.dtype(kind)}"
+        )
+    return array.copy()
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Everything that the rest of a run depends on, as of one moment."""
+
+    env_steps: int
+    updates: int
+    stages: Arrays
+    """The stages' states under names like "learner/policy" and "worker_0/env/cycle"."""
+    replay: StoredRows | None
+    """Transitions; None where they are left out."""
+
+
+@dataclass(frozen=True)
 class StoredRows:
     """What a replay buffer held at one moment, on its way to or from a file."""
 
@@ -263,3 +326,11 @@ class StoredRows:
     """Rows held."""
     chunks: Iterator[FloatArray]
     """Arrays [n, width], oldest rows first, `num_rows` rows together; can be gone through once."""
+
+    def first_number(self, capacity: int) -> int:
+        """Return the number of the first row in a ring of this capacity that takes them over.
+
+        Where the ring holds as many as before each row gets its old place, so that the same draws find it.
+        """
+        exact = self.num_rows == min(self.inserted, capacity)
+        return self.inserted - self.num_rows if exact else 0

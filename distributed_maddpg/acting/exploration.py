@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from distributed_maddpg.acting.kernels import divide_by_sum, subtract_largest
 from distributed_maddpg.config import ExplorationConfig, Head
-from distributed_maddpg.types import EnvSpec, FloatArray
+from distributed_maddpg.seeding import pack_generator, restore_generator
+from distributed_maddpg.types import Arrays, EnvSpec, FloatArray, taken
 
 _IMPOSSIBLE = np.float32(-1e9)
 _AUTO_GAUSSIAN = np.float32(0.3)
@@ -110,6 +111,15 @@ class Explorer:
             random = self._maker.uniform(self._rng, logits.shape)
             actions = np.where(chosen[None, :, None], random, actions)
         return actions
+
+    def get_state(self) -> Arrays:
+        """Return the generator and the walk `[N, E, A]`."""
+        return {"generator": pack_generator(self._rng), "walk": self._walk.copy()}
+
+    def set_state(self, state: Arrays) -> None:
+        """Go on from what `get_state` returned; ValueError if it does not fit."""
+        self._walk = taken(state, "walk", self._walk.shape, np.float32)
+        restore_generator(self._rng, taken(state, "generator", (6,), np.uint64))
 
     def reset(self, ended: npt.NDArray[np.bool_]) -> None:
         """Start the walk of the copies `[E]` whose episode ended at zero again."""

@@ -24,9 +24,10 @@ class JointPolicy:
         self._num_envs = num_envs
         self._explorer: Explorer | None = None
 
-    def explore_with(self, config: ExplorationConfig, rng: np.random.Generator) -> None:
-        """Add exploration noise drawn from `rng` to `explore`."""
+    def explore_with(self, config: ExplorationConfig, rng: np.random.Generator) -> Explorer:
+        """Add exploration noise drawn from `rng` to `explore`; return its source, which has a state."""
         self._explorer = Explorer(config, self._maker, self._num_envs, rng)
+        return self._explorer
 
     def set_parameters(self, flat: FloatArray) -> None:
         """Act with policy parameters `[N, P]` from now on."""

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.envs.base import StepResult, VectorEnv
-from distributed_maddpg.types import EpisodeReport
+from distributed_maddpg.types import Arrays, EpisodeReport, taken
 
 
 class EpisodeLog:
@@ -35,3 +35,12 @@ class EpisodeLog:
         self._returns[ended] = 0.0
         self._lengths[ended] = 0
         return ended, report
+
+    def get_state(self) -> Arrays:
+        """Return returns `[E, N]` and lengths `[E]` of the running episodes."""
+        return {"returns": self._returns.copy(), "lengths": self._lengths.copy()}
+
+    def set_state(self, state: Arrays) -> None:
+        """Go on from what `get_state` returned; ValueError if it does not fit."""
+        self._returns = taken(state, "returns", self._returns.shape, np.float64)
+        self._lengths = taken(state, "lengths", self._lengths.shape, np.int64)

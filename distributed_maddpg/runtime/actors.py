@@ -12,6 +12,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +24,12 @@ from threadpoolctl import threadpool_limits
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.evaluation import Scorecard, evaluate_weights
 from distributed_maddpg.replay import ReplayBuffer, make_replay_buffer
-from distributed_maddpg.ring import Ring, RingAddress
+from distributed_maddpg.ring import Ring, RingAddress, RingSnapshot
 from distributed_maddpg.rollout import make_rollout_worker
-from distributed_maddpg.runtime.calls import ask
+from distributed_maddpg.runtime.calls import ProcessLost, ask
+from distributed_maddpg.seeding import generator
 from distributed_maddpg.types import (
+    Arrays,
     EnvSpec,
     EpisodeReport,
     FloatArray,
@@ -52,15 +56,30 @@ def _alone_on_one_core() -> None:
 class ReplayBufferActor:
     """Carries each run's replay buffer, and a reference to the newest weights beside them."""
 
-    def __init__(self, configs: Sequence[MADDPGConfig], spec: EnvSpec) -> None:
-        """Start with no transitions and no weights."""
+    def __init__(
+        self, configs: Sequence[MADDPGConfig], spec: EnvSpec, left: Sequence[RingAddress] = ()
+    ) -> None:
+        """Start with no weights, and no transitions but those that a dead predecessor may have left.
+
+        Args:
+            configs: one per run.
+            spec: of the environment.
+            left: where each run's ring can still be found.
+        """
         _alone_on_one_core()
-        self._buffers = [
-            make_replay_buffer(config, spec, Ring.shared(config.replay.capacity, spec.transitions.width))
-            for config in configs
-        ]
+        rings = [Ring.adopt(address) for address in left]
+        self._adopted = len(rings) > 0 and None not in rings
+        if not self._adopted:
+            rings = [Ring.shared(each.replay.capacity, spec.transitions.width) for each in configs]
+        self._buffers = [make_replay_buffer(*each) for each in zip(configs, repeat(spec), rings)]
+        self._snapshots: dict[int, RingSnapshot] = {}
         self._weights: list[ray.ObjectRef[list[Weights]]] = []
         self._version = 0
+
+    @ray.method
+    def adopted(self) -> bool:
+        """Return whether it has the transitions that its predecessor left."""
+        return self._adopted
 
     @ray.method
     def add(self, rows: FloatArray) -> int:
@@ -94,6 +113,42 @@ class ReplayBufferActor:
         """Return the transitions held by each run."""
         return self._buffers[0].size
 
+    @ray.method
+    def begin_snapshot(self, run: int) -> tuple[int, int]:
+        """Fix what a run's ring holds now; return the rows ever added and the rows held."""
+        snapshot = self._snapshots[run] = self._buffers[run].snapshot()
+        return snapshot.inserted, snapshot.num_rows
+
+    @ray.method
+    def read_snapshot(self, run: int, max_rows: int) -> FloatArray:
+        """Return the next rows `[n, width]` of the latest snapshot, oldest first; none at its end."""
+        return self._snapshots[run].read(max_rows)
+
+    @ray.method
+    def read_since(self, run: int, position: int) -> tuple[FloatArray, int]:
+        """Return what came after a row, as `Ring.read_since` does."""
+        return self._buffers[run].ring.read_since(position)
+
+    @ray.method
+    def restart(self, run: int, first: int) -> None:
+        """Forget a run's transitions; the next one gets the number `first`."""
+        self._buffers[run].ring.restart(first)
+
+    @ray.method
+    def refill(self, run: int, rows: FloatArray) -> None:
+        """Store transitions `[n, width]` of one run."""
+        self._buffers[run].add(rows)
+
+    @ray.method
+    def generator_state(self, run: int) -> npt.NDArray[np.uint64]:
+        """Return the state of the generator that draws a run's minibatches here."""
+        return self._buffers[run].generator_state()
+
+    @ray.method
+    def set_generator_state(self, run: int, state: npt.NDArray[np.uint64]) -> None:
+        """Put that generator into a state."""
+        self._buffers[run].set_generator_state(state)
+
 
 class LearnerActor:
     """Carries the learner; fetches its minibatches and publishes its weights."""
@@ -109,6 +164,7 @@ class LearnerActor:
         self._learner = make_learner(config, spec, [config.seed for config in configs])
         self._configs, self._spec = configs, spec
         self._shared: list[ReplayBuffer] = []
+        self._generators = [generator(config.seed, "replay") for config in configs]
         self._batch_size, self._timeout_s = config.learner.batch_size, _PATIENCE * config.ray.timeout_s
         self._sync, self._last_updates = config.sync, 0
         self._prefetched: tuple[int, ray.ObjectRef[FloatArray]] | None = None
@@ -127,18 +183,17 @@ class LearnerActor:
         return str(self._learner.device), self._learner.device_reason
 
     @ray.method
-    def connect(self, replay: ActorProxy[ReplayBufferActor]) -> None:
-        """Take the replay buffer to draw minibatches from and to publish to."""
-        self._replay = replay
+    def connect(self, replay: ActorProxy[ReplayBufferActor]) -> str:
+        """Take the replay buffer to draw minibatches from and to publish to; return this node's id."""
+        self._replay, self._prefetched, self._published = replay, None, None
         addresses = ask("replay buffer", replay.ring_addresses.remote(), self._timeout_s)
         rings = [Ring.attach(address) if address else None for address in addresses]
-        reached = [
-            make_replay_buffer(config, self._spec, ring)
-            for config, ring in zip(self._configs, rings, strict=True)
-            if ring
-        ]
+        reached = [ReplayBuffer(*each) for each in zip(rings, self._generators, strict=True) if each[0]]
         self._shared = reached if len(reached) == len(rings) else []
+        if self._learner.weights_version:
+            self._send(self._learner.published())  # a replay buffer that takes another's place has none
         self._idle_since = time.perf_counter()
+        return str(ray.get_runtime_context().get_node_id())
 
     @ray.method
     def learn(self, updates: int, publish: bool) -> LearnerReport:
@@ -167,9 +222,14 @@ class LearnerActor:
         return report
 
     @ray.method
-    def take_metrics(self) -> list[dict[str, npt.NDArray[np.float64]]]:
-        """Return each run's means of the learner's metrics since the last call."""
-        return self._learner.take_metrics()
+    def metrics(self) -> list[dict[str, npt.NDArray[np.float64]]]:
+        """Return each run's means of the learner's metrics in the iteration so far."""
+        return self._learner.metrics()
+
+    @ray.method
+    def next_iteration(self) -> None:
+        """Start the metrics anew."""
+        self._learner.next_iteration()
 
     @ray.method
     def weights(self, run: int) -> Weights:
@@ -177,17 +237,31 @@ class LearnerActor:
         return self._learner.weights(run)
 
     @ray.method
-    def get_state(self, run: int) -> dict[str, npt.NDArray[Any]]:
+    def get_state(self, run: int) -> Arrays:
         """Return the learner's complete state of a run."""
         return self._learner.get_state(run)
 
     @ray.method
-    def set_state(self, state: dict[str, npt.NDArray[Any]]) -> int:
-        """Continue the only run from a state, and publish its weights; return their version."""
-        self._learner.set_state(state)
-        self._publish()
+    def set_state(self, state: Arrays, run: int) -> None:
+        """Continue a run from a state, and send off the weights that it had published last."""
+        self._learner.set_state(state, run)
+        self._send(self._learner.published())
         self._await_published()
-        return self._learner.weights_version
+
+    @ray.method
+    def generator_state(self, run: int) -> npt.NDArray[np.uint64]:
+        """Return the state of the generator that draws a run's minibatches, wherever they are drawn."""
+        if self._shared:
+            return self._shared[run].generator_state()
+        return ask("replay buffer", self._replay.generator_state.remote(run), self._timeout_s)
+
+    @ray.method
+    def set_generator_state(self, run: int, state: npt.NDArray[np.uint64]) -> None:
+        """Put that generator into a state."""
+        if self._shared:
+            self._shared[run].set_generator_state(state)
+        else:
+            ask("replay buffer", self._replay.set_generator_state.remote(run, state), self._timeout_s)
 
     def _sample(self, updates: int) -> Sequence[FloatArray]:
         """Return each run's minibatches `[updates, B, width]` for this call.
@@ -209,25 +283,36 @@ class LearnerActor:
         return list(batches)
 
     def _publish(self) -> None:
-        """Send the weights off."""
-        self._await_published()
-        self._published = self._replay.publish.remote(self._learner.publish())
+        """Publish the weights as they are."""
+        if not self._sync:
+            with suppress(ProcessLost):  # its successor is sent the newest
+                self._await_published()
+        self._send(self._learner.publish())
+
+    def _send(self, weights: list[Weights]) -> None:
+        self._published = self._replay.publish.remote(weights)
 
     def _await_published(self) -> None:
         """Wait until the weights that were sent off last have arrived."""
-        if self._published is not None:
-            ask("replay buffer", self._published, self._timeout_s)
-            self._published = None
+        published, self._published = self._published, None
+        if published is not None:
+            ask("replay buffer", published, self._timeout_s)
 
 
 class RolloutWorkerActor:
     """Carries a rollout worker of each run; pushes their transitions and pulls newer weights."""
 
-    def __init__(self, configs: Sequence[MADDPGConfig], index: int) -> None:
-        """Build worker `index`; it needs no other process for that, so that all start side by side."""
+    def __init__(self, configs: Sequence[MADDPGConfig], index: int, life: int = 0) -> None:
+        """Build worker `index`; it needs no other process for that, so that all start side by side.
+
+        Args:
+            configs: one per run.
+            index: its place among the workers.
+            life: how many times it was replaced; each life has streams of its own.
+        """
         _alone_on_one_core()
         config = configs[0]
-        self._runs = [make_rollout_worker(own, index) for own in configs]
+        self._runs = [make_rollout_worker(own, index, life) for own in configs]
         self._index = index
         self._replay: ActorProxy[ReplayBufferActor]
         self._fragment_steps = config.rollout.fragment_steps
@@ -277,8 +362,18 @@ class RolloutWorkerActor:
 
     @ray.method
     def refresh_weights(self) -> None:
-        """Take over the newest weights."""
+        """Take over the newest weights, if any were published."""
         self._pull_weights()
+
+    @ray.method
+    def get_state(self, run: int) -> Arrays:
+        """Return the state of a run's environments, running episodes and noise."""
+        return self._runs[run].get_state()
+
+    @ray.method
+    def set_state(self, state: Arrays, run: int) -> None:
+        """Continue a run from a state."""
+        self._runs[run].set_state(state)
 
     @property
     def _weights_version(self) -> int:
@@ -301,9 +396,10 @@ class RolloutWorkerActor:
 
     def _pull_weights(self) -> None:
         # A method marked for Ray is, to the type checker, not callable from inside.
-        reference = ask("replay buffer", self._replay.newest_weights.remote(), self._timeout_s)[0]
-        for run, weights in zip(self._runs, ask("replay buffer", reference, self._timeout_s), strict=True):
-            run.set_weights(weights)
+        for reference in ask("replay buffer", self._replay.newest_weights.remote(), self._timeout_s):
+            newest = ask("replay buffer", reference, self._timeout_s)
+            for run, weights in zip(self._runs, newest, strict=True):
+                run.set_weights(weights)
 
     def _acknowledge(self, push: ray.ObjectRef[int], clock: _Clock) -> None:
         """Wait for a push, and follow its word of newer weights."""

@@ -6,19 +6,28 @@ from typing import TypeVar
 
 import ray
 
-from distributed_maddpg.errors import StageError, TrainingError
+from distributed_maddpg.errors import Diverged, StageError, TrainingError
 
 T = TypeVar("T")
 
 _LONGEST_MESSAGE = 500
 
 
+class ProcessLost(TrainingError):
+    """A process died, or does not answer."""
+
+
+class PeerLost(TrainingError):
+    """A process lives, but another one that it needed does not answer."""
+
+
 def ask(who: str, call: ray.ObjectRef[T], timeout_s: float) -> T:
     """Return the answer to a call.
 
     Raises:
-        TrainingError: naming `who`, if it failed, died, or did not answer in time; or naming the process that
-            `who` itself was waiting for.
+        ProcessLost: naming `who`, if it died or did not answer in time.
+        PeerLost: naming the process that `who` itself was waiting for.
+        StageError: if its own code raised; a TrainingError that it raised comes as it is.
     """
     try:
         return ray.get(call, timeout=timeout_s)
@@ -26,16 +35,23 @@ def ask(who: str, call: ray.ObjectRef[T], timeout_s: float) -> T:
         raise overdue(who, timeout_s) from None
     except ray.exceptions.RayTaskError as error:
         cause = _innermost(error)
+        if isinstance(cause, ProcessLost | PeerLost):
+            raise PeerLost(str(cause)) from error
         if isinstance(cause, TrainingError):
-            raise TrainingError(str(cause)) from error
+            raise _same_kind(cause) from error
         raise StageError(f"{who} failed: {_one_line(f'{type(cause).__name__}: {cause}')}") from error
     except ray.exceptions.RayError as error:
-        raise TrainingError(f"{who} died: {_reason(error)}") from error
+        raise ProcessLost(f"{who} died: {_reason(error)}") from error
 
 
-def overdue(who: str, timeout_s: float) -> TrainingError:
+def overdue(who: str, timeout_s: float) -> ProcessLost:
     """Return the error that says `who` was silent for too long."""
-    return TrainingError(f"{who} did not answer within ray.timeout_s = {timeout_s:g} s")
+    return ProcessLost(f"{who} did not answer within {timeout_s:g} s")
+
+
+def _same_kind(cause: TrainingError) -> TrainingError:
+    """Return an error that Ray has not mixed with its own type."""
+    return Diverged(str(cause)) if isinstance(cause, Diverged) else TrainingError(str(cause))
 
 
 def _innermost(error: ray.exceptions.RayTaskError) -> BaseException:

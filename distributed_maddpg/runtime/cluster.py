@@ -10,7 +10,6 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from distributed_maddpg.runtime.actors import (
     RolloutWorkerActor,
 )
 from distributed_maddpg.runtime.calls import ask
+from distributed_maddpg.ring import RingAddress
 from distributed_maddpg.types import EnvSpec
 
 if TYPE_CHECKING:
@@ -39,28 +39,95 @@ _MARK = "DISTRIBUTED_MADDPG_CLUSTER"
 _mark = secrets.token_hex(8)  # in the environment of every Ray process that this one starts
 
 
-@dataclass
 class Processes:
-    """Handles of a run's Ray actors."""
+    """Handles of a run's Ray actors, and how each is started and ended."""
 
-    config: MADDPGConfig
-    workers: tuple[ActorProxy[RolloutWorkerActor], ...]
-    replay: ActorProxy[ReplayBufferActor]
-    learner: ActorProxy[LearnerActor]
-    connected: tuple[ray.ObjectRef[None], ...]
-    """Answered when learner and workers know the replay buffer; the learner last, for torch takes seconds."""
-    _evaluator: ActorProxy[EvaluationActor] | None = None
+    def __init__(self, configs: Sequence[MADDPGConfig], spec: EnvSpec, use_gpu: bool) -> None:
+        """Start all actors of one run, or of several equal but for the seed.
+
+        Raises:
+            TrainingError: on several nodes, if the learner is not up in time.
+        """
+        self._configs, self._spec, self._use_gpu = configs, spec, use_gpu
+        self._config = configs[0]
+        self._evaluator: ActorProxy[EvaluationActor] | None = None
+        self._started: list[Any] = []
+        self.one_node = _one_node()
+        """Whether all are on one node anyhow, so that none need wait to hear where another is."""
+        self.workers: list[ActorProxy[RolloutWorkerActor]] = []
+        self.learner: ActorProxy[LearnerActor]
+        self.replay: ActorProxy[ReplayBufferActor]
+        try:
+            self._start_all()
+        except BaseException:
+            self.kill()
+            raise
+
+    def _start_all(self) -> None:
+        if not self.one_node:  # the learner takes its place before workers can fill the GPU's node
+            self.start_learner()
+        for index in range(self._config.num_workers):
+            self.workers.append(self._new_worker(index, 0))
+        if self.one_node:
+            self.start_learner()
+            self.start_replay()
+        else:
+            self.start_replay(ask("learner", self.learner.node_id.remote(), self._config.ray.timeout_s))
 
     @property
     def evaluator(self) -> ActorProxy[EvaluationActor]:
         """The evaluator, which is started when it is first asked for: the others need the cores before."""
         if self._evaluator is None:
-            self._evaluator = ray.remote(EvaluationActor).options(num_cpus=0).remote(self.config)
+            self._evaluator = self._start(EvaluationActor, self._config, num_cpus=0)
         return self._evaluator
+
+    # No runtime_env: Ray could not use the processes it has standing by, and would start others first.
+
+    def start_learner(self) -> None:
+        """Start a learner, in the place of one that is gone."""
+        cpus, gpus = self._config.learner.num_threads, int(self._use_gpu)
+        arguments = (self._configs, self._spec, self._use_gpu)
+        self.learner = self._start(LearnerActor, *arguments, num_cpus=cpus, num_gpus=gpus)
+
+    def start_replay(self, node: str = "", left: Sequence[RingAddress] = ()) -> None:
+        """Start a replay buffer, in the place of one that is gone.
+
+        Minibatches are ten times the bytes of new transitions, and within a node they need not be sent at all.
+
+        Args:
+            node: id of the learner's node, to be on the same; empty: any.
+            left: where its predecessor's transitions are.
+        """
+        beside = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)} if node else {}
+        self.replay = self._start(
+            ReplayBufferActor, self._configs, self._spec, left, num_cpus=0, **beside
+        )
+
+    def start_worker(self, index: int, life: int) -> None:
+        """Start a rollout worker, in the place of one that is gone; see `RolloutWorkerActor` for `life`."""
+        self.workers[index] = self._new_worker(index, life)
+
+    def _new_worker(self, index: int, life: int) -> ActorProxy[RolloutWorkerActor]:
+        actor: ActorProxy[RolloutWorkerActor] = self._start(
+            RolloutWorkerActor, self._configs, index, life, num_cpus=1, scheduling_strategy="SPREAD"
+        )
+        return actor
+
+    def end(self, actor: Any) -> None:
+        """End one actor, even one that hangs."""
+        if actor is self._evaluator:
+            self._evaluator = None
+        self._started.remove(actor)
+        _kill((actor,))
 
     def kill(self) -> None:
         """End all of them at once."""
-        _kill((*self.workers, self.learner, self.replay, *([self._evaluator] if self._evaluator else [])))
+        _kill(self._started)
+
+    def _start(self, kind: Any, *arguments: Any, **options: Any) -> Any:
+        actor = ray.remote(kind).options(**options).remote(*arguments)
+        self._started.append(actor)
+        return actor
 
 
 def connect(config: MADDPGConfig) -> bool:
@@ -115,68 +182,18 @@ def _marked() -> set[psutil.Process]:
 
 
 def start_processes(configs: Sequence[MADDPGConfig], spec: EnvSpec) -> Processes:
-    """Start all actors of one run, or of several equal but for the seed, and tell them of each other.
-
-    Calls made from now on wait in their queues.
+    """Start all actors of one run, or of several equal but for the seed; calls wait in their queues.
 
     Raises:
         BadInput: if the cluster can never hold them.
         TrainingError: on several nodes, if the learner is not up in time; what was started is ended.
     """
-    use_gpu = _check_resources(configs[0])
-    started: list[Any] = []
-    try:
-        return _start(configs, spec, use_gpu, started)
-    except BaseException:
-        _kill(started)
-        raise
-
-
-def _start(configs: Sequence[MADDPGConfig], spec: EnvSpec, use_gpu: bool, started: list[Any]) -> Processes:
-    """Start all actors, and append each to `started` as soon as it exists."""
-
-    def start(kind: Any, *arguments: Any, **options: Any) -> Any:
-        actor = ray.remote(kind).options(**options).remote(*arguments)
-        started.append(actor)
-        return actor
-
-    config = configs[0]
-
-    # No runtime_env: Ray could not use the processes it has standing by, and would start others first.
-    def start_learner() -> ActorProxy[LearnerActor]:
-        cpus, gpus = config.learner.num_threads, int(use_gpu)
-        actor: ActorProxy[LearnerActor] = start(
-            LearnerActor, configs, spec, use_gpu, num_cpus=cpus, num_gpus=gpus
-        )
-        return actor
-
-    one_node = _one_node()
-    # On several nodes the learner takes its place before workers can fill the GPU's node.
-    early = None if one_node else start_learner()
-    workers = tuple(
-        start(RolloutWorkerActor, configs, index, num_cpus=1, scheduling_strategy="SPREAD")
-        for index in range(config.num_workers)
-    )
-    learner = early or start_learner()
-    beside = {} if one_node else _beside(learner, config)
-    replay = start(ReplayBufferActor, configs, spec, num_cpus=0, **beside)
-    connected = tuple(process.connect.remote(replay) for process in (learner, *workers))
-    return Processes(config, workers, replay, learner, connected)
+    return Processes(configs, spec, _check_resources(configs[0]))
 
 
 def _one_node() -> bool:
-    """Whether all processes will be on one node anyhow, so that none need wait to hear where another is."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return len([node for node in nodes if node["Alive"]]) == 1
-
-
-def _beside(learner: ActorProxy[LearnerActor], config: MADDPGConfig) -> dict[str, Any]:
-    """Return the options that put the replay buffer on the learner's node.
-
-    Minibatches are ten times the bytes of new transitions, and within a node they need not be sent at all.
-    """
-    node = ask("learner", learner.node_id.remote(), config.ray.timeout_s)
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 
 
 def _kill(actors: Iterable[Any]) -> None:

@@ -7,13 +7,11 @@ The driver sees counts, reports and references; no transition passes through it.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-import numpy.typing as npt
+import numpy as np
 import ray
 
 from distributed_maddpg.config import MADDPGConfig
@@ -21,10 +19,24 @@ from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation import Evaluation, Scorecard
 from distributed_maddpg.metrics import IterationLog
 from distributed_maddpg.pacing import Pacer
-from distributed_maddpg.runtime.calls import ask, overdue
+from distributed_maddpg.runtime.calls import ask
 from distributed_maddpg.runtime.cluster import connect, disconnect, start_processes
+from distributed_maddpg.runtime.supervisor import EVALUATOR, LEARNER, REPLAY, Losses, Supervisor
 from distributed_maddpg.seeding import integer_seed
-from distributed_maddpg.types import EnvSpec, LearnerReport, RolloutReport, Weights
+from distributed_maddpg.types import (
+    Arrays,
+    EnvSpec,
+    FaultEvent,
+    FloatArray,
+    LearnerReport,
+    RolloutReport,
+    RunState,
+    StoredRows,
+    Weights,
+    join_states,
+    state_part,
+    taken,
+)
 
 T = TypeVar("T")
 
@@ -35,16 +47,7 @@ _CALL_S = 0.5
 """Length of a worker's call that is aimed at: a slow environment is asked for fewer fragments at a time."""
 _POLL_S = 0.5
 _EPISODES_PER_TIMEOUT = 100
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A call under way: who was asked, until when it must answer, what to do with the answer."""
-
-    who: str
-    timeout_s: float
-    deadline: float
-    finish: Callable[[Any], None]
+_CHUNK_BYTES = 8 * 2**20
 
 
 class RayRoot:
@@ -54,15 +57,13 @@ class RayRoot:
         """Start all processes of one run or more; whichever is ready first need not wait for the others."""
         config = configs[0]
         self._config, self._seeds = config, [own.seed for own in configs]
+        self._chunk_rows = max(1, _CHUNK_BYTES // (4 * spec.transitions.width))
         self.pacer = Pacer(config.pacing)
         self._logs = [IterationLog(spec, config.num_workers) for _ in configs]
-        self._calls: dict[ray.ObjectRef[Any], _Call] = {}
-        self._waiting: Counter[str] = Counter()
-        self._workers = tuple(f"rollout worker {index}" for index in range(config.num_workers))
         self._fragments_per_call = [1] * config.num_workers
         self._fragments_asked = [0] * config.num_workers
         self._evaluations: list[list[Evaluation]] = [[] for _ in configs]
-        self._evaluation_index = 0
+        self._evaluation_index, self._evaluation_missed = 0, False
         self._latest_version = 0
         self._updates_per_call = max(1, config.pacing.tolerance_updates // 4)
         self._disconnect = connect(config)
@@ -71,8 +72,9 @@ class RayRoot:
         except BaseException:
             self._leave()
             raise
-        for who, call in zip(("learner", *self._workers), self._processes.connected, strict=True):
-            self._watch(call, who, lambda _: None)
+        losses = Losses(self._learner_back, self.pacer.refill)
+        self._supervisor = Supervisor(configs, spec, self._processes, losses)
+        self._workers = self._supervisor.workers
 
     @property
     def device(self) -> str:
@@ -88,72 +90,126 @@ class RayRoot:
         device: tuple[str, str] = self._ask("learner", self._processes.learner.device.remote())
         return device
 
-    def run(self, stop: Callable[[], bool]) -> None:
-        """Train until a report is due or `stop()` says so.
+    def run(self, stop: Callable[[], bool]) -> bool:
+        """Train until a report is due or `stop()` says so; return whether one is due.
 
         Raises:
-            TrainingError: if a process fails, dies or does not answer in time.
+            TrainingError: in lock-step if a process fails, dies or does not answer in time; otherwise if that
+                happens again and again.
         """
         while not (stop() or self.pacer.finished):
             if self._config.sync:
                 self._round()
+                self._evaluate_if_due()
             else:
-                self._dispatch()
-                self._absorb(_POLL_S)
-            self._evaluate_if_due()
+                self._advance()
             if self.pacer.report_due():
-                return
+                return True
+        return self.pacer.finished
 
-    def take_results(self) -> list[dict[str, Any]]:
-        """Return what happened in each run since the last call, and start anew.
+    def results(self) -> list[dict[str, Any]]:
+        """Return what happened in each run in the iteration so far.
 
         The learner answers when it is through with the calls before; meanwhile everything else goes on.
         """
-        stored = self._meanwhile("replay buffer", self._processes.replay.size.remote())
-        metrics = self._meanwhile("learner", self._processes.learner.take_metrics.remote())
+        stored = self._meanwhile(REPLAY, lambda: self._processes.replay.size.remote())
+        metrics = self._meanwhile(LEARNER, lambda: self._processes.learner.metrics.remote())
         counters = {
             "num_env_steps_sampled_lifetime": self.pacer.env_steps,
             "num_updates_lifetime": self.pacer.updates,
             "weights_seq_no": self._latest_version,
             "replay_buffer": {"num_env_steps_stored": stored},
+            "fault_tolerance": {
+                "num_healthy_workers": self._supervisor.healthy_workers,
+                **self._supervisor.faults.counts,
+            },
         }
-        return [log.take(counters, own) for log, own in zip(self._logs, metrics, strict=True)]
+        return [log.result(counters, own) for log, own in zip(self._logs, metrics, strict=True)]
+
+    def next_iteration(self) -> None:
+        """Start anew what is counted per iteration."""
+        self._meanwhile(LEARNER, lambda: self._processes.learner.next_iteration.remote())
+        for log in self._logs:
+            log.next_iteration()
 
     def take_evaluations(self, run: int) -> list[Evaluation]:
         """Return a run's evaluations since the last call; in lock-step and at the end, await all."""
         if self._config.sync or self.pacer.finished:
-            self._await_evaluations()
+            self._supervisor.take_all(EVALUATOR)
         taken, self._evaluations[run] = self._evaluations[run], []
         return taken
 
+    def take_events(self) -> list[FaultEvent]:
+        """Return what went wrong, or was mended, since the last call."""
+        return self._supervisor.faults.take_events()
+
     def weights(self, run: int) -> Weights:
         """Return a run's policies as the learner has them now."""
-        weights: Weights = self._ask("learner", self._processes.learner.weights.remote(run))
-        return weights
+        return self._meanwhile(LEARNER, lambda: self._processes.learner.weights.remote(run))
 
-    def learner_state(self, run: int) -> dict[str, npt.NDArray[Any]]:
+    def learner_state(self, run: int) -> Arrays:
         """Return the learner's state of a run, when it is through with all calls, so that counts agree."""
-        for call in [call for call, about in self._calls.items() if about.who == "learner"]:
-            self._take(call)
-        return self._ask("learner", self._processes.learner.get_state.remote(run))
+        self._supervisor.take_all(LEARNER)
+        return self._meanwhile(LEARNER, lambda: self._processes.learner.get_state.remote(run))
 
-    def resume(self, state: dict[str, npt.NDArray[Any]], env_steps: int, updates: int) -> None:
-        """Continue from a learner's state and the counts of the only run."""
-        self._latest_version = self._ask("learner", self._processes.learner.set_state.remote(state))
+    def capture(self, run: int, with_replay: bool) -> RunState:
+        """Return the state of a run; training goes on meanwhile, and while its transitions are read.
+
+        Each process answers at a moment of its own, but for lock-step. So the transitions are at least those
+        that the counts tell of, and the updates are the learner's own count.
+        """
+        env_steps = self.pacer.env_steps
+        replay = self._stored_rows(run) if with_replay else None
+        learner = self._meanwhile(LEARNER, lambda: self._processes.learner.get_state.remote(run))
+        sampling = self._meanwhile(LEARNER, lambda: self._processes.learner.generator_state.remote(run))
+        updates = int(learner["updates"])
+        stages = {
+            "pacing": self.pacer.get_state(env_steps, updates),
+            "evaluation": {"index": np.array(self._evaluation_index)},
+            "learner": learner,
+            "replay": {"generator": sampling},
+            "log": self._logs[run].get_state(),
+            **self._worker_states(run),
+        }
+        return RunState(env_steps, updates, join_states(stages), replay)
+
+    def restore(self, run: int, state: RunState) -> None:
+        """Go on from what `capture` returned."""
+        stages, learner, replay = state.stages, self._processes.learner, self._processes.replay
+        self._ask(LEARNER, learner.set_state.remote(state_part(stages, "learner"), run))
+        sampling = taken(stages, "replay/generator", (6,), np.uint64)
+        self._ask(LEARNER, learner.set_generator_state.remote(run, sampling))
+        for index, worker in enumerate(self._processes.workers):
+            if own := state_part(stages, f"worker_{index}"):
+                self._ask(self._workers[index], worker.set_state.remote(own, run))
         self._refresh_weights()
-        self.pacer.resume(env_steps, updates)
+        self._latest_version = int(taken(stages, "learner/weights_version", (), np.int64))
+        self._supervisor.note_version(self._latest_version)
+        self._logs[run].set_state(state_part(stages, "log"))
+        self._evaluation_index = int(taken(stages, "evaluation/index", (), np.int64))
+        self.pacer.set_state(state_part(stages, "pacing"))
+        if state.replay is not None:
+            capacity = self._config.replay.capacity
+            self._ask(REPLAY, replay.restart.remote(run, state.replay.first_number(capacity)))
+            for rows in state.replay.chunks:
+                self._ask(REPLAY, replay.refill.remote(run, rows[-capacity:]))
+        if self._ask(REPLAY, replay.size.remote()) == 0:
+            self.pacer.refill()
 
     def evaluate(self, num_episodes: int, seed: int, run: int) -> Scorecard:
         """Play greedy episodes with the learner's policies of a run."""
-        weights = self._processes.learner.weights.remote(run)
-        call = self._processes.evaluator.evaluate.remote(weights, num_episodes, seed)
-        self._await_evaluations()  # the evaluator takes one at a time
-        answer: tuple[int, Scorecard] = ask("evaluator", call, self._patience(num_episodes))
+        self._supervisor.take_all(EVALUATOR)  # it takes one at a time
+        weights = self.weights(run)
+        answer: tuple[int, Scorecard] = self._meanwhile(
+            EVALUATOR,
+            lambda: self._processes.evaluator.evaluate.remote(weights, num_episodes, seed),
+            self._patience(num_episodes),
+        )
         return answer[1]
 
     def close(self) -> None:
         """End all processes, and the cluster if this run started it."""
-        self._calls.clear()
+        self._supervisor.forget_all()
         if not self._disconnect:  # otherwise all end with the connection
             self._processes.kill()
         self._leave()
@@ -162,19 +218,84 @@ class RayRoot:
         if self._disconnect:
             disconnect()
 
+    # State
+
+    def _stored_rows(self, run: int) -> StoredRows:
+        """Fix what a run's replay buffer holds now, and return the way to read it piece by piece."""
+        replay = self._processes.replay
+        inserted, num_rows = self._meanwhile(
+            REPLAY, lambda: self._processes.replay.begin_snapshot.remote(run)
+        )
+
+        def chunks() -> Iterator[FloatArray]:
+            while len(rows := self._ask(REPLAY, replay.read_snapshot.remote(run, self._chunk_rows))):
+                yield rows
+
+        return StoredRows(inserted, num_rows, chunks())
+
+    def _worker_states(self, run: int) -> dict[str, Arrays]:
+        """Return the states of the workers that are there, under their places' names."""
+        states: dict[str, Arrays] = {}
+        waiting: set[int] = set()
+        for index, (who, worker) in enumerate(zip(self._workers, self._processes.workers, strict=True)):
+            if not self._config.sync and not self._supervisor.may_ask(who):
+                continue
+            waiting.add(index)
+
+            def keep(state: Arrays, index: int = index) -> None:
+                states[f"worker_{index}"] = state
+                waiting.discard(index)
+
+            def without(index: int = index) -> None:
+                waiting.discard(index)
+
+            self._supervisor.watch(worker.get_state.remote(run), who, keep, without)
+        while waiting:
+            self._step()
+        return {name: states[name] for name in sorted(states)}
+
+    def _learner_back(self, updates: int) -> None:
+        """Go on from the updates that a restored learner has made; the lost ones fall due again."""
+        self._supervisor.faults.counts["updates_lost"] += max(0, self.pacer.updates - updates)
+        self.pacer.set_updates(updates)
+
     # Asynchronous
+
+    def _advance(self) -> None:
+        """Go round once."""
+        self._supervisor.tend()
+        self._dispatch()
+        self._check_moving()
+        self._supervisor.absorb(_POLL_S)
+        self._evaluate_if_due()
 
     def _dispatch(self) -> None:
         """Start every call that the pacing allows."""
-        while self._waiting["learner"] < _CALLS_AHEAD:
+        supervisor = self._supervisor
+        while supervisor.may_ask(LEARNER) and supervisor.waiting(LEARNER) < _CALLS_AHEAD:
             updates = min(self.pacer.updates_due(), self._updates_per_call)
             if updates == 0:
                 break
             self._start_learning(updates)
+        if not supervisor.may_ask(REPLAY):
+            return  # there is nobody to push to
         for ahead in range(_CALLS_AHEAD):  # every worker's first call before anyone's second
-            idle = [index for index, who in enumerate(self._workers) if self._waiting[who] == ahead]
+            idle = [
+                index
+                for index, who in enumerate(self._workers)
+                if supervisor.waiting(who) == ahead and supervisor.may_ask(who)
+            ]
             for index, fragments in self._deal(idle).items():
                 self._start_collecting(index, fragments)
+
+    def _check_moving(self) -> None:
+        """Complain if everybody is there and nobody has anything to do: waiting would be for ever."""
+        supervisor = self._supervisor
+        everybody = (LEARNER, EVALUATOR, *self._workers)
+        if supervisor.all_ready and not (self.pacer.finished or any(map(supervisor.waiting, everybody))):
+            raise TrainingError(
+                "pacing: nothing is running and nothing may start; this is a bug, please report"
+            )
 
     def _deal(self, idle: list[int]) -> Counter[int]:
         """Deal out the fragments that the pacing allows, one by one, to who was asked for the fewest."""
@@ -191,8 +312,14 @@ class RayRoot:
 
     def _start_collecting(self, index: int, fragments: int) -> None:
         self._fragments_asked[index] += fragments
+        env_steps = fragments * self._config.rollout.fragment_env_steps
         call = self._processes.workers[index].collect.remote(fragments, self.pacer.env_steps)
-        self._watch(call, self._workers[index], self._collected)
+
+        def lost() -> None:  # it may have stored some of them, but nobody counted
+            self.pacer.collection_failed(env_steps)
+            self._supervisor.faults.counts["env_steps_lost"] += env_steps
+
+        self._supervisor.watch(call, self._workers[index], self._collected, lost)
 
     def _collected(self, reports: list[RolloutReport]) -> None:
         report = reports[0]  # the counts are the same in all runs
@@ -208,23 +335,25 @@ class RayRoot:
     def _start_learning(self, updates: int) -> None:
         self.pacer.learning_started(updates)
         call = self._processes.learner.learn.remote(updates, self.pacer.publish_due())
-        self._watch(call, "learner", self._learnt)
+        self._supervisor.watch(call, LEARNER, self._learnt, lambda: self.pacer.learning_failed(updates))
 
     def _learnt(self, report: LearnerReport) -> None:
         self.pacer.learning_done(report.updates)
         self._latest_version = report.weights_version
+        self._supervisor.note_version(report.weights_version)
         for log in self._logs:
             log.add_learner(report)
 
     def _evaluate_if_due(self) -> None:
         """Evaluate the weights of this moment in the evaluator's process, unless it is still at the last."""
-        if not self.pacer.evaluation_due():
+        if not (self.pacer.evaluation_due() or self._evaluation_missed):
             return
         if self._config.sync:
-            self._await_evaluations()  # which evaluations are made must not depend on speed
-        if self._waiting["evaluator"]:
+            self._supervisor.take_all(EVALUATOR)  # which evaluations are made must not depend on speed
+        if self._supervisor.waiting(EVALUATOR) or not self._supervisor.may_ask(EVALUATOR):
             return
         self._evaluation_index += 1
+        self._evaluation_missed = False
         episodes, env_steps = self._config.evaluation.episodes, self.pacer.env_steps
         for run, run_seed in enumerate(self._seeds):
             seed = integer_seed(run_seed, "evaluation", self._evaluation_index)
@@ -234,11 +363,11 @@ class RayRoot:
             def finish(answer: tuple[int, Scorecard], run: int = run) -> None:
                 self._evaluations[run].append(Evaluation(env_steps, *answer))
 
-            self._watch(call, "evaluator", finish, self._patience(episodes * (run + 1)))
+            patience_s = self._patience(episodes * (run + 1))
+            self._supervisor.watch(call, EVALUATOR, finish, self._evaluate_again, timeout_s=patience_s)
 
-    def _await_evaluations(self) -> None:
-        for call in [call for call, about in self._calls.items() if about.who == "evaluator"]:
-            self._take(call)
+    def _evaluate_again(self) -> None:
+        self._evaluation_missed = True
 
     # Lock-step
 
@@ -279,44 +408,28 @@ class RayRoot:
         """Return how long an evaluation may take; many episodes of a slow environment are no fault."""
         return self._config.ray.timeout_s * (1 + num_episodes / _EPISODES_PER_TIMEOUT)
 
-    def _watch(
-        self, call: ray.ObjectRef[Any], who: str, finish: Callable[[Any], None], timeout_s: float = 0.0
-    ) -> None:
-        timeout_s = timeout_s or self._config.ray.timeout_s
-        self._calls[call] = _Call(who, timeout_s, time.monotonic() + timeout_s, finish)
-        self._waiting[who] += 1
-
-    def _take(self, done: ray.ObjectRef[Any]) -> None:
-        """Wait for one of the watched calls and act on its answer."""
-        call = self._calls.pop(done)
-        self._waiting[call.who] -= 1
-        call.finish(ask(call.who, done, call.timeout_s))
-
-    def _absorb(self, timeout_s: float) -> None:
-        """Wait a moment for any answer, take all that are there, and complain of overdue ones."""
-        if not self._calls:
-            raise TrainingError(
-                "pacing: nothing is running and nothing may start; this is a bug, please report"
-            )
-        first, rest = ray.wait(list(self._calls), num_returns=1, timeout=timeout_s)
-        more = ray.wait(rest, num_returns=len(rest), timeout=0)[0] if first and rest else []
-        for done in (*first, *more):
-            self._take(done)
-        now = time.monotonic()
-        for call in self._calls.values():
-            if now > call.deadline:
-                raise overdue(call.who, call.timeout_s)
-
-    def _meanwhile(self, who: str, call: ray.ObjectRef[T]) -> T:
-        """Wait for an answer without letting anyone stand idle for it."""
+    def _meanwhile(self, who: str, call: Callable[[], ray.ObjectRef[T]], timeout_s: float = 0.0) -> T:
+        """Wait for an answer without letting anyone stand idle for it; ask a successor if there is need."""
         answers: list[T] = []
-        self._watch(call, who, answers.append)
+        asked = False
+
+        def again() -> None:
+            nonlocal asked
+            asked = False
+
         while not answers:
-            if not self._config.sync:
-                self._dispatch()
-            self._absorb(_POLL_S)
-            self._evaluate_if_due()
+            if not asked and (self._config.sync or self._supervisor.may_ask(who)):
+                asked = True
+                self._supervisor.watch(call(), who, answers.append, again, timeout_s=timeout_s)
+            self._step()
         return answers[0]
+
+    def _step(self) -> None:
+        """Let things move on while an answer is awaited."""
+        if self._config.sync:
+            self._supervisor.absorb(_POLL_S)
+        else:
+            self._advance()
 
     def _ask(self, who: str, call: ray.ObjectRef[T]) -> T:
         return ask(who, call, self._config.ray.timeout_s)

@@ -1,0 +1,169 @@
+"""The folder of a training run: who may use it, and the files in it that grow (floor F5)."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.errors import BadInput
+from distributed_maddpg.metrics import CSVTable, TensorBoardWriter, flatten, write_aside
+from distributed_maddpg.types import FaultEvent
+
+_MARKER = "config.toml"
+_LOCK = ".lock"
+_METRICS, _RETURNS, _EVENTS = "metrics.csv", "returns.csv", "events.jsonl"
+
+
+def check_free(run_dir: Path) -> None:
+    """Refuse a folder that already holds a run, or that is no folder.
+
+    Raises:
+        BadInput: naming the folder and how to continue the run in it.
+    """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise BadInput("run_dir", str(run_dir), "is a file; name a folder")
+    several = sorted(run_dir.glob(f"seed_*/{_MARKER}"))
+    if several:
+        remedy = f"already holds runs; continue one with --resume {several[0].parent}, or name another"
+        raise BadInput("run_dir", str(run_dir), remedy)
+    if (run_dir / _MARKER).exists():
+        raise BadInput(
+            "run_dir",
+            str(run_dir),
+            f"already holds a run; continue it with --resume {run_dir}, or name another",
+        )
+
+
+class RunFolder:
+    """A run's folder, held for this process alone until `close`."""
+
+    def __init__(self, path: Path) -> None:
+        """Create the folder where it does not exist.
+
+        Raises:
+            BadInput: if it cannot be created or written to, or another process is using it.
+        """
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput("run_dir", str(path), f"cannot be created ({error.strerror})") from None
+        if not os.access(path, os.W_OK):
+            raise BadInput("run_dir", str(path), "cannot be written to; name another folder")
+        self._lock = _locked(path)
+        self._marked = False
+        self._problem = ""
+        self._metrics: CSVTable
+        self._returns: CSVTable
+        self._events: TensorBoardWriter
+        self._open: tuple[CSVTable | TensorBoardWriter, ...] = ()
+
+    def begin(self, tables: Mapping[str, str] | None, env_steps: int) -> None:
+        """Open the tables as they were at a checkpoint, or empty.
+
+        Args:
+            tables: the texts that the checkpoint kept, by file name; rows that came after it are dropped, and
+                a table that it did not keep is continued. None: there is no checkpoint.
+            env_steps: of the checkpoint.
+
+        Raises:
+            BadInput: if they cannot be written.
+        """
+        tables = {_METRICS: "", _RETURNS: ""} if tables is None else tables
+        try:
+            self._metrics = CSVTable(self.path / _METRICS, tables.get(_METRICS))
+            self._returns = CSVTable(self.path / _RETURNS, tables.get(_RETURNS))
+        except OSError as error:
+            raise BadInput("run_dir", str(self.path), f"cannot be written to ({error.strerror})") from None
+        self._events = TensorBoardWriter(self.path, env_steps)
+        self._open = (self._metrics, self._returns, self._events)
+
+    def mark(self, config: MADDPGConfig) -> None:
+        """Make the folder a run's, once; one that failed to start leaves its name free."""
+        if not self._marked:
+            self._try(lambda: write_aside(self.path / _MARKER, config.to_toml()))
+            self._marked = (self.path / _MARKER).exists()
+
+    def add_result(self, result: dict[str, Any]) -> None:
+        """Append an iteration's result."""
+        own = {key: value for key, value in result.items() if key != "evaluation"}
+        self._try(lambda: self._metrics.add(flatten(own)))
+        self._try(lambda: self._events.add(own, result["num_env_steps_sampled_lifetime"]))
+
+    def add_evaluation(self, evaluation: dict[str, Any]) -> None:
+        """Append the greedy returns per agent, and the success rates where the environment has them."""
+        row = {
+            "env_steps": evaluation["num_env_steps"],
+            "updates": evaluation["num_updates"],
+            "episodes": evaluation["episodes"],
+            **evaluation["agent_episode_returns_mean"],
+            **{f"success_{name}": rate for name, rate in evaluation.get("success", {}).items()},
+        }
+        self._try(lambda: self._returns.add(row))
+        self._try(lambda: self._events.add({"evaluation": evaluation}, evaluation["num_env_steps"]))
+
+    def add_events(self, events: Sequence[FaultEvent]) -> None:
+        """Append what went wrong, or was mended, one JSON object a line."""
+        if events:
+            lines = "".join(json.dumps(dataclasses.asdict(event)) + "\n" for event in events)
+            self._try(lambda: _append(self.path / _EVENTS, lines))
+
+    def tables(self) -> dict[str, str]:
+        """Return the tables' texts, for a checkpoint."""
+        return {_METRICS: self._metrics.text(), _RETURNS: self._returns.text()}
+
+    def take_problem(self) -> str:
+        """Return why a file could not be written since the last call; empty if all could."""
+        problem, self._problem = self._problem, ""
+        return problem
+
+    def to_open(self) -> dict[str, str]:
+        """Return what a person may want to open at the end, the report, which comes last, included.
+
+        A run may be interrupted before its first result; then there is nothing to show.
+        """
+        tables = {"returns": self.path / _RETURNS, "metrics": self.path / _METRICS}
+        paths = {kind: str(path) for kind, path in tables.items() if path.exists()}
+        return {"report": str(self.path / "report.html"), **paths} if "metrics" in paths else paths
+
+    def close(self) -> None:
+        """Close the files and let the folder go."""
+        for file in self._open:
+            self._try(file.close)
+        self._lock.close()
+
+    def _try(self, write: Callable[[], object]) -> None:
+        """Write; a disk that is full for a while must not end the training."""
+        try:
+            write()
+        except OSError as error:
+            self._problem = f"{self.path}: cannot be written to ({error.strerror or error})"
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _locked(folder: Path) -> TextIO:
+    """Return an open file whose lock is gone with this process, however it ends.
+
+    Raises:
+        BadInput: if another process has it.
+    """
+    file = (folder / _LOCK).open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        remedy = "another process is training in it; wait for its end, or name another folder"
+        raise BadInput("run_dir", str(folder), remedy) from None
+    except OSError:
+        return file  # a file system without locks
+    return file

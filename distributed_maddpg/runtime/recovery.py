@@ -1,0 +1,120 @@
+"""Who is well, who is to be replaced and when, and what was lost on the way (floor F4; no Ray calls)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+
+from distributed_maddpg.errors import StageError, TrainingError
+from distributed_maddpg.types import FaultEvent
+
+LONGEST_BACKOFF_S = 60.0
+FAILURES_IN_A_ROW = 5
+"""So many failures of a process without any work in between, or of one error in a while, are a crash loop."""
+_WHILE_S = 600.0
+_KINDS = ("rollout_worker", "replay_buffer", "learner", "evaluator")
+_LOST = ("env_steps_lost", "updates_lost")
+_LOG = logging.getLogger("distributed_maddpg")
+
+
+class Health:
+    """What is known of one process, and of those that took its place."""
+
+    def __init__(self, name: str) -> None:
+        """Begin with a process that is starting."""
+        self.name = name
+        self.ready = False
+        """Whether it answered since it was started."""
+        self.start_at: float | None = None
+        """When to start a successor (`time.monotonic`); None while there is a process."""
+        self.lives = 0
+        """How many times it was replaced."""
+        self._lost_at = 0.0
+        self._failures = 0
+        self._worked = False
+        self._longest_s = 0.0
+
+    @property
+    def down(self) -> bool:
+        """Whether there is no process, not even one that is starting."""
+        return self.start_at is not None
+
+    def deadline_s(self, timeout_s: float) -> float:
+        """Return how long to wait for its next answer: less, once it has shown how fast it is."""
+        return min(timeout_s, max(timeout_s / 8, 10 * self._longest_s)) if self._worked else timeout_s
+
+    def worked(self, seconds: float) -> None:
+        """Note that it did some of its work, which took so long."""
+        self._worked, self._failures = True, 0
+        self._longest_s = max(self._longest_s, seconds)
+
+    def lost(self) -> None:
+        """Note that it is gone; its successors come after 0, 1, 2, 4 ... seconds."""
+        now = time.monotonic()
+        if self._lost_at == 0.0:
+            self._lost_at = now
+        backoff = min(2.0 ** (self._failures - 1), LONGEST_BACKOFF_S) if self._failures else 0.0
+        self.start_at, self.ready, self._worked = now + backoff, False, False
+        self._failures += 1
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it was lost again and again without doing any work."""
+        return self._failures >= FAILURES_IN_A_ROW
+
+    def started(self) -> None:
+        """Note that a successor is starting."""
+        self.start_at = None
+        self.lives += 1
+
+    def answered(self) -> float:
+        """Note that it is ready; return for how many seconds it was missed, 0 at the first start."""
+        self.ready = True
+        missed = time.monotonic() - self._lost_at if self._lost_at else 0.0
+        self._lost_at = 0.0
+        return missed
+
+
+class FaultLog:
+    """Counts what went wrong, and says each of it in one line."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.counts = dict.fromkeys((*(f"num_{kind}_restarts" for kind in _KINDS), *_LOST), 0)
+        self._events: list[FaultEvent] = []
+        self._errors: deque[tuple[float, str]] = deque()
+
+    def lost(self, who: str, error: TrainingError) -> None:
+        """Note that a process was lost.
+
+        Raises:
+            TrainingError: if its own code raised the same error again and again.
+        """
+        line = str(error)
+        self._add(who, "lost", line)
+        if isinstance(error, StageError):
+            self._check_repeated(line)
+
+    def recovered(self, who: str, seconds: float, detail: str = "") -> None:
+        """Note that a process was replaced and is ready."""
+        kind = who.rstrip("0123456789 ").replace(" ", "_")
+        self.counts[f"num_{kind}_restarts"] += 1
+        self._add(who, "recovered", f"{who} is back after {seconds:.1f} s{detail}", seconds)
+
+    def take_events(self) -> list[FaultEvent]:
+        """Return what happened since the last call."""
+        taken, self._events = self._events, []
+        return taken
+
+    def _add(self, who: str, kind: str, line: str, seconds: float = 0.0) -> None:
+        self._events.append(FaultEvent(time.time(), who, kind, line, seconds))
+        _LOG.warning(line)
+
+    def _check_repeated(self, line: str) -> None:
+        now = time.monotonic()
+        self._errors.append((now, line))
+        while now - self._errors[0][0] > _WHILE_S:
+            self._errors.popleft()
+        if sum(line == other for _, other in self._errors) >= FAILURES_IN_A_ROW:
+            raise TrainingError(f"the same error {FAILURES_IN_A_ROW} times: {line}")

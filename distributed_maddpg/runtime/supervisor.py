@@ -1,0 +1,387 @@
+"""Keeps a run's processes alive: watches their calls, replaces who dies or hangs, connects them (floor F4).
+
+In lock-step nothing is replaced: a run that must be reproducible ends, and goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.errors import Diverged, StageError, TrainingError
+from distributed_maddpg.ring import Ring, RingAddress
+from distributed_maddpg.runtime.calls import PeerLost, ProcessLost, ask, overdue
+from distributed_maddpg.runtime.cluster import Processes
+from distributed_maddpg.runtime.recovery import FAILURES_IN_A_ROW, FaultLog, Health
+from distributed_maddpg.types import Arrays, EnvSpec, FloatArray
+
+LEARNER, REPLAY, EVALUATOR = "learner", "replay buffer", "evaluator"
+_PULSE_S = 1.0
+_PAUSE_S = 0.2
+_REFILL_ROWS = 1 << 15
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call under way: who was asked, until when it must answer, what to do with the answer."""
+
+    who: str
+    asked: float
+    timeout_s: float
+    finish: Callable[[Any], None]
+    abandon: Callable[[], None]
+    work: bool
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What the driver does when something is lost."""
+
+    learner_back: Callable[[int], None]
+    """With the updates that the learner has made, by the snapshot that it goes on from."""
+    replay_emptied: Callable[[], None]
+    """When the transitions are gone."""
+
+
+class Supervisor:
+    """The processes of a run, their health, and the calls that they have not answered yet."""
+
+    def __init__(
+        self, configs: Sequence[MADDPGConfig], spec: EnvSpec, processes: Processes, losses: Losses
+    ) -> None:
+        """Connect processes that were just started."""
+        config = configs[0]
+        self._timeout_s, self._min_workers = config.ray.timeout_s, config.ray.min_workers
+        self._snapshot_interval_s = config.ray.snapshot_interval_s
+        self._recovers, self._losses = not config.sync, losses
+        self.processes, self.faults = processes, FaultLog()
+        self.workers = tuple(f"rollout worker {index}" for index in range(config.num_workers))
+        self._health = {who: Health(who) for who in (LEARNER, REPLAY, EVALUATOR, *self.workers)}
+        self._health[EVALUATOR].ready = True  # it is started when it is needed
+        self._calls: dict[ray.ObjectRef[Any], _Call] = {}
+        self._waiting: Counter[str] = Counter()
+        self._generation, self._connected_to = 0, dict.fromkeys((LEARNER, *self.workers), -1)
+        self._learner_node = ""
+        self.snapshots: list[Arrays] = []
+        """The learner's state of each run, some time ago."""
+        self._snapshot_at = self._pulse_at = -math.inf
+        self._enough_at, self._paused_until = time.monotonic(), 0.0
+        shape = (config.replay.capacity, spec.transitions.width)
+        self._mirrors = [Ring(*shape) for _ in configs]  # memory is taken only where they are used
+        self._mirrored = [0] * len(configs)
+        self._rings: list[Ring | None] = [None] * len(configs)
+        self._latest_version = 0
+        self._watch_replay()
+        self._connect()
+
+    # What the driver asks
+
+    def may_ask(self, who: str) -> bool:
+        """Whether a process is there to be asked for work."""
+        return self._health[who].ready and time.monotonic() >= self._paused_until
+
+    def waiting(self, who: str) -> int:
+        """Return how many calls a process has not answered."""
+        return self._waiting[who]
+
+    @property
+    def healthy_workers(self) -> int:
+        """Rollout workers that are ready."""
+        return sum(self._health[who].ready for who in self.workers)
+
+    @property
+    def all_ready(self) -> bool:
+        """Whether nobody is missing or starting."""
+        return all(health.ready for health in self._health.values()) and self.may_ask(LEARNER)
+
+    def watch(
+        self,
+        call: ray.ObjectRef[Any],
+        who: str,
+        finish: Callable[[Any], None],
+        abandon: Callable[[], None] = lambda: None,
+        *,
+        timeout_s: float = 0.0,
+        work: bool = True,
+    ) -> None:
+        """Take charge of a call.
+
+        Args:
+            call: the call.
+            who: the process that was asked.
+            finish: what to do with the answer.
+            abandon: what to do when none will come.
+            timeout_s: how long to wait; default: by what the process showed so far.
+            work: whether an answer shows that the process can do its work.
+        """
+        if not timeout_s:
+            timeout_s = self._health[who].deadline_s(self._timeout_s) if self._recovers else self._timeout_s
+        self._calls[call] = _Call(who, time.monotonic(), timeout_s, finish, abandon, work)
+        self._waiting[who] += 1
+
+    def tend(self) -> None:
+        """Do what is due: replace who is gone, connect who is new, take the pulse and snapshots."""
+        if not self._recovers:
+            return
+        now = time.monotonic()
+        for who, health in self._health.items():
+            if health.start_at is not None and now >= health.start_at:
+                self._restart(who, health)
+        self._connect()
+        if self._health[REPLAY].ready and now - self._pulse_at >= _PULSE_S and not self._waiting[REPLAY]:
+            self._pulse_at = now
+            deadline_s = self._health[REPLAY].deadline_s(self._timeout_s) / 2  # before who waits for it
+            self.watch(self.processes.replay.size.remote(), REPLAY, lambda _: None, timeout_s=deadline_s)
+        self._take_snapshots(now)
+        self._check_enough(now)
+
+    def absorb(self, timeout_s: float) -> None:
+        """Wait a moment for any answer, take all that are there, and give up those overdue.
+
+        Raises:
+            TrainingError: if a process failed and will not be replaced.
+        """
+        if not self._calls:
+            time.sleep(min(timeout_s, 0.01))
+            return
+        first, rest = ray.wait(list(self._calls), num_returns=1, timeout=timeout_s)
+        more = ray.wait(rest, num_returns=len(rest), timeout=0)[0] if first and rest else []
+        for done in (*first, *more):
+            self.take(done)
+        now = time.monotonic()
+        for call in list(self._calls.values()):
+            if now > call.asked + call.timeout_s:
+                self._failed(call.who, overdue(call.who, call.timeout_s))
+
+    def take(self, done: ray.ObjectRef[Any]) -> None:
+        """Wait for one of the watched calls and act on its answer."""
+        call = self._calls.pop(done, None)
+        if call is None:
+            return  # given up since
+        self._waiting[call.who] -= 1
+        try:
+            answer = ask(call.who, done, call.timeout_s if math.isfinite(call.timeout_s) else self._timeout_s)
+        except TrainingError as error:
+            call.abandon()
+            self._failed(call.who, error)
+            return
+        if call.work:
+            self._health[call.who].worked(time.monotonic() - call.asked)
+        call.finish(answer)
+
+    def take_all(self, who: str) -> None:
+        """Wait for all calls of a process."""
+        for call in [call for call, about in self._calls.items() if about.who == who]:
+            self.take(call)
+
+    def forget_all(self) -> None:
+        """Drop all calls: everything is about to end."""
+        self._calls.clear()
+
+    def note_version(self, version: int) -> None:
+        """Remember the newest weights' version, which a restored learner must not fall behind."""
+        self._latest_version = version
+
+    # Losing and replacing
+
+    def _failed(self, who: str, error: TrainingError) -> None:
+        """Take note of a failure, and let the process be replaced.
+
+        Raises:
+            TrainingError: if it is not to be replaced.
+        """
+        health = self._health[who]
+        if not self._recovers or isinstance(error, Diverged):
+            raise error
+        if isinstance(error, PeerLost):  # the other one's own calls will tell
+            self._paused_until = time.monotonic() + _PAUSE_S
+            self._pulse_at = -math.inf
+            return
+        if not isinstance(error, ProcessLost | StageError):
+            raise error
+        if health.down:
+            return  # another of its calls
+        if isinstance(error, StageError) and not health.ready and health.lives == 0:
+            raise error  # it could never be built
+        self.faults.lost(who, error)
+        health.lost()
+        if health.hopeless:
+            raise TrainingError(f"{FAILURES_IN_A_ROW} times in a row: {error}")
+        self._give_up_calls(who)
+        self.processes.end(self._actor(who))
+
+    def _give_up_calls(self, who: str) -> None:
+        for call in [call for call, about in self._calls.items() if about.who == who]:
+            self._calls.pop(call).abandon()
+        self._waiting[who] = 0
+
+    def _actor(self, who: str) -> Any:
+        if who in self.workers:
+            return self.processes.workers[self.workers.index(who)]
+        by_name = {LEARNER: "learner", REPLAY: "replay", EVALUATOR: "evaluator"}
+        return getattr(self.processes, by_name[who])
+
+    def _restart(self, who: str, health: Health) -> None:
+        if who == LEARNER:
+            self.processes.start_learner()
+            self._learner_node = ""
+            self.watch(
+                self.processes.learner.node_id.remote(),
+                LEARNER,
+                self._learner_placed,
+                timeout_s=self._timeout_s,
+                work=False,
+            )
+        elif who == REPLAY:
+            if not self.processes.one_node and not self._learner_node:
+                return  # its place is beside the learner, who is starting
+            self._restart_replay()
+        elif who == EVALUATOR:
+            health.started()
+            self.faults.recovered(who, health.answered(), ", to be started for the next evaluation")
+            return
+        else:
+            self.processes.start_worker(self.workers.index(who), health.lives + 1)
+        health.started()
+        if who in self._connected_to:
+            self._connected_to[who] = -1
+
+    def _learner_placed(self, node: str) -> None:
+        self._learner_node = node
+
+    def _restart_replay(self) -> None:
+        left = [ring.address for ring in self._rings if ring is not None and ring.address is not None]
+        self.processes.start_replay(self._learner_node, left if len(left) == len(self._rings) else ())
+        self._generation += 1
+        self._watch_replay()
+
+    def _watch_replay(self) -> None:
+        """Hear of a new replay buffer what it has, and where."""
+        replay, generation = self.processes.replay, self._generation
+        self.watch(
+            replay.ring_addresses.remote(), REPLAY, self._hold, timeout_s=self._timeout_s, work=False
+        )
+        if generation:
+            self.watch(
+                replay.adopted.remote(), REPLAY, self._replay_back, timeout_s=self._timeout_s, work=False
+            )
+        else:
+            self._health[REPLAY].ready = True  # calls wait in its queue
+
+    def _hold(self, addresses: list[RingAddress | None]) -> None:
+        """Keep the transitions' memory open here, so that it outlives the replay buffer's process."""
+        if self._recovers:
+            self._rings = [Ring.attach(address) if address else None for address in addresses]
+
+    def _replay_back(self, adopted: bool) -> None:
+        detail = ", with its transitions"
+        if not adopted:
+            rows = self._refill()
+            detail = f", with {rows:,} transitions of a snapshot"
+            if rows == 0:
+                self._losses.replay_emptied()
+                detail = ", without its transitions"
+        self.faults.recovered(REPLAY, self._health[REPLAY].answered(), detail)
+
+    def _refill(self) -> int:
+        """Send a new replay buffer what was mirrored of its predecessor's transitions; return their number."""
+        for run, mirror in enumerate(self._mirrors):
+            self._ask(REPLAY, self.processes.replay.restart.remote(run, 0))
+            for rows in mirror.snapshot().stored(_REFILL_ROWS).chunks:
+                self._ask(REPLAY, self.processes.replay.refill.remote(run, rows))
+            self._mirrored[run] = mirror.size
+        return self._mirrors[0].size
+
+    def _connect(self) -> None:
+        """Tell learner and workers of the replay buffer, those that do not know this one yet."""
+        if not self._health[REPLAY].ready:
+            return
+        for who, generation in self._connected_to.items():
+            health = self._health[who]
+            if generation == self._generation or health.down:
+                continue
+            self._connected_to[who] = self._generation
+            actor = self._actor(who)
+            # A worker may wait for ever for a place; whether enough of them have one is checked elsewhere.
+            waits = self._recovers and who != LEARNER
+            timeout_s = math.inf if waits and not health.ready else self._timeout_s
+            calls = [actor.connect.remote(self.processes.replay)]
+            if not health.ready and health.lives:
+                calls += self._restored(who, actor)
+            for call in calls[:-1]:
+                self.watch(call, who, lambda _: None, timeout_s=timeout_s, work=False)
+            self.watch(calls[-1], who, self._welcome(who), timeout_s=timeout_s, work=False)
+
+    def _restored(self, who: str, actor: Any) -> list[ray.ObjectRef[Any]]:
+        """Ask a successor to go on from where its predecessor was."""
+        if who != LEARNER:
+            return [actor.refresh_weights.remote()]
+        # Workers take only weights that are newer than their own.
+        version = {"weights_version": np.array(self._latest_version, np.int64)}
+        return [actor.set_state.remote({**state, **version}, run) for run, state in enumerate(self.snapshots)]
+
+    def _welcome(self, who: str) -> Callable[[Any], None]:
+        def answered(_: Any) -> None:
+            health = self._health[who]
+            was_ready, missed_s = health.ready, health.answered()
+            if was_ready or health.lives == 0:
+                return
+            if who == LEARNER:
+                updates = int(self.snapshots[0]["updates"]) if self.snapshots else 0
+                self._losses.learner_back(updates)
+            self.faults.recovered(who, missed_s)
+
+        return answered
+
+    def _check_enough(self, now: float) -> None:
+        """Raise TrainingError if there were too few rollout workers for too long."""
+        if self.healthy_workers >= self._min_workers:
+            self._enough_at = now
+        elif now - self._enough_at > self._timeout_s:
+            raise TrainingError(
+                f"{self.healthy_workers} rollout workers for {self._timeout_s:g} s (ray.timeout_s), "
+                f"ray.min_workers = {self._min_workers}"
+            )
+
+    # Snapshots
+
+    def _take_snapshots(self, now: float) -> None:
+        """Copy the learner's state here, and transitions that would go with the replay buffer's process."""
+        due = not self.snapshots or now - self._snapshot_at >= self._snapshot_interval_s > 0
+        if not due or not self._health[LEARNER].ready or self._snapshot_at == math.inf:
+            return
+        self._snapshot_at = math.inf  # until these are here
+        taken: list[Arrays] = []
+
+        def keep(state: Arrays) -> None:
+            taken.append(state)
+            if len(taken) == len(self._mirrors):
+                self.snapshots, self._snapshot_at = taken, time.monotonic()
+
+        def again() -> None:
+            self._snapshot_at = -math.inf
+
+        for run in range(len(self._mirrors)):
+            self.watch(self.processes.learner.get_state.remote(run), LEARNER, keep, again)
+        if None in self._rings and self._health[REPLAY].ready and self._snapshot_interval_s:
+            for run in range(len(self._mirrors)):
+                call = self.processes.replay.read_since.remote(run, self._mirrored[run])
+                self.watch(call, REPLAY, self._mirror(run))
+
+    def _mirror(self, run: int) -> Callable[[tuple[FloatArray, int]], None]:
+        def copy(answer: tuple[FloatArray, int]) -> None:
+            rows, self._mirrored[run] = answer
+            self._mirrors[run].add(rows)
+
+        return copy
+
+    def _ask(self, who: str, call: ray.ObjectRef[Any]) -> Any:
+        return ask(who, call, self._timeout_s)
