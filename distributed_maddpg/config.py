@@ -21,6 +21,7 @@ else:
     import tomli as tomllib
 
 from distributed_maddpg.errors import BadInput, did_you_mean
+from distributed_maddpg.files import read_small
 from distributed_maddpg.presets import PRESETS
 from distributed_maddpg.types import EnvSpec
 
@@ -30,6 +31,8 @@ EnvArgument = int | float | bool | str
 
 
 _LARGEST, _WIDEST, _MOST_WORKERS, _MOST_THREADS = 10**15, 65_536, 10_000, 1_024
+# tomllib takes time with the square of a key's parts; all settings together are 2 kB, the longest key has 3.
+_MOST_TOML_BYTES, _MOST_DOTS_IN_LINE = 65_536, 200
 
 
 def _require(condition: bool, name: str, value: object, remedy: str) -> None:
@@ -374,10 +377,14 @@ class MADDPGConfig(_Section):
         from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415
 
         try:
+            text = json.dumps(merged, default=str)
+        except (ValueError, RecursionError) as error:  # such as an integer of more than 4300 digits
+            raise BadInput("config", merged, f"cannot be read ({error})") from None
+        try:
             # Through JSON, where "strict" still takes a list for a tuple but no "3" for a 3.
-            return TypeAdapter(MADDPGConfig).validate_json(json.dumps(merged, default=str), strict=True)
+            return TypeAdapter(MADDPGConfig).validate_json(text, strict=True)
         except ValidationError as error:
-            raise _as_bad_input(error.errors()[0]) from None
+            raise _as_bad_input(error.errors(include_url=False)[0]) from None
 
     @staticmethod
     def from_toml(path: str | Path, base: MADDPGConfig | None = None) -> MADDPGConfig:
@@ -389,7 +396,9 @@ class MADDPGConfig(_Section):
         values = _read_toml(Path(path))
         preset = values.pop("preset", None)
         if preset is not None:
-            base = MADDPGConfig.preset(str(preset))
+            if not isinstance(preset, str):
+                raise BadInput("preset", preset, "must be a name in quotes")
+            base = MADDPGConfig.preset(preset)
         return MADDPGConfig.from_dict(values, base or MADDPGConfig())
 
     def to_dict(self) -> dict[str, Any]:
@@ -424,7 +433,10 @@ def _merge(base: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = read_small(path, _MOST_TOML_BYTES).decode("utf-8")
+        if any(line.count(".") > _MOST_DOTS_IN_LINE for line in text.splitlines()):
+            raise ValueError(f"a line with more than {_MOST_DOTS_IN_LINE} dots")
+        values: dict[str, Any] = tomllib.loads(text)
         return values
     except OSError as error:
         raise BadInput("config", str(path), f"cannot be read ({error.strerror})") from None
@@ -435,7 +447,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _as_bad_input(error: Any) -> BadInput:
     """Turn pydantic's first complaint into our one line."""
     path = [str(part) for part in error["loc"]]
-    name = ".".join(path)
+    name = ".".join(path) or "config"
     if error["type"] == "value_error":
         cause = error["ctx"]["error"]
         return cause if isinstance(cause, BadInput) else BadInput(name, error["input"], str(cause))

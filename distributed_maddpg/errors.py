@@ -5,18 +5,25 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST_NAME, _LONGEST_VALUE, _LONGEST_LINE = 200, 300, 1_200
+
 
 class BadInput(ValueError):
     """A setting, argument or environment cannot be used; ends a command with exit code 2."""
 
     def __init__(self, field: str, value: object, remedy: str) -> None:
         """Build the one line a user sees from the field's name, its value and what to do about it."""
-        super().__init__(f"{field} = {value!r}: {remedy}")
+        name, shown = one_line(field, _LONGEST_NAME), one_line(_repr(value), _LONGEST_VALUE)
+        super().__init__(f"{name} = {shown}: {one_line(remedy)}")
         self.field = field
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be read; ends a command with exit code 3."""
+
+    def __init__(self, message: str) -> None:
+        """Make one printable line of a message that may quote a hostile file."""
+        super().__init__(one_line(message))
 
 
 class TrainingError(RuntimeError):
@@ -31,8 +38,26 @@ class Diverged(TrainingError):
     """Numbers stopped being finite where that cannot be mended; the weights are those from before."""
 
 
+def one_line(text: str, most: int = _LONGEST_LINE) -> str:
+    """Return `text` with control characters escaped, and without its middle if longer than `most`."""
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in _cut(text, most))
+    return _cut("".join(shown), most)
+
+
+def _cut(text: str, most: int) -> str:
+    half = (most - 5) // 2
+    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # Python prints no integer of more than 4300 digits
+        return f"<{type(value).__name__}>"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the nearest of `known` as a suggestion, or the whole list where nothing is near."""
     names = sorted(known)
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(name[:_LONGEST_NAME], names, n=1, cutoff=0.5)
     return f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"

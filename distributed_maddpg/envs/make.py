@@ -15,6 +15,7 @@ from distributed_maddpg.types import EnvSpec
 
 _ADVERSARY = "simple_adversary"
 _ADVERSARY_MODULE = "mpe2.simple_adversary_v3"
+_BUILTIN_PACKAGES = ("mpe2", "pettingzoo")
 _OWN_ARGUMENTS = {"env_id", "num_envs", "seed", "backend"}
 _BACKENDS = ("auto", "vectorized", "pettingzoo")
 
@@ -49,6 +50,16 @@ def make_vector_env(
     from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv  # noqa: PLC0415 - loads gymnasium
 
     return PettingZooVectorEnv(lambda: _construct(factory, env_id, env_kwargs), num_envs, seed, env_id)
+
+
+def is_builtin(env_id: str) -> bool:
+    """Return whether an id can only name an environment of the packages that come with this one.
+
+    Any other id imports and calls what it names, which a file from elsewhere must not decide: "os:system".
+    """
+    package, *parts = env_id.split(".")
+    public = all(part.isidentifier() and part.isascii() and not part.startswith("_") for part in parts)
+    return env_id == _ADVERSARY or (package in _BUILTIN_PACKAGES and bool(parts) and public)
 
 
 def env_spec(env_id: str, backend: str, env_kwargs: Mapping[str, Any]) -> EnvSpec:

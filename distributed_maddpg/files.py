@@ -1,0 +1,161 @@
+"""Files and folders opened, read, replaced and parsed with care, whoever wrote them (floor F0)."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import shutil
+import stat
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+# Errors with which a kernel or a file system says that it does not know how to exchange two names.
+_CANNOT_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
+
+
+def open_regular(path: str | Path, folder: int | None = None, follow: bool = True) -> int:
+    """Open a regular file for reading and return its descriptor; never wait for a pipe or wake a device.
+
+    Args:
+        path: of the file, relative to `folder` where that is given.
+        folder: descriptor of a folder.
+        follow: whether the last part of the path may be a symbolic link.
+
+    Raises:
+        OSError: if it cannot be opened, or is anything but a regular file.
+    """
+    # Looked at before, because opening a device may already do something, and after, as it may be another.
+    _require_regular(os.stat(path, dir_fd=folder, follow_symlinks=follow), path)
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags, dir_fd=folder)
+    try:
+        _require_regular(os.fstat(descriptor), path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _require_regular(status: os.stat_result, path: str | Path) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def read_bytes(descriptor: int, most: int) -> bytes:
+    """Return a whole open file.
+
+    Raises:
+        OSError: if it holds more than `most` bytes.
+    """
+    size = os.fstat(descriptor).st_size
+    if size > most:
+        raise OSError(errno.EFBIG, f"larger than {most} bytes")
+    with open(descriptor, "rb", closefd=False) as file:
+        file.seek(0)
+        data = file.read(size + 1)
+    if len(data) != size:
+        raise OSError(errno.EIO, "changed while it was read")
+    return data
+
+
+def read_small(path: str | Path, most: int) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        OSError: if it cannot be read, or holds more than `most` bytes.
+    """
+    descriptor = open_regular(path)
+    try:
+        return read_bytes(descriptor, most)
+    finally:
+        os.close(descriptor)
+
+
+def parse_json(data: bytes) -> Any:
+    """Parse JSON as the standard has it: no key twice, no NaN, no number too large for a float.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    try:
+        return json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_constant=_refuse_number,
+            parse_float=_finite,
+        )
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {twice!r} stands there twice")
+    return values
+
+
+def _refuse_number(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"{text} is too large")
+    return number
+
+
+def sync(path: Path) -> None:
+    """Have the disk keep a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_folder(draft: Path, folder: Path) -> None:
+    """Rename `draft` to `folder` and delete what was there, all within one folder.
+
+    Where the system can exchange two names, there is never a moment without a folder of that name. Elsewhere
+    the old one steps aside as `<draft's stem>.old`, and comes back if the second rename fails.
+
+    Raises:
+        OSError: if the system refuses; then what was there is there again.
+    """
+    if not folder.exists():
+        draft.rename(folder)
+        sync(folder.parent)
+        return
+    old = draft
+    if not _exchange(draft, folder):
+        old = draft.with_suffix(".old")
+        folder.rename(old)
+        try:
+            draft.rename(folder)
+        except OSError:
+            old.rename(folder)
+            raise
+    sync(folder.parent)  # before anything is deleted: the new name must outlive a power failure
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; return whether this system can."""
+    # Looked up at each call: it is rare, and musl and macOS have no such function.
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    rename.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _CANNOT_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code), str(other))
