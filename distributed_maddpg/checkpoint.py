@@ -562,3 +562,16 @@ def remove_drafts(folder: str | Path) -> None:
                 path.rename(home)
         else:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def set_aside(path: str | Path) -> None:
+    """Rename a checkpoint that cannot be read to "<name>.broken...", so that nobody tries it again.
+
+    Raises:
+        OSError: if that fails.
+    """
+    name = f"{str(path).rstrip('/').rpartition('/')[2]}.broken.{uuid.uuid4().hex[:8]}"
+    if is_url(path):
+        RemoteFolder(str(path)).rename(name)
+    else:
+        Path(path).rename(Path(path).with_name(name))

@@ -63,7 +63,7 @@ class TrainCommand:
     run_dir: str = ""
     """Folder to create; default: runs/<preset>-<date>-<time>."""
     checkpoint_dir: str = ""
-    """Where checkpoints go: a folder, or a URL such as s3://bucket/run; default: checkpoints in the run's folder."""
+    """Where checkpoints go: a folder, or a URL like s3://bucket/run; default: in the run's folder."""
     checkpoint_replay: bool = True
     """Keep the stored transitions in checkpoints, so that a continued run goes on exactly."""
     keep_checkpoints: int = 3
@@ -256,7 +256,7 @@ def _evaluate(arguments: list[str]) -> int:
 
     path = command.checkpoint
     if (Path(path) / "checkpoints").is_dir():
-        path = str(newest_checkpoint(f"{path}/checkpoints"))
+        path = str(newest_checkpoint(path))
     with (
         contextlib.redirect_stdout(sys.stderr),
         MADDPG.from_checkpoint(path, env_id=command.env_id) as algo,

@@ -294,9 +294,9 @@ class RayConfig(_Section):
     address: str = ""
     """Address of a running cluster; empty: the cluster of the surrounding Ray job, else a local one."""
     timeout_s: float = 120.0
-    """Longest wait for a process to start or answer; one that has worked before is given up after an eighth."""
+    """Longest wait for a process to start or answer; one that has worked is given up after an eighth."""
     min_workers: int = 1
-    """Rollout workers that a run needs to go on; others join when the cluster has room (asynchronous mode)."""
+    """Rollout workers that a run needs to go on; others join when there is room (asynchronous mode)."""
     snapshot_interval_s: float = 10.0
     """Seconds between two copies of the learner's state, which a failure of its process goes back to."""
 

@@ -149,7 +149,7 @@ class Learner:
         return Weights(self.weights_version, self.updates, _array(update.policy.flat[own]))
 
     def metrics(self) -> list[dict[str, npt.NDArray[np.float64]]]:
-        """Return each run's metrics as means per agent, `[N]`, of the iteration so far; NaN without updates."""
+        """Return each run's means per agent, `[N]`, of the iteration so far; NaN without updates."""
         means = torch.cat(self._metrics, dim=1).cpu().numpy() / (self._metrics_count or float("nan"))
         runs = np.split(means.astype(np.float64), self.num_runs, axis=1)
         return [dict(zip(METRICS, run, strict=True)) for run in runs]

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,14 +16,13 @@ from typing import Any
 
 from distributed_maddpg.checkpoint import (
     Checkpoint,
+    checkpoints_of,
     load_checkpoint,
-    load_newest_valid,
-    newest_checkpoint,
     remove_drafts,
     set_aside,
 )
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.errors import BadInput, TrainingError
+from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
 from distributed_maddpg.metrics import write_aside
 from distributed_maddpg.preflight import check_machine
 from distributed_maddpg.progress import Progress
@@ -55,19 +54,23 @@ def checkpoint_to_resume(folder: str, auto: bool, note: Callable[[str], None]) -
     Raises:
         CheckpointError: if there is none that can be read, unless `auto`.
     """
+    paths = checkpoints_of(folder)
     if not auto:
-        return load_checkpoint(newest_checkpoint(folder))
-    broken: list[str] = []
-
-    def skip(path: str, reason: str) -> None:
-        note(f"skipped {reason}")
-        broken.append(path)
-
-    found = load_newest_valid(folder, skip)
-    for path in broken:
-        set_aside(path)
-    note(f"no checkpoint in {folder}: starting anew" if found is None else f"going on from {found[0]}")
-    return None if found is None else found[1]
+        if not paths:
+            raise CheckpointError(f"{folder}: holds no checkpoint to resume from")
+        return load_checkpoint(paths[0])
+    for path in paths:
+        try:
+            checkpoint = load_checkpoint(path)
+        except CheckpointError as error:
+            note(f"skipped: {error}")
+            with suppress(OSError):
+                set_aside(path)
+            continue
+        note(f"going on from {path}")
+        return checkpoint
+    note(f"{folder} holds no checkpoint that can be read: starting anew")
+    return None
 
 
 def train_run(

@@ -86,7 +86,7 @@ class CheckpointSaver:
                 save_checkpoint(path, counted.checkpoint)
                 if self._keep:
                     remove_old(folder, self._keep)
-            except (OSError, TrainingError, BadInput) as error:
+            except (OSError, TrainingError, ValueError) as error:
                 self._failed_at, self.problem = time.monotonic(), f"{path} was not saved ({error})"
                 self._lines.append(self.problem)
                 return

@@ -88,6 +88,15 @@ class RemoteFolder:
                     raise OSError(errno.EFBIG, f"larger than {most} bytes")
                 copy.write(piece)
 
+    def rename(self, name: str) -> None:
+        """Give the folder another name.
+
+        Raises:
+            OSError: if that fails.
+        """
+        with _only_os_errors():
+            self._system.mv(self._root, f"{self._root.rpartition('/')[0]}/{name}", recursive=True)
+
     def delete(self, name: str) -> None:
         """Delete a file.
 

@@ -130,9 +130,7 @@ class MADDPG:
         self._acting_rng = generator(config.seed, "exploration", config.num_workers + 1)
 
     @staticmethod
-    def from_checkpoint(
-        path: str | Path, config: MADDPGConfig | None = None, env_id: str = ""
-    ) -> MADDPG:
+    def from_checkpoint(path: str | Path, config: MADDPGConfig | None = None, env_id: str = "") -> MADDPG:
         """Return an algorithm that continues from a checkpoint.
 
         Args:

@@ -301,7 +301,8 @@ def taken(state: Arrays, name: str, shape: tuple[int | None, ...], kind: npt.DTy
         raise ValueError(
             f"{name} has shape {array.shape} and type {array.dtype}, expected {expected} {np.dtype(kind)}"
         )
-    return array.copy()
+    copy: npt.NDArray[Any] = array.copy()
+    return copy
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Vector environments: many copies of one multi-agent environment stepped together (floor F2; no torch)."""
 
 from distributed_maddpg.envs.base import StepResult, VectorEnv
-from distributed_maddpg.envs.make import env_spec, make_vector_env
+from distributed_maddpg.envs.make import env_spec, is_builtin, make_vector_env
 
-__all__ = ["StepResult", "VectorEnv", "env_spec", "make_vector_env"]
+__all__ = ["StepResult", "VectorEnv", "env_spec", "is_builtin", "make_vector_env"]

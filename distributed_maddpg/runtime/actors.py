@@ -13,8 +13,9 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ from distributed_maddpg.replay import ReplayBuffer, make_replay_buffer
 from distributed_maddpg.ring import Ring, RingAddress, RingSnapshot
 from distributed_maddpg.rollout import make_rollout_worker
 from distributed_maddpg.runtime.calls import ProcessLost, ask
+from distributed_maddpg.runtime.orphans import end_with_raylet
 from distributed_maddpg.seeding import generator
 from distributed_maddpg.types import (
     Arrays,
@@ -47,13 +49,33 @@ PUSH_WINDOW = 2
 """Unacknowledged pushes a worker may have: enough to hide the call, few enough to push back."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a process is."""
+
+    node: str
+    pid: int
+
+
+class _Process:
+    """What all actors have in common."""
+
+    def __init__(self) -> None:
+        end_with_raylet()
+
+    @ray.method
+    def place(self) -> Place:
+        """Return where this process is."""
+        return Place(str(ray.get_runtime_context().get_node_id()), os.getpid())
+
+
 def _alone_on_one_core() -> None:
     """Keep this process to one thread, and off the GPUs, which Ray does not hide from actors without any."""
     threadpool_limits(1)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-class ReplayBufferActor:
+class ReplayBufferActor(_Process):
     """Carries each run's replay buffer, and a reference to the newest weights beside them."""
 
     def __init__(
@@ -66,6 +88,7 @@ class ReplayBufferActor:
             spec: of the environment.
             left: where each run's ring can still be found.
         """
+        super().__init__()
         _alone_on_one_core()
         rings = [Ring.adopt(address) for address in left]
         self._adopted = len(rings) > 0 and None not in rings
@@ -150,11 +173,12 @@ class ReplayBufferActor:
         self._buffers[run].set_generator_state(state)
 
 
-class LearnerActor:
+class LearnerActor(_Process):
     """Carries the learner; fetches its minibatches and publishes its weights."""
 
     def __init__(self, configs: Sequence[MADDPGConfig], spec: EnvSpec, use_gpu: bool) -> None:
         """Build the learner on this process's device."""
+        super().__init__()
         if not use_gpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         # Imported here: this module is also loaded by rollout workers, which never load torch.
@@ -173,27 +197,22 @@ class LearnerActor:
         self._idle_since = time.perf_counter()
 
     @ray.method
-    def node_id(self) -> str:
-        """Return the id of the node this process is on."""
-        return str(ray.get_runtime_context().get_node_id())
-
-    @ray.method
     def device(self) -> tuple[str, str]:
         """Return the name of the device, and what led to it."""
         return str(self._learner.device), self._learner.device_reason
 
     @ray.method
-    def connect(self, replay: ActorProxy[ReplayBufferActor]) -> str:
-        """Take the replay buffer to draw minibatches from and to publish to; return this node's id."""
+    def connect(self, replay: ActorProxy[ReplayBufferActor]) -> None:
+        """Take the replay buffer to draw minibatches from and to publish to."""
         self._replay, self._prefetched, self._published = replay, None, None
         addresses = ask("replay buffer", replay.ring_addresses.remote(), self._timeout_s)
         rings = [Ring.attach(address) if address else None for address in addresses]
-        reached = [ReplayBuffer(*each) for each in zip(rings, self._generators, strict=True) if each[0]]
-        self._shared = reached if len(reached) == len(rings) else []
+        reached = [ring for ring in rings if ring is not None]
+        whole = len(reached) == len(rings)
+        self._shared = list(map(ReplayBuffer, reached, self._generators)) if whole else []
         if self._learner.weights_version:
             self._send(self._learner.published())  # a replay buffer that takes another's place has none
         self._idle_since = time.perf_counter()
-        return str(ray.get_runtime_context().get_node_id())
 
     @ray.method
     def learn(self, updates: int, publish: bool) -> LearnerReport:
@@ -299,7 +318,7 @@ class LearnerActor:
             ask("replay buffer", published, self._timeout_s)
 
 
-class RolloutWorkerActor:
+class RolloutWorkerActor(_Process):
     """Carries a rollout worker of each run; pushes their transitions and pulls newer weights."""
 
     def __init__(self, configs: Sequence[MADDPGConfig], index: int, life: int = 0) -> None:
@@ -310,6 +329,7 @@ class RolloutWorkerActor:
             index: its place among the workers.
             life: how many times it was replaced; each life has streams of its own.
         """
+        super().__init__()
         _alone_on_one_core()
         config = configs[0]
         self._runs = [make_rollout_worker(own, index, life) for own in configs]
@@ -410,11 +430,12 @@ class RolloutWorkerActor:
             clock.lap("blocked_weights_s")
 
 
-class EvaluationActor:
+class EvaluationActor(_Process):
     """Plays greedy episodes off the training path."""
 
     def __init__(self, config: MADDPGConfig) -> None:
         """Remember the environment and the policies' form."""
+        super().__init__()
         _alone_on_one_core()
         self._config = config
 

@@ -8,7 +8,7 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, TrainingError
+from distributed_maddpg.ring import RingAddress
 from distributed_maddpg.runtime.actors import (
     EvaluationActor,
     LearnerActor,
+    Place,
     ReplayBufferActor,
     RolloutWorkerActor,
 )
 from distributed_maddpg.runtime.calls import ask
-from distributed_maddpg.ring import RingAddress
+from distributed_maddpg.runtime.orphans import kill_orphans, marking, own_family
 from distributed_maddpg.types import EnvSpec
 
 if TYPE_CHECKING:
@@ -35,8 +37,7 @@ if TYPE_CHECKING:
 _OBJECT_STORE_BYTES = 256 * 2**20
 _LAST_MOMENT_S = 0.5
 _HELPERS = ("monitor.py", "dashboard.py")  # Ray's own that only watch; also log_monitor.py
-_MARK = "DISTRIBUTED_MADDPG_CLUSTER"
-_mark = secrets.token_hex(8)  # in the environment of every Ray process that this one starts
+_LOG = logging.getLogger("distributed_maddpg")
 
 
 class Processes:
@@ -51,9 +52,11 @@ class Processes:
         self._configs, self._spec, self._use_gpu = configs, spec, use_gpu
         self._config = configs[0]
         self._evaluator: ActorProxy[EvaluationActor] | None = None
-        self._started: list[Any] = []
+        self._started: dict[Any, ray.ObjectRef[Place]] = {}
         self.one_node = _one_node()
         """Whether all are on one node anyhow, so that none need wait to hear where another is."""
+        self.learner_node = ""
+        """Where the first learner is; empty on one node."""
         self.workers: list[ActorProxy[RolloutWorkerActor]] = []
         self.learner: ActorProxy[LearnerActor]
         self.replay: ActorProxy[ReplayBufferActor]
@@ -72,7 +75,9 @@ class Processes:
             self.start_learner()
             self.start_replay()
         else:
-            self.start_replay(ask("learner", self.learner.node_id.remote(), self._config.ray.timeout_s))
+            place = ask("learner", self.learner.place.remote(), self._config.ray.timeout_s)
+            self.learner_node = place.node
+            self.start_replay(place.node)
 
     @property
     def evaluator(self) -> ActorProxy[EvaluationActor]:
@@ -92,16 +97,14 @@ class Processes:
     def start_replay(self, node: str = "", left: Sequence[RingAddress] = ()) -> None:
         """Start a replay buffer, in the place of one that is gone.
 
-        Minibatches are ten times the bytes of new transitions, and within a node they need not be sent at all.
+        Minibatches are ten times the bytes of new transitions, and within a node they need not be sent.
 
         Args:
             node: id of the learner's node, to be on the same; empty: any.
             left: where its predecessor's transitions are.
         """
         beside = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)} if node else {}
-        self.replay = self._start(
-            ReplayBufferActor, self._configs, self._spec, left, num_cpus=0, **beside
-        )
+        self.replay = self._start(ReplayBufferActor, self._configs, self._spec, left, num_cpus=0, **beside)
 
     def start_worker(self, index: int, life: int) -> None:
         """Start a rollout worker, in the place of one that is gone; see `RolloutWorkerActor` for `life`."""
@@ -117,16 +120,28 @@ class Processes:
         """End one actor, even one that hangs."""
         if actor is self._evaluator:
             self._evaluator = None
-        self._started.remove(actor)
-        _kill((actor,))
+        self._end(actor, self._started.pop(actor))
 
     def kill(self) -> None:
         """End all of them at once."""
-        _kill(self._started)
+        while self._started:
+            self._end(*self._started.popitem())
+
+    def _end(self, actor: Any, place: ray.ObjectRef[Place]) -> None:
+        if not ray.is_initialized():  # then it is gone, and Ray would start a cluster to look for it
+            return
+        ray.kill(actor)
+        # Ray gives a process that hangs five seconds; until then it keeps its CPU.
+        if ray.wait([place], timeout=0)[0]:
+            with suppress(ray.exceptions.RayError, ProcessLookupError):
+                answer = ray.get(place)
+                if answer.node == ray.get_runtime_context().get_node_id():
+                    os.kill(answer.pid, signal.SIGKILL)
 
     def _start(self, kind: Any, *arguments: Any, **options: Any) -> Any:
-        actor = ray.remote(kind).options(**options).remote(*arguments)
-        self._started.append(actor)
+        # Task events would grow the cluster's memory by hundreds of bytes a call.
+        actor = ray.remote(kind).options(**options, enable_task_events=False).remote(*arguments)
+        self._started[actor] = actor.place.remote()
         return actor
 
 
@@ -158,27 +173,16 @@ def disconnect() -> None:
 
     Ray's agents notice only seconds later that they are alone, or not at all if they were just starting.
     """
-    # Ray gives its processes titles that hide their environment, and may be starting more: look twice.
-    family = _marked()
+    family = own_family()  # Ray may be starting more: look twice
     for process in family:
         with suppress(psutil.Error):
             if any(word.endswith(_HELPERS) for word in process.cmdline()):
                 process.kill()  # Ray would end them one after another, gracefully, which takes a second
     ray.shutdown()
     psutil.wait_procs(family, timeout=_LAST_MOMENT_S)
-    for process in family | _marked():
+    for process in family | own_family():
         with suppress(psutil.NoSuchProcess):
             process.kill()
-
-
-def _marked() -> set[psutil.Process]:
-    """Return the processes of the cluster that this process started, by its mark in their environment."""
-    found: set[psutil.Process] = set()
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get(_MARK) == _mark:
-                found.update((process, *process.children(recursive=True)))
-    return found
 
 
 def start_processes(configs: Sequence[MADDPGConfig], spec: EnvSpec) -> Processes:
@@ -194,12 +198,6 @@ def start_processes(configs: Sequence[MADDPGConfig], spec: EnvSpec) -> Processes
 def _one_node() -> bool:
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return len([node for node in nodes if node["Alive"]]) == 1
-
-
-def _kill(actors: Iterable[Any]) -> None:
-    if ray.is_initialized():  # otherwise they are gone, and Ray would start a cluster to look for them
-        for actor in actors:
-            ray.kill(actor)
 
 
 @contextmanager
@@ -236,37 +234,39 @@ def _start_local(config: MADDPGConfig) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Otherwise Ray writes a token into the user's home, and fails where there is none.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    os.environ[_MARK] = _mark
-    try:
+    kill_orphans()
+    with marking():
         ray.init(
             address="local",
-            num_cpus=max(os.cpu_count() or 1, _cpus_needed(config)),
+            num_cpus=max(os.cpu_count() or 1, config.num_workers + config.learner.num_threads),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,  # at WARNING it only says that the token is on
             object_store_memory=_OBJECT_STORE_BYTES + 16 * _batch_bytes(config),
         )
-    finally:
-        del os.environ[_MARK]  # what the surrounding program starts is none of ours
 
 
 def _batch_bytes(config: MADDPGConfig) -> int:
     return config.learner.batch_size * 1024  # a row of simple_adversary is 308 bytes
 
 
-def _cpus_needed(config: MADDPGConfig) -> int:
-    return config.num_workers + config.learner.num_threads
-
-
 def _check_resources(config: MADDPGConfig) -> bool:
     """Refuse what the cluster can never hold; return whether the learner takes a GPU."""
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    needed, there = _cpus_needed(config), math.floor(total.get("CPU", 0))
-    if needed > there:
+    there = math.floor(total.get("CPU", 0))
+    at_least = config.num_workers if config.sync else min(config.ray.min_workers, config.num_workers)
+    if at_least + config.learner.num_threads > there:
         raise BadInput(
-            "num_workers",
+            "num_workers" if config.sync else "ray.min_workers",
+            at_least,
+            f"with the learner needs {at_least + config.learner.num_threads} CPUs, the cluster has {there}; "
+            "lower it or add nodes",
+        )
+    if config.num_workers + config.learner.num_threads > there:
+        _LOG.warning(
+            "the cluster has %d CPUs: of %d rollout workers those that find no place join when nodes do",
+            there,
             config.num_workers,
-            f"with the learner needs {needed} CPUs, the cluster has {there}; lower it or add nodes",
         )
     gpus = total.get("GPU", 0)
     if config.learner.device == "cuda" and gpus < 1:

@@ -72,7 +72,7 @@ class RayRoot:
         except BaseException:
             self._leave()
             raise
-        losses = Losses(self._learner_back, self.pacer.refill)
+        losses = Losses(self._learner_back, self.pacer.refill, lambda: self.pacer.env_steps)
         self._supervisor = Supervisor(configs, spec, self._processes, losses)
         self._workers = self._supervisor.workers
 
@@ -145,7 +145,8 @@ class RayRoot:
 
     def weights(self, run: int) -> Weights:
         """Return a run's policies as the learner has them now."""
-        return self._meanwhile(LEARNER, lambda: self._processes.learner.weights.remote(run))
+        weights: Weights = self._meanwhile(LEARNER, lambda: self._processes.learner.weights.remote(run))
+        return weights
 
     def learner_state(self, run: int) -> Arrays:
         """Return the learner's state of a run, when it is through with all calls, so that counts agree."""

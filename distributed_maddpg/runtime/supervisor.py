@@ -18,6 +18,7 @@ import ray
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import Diverged, StageError, TrainingError
 from distributed_maddpg.ring import Ring, RingAddress
+from distributed_maddpg.runtime.actors import Place
 from distributed_maddpg.runtime.calls import PeerLost, ProcessLost, ask, overdue
 from distributed_maddpg.runtime.cluster import Processes
 from distributed_maddpg.runtime.recovery import FAILURES_IN_A_ROW, FaultLog, Health
@@ -49,6 +50,8 @@ class Losses:
     """With the updates that the learner has made, by the snapshot that it goes on from."""
     replay_emptied: Callable[[], None]
     """When the transitions are gone."""
+    env_steps: Callable[[], int]
+    """Returns the run's environment steps so far."""
 
 
 class Supervisor:
@@ -69,7 +72,7 @@ class Supervisor:
         self._calls: dict[ray.ObjectRef[Any], _Call] = {}
         self._waiting: Counter[str] = Counter()
         self._generation, self._connected_to = 0, dict.fromkeys((LEARNER, *self.workers), -1)
-        self._learner_node = ""
+        self._learner_node = processes.learner_node
         self.snapshots: list[Arrays] = []
         """The learner's state of each run, some time ago."""
         self._snapshot_at = self._pulse_at = -math.inf
@@ -234,7 +237,7 @@ class Supervisor:
             self.processes.start_learner()
             self._learner_node = ""
             self.watch(
-                self.processes.learner.node_id.remote(),
+                self.processes.learner.place.remote(),
                 LEARNER,
                 self._learner_placed,
                 timeout_s=self._timeout_s,
@@ -249,13 +252,14 @@ class Supervisor:
             self.faults.recovered(who, health.answered(), ", to be started for the next evaluation")
             return
         else:
-            self.processes.start_worker(self.workers.index(who), health.lives + 1)
+            # A number that no earlier life had, not even before the run was resumed.
+            self.processes.start_worker(self.workers.index(who), self._losses.env_steps() + health.lives + 1)
         health.started()
         if who in self._connected_to:
             self._connected_to[who] = -1
 
-    def _learner_placed(self, node: str) -> None:
-        self._learner_node = node
+    def _learner_placed(self, place: Place) -> None:
+        self._learner_node = "" if self.processes.one_node else place.node
 
     def _restart_replay(self) -> None:
         left = [ring.address for ring in self._rings if ring is not None and ring.address is not None]
@@ -266,9 +270,7 @@ class Supervisor:
     def _watch_replay(self) -> None:
         """Hear of a new replay buffer what it has, and where."""
         replay, generation = self.processes.replay, self._generation
-        self.watch(
-            replay.ring_addresses.remote(), REPLAY, self._hold, timeout_s=self._timeout_s, work=False
-        )
+        self.watch(replay.ring_addresses.remote(), REPLAY, self._hold, timeout_s=self._timeout_s, work=False)
         if generation:
             self.watch(
                 replay.adopted.remote(), REPLAY, self._replay_back, timeout_s=self._timeout_s, work=False
@@ -292,7 +294,7 @@ class Supervisor:
         self.faults.recovered(REPLAY, self._health[REPLAY].answered(), detail)
 
     def _refill(self) -> int:
-        """Send a new replay buffer what was mirrored of its predecessor's transitions; return their number."""
+        """Send a new replay buffer what was mirrored of its predecessor's rows; return their number."""
         for run, mirror in enumerate(self._mirrors):
             self._ask(REPLAY, self.processes.replay.restart.remote(run, 0))
             for rows in mirror.snapshot().stored(_REFILL_ROWS).chunks:

@@ -1,0 +1,83 @@
+"""Processes that would outlive the run which started them, and how they end with it (floor F4)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psutil
+
+_MARK = "DISTRIBUTED_MADDPG_CLUSTER"
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_raylet() -> None:
+    """Let the kernel end this Ray worker when the raylet that started it is gone.
+
+    A worker that hangs would not notice by itself, and Ray's own look after seconds. Linux only.
+    """
+    raylet = os.environ.get("RAY_RAYLET_PID")
+    if not sys.platform.startswith("linux") or raylet is None:
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != int(raylet):  # it died before the kernel was asked
+        os._exit(1)
+
+
+@contextmanager
+def marking() -> Iterator[None]:
+    """Mark every process that is started inside as belonging to this one."""
+    hidden = os.environ.get("SPT_NOENV")
+    os.environ[_MARK] = _mark()
+    os.environ["SPT_NOENV"] = "1"  # Ray's agents give themselves titles, which would hide the mark
+    try:
+        yield
+    finally:  # what the surrounding program starts is none of ours
+        del os.environ[_MARK]
+        if hidden is None:
+            del os.environ["SPT_NOENV"]
+
+
+def own_family() -> set[psutil.Process]:
+    """Return the marked processes that this one started, and their children."""
+    mine = _mark()
+    return {member for process, mark in _marked() if mark == mine for member in _with_children(process)}
+
+
+def kill_orphans() -> None:
+    """End marked processes whose starter is gone: one that was killed could not end them."""
+    for process, mark in _marked():
+        if not _alive(mark):
+            for member in _with_children(process):
+                with suppress(psutil.Error):
+                    member.kill()
+
+
+def _mark() -> str:
+    """Return the number of this process and the moment it began, for numbers are used again."""
+    return f"{os.getpid()}:{psutil.Process().create_time()}"
+
+
+def _alive(mark: str) -> bool:
+    number, _, began = mark.partition(":")
+    try:
+        return str(psutil.Process(int(number)).create_time()) == began
+    except (psutil.Error, ValueError):
+        return False
+
+
+def _marked() -> Iterator[tuple[psutil.Process, str]]:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if mark := process.environ().get(_MARK):
+                yield process, mark
+
+
+def _with_children(process: psutil.Process) -> list[psutil.Process]:
+    with suppress(psutil.Error):
+        return [process, *process.children(recursive=True)]
+    return [process]
