@@ -42,8 +42,18 @@ def pack_generator(rng: np.random.Generator) -> npt.NDArray[np.uint64]:
 
 
 def restore_generator(rng: np.random.Generator, packed: npt.NDArray[np.uint64]) -> None:
-    """Put a PCG64 generator into a state that `pack_generator` returned."""
+    """Put a PCG64 generator into a state `[6]` that `pack_generator` returned.
+
+    Raises:
+        ValueError: if no PCG64 generator has that state.
+    """
+    if packed.shape != (6,) or packed.dtype != np.uint64:
+        raise ValueError(
+            f"generator state has shape {packed.shape} and type {packed.dtype}, expected (6,) uint64"
+        )
     state_hi, state_lo, inc_hi, inc_lo, has_uint32, uinteger = (int(word) for word in packed)
+    if inc_lo % 2 == 0 or has_uint32 > 1 or uinteger >= 2**32:
+        raise ValueError("generator state holds values that no PCG64 generator has")
     rng.bit_generator.state = {
         "bit_generator": "PCG64",
         "state": {"state": state_hi << 64 | state_lo, "inc": inc_hi << 64 | inc_lo},
