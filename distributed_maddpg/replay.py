@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.ring import Ring
+from distributed_maddpg.ring import Ring, RingSnapshot
 from distributed_maddpg.seeding import generator, pack_generator, restore_generator
-from distributed_maddpg.types import EnvSpec, FloatArray
+from distributed_maddpg.types import EnvSpec, FloatArray, StoredRows
 
 
 class ReplayBuffer:
@@ -63,30 +61,37 @@ class ReplayBuffer:
         rows = self.ring.sample(self._rng, num_batches * batch_size)
         return rows.reshape(num_batches, batch_size, -1)
 
-    def get_state(self) -> dict[str, npt.NDArray[Any]]:
-        """Return contents, cursor and generator as arrays; `set_state` continues exactly from here."""
-        return {
-            "rows": self.ring.rows[: self.size].copy(),
-            "inserted": np.array(self.inserted, np.int64),
-            "generator": pack_generator(self._rng),
-        }
+    def snapshot(self) -> RingSnapshot:
+        """Return the contents of this moment, to be read while rows are added."""
+        return self.ring.snapshot()
 
-    def set_state(self, state: dict[str, npt.NDArray[Any]]) -> None:
-        """Take over what `get_state` returned.
+    def restore(self, stored: StoredRows) -> None:
+        """Take over contents; draws then go on as they did where ring and generator are the same.
 
         Raises:
-            ValueError: if it does not fit this ring.
+            ValueError: if that is no ring's contents, or of another width; the ring may be empty then.
         """
-        self.ring.restore(state["rows"], int(state["inserted"]))
-        restore_generator(self._rng, state["generator"])
+        self.ring.restore(stored)
+
+    def generator_state(self) -> npt.NDArray[np.uint64]:
+        """Return the state `[6]` of the generator that draws."""
+        return pack_generator(self._rng)
+
+    def set_generator_state(self, state: npt.NDArray[np.uint64]) -> None:
+        """Draw on from a state `[6]` that `generator_state` returned.
+
+        Raises:
+            ValueError: if no generator has that state.
+        """
+        restore_generator(self._rng, state)
 
     def check_valid(self) -> tuple[bool, str]:
         """Return whether the invariants hold, and which one does not."""
         if not 0 <= self.size <= self.capacity:
             return False, f"size {self.size} outside [0, {self.capacity}]"
-        if not np.isfinite(self.ring.rows[: self.size]).all():
+        if not np.isfinite(self.ring.read_since(0)[0]).all():
             return False, "a stored row is not finite"
-        if self.ring.rows[self.size :].any():
+        if self.ring.epoch == 0 and self.ring.rows[self.size :].any():
             return False, "a row that was never written is not zero"
         return True, ""
 

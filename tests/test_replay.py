@@ -21,7 +21,7 @@ def rows(first, count, width=2):
 
 
 def contents(buffer):
-    return sorted(buffer.get_state()["rows"][:, 0].tolist())
+    return buffer.ring.read_since(0)[0][:, 0].tolist()
 
 
 def test_the_newest_rows_are_kept_over_a_wrap():
@@ -37,7 +37,7 @@ def test_wrapped_rows_stand_where_the_ring_says():
     buffer = ring(capacity=5)
     buffer.add(rows(1, 3))
     buffer.add(rows(4, 4))
-    assert buffer.get_state()["rows"][:, 0].tolist() == [6, 7, 3, 4, 5]
+    assert buffer.ring.rows[:, 0].tolist() == [6, 7, 3, 4, 5]
 
 
 @settings(max_examples=60, deadline=None)
@@ -91,18 +91,34 @@ def test_a_restored_ring_gives_the_same_next_sample_and_takes_the_same_place(ins
     for row in range(inserted):
         old.add(rows(row + 1, 1))
     old.sample(1, 3)
-    new.set_state(old.get_state())
+    new.add(rows(90, 4))
+    new.restore(old.snapshot().stored(2))
+    new.set_generator_state(old.generator_state())
+    assert new.check_valid() == (True, "")
+    assert np.array_equal(old.sample(2, 6), new.sample(2, 6))
     old.add(rows(50, 2)), new.add(rows(50, 2))
-    assert np.array_equal(old.get_state()["rows"], new.get_state()["rows"])
+    assert (new.inserted, new.cursor, contents(new)) == (old.inserted, old.cursor, contents(old))
     assert np.array_equal(old.sample(2, 6), new.sample(2, 6))
 
 
-def test_a_state_is_a_copy():
+def test_a_snapshot_stays_as_it_was_taken():
     buffer = ring()
     buffer.add(rows(1, 3))
-    state = buffer.get_state()
+    stored = buffer.snapshot().stored()
     buffer.add(rows(4, 5))
-    assert state["rows"][:, 0].tolist() == [1, 2, 3]
+    assert (stored.inserted, stored.num_rows) == (3, 3)
+    assert np.concatenate(list(stored.chunks))[:, 0].tolist() == [1, 2, 3]
+
+
+def test_a_generator_state_is_a_copy():
+    buffer = ring()
+    buffer.add(rows(1, 3))
+    state = buffer.generator_state()
+    before = state.copy()
+    first = buffer.sample(1, 9)
+    assert np.array_equal(state, before)
+    buffer.set_generator_state(state)
+    assert np.array_equal(buffer.sample(1, 9), first)
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (3,), (1, 3, 2)])
@@ -121,12 +137,35 @@ def test_an_empty_ring_cannot_be_sampled():
         ring().sample(1, 1)
 
 
-def test_the_state_of_another_ring_is_refused():
+def test_rows_of_another_width_are_not_restored():
     buffer = ring(capacity=4)
     buffer.add(rows(1, 4))
-    for other in (ring(capacity=3), ring(capacity=4, width=3)):
-        with pytest.raises(ValueError, match="do not fit a ring"):
-            other.set_state(buffer.get_state())
+    with pytest.raises(ValueError, match=r"stored rows have shape \(4, 2\)"):
+        ring(capacity=4, width=3).restore(buffer.snapshot().stored())
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        np.zeros(6, np.int64),
+        np.zeros(5, np.uint64),
+        np.array([1, 1, 1, 2, 0, 0], np.uint64),
+        np.array([1, 1, 1, 1, 2, 0], np.uint64),
+        np.array([1, 1, 1, 1, 0, 2**32], np.uint64),
+    ],
+)
+def test_what_no_generator_has_is_refused(damaged):
+    buffer = ring()
+    before = buffer.generator_state()
+    with pytest.raises(ValueError, match="generator state"):
+        buffer.set_generator_state(damaged)
+    assert np.array_equal(buffer.generator_state(), before)
+
+
+def test_what_a_generator_may_have_is_taken():
+    buffer, state = ring(), np.array([2**64 - 1, 0, 0, 1, 1, 2**32 - 1], np.uint64)
+    buffer.set_generator_state(state)
+    assert np.array_equal(buffer.generator_state(), state)
 
 
 def test_check_valid_names_what_is_wrong():
