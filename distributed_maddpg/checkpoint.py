@@ -41,7 +41,7 @@ _FILES = (_STATE, _REPLAY, *_TABLES)
 _OURS = {_MANIFEST, *_FILES}
 _PACKAGES = ("distributed-maddpg", "torch", "ray", "numpy", "mpe2", "pettingzoo")
 _SECTIONS = {"format_version", "config", "agents", "counters", "replay", "files", "packages"}
-_MOST_MANIFEST_BYTES = 2**20
+_MOST_MANIFEST_BYTES = 2**18
 _MOST_BYTES = {_STATE: 4 * 2**30, _REPLAY: 2**63, **dict.fromkeys(_TABLES, 256 * 2**20)}
 """The replay buffer may be as large as it is: its rows never lie in memory together."""
 _PIECE_BYTES = 2**20

@@ -8,6 +8,7 @@ type is named with its nearest remedy before anything is started.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Mapping
@@ -373,8 +374,7 @@ class MADDPGConfig(_Section):
             BadInput: for an unknown key, a wrong type or a value out of range; names the field.
         """
         merged = dict(values) if base is None else _merge(_settings_under(base, values), values)
-        # Imported here: rollout workers read settings but never parse them.
-        from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415
+        from pydantic import ValidationError  # noqa: PLC0415 (as in _parser)
 
         try:
             text = json.dumps(merged, default=str)
@@ -382,9 +382,10 @@ class MADDPGConfig(_Section):
             raise BadInput("config", merged, f"cannot be read ({error})") from None
         try:
             # Through JSON, where "strict" still takes a list for a tuple but no "3" for a 3.
-            return TypeAdapter(MADDPGConfig).validate_json(text, strict=True)
+            config: MADDPGConfig = _parser().validate_json(text, strict=True)
         except ValidationError as error:
             raise _as_bad_input(error.errors(include_url=False)[0]) from None
+        return config
 
     @staticmethod
     def from_toml(path: str | Path, base: MADDPGConfig | None = None) -> MADDPGConfig:
@@ -407,9 +408,18 @@ class MADDPGConfig(_Section):
 
     def to_toml(self) -> str:
         """Return the settings as a TOML document that `from_toml` reads back to an equal configuration."""
-        import tomli_w  # noqa: PLC0415 (as in from_dict)
+        import tomli_w  # noqa: PLC0415 (as in _parser)
 
         return tomli_w.dumps(self.to_dict())
+
+
+@functools.cache
+def _parser() -> Any:
+    """Return what reads settings from JSON; made once, which takes longer than to use it."""
+    # Imported here: rollout workers read settings but never parse them.
+    from pydantic import TypeAdapter  # noqa: PLC0415
+
+    return TypeAdapter(MADDPGConfig)
 
 
 def _settings_under(base: MADDPGConfig, values: Mapping[str, Any]) -> dict[str, Any]:

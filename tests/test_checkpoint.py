@@ -424,7 +424,7 @@ DAMAGE = {
     "binary manifest": (lambda f: (f / "manifest.json").write_bytes(b"\xff\xfe"), "is not valid JSON"),
     "UTF-16": (lambda f: (f / "manifest.json").write_bytes("{}".encode("utf-16")), "is not valid JSON"),
     "deep manifest": (write_manifest("[" * 100_000), "is not valid JSON (nested too deeply)"),
-    "huge manifest": (lambda f: os.truncate(f / "manifest.json", 2**40), "larger than 1048576 bytes"),
+    "huge manifest": (lambda f: os.truncate(f / "manifest.json", 2**40), "larger than 262144 bytes"),
     "key twice": (write_manifest('{"a": 1, "a": 2}'), "the key 'a' stands there twice"),
     "no number": (write_manifest('{"a": NaN}'), "NaN is no JSON number"),
     "infinity": (write_manifest('{"a": -Infinity}'), "-Infinity is no JSON number"),

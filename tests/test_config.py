@@ -1,4 +1,5 @@
 import dataclasses
+import os
 
 import pytest
 
@@ -191,6 +192,45 @@ def test_a_bad_file_is_one_line(text, message, tmp_path):
         MADDPGConfig.from_toml(tmp_path / "c.toml")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+HOSTILE = {
+    "a decimal of 5000 digits": ("seed = " + "9" * 5000, "is not valid TOML (Exceeds the limit"),
+    "a hexadecimal of 5000 digits": ("seed = 0x" + "f" * 5000, "config = <dict>: cannot be read (Exceeds"),
+    "a preset that is a number": ("preset = 0x" + "f" * 5000, "preset = <int>: must be a name in quotes"),
+    "a number for a table": ("env = 3", "env = 3: "),
+    "a table for a number": ("[seed]\nx = 1", "seed = {'x': 1}: "),
+    "a date": ("seed = 2020-01-01", "seed = '2020-01-01': "),
+    "a key with newlines": ('"a\\nb\\u2028" = 3', r"a\nb\u2028 = 3: no such setting"),
+    "a long value": ("learner = '" + "x" * 50_000 + "'", "learner = 'xxx"),
+    "a long key": ("k" * 50_000 + " = 1", "kkk"),
+    "deep lists": ("a = " + "[" * 30_000, "is not valid TOML (maximum recursion"),
+    "deep tables": ("a" + ".a" * 30_000 + " = 1", "is not valid TOML (a line with more than 200 dots)"),
+    "tables as deep as allowed": ("a" + ".a" * 199 + " = 1", "a = {'a': {'a'"),
+    "a large file": ("#" * 65_537, "cannot be read (larger than 65536 bytes)"),
+    "a NUL": ("a = 1\0", "is not valid TOML"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_file_is_one_short_printable_line(kind, tmp_path):
+    text, message = HOSTILE[kind]
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(BadInput) as error:
+        MADDPGConfig.from_toml(tmp_path / "c.toml")
+    assert message in str(error.value)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 2000
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(BadInput, match=r"cannot be read \(not a regular file\)"):
+            MADDPGConfig.from_toml(path)
+    (tmp_path / "c.toml").write_text("seed = 3")
+    (tmp_path / "link.toml").symlink_to(tmp_path / "c.toml")
+    assert MADDPGConfig.from_toml(tmp_path / "link.toml").seed == 3
 
 
 def test_a_missing_file_is_named(tmp_path):
