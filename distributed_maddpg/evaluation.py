@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from distributed_maddpg.acting.joint_policy import EnvActions, JointPolicy
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import make_vector_env
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.episode_log import EpisodeLog
+from distributed_maddpg.envs.finite import bad_observation
 from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.types import EpisodeReport, FloatArray
 
@@ -95,7 +97,8 @@ def evaluate(
     favour short ones.
 
     Raises:
-        TrainingError: if an episode does not end within 100 000 steps.
+        TrainingError: if an episode does not end within 100 000 steps, or gives an observation or a return
+            that is not finite.
     """
     quota = np.full(env.num_envs, num_episodes // env.num_envs)
     quota[: num_episodes % env.num_envs] += 1
@@ -104,11 +107,14 @@ def evaluate(
     obs = env.reset()
     idle = 0
     while quota.any():
+        if line := bad_observation(obs, env.agents):
+            raise TrainingError(f"evaluation: {line}; check what the environment computes")
         result = env.step(act(obs))
         obs = result.obs
         ended, report = log.step(result, env)
         idle = 0 if report is not None else idle + 1
         if report is not None:
+            _check_returns(report, np.flatnonzero(ended), env.agents)
             counted = quota[ended] > 0
             reports.append(
                 EpisodeReport(
@@ -120,6 +126,16 @@ def evaluate(
             raise TrainingError(f"evaluation: no episode ended within {_LONGEST_EPISODE} steps")
     episodes = EpisodeReport.concatenate(reports, len(env.agents))
     return Scorecard(env.agents, episodes, int(episodes.lengths.sum()))
+
+
+def _check_returns(report: EpisodeReport, copies: npt.NDArray[np.int64], agents: tuple[str, ...]) -> None:
+    """Refuse returns `[n, N]` that are not finite, naming the agent and the one of the copies `[n]`."""
+    if not np.isfinite(report.returns).all():
+        episode, agent = np.argwhere(~np.isfinite(report.returns))[0].tolist()
+        raise TrainingError(
+            f"evaluation: return of {agents[agent]} in copy {copies[episode]} is "
+            f"{report.returns[episode, agent]:g}; check the environment's rewards"
+        )
 
 
 def evaluate_weights(config: MADDPGConfig, parameters: FloatArray, num_episodes: int, seed: int) -> Scorecard:

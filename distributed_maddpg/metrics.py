@@ -9,6 +9,7 @@ import csv
 import errno
 import hashlib
 import io
+import logging
 import math
 import os
 import secrets
@@ -29,6 +30,7 @@ _WINDOW_EPISODES = 1000
 """Training returns are means over at most so many of the newest episodes, as RLlib smooths its own."""
 _ROLLOUT_TIMERS = ("busy_s", "blocked_push_s", "blocked_weights_s", "blocked_pacing_s")
 _LEARNER_TIMERS = ("busy_s", "blocked_replay_s", "blocked_pacing_s")
+_LOG = logging.getLogger("distributed_maddpg")
 
 
 @dataclass
@@ -38,6 +40,7 @@ class IterationLog:
     spec: EnvSpec
     num_workers: int
     episodes_total: int = 0
+    quarantined_total: int = 0
     _episodes: deque[EpisodeReport] = field(default_factory=deque)
     _window: int = 0
     _rollout_s: FloatVector = field(default_factory=lambda: np.zeros(len(_ROLLOUT_TIMERS)))
@@ -47,6 +50,9 @@ class IterationLog:
     def add_rollout(self, report: RolloutReport, latest_version: int) -> None:
         """Note a worker's fragment, collected while the newest weights were `latest_version`."""
         self._rollout_s += [getattr(report, name) for name in _ROLLOUT_TIMERS]
+        self.quarantined_total += len(report.quarantined)
+        for line in report.quarantined:
+            _LOG.warning("rollout worker %d: %s", report.worker, line)
         self.episodes_total += len(report.episodes.lengths)
         self._behind.append((report.worker, max(0, latest_version - report.weights_version)))
         if len(report.episodes.lengths):
@@ -74,6 +80,10 @@ class IterationLog:
             },
             "weights": self._weights(),
             "timers": self._timers(),
+            "fault_tolerance": {
+                **counters.get("fault_tolerance", {}),
+                "num_quarantined_blocks": self.quarantined_total,
+            },
         }
 
     def next_iteration(self) -> None:

@@ -11,17 +11,27 @@ from distributed_maddpg.config import AlgorithmConfig, ExplorationConfig, MADDPG
 from distributed_maddpg.envs import make_vector_env
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.episode_log import EpisodeLog
+from distributed_maddpg.envs.finite import all_finite, bad_observation, first_not_finite
+from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.seeding import generator, integer_seed
 from distributed_maddpg.types import (
     Arrays,
     EpisodeReport,
     FloatArray,
+    TransitionLayout,
     Weights,
     initial_policies,
     join_states,
     state_part,
     taken,
 )
+
+_MOST_QUARANTINED = 5
+"""Fragments in a row that may be dropped: an environment that goes wrong each time will not mend itself."""
+
+
+class _NotFinite(Exception):
+    """Says which number of a fragment is not finite."""
 
 
 @compiled
@@ -69,6 +79,23 @@ def pack_rows(
             rows[e, width - num_agents + i] = terminated[e, i]
 
 
+def column_owner(layout: TransitionLayout, agents: tuple[str, ...], column: int) -> str:
+    """Return what stands in a column of a packed row, and whose it is, as in "reward of agent_0"."""
+    parts = {
+        "observation": layout.obs,
+        "action": layout.actions,
+        "reward": [slice(at, at + 1) for at in range(layout.rewards.start, layout.rewards.stop)],
+        "next observation": layout.next_obs,
+        "termination": [slice(at, at + 1) for at in range(layout.terminated.start, layout.terminated.stop)],
+    }
+    return next(
+        f"{part} of {agent}"
+        for part, columns in parts.items()
+        for agent, own in zip(agents, columns, strict=True)
+        if own.start <= column < own.stop
+    )
+
+
 class RolloutWorker:
     """E environment copies, the policies that act in them, and the noise they explore with."""
 
@@ -87,11 +114,24 @@ class RolloutWorker:
         self._log = EpisodeLog(env.num_envs, spec.num_agents)
         self._action_sizes = np.array(spec.action_sizes)
         self._obs = env.reset()
+        self._vector_steps = 0
+        self._quarantined: list[str] = []
         self.weights_version = -1
         """Version of the weights it acts with; -1 before the first."""
 
     def set_weights(self, weights: Weights) -> None:
-        """Act with these weights from the next step on."""
+        """Act with these weights from the next step on.
+
+        Raises:
+            TrainingError: if they are not finite; those from before stay.
+        """
+        finite = np.isfinite(weights.policies).all(axis=1)
+        if not finite.all():
+            agent = self._spec.agents[int(finite.argmin())]
+            raise TrainingError(
+                f"weights version {weights.version}: the policy of {agent} is not finite; "
+                "go on from an earlier checkpoint"
+            )
         self._policies.set_parameters(weights.policies)
         self.weights_version = weights.version
 
@@ -125,18 +165,54 @@ class RolloutWorker:
     def collect(self, num_steps: int, env_steps: int) -> tuple[FloatArray, EpisodeReport]:
         """Step every copy `num_steps` times.
 
+        A fragment with a number that is not finite is quarantined: dropped with its episodes, noted for
+        `take_quarantined`, and collected anew from new episodes of every copy.
+
         Args:
             num_steps: T vector steps.
             env_steps: environment steps of the whole run so far, for the exploration schedule.
 
         Returns:
-            Packed transitions `[T * E, width]` and the episodes that ended.
+            Packed transitions `[T * E, width]`, all finite, and the episodes that ended.
+
+        Raises:
+            TrainingError: if several fragments in a row had to be dropped.
         """
+        for _ in range(_MOST_QUARANTINED):
+            before = self._vector_steps
+            try:
+                return self._collect(num_steps, env_steps)
+            except _NotFinite as fault:
+                line, dropped = str(fault), (self._vector_steps - before) * self._env.num_envs
+            self._quarantined.append(f"quarantined {dropped} env steps: {line}")
+            self._begin_anew()
+        raise TrainingError(
+            f"environment: {_MOST_QUARANTINED} fragments in a row were not finite, last the {line}; "
+            "check what the environment computes, at the bounds of the actions above all"
+        )
+
+    def take_quarantined(self) -> tuple[str, ...]:
+        """Return a line on each fragment dropped since the last call: how much, what, whose, where, when."""
+        taken, self._quarantined = tuple(self._quarantined), []
+        return taken
+
+    def _begin_anew(self) -> None:
+        """Begin new episodes in all copies; random streams go on."""
+        self._obs = self._env.reset()
+        self._log = EpisodeLog(self._env.num_envs, self._spec.num_agents)
+        self._policies.episodes_ended(np.ones(self._env.num_envs, np.bool_))
+
+    def _collect(self, num_steps: int, env_steps: int) -> tuple[FloatArray, EpisodeReport]:
+        """Do what `collect` says, once; `_NotFinite` at the first such number."""
         num_envs = self._env.num_envs
         rows = np.empty((num_steps, num_envs, self._spec.transitions.width), np.float32)
-        reports = []
+        reports: list[EpisodeReport] = []
+        report, first = None, True
         for step in range(num_steps):
-            report = self._step(rows[step], env_steps + step * num_envs)
+            # What no row has shown yet. Policies must not see it: environments refuse actions that are NaN.
+            if (first or report is not None) and (line := bad_observation(self._obs, self._spec.agents)):
+                raise _NotFinite(f"{line} after vector step {self._vector_steps}")
+            report, first = self._step(rows[step], env_steps + step * num_envs), False
             if report is not None:
                 reports.append(report)
         return rows.reshape(num_steps * num_envs, -1), EpisodeReport.concatenate(
@@ -147,6 +223,7 @@ class RolloutWorker:
         """Take one vector step and write its transitions into rows `[E, width]`."""
         actions, env_actions = self._policies.explore(self._obs, env_steps)
         result = self._env.step(env_actions)
+        self._vector_steps += 1
         pack_rows(
             rows,
             (self._obs, result.final_obs),
@@ -155,6 +232,12 @@ class RolloutWorker:
             result.rewards,
             result.terminated,
         )
+        if not all_finite(rows):
+            copy, column = first_not_finite(rows)
+            what = column_owner(self._spec.transitions, self._spec.agents, column)
+            raise _NotFinite(
+                f"{what} in copy {copy} is {rows[copy, column]:g} at vector step {self._vector_steps}"
+            )
         self._obs = result.obs
         ended, report = self._log.step(result, self._env)
         if report is not None:

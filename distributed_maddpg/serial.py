@@ -51,7 +51,10 @@ class _Run:
         rows, episodes = self.worker.collect(self.config.rollout.fragment_steps, env_steps)
         self.replay.add(rows)
         busy_s = time.perf_counter() - started
-        report = RolloutReport(0, len(rows), episodes, self.worker.weights_version, busy_s)
+        quarantined = self.worker.take_quarantined()
+        report = RolloutReport(
+            0, len(rows), episodes, self.worker.weights_version, busy_s, quarantined=quarantined
+        )
         self.log.add_rollout(report, latest_version)
         return len(rows)
 

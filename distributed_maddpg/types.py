@@ -236,6 +236,8 @@ class RolloutReport:
     """Fetching newer weights."""
     blocked_pacing_s: float = 0.0
     """Waiting to be asked."""
+    quarantined: tuple[str, ...] = ()
+    """A line on each fragment that was dropped because it was not finite; `env_steps` counts none of them."""
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,8 @@ class PettingZooVectorEnv:
         ended = []
         for e in range(self.num_envs):
             observations, reward, *ends = self._advance(e, [array[e] for array in taken])
-            rewards[e] = [reward[agent] for agent in self.agents]
+            with np.errstate(over="ignore"):  # what float32 cannot hold is for the worker to refuse
+                rewards[e] = [reward[agent] for agent in self.agents]
             self._encode(observations, final_obs, e)
             terminated[e], cut = self._ends(ends[0], ends[1], e)
             truncated[e] = any(cut)
@@ -275,5 +276,6 @@ class PettingZooVectorEnv:
         return tuple(np.empty((self.num_envs, codec.size), np.float32) for codec in self._obs)
 
     def _encode(self, observations: Mapping[str, Any], obs: Observations, e: int) -> None:
-        for agent, codec, array in zip(self.agents, self._obs, obs, strict=True):
-            codec.encode(observations[agent], array[e])
+        with np.errstate(over="ignore"):  # as for rewards
+            for agent, codec, array in zip(self.agents, self._obs, obs, strict=True):
+                codec.encode(observations[agent], array[e])

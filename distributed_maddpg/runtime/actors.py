@@ -412,7 +412,10 @@ class RolloutWorkerActor(_Process):
         """Return a report per run; each has its share of the time."""
         seconds = {stage: value / len(self._runs) for stage, value in clock.seconds.items()}
         joined = [EpisodeReport.concatenate(own, own[0].returns.shape[1]) for own in episodes]
-        return [RolloutReport(self._index, env_steps, own, version, **seconds) for own in joined]
+        return [
+            RolloutReport(self._index, env_steps, own, version, **seconds, quarantined=run.take_quarantined())
+            for run, own in zip(self._runs, joined, strict=True)
+        ]
 
     def _pull_weights(self) -> None:
         # A method marked for Ray is, to the type checker, not callable from inside.

@@ -1,0 +1,321 @@
+"""Numbers of an environment that are not finite: named, dropped, never trained on, and no end of the run."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from distributed_maddpg import MADDPG
+from distributed_maddpg.config import AlgorithmConfig, ExplorationConfig, MADDPGConfig
+from distributed_maddpg.envs import env_spec, make_vector_env
+from distributed_maddpg.errors import TrainingError
+from distributed_maddpg.evaluation import evaluate
+from distributed_maddpg.metrics import IterationLog, digest
+from distributed_maddpg.rollout import RolloutWorker, column_owner, make_rollout_worker
+from distributed_maddpg.serial import SerialRoot
+from distributed_maddpg.trainer import train_together
+from distributed_maddpg.types import EpisodeReport, RolloutReport, TransitionLayout, Weights, policy_layout
+
+FAULTY = "tests.envs.faulty:parallel_env"
+HIDDEN = (4,)
+
+
+def on(env, exploration=None):
+    """Return a worker on a vector environment, with small random weights."""
+    algorithm = AlgorithmConfig(policy_hidden_sizes=HIDDEN, policy_head="auto")
+    worker = RolloutWorker(algorithm, exploration or ExplorationConfig(), env, np.random.default_rng(0))
+    size = policy_layout(env.spec, HIDDEN).num_parameters
+    flat = np.random.default_rng(1).normal(scale=1e-6, size=(env.spec.num_agents, size)).astype(np.float32)
+    worker.set_weights(Weights(1, 10, flat))
+    return worker
+
+
+def make(exploration=None, num_envs=3, copy=1, max_cycles=4, continuous=True, **fault):
+    """Return a worker on FaultyEnv of which one copy has a fault."""
+    env = make_vector_env(FAULTY, num_envs, 0, max_cycles=max_cycles, continuous=continuous)
+    for name, value in fault.items():
+        setattr(env.envs[copy], name, value)
+    return on(env, exploration)
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+@pytest.mark.parametrize(
+    ("value", "seen"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf"), (-1e300, "-inf")]
+)
+@pytest.mark.parametrize("part", ["reward", "next observation"])
+@pytest.mark.parametrize("at", [7, 8])  # within an episode, and its last step
+def test_a_fault_is_named_dropped_and_collected_anew(part, value, seen, continuous, at):
+    worker = make(part=part, faulty="counter_1", at=at, value=value, continuous=continuous)
+    layout = worker._env.spec.transitions
+    collected = [worker.collect(4, 0) for _ in range(4)]
+    assert [rows.shape for rows, _ in collected] == [(12, layout.width)] * 4
+    assert all(np.isfinite(rows).all() for rows, _ in collected)
+    dropped = 3 * (at - 4)
+    line = f"quarantined {dropped} env steps: {part} of counter_1 in copy 1 is {seen} at vector step {at}"
+    assert worker.take_quarantined() == (line,)
+    assert worker.take_quarantined() == ()
+    for rows, report in collected:  # every fragment is whole episodes: all copies began new ones
+        assert rows[:, layout.rewards].tolist() == [[t, t] for t in (1, 2, 3, 4) for _ in range(3)]
+        assert report.lengths.tolist() == [4, 4, 4]
+        assert report.returns.tolist() == [[10, 10]] * 3
+
+
+def test_the_log_forgets_the_episodes_that_were_cut():
+    worker = make(max_cycles=10, part="reward", at=6)
+    reports = [worker.collect(4, 0)[1] for _ in range(4)]
+    assert [report.lengths.tolist() for report in reports] == [[], [], [], [10] * 3]
+    assert reports[-1].returns.tolist() == [[55, 55]] * 3
+    # Of 4 + 2 + 12 steps, the 6 first belong to no episode that is reported.
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_the_first_observation_of_an_episode_is_never_acted_on(at):
+    worker = make(part="observation", at=at)
+    if at == 1:  # what the worker saw when it was built
+        worker._obs = (worker._obs[0].copy(), worker._obs[1])
+        worker._obs[0][1] = np.nan
+    rows, report = worker.collect(6, 0)
+    assert np.isfinite(rows).all()
+    assert report.lengths.tolist() == [4] * 3
+    dropped, steps = (0, 0) if at == 1 else (12, 4)
+    line = f"observation of counter_0 in copy 1 is nan after vector step {steps}"
+    assert worker.take_quarantined() == (f"quarantined {dropped} env steps: {line}",)
+
+
+@pytest.mark.parametrize("part", ["reward", "next observation", "observation"])
+def test_a_fault_for_ever_ends_the_run_after_five_fragments(part):
+    worker = make(part=part, faulty="counter_1", at=2, for_ever=True, max_cycles=3)
+    with pytest.raises(TrainingError) as raised:
+        for _ in range(10):
+            worker.collect(4, 0)
+    message = str(raised.value)
+    assert message.startswith(
+        f"environment: 5 fragments in a row were not finite, last the {part} of counter_1 "
+    )
+    assert " in copy 1 is nan " in message and "check what the environment computes" in message
+    assert len(worker.take_quarantined()) == 5
+
+
+def test_four_faults_in_a_row_are_overcome():
+    worker = make(part="reward", at=1, for_ever=True)
+    env, step = worker._env.envs[1], type(worker._env.envs[1]).step
+
+    def mended(actions):
+        env.for_ever = env.steps < 3
+        return step(env, actions)
+
+    env.step = mended
+    rows, _ = worker.collect(4, 0)
+    assert np.isfinite(rows).all()
+    assert [line.split()[1] for line in worker.take_quarantined()] == ["3"] * 3
+    assert worker._vector_steps == 3 + 4
+
+
+def test_the_noise_begins_anew():
+    schedule = ExplorationConfig("ou", 0.5, 0.0, decay_env_steps=1)
+    fault = dict(part="reward", at=3, max_cycles=100)
+    noisy, silent = make(schedule, **fault), make(ExplorationConfig("none"), **fault)
+    for worker in (noisy, silent):
+        worker.collect(2, 0)
+    actions = noisy._env.spec.transitions.actions[0]
+    assert np.array_equal(noisy.collect(2, 100)[0][:, actions], silent.collect(2, 100)[0][:, actions])
+    assert noisy.take_quarantined() == silent.take_quarantined() != ()
+
+
+class Spoilt:
+    """A vector environment that spoils one number of its `at`-th step."""
+
+    def __init__(self, env, at, part):
+        self._env, self._at, self._part, self._steps = env, at, part, 0
+
+    def __getattr__(self, name):
+        return getattr(self._env, name)
+
+    def step(self, actions):
+        result, self._steps = self._env.step(actions), self._steps + 1
+        if self._steps != self._at:
+            return result
+        values = [array.copy() for array in getattr(result, self._part)]
+        values[2][1, 3] = np.nan
+        spoilt = {self._part: tuple(values)}
+        if result.obs is result.final_obs:
+            spoilt = dict.fromkeys(("obs", "final_obs"), tuple(values))
+        return result._replace(**spoilt)
+
+
+@pytest.mark.parametrize(
+    ("at", "part", "line"),
+    [
+        (2, "obs", "next observation of agent_1 in copy 1 is nan at vector step 2"),
+        (5, "final_obs", "next observation of agent_1 in copy 1 is nan at vector step 5"),
+        (5, "obs", "observation of agent_1 in copy 1 is nan after vector step 5"),
+    ],
+)
+def test_a_vector_environment_that_refuses_nan_is_never_given_any(at, part, line):
+    inner = make_vector_env("simple_adversary", 3, 0, N=2, max_cycles=5, continuous_actions=True)
+    worker = on(Spoilt(inner, at, part))
+    rows, _ = worker.collect(8, 0)
+    assert len(rows) == 24 and np.isfinite(rows).all()
+    assert worker.take_quarantined() == (f"quarantined {3 * at} env steps: {line}",)
+
+
+def test_every_column_has_an_owner():
+    layout, agents = TransitionLayout((2, 1), (1, 2)), ("a_0", "b_0")
+    owners = [column_owner(layout, agents, column) for column in range(layout.width)]
+    parts = {"observation": (2, 1), "action": (1, 2), "reward": (1, 1), "next observation": (2, 1)}
+    expected = [
+        f"{part} of {agent}"
+        for part, sizes in {**parts, "termination": (1, 1)}.items()
+        for agent, size in zip(agents, sizes, strict=True)
+        for _ in range(size)
+    ]
+    assert owners == expected
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused_and_the_old_ones_stay(value):
+    worker = make()
+    flat = np.zeros((2, policy_layout(worker._spec, HIDDEN).num_parameters), np.float32)
+    flat[1, 3] = value
+    with pytest.raises(TrainingError, match=r"weights version 8: the policy of counter_1 is not finite"):
+        worker.set_weights(Weights(8, 80, flat))
+    assert worker.weights_version == 1
+    assert np.isfinite(worker.collect(4, 0)[0]).all()
+
+
+# In whole runs
+
+
+def settings(seed=0, **kwargs):
+    return MADDPGConfig.from_dict(
+        {
+            "seed": seed,
+            "num_workers": 0,
+            "env": {"id": FAULTY, "kwargs": {"max_cycles": 6, "continuous": True, **kwargs}},
+            "rollout": {"num_envs": 4, "fragment_steps": 2},
+            "algorithm": {"policy_hidden_sizes": [8], "critic_hidden_sizes": [8], "policy_head": "auto"},
+            "exploration": {"kind": "ou", "start": 0.3},
+            "learner": {"batch_size": 16, "device": "cpu"},
+            "replay": {"capacity": 1000},
+            "pacing": {
+                "total_env_steps": 240,
+                "learning_starts": 40,
+                "env_steps_per_update": 10,
+                "publish_interval_updates": 2,
+                "report_interval_env_steps": 80,
+                "evaluation_interval_env_steps": 0,
+            },
+        }
+    )
+
+
+def start(*configs):
+    env = configs[0].env
+    return SerialRoot(configs, env_spec(env.id, env.backend, env.kwargs))
+
+
+def spoil(root, run, at=21):
+    env = root._runs[run].worker._env.envs[2]
+    env.part, env.faulty, env.at = "next observation", "counter_1", at
+
+
+def finished(root):
+    """Train to the end; return all results and each run's digest of everything its learner has."""
+    results = []
+    while not root.pacer.finished:
+        root.run(lambda: False)
+        results += root.take_results()
+    states = [root.learner_state(run) for run in range(len(root._runs))]
+    return results, [digest(*(array for _, array in sorted(state.items()))) for state in states]
+
+
+def test_a_run_goes_on_to_its_end_without_the_fault(caplog):
+    outcomes = []
+    for faulty in (True, True, False):
+        root = start(settings())
+        if faulty:
+            spoil(root, 0)
+        caplog.clear()
+        results, [final] = finished(root)
+        outcomes.append(final)
+        ring = root._runs[0].replay.ring
+        assert np.isfinite(ring.rows[:240]).all() and ring.inserted == 240
+        assert results[-1]["num_env_steps_sampled_lifetime"] == 240
+        assert results[-1]["num_updates_lifetime"] == 21
+        counts = [result["fault_tolerance"]["num_quarantined_blocks"] for result in results]
+        assert counts == ([0, 1, 1] if faulty else [0, 0, 0])
+        line = "next observation of counter_1 in copy 2 is nan at vector step 21"
+        assert caplog.messages == [f"rollout worker 0: quarantined 4 env steps: {line}"] * faulty
+        assert all(record.levelname == "WARNING" for record in caplog.records)
+    assert outcomes[0] == outcomes[1] != outcomes[2], "reproducible, and the fault did something"
+
+
+def test_a_fault_in_one_of_several_runs_leaves_the_other_alone():
+    together = start(settings(4), settings(5))
+    spoil(together, 0)
+    results, both = finished(together)
+    assert [result["fault_tolerance"]["num_quarantined_blocks"] for result in results[-2:]] == [1, 0]
+    alone = [start(settings(4)), start(settings(5))]
+    spoil(alone[0], 0)
+    assert both == [finished(root)[1][0] for root in alone]
+
+
+def test_the_public_class_trains_several_through_a_fault():
+    algos = MADDPG.several(settings(4, part="reward", at=9), 2)
+    with algos[0]:
+        results = train_together(algos)
+    assert [result["fault_tolerance"]["num_quarantined_blocks"] for result in results] == [1, 1]
+
+
+def test_a_run_whose_environment_stays_broken_ends_in_one_line():
+    root = start(settings(part="reward", at=9, for_ever=True))
+    with pytest.raises(
+        TrainingError, match=r"^environment: 5 fragments in a row .* reward of counter_0 in copy 0"
+    ):
+        finished(root)
+    assert np.isfinite(root._runs[0].replay.ring.rows[: root._runs[0].replay.size]).all()
+
+
+def test_the_first_weights_of_a_worker_are_checked_as_all_others():
+    assert make_rollout_worker(settings(), 0).weights_version == 0
+
+
+def test_other_counts_of_faults_stay_beside_ours():
+    spec = env_spec(FAULTY, "auto", {})
+    log = IterationLog(spec, 0)
+    report = RolloutReport(3, 8, EpisodeReport.empty(2), 0, 1.0, quarantined=("one", "two"))
+    log.add_rollout(report, 0)
+    counters = {"fault_tolerance": {"num_restarts": 4}}
+    for _ in range(2):  # over the whole life
+        faults = log.take(counters, {})["fault_tolerance"]
+        assert faults == {"num_restarts": 4, "num_quarantined_blocks": 2}
+    assert counters == {"fault_tolerance": {"num_restarts": 4}}
+
+
+# In evaluations
+
+
+def play(part, at, **changes):
+    env = make_vector_env(FAULTY, 3, 0, max_cycles=4, **changes)
+    env.envs[1].part, env.envs[1].faulty, env.envs[1].at = part, "counter_1", at
+    return evaluate(env, lambda obs: [np.zeros(3, np.int64)] * 2, 6)
+
+
+@pytest.mark.parametrize(
+    ("part", "at", "line"),
+    [
+        ("next observation", 2, "observation of counter_1 in copy 1 is nan"),
+        ("observation", 2, "observation of counter_1 in copy 1 is nan"),
+        ("observation", 1, "observation of counter_1 in copy 1 is nan"),
+        ("reward", 6, "return of counter_1 in copy 1 is nan"),
+    ],
+)
+def test_an_evaluation_names_what_is_not_finite(part, at, line):
+    with pytest.raises(TrainingError, match=f"^evaluation: {line}; check"):
+        play(part, at)
+
+
+def test_an_evaluation_without_faults_is_left_alone():
+    assert play("reward", 0).to_dict()["episode_return_mean"] == 20
