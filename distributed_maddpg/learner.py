@@ -7,7 +7,8 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -19,8 +20,9 @@ from distributed_maddpg.algo.device_replay import DeviceReplay
 from distributed_maddpg.algo.graphed import GraphedUpdates
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
 from distributed_maddpg.algo.maddpg import METRICS
+from distributed_maddpg.algo.restore_point import RestorePoint
 from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConfig
-from distributed_maddpg.errors import BadInput
+from distributed_maddpg.errors import BadInput, Diverged
 from distributed_maddpg.ring import Ring
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import Arrays, EnvSpec, FloatArray, Weights, taken
@@ -78,6 +80,9 @@ class Learner:
         self._stacks = [HandwrittenUpdate(algorithm, spec, self.device, stack) for stack in stacks]
         shape = (len(METRICS), len(stacks[0]) * spec.num_agents)
         self._metrics = [torch.zeros(shape, device=self.device) for _ in stacks]
+        stacked = zip(self._stacks, self._metrics, strict=True)
+        self._before = [RestorePoint(update, metrics) for update, metrics in stacked]
+        self._seeds, self._agents, self._algorithm = tuple(seeds), spec.agents, algorithm
         self._num_agents = spec.num_agents
         self.batch_size = config.batch_size
         self._per_stack = len(stacks[0])
@@ -91,14 +96,16 @@ class Learner:
         self._published = [self.weights(run) for run in range(self.num_runs)]
 
     def learn(self, batches: Sequence[FloatArray]) -> None:
-        """Make one update per batch of `[K, B, width]` packed transitions, one such array per run."""
-        count = len(batches[0])
-        for index, (update, metrics) in enumerate(zip(self._stacks, self._metrics, strict=True)):
-            own = batches[index * self._per_stack : (index + 1) * self._per_stack]
-            for batch in _stacked(own).to(self.device):
-                metrics += update(batch)
-        self._metrics_count += count
-        self.updates += count
+        """Make one update per batch of `[K, B, width]` packed transitions, one such array per run.
+
+        Raises:
+            Diverged: if numbers stopped being finite; everything is then as it was before.
+        """
+        with self._all_or_none(len(batches[0])):
+            for index, (update, metrics) in enumerate(zip(self._stacks, self._metrics, strict=True)):
+                own = batches[index * self._per_stack : (index + 1) * self._per_stack]
+                for batch in _stacked(own).to(self.device):
+                    metrics += update(batch)
 
     @property
     def draws_itself(self) -> bool:
@@ -123,15 +130,45 @@ class Learner:
 
         Raises:
             ValueError: if nothing was mirrored.
+            Diverged: if numbers stopped being finite; everything is then as it was before.
         """
         if not self._graphed:
             raise ValueError("cannot sample from an empty replay buffer")
-        for graphed in self._graphed:
-            graphed.learn(updates)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # otherwise the next publication would seem to take the time
+        with self._all_or_none(
+            updates
+        ):  # which awaits a GPU: else the next publication seemed to take the time
+            for graphed in self._graphed:
+                graphed.learn(updates)
+
+    @contextmanager
+    def _all_or_none(self, updates: int) -> Iterator[None]:
+        """Count the updates made within, or undo them in all runs and raise `Diverged`.
+
+        The device is asked once: for the sum of all numbers. Only where that is not finite is each looked at.
+        """
+        for before in self._before:
+            before.save()
+        yield
+        if not torch.stack([before.total() for before in self._before]).sum().isfinite().item():
+            for stack, before in enumerate(self._before):
+                if found := before.not_finite():
+                    raise self._undone(stack, *found, updates)
         self._metrics_count += updates
         self.updates += updates
+
+    def _undone(self, stack: int, name: str, networks: list[int], updates: int) -> Diverged:
+        """Put all runs back; say what was not finite in which networks of a stack, those of one run."""
+        for before in self._before:
+            before.restore()
+        run, first, config = networks[0] // self._num_agents, self.updates, self._algorithm
+        whose = [self._agents[own % self._num_agents] for own in networks if own // self._num_agents == run]
+        seed = f" with seed {self._seeds[stack * self._per_stack + run]}" if self.num_runs > 1 else ""
+        return Diverged(
+            f"learner{seed}: {name} of {', '.join(whose)} stopped being finite between updates {first} and "
+            f"{first + updates}; the weights are those of update {first}; "
+            f"lower algorithm.critic_lr = {config.critic_lr:g} or algorithm.actor_lr = {config.actor_lr:g}, "
+            f"lower algorithm.max_grad_norm = {config.max_grad_norm:g} (0 is none), or scale rewards down"
+        )
 
     def publish(self) -> list[Weights]:
         """Return the policies' parameters of each run under a new version number."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from distributed_maddpg.algo.device_replay import DeviceReplay
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
+from distributed_maddpg.algo.restore_point import RestorePoint
 
 _GRAPH_SIZES = (16, 4, 1)
 """Updates in each recorded graph; larger ones launch less, the last one makes every count possible."""
@@ -92,11 +93,6 @@ class GraphedUpdates:
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
         """Put everything that learning depends on back to what it was."""
-        tensors = [*self._update.state().values(), self._metrics]
-        saved = [tensor.clone() for tensor in tensors]
-        states = [generator.get_state() for generator in self._update.generators]
+        before = RestorePoint(self._update, self._metrics)
         yield
-        for tensor, values in zip(tensors, saved, strict=True):
-            tensor.copy_(values)
-        for generator, state in zip(self._update.generators, states, strict=True):
-            generator.set_state(state)
+        before.restore()

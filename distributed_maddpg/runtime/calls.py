@@ -27,7 +27,8 @@ def ask(who: str, call: ray.ObjectRef[T], timeout_s: float) -> T:
     Raises:
         ProcessLost: naming `who`, if it died or did not answer in time.
         PeerLost: naming the process that `who` itself was waiting for.
-        StageError: if its own code raised; a TrainingError that it raised comes as it is.
+        Diverged, TrainingError: as its own code raised them.
+        StageError: if its own code raised anything else.
     """
     try:
         return ray.get(call, timeout=timeout_s)

@@ -15,7 +15,7 @@ import numpy as np
 import ray
 
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.errors import TrainingError
+from distributed_maddpg.errors import Diverged, TrainingError
 from distributed_maddpg.evaluation import Evaluation, Scorecard
 from distributed_maddpg.metrics import IterationLog
 from distributed_maddpg.pacing import Pacer

@@ -1,0 +1,71 @@
+"""Numbers that are not finite, in another process: the driver hears of them, and by their name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.errors import Diverged, TrainingError
+
+ray = pytest.importorskip("ray")
+
+pytestmark = pytest.mark.ray
+
+_FAULTY = "tests.envs.faulty:parallel_env"
+
+
+def _faulty(settings: Callable[..., MADDPGConfig], **fault: Any) -> MADDPGConfig:
+    env = {"id": _FAULTY, "kwargs": {"continuous": True, "max_cycles": 6, **fault}}
+    return settings(env=env, num_workers=2)
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_the_driver_counts_and_tells_what_workers_dropped(
+    make_root: Callable[..., Any], endless: Callable[..., MADDPGConfig], caplog: Any, sync: bool
+) -> None:
+    config = MADDPGConfig.from_dict({"sync": sync}, _faulty(endless, part="reward", at=3))
+    root = make_root(config)
+    root.run(lambda: root.pacer.env_steps >= 640)
+    [result] = root.take_results()
+    while result["fault_tolerance"]["num_quarantined_blocks"] < 2:
+        root.run(lambda: False)
+        [result] = root.take_results()
+    told = sorted(message for message in caplog.messages if "quarantined" in message)
+    where = "reward of counter_0 in copy 0 is nan at vector step 3"
+    assert told == [f"rollout worker {index}: quarantined 24 env steps: {where}" for index in range(2)]
+
+
+def test_an_environment_that_stays_broken_ends_the_run(
+    make_root: Callable[..., Any], endless: Callable[..., MADDPGConfig]
+) -> None:
+    root = make_root(_faulty(endless, part="next observation", at=3, for_ever=True))
+    with pytest.raises(
+        TrainingError, match=r"^environment: 5 fragments in a row were not finite, last the next "
+    ):
+        while True:
+            root.run(lambda: False)
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_diverged_learner_arrives_as_such_and_its_state_can_still_be_had(
+    make_root: Callable[..., Any], endless: Callable[..., MADDPGConfig], sync: bool
+) -> None:
+    root = make_root(endless(sync=sync))
+    while root.pacer.updates < 8:
+        root.run(lambda: False)
+
+    def spoil(actor: Any) -> None:
+        for optimiser in actor._learner._stacks[0].optimisers().values():
+            optimiser._learning_rate = 1e30
+
+    ray.get(root._processes.learner.__ray_call__.remote(spoil), timeout=60)
+    with pytest.raises(Diverged, match=r"^learner: \w+ of .* stopped being finite between updates \d+ and "):
+        while True:
+            root.run(lambda: False)
+    state = root.learner_state(0)
+    assert all(np.isfinite(array).all() for array in state.values())
+    assert state["updates"] == root.pacer.updates > 0

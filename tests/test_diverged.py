@@ -1,0 +1,169 @@
+"""A learner whose numbers stop being finite: it says where, and has everything as before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from distributed_maddpg.algo.maddpg import METRICS
+from distributed_maddpg.config import AlgorithmConfig, LearnerConfig
+from distributed_maddpg.errors import Diverged, TrainingError
+from distributed_maddpg.learner import Learner
+from distributed_maddpg.ring import Ring
+from distributed_maddpg.types import EnvSpec
+
+SPEC = EnvSpec(("red_0", "blue_0"), (3, 2), (2, 3), ("continuous", "discrete"))
+ALGORITHM = AlgorithmConfig(policy_hidden_sizes=(6,), critic_hidden_sizes=(6,), policy_head="auto")
+STATES = ("critic", "policy", "target_critic", "target_policy")
+MOMENTS = [f"{kind}_optimiser.{name}" for kind in ("policy", "critic") for name in ("exp_avg", "exp_avg_sq")]
+devices = pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
+    ],
+)
+
+
+def learner(*seeds, device="cpu", **changes):
+    config = LearnerConfig(device=device, batch_size=8)
+    return Learner(replace(ALGORITHM, **changes), config, SPEC, seeds or (1,))
+
+
+def batches(count=4, seed=0):
+    return np.random.default_rng(seed).random((count, 8, SPEC.transitions.width), dtype=np.float32)
+
+
+def ring(seed=0):
+    result = Ring(30, SPEC.transitions.width)
+    result.add(batches(seed=seed).reshape(-1, SPEC.transitions.width)[:30])
+    return result
+
+
+def equal(first, second):
+    """Whether two states are the same, bit for bit."""
+    return first.keys() == second.keys() and all(first[k].tobytes() == second[k].tobytes() for k in first)
+
+
+@devices
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize(("rate", "metric"), [("critic_lr", "critic_loss"), ("actor_lr", "[a-z_]+")])
+def test_everything_is_as_before_and_learning_can_go_on(rate, metric, mirrored, device):
+    stage, plain = learner(device=device), learner(device=device)
+
+    def learn(which, seed):
+        if mirrored:
+            which.mirror([ring()])
+            which.learn_mirrored(4)
+        else:
+            which.learn([batches(seed=seed)])
+
+    if mirrored and device == "cuda":
+        pytest.skip("the learning rate is part of the recorded graphs")
+    for each in (stage, plain):
+        learn(each, 0)
+    before = stage.get_state()
+    optimiser = getattr(
+        stage._stacks[0], {"critic_lr": "critic_optimiser", "actor_lr": "policy_optimiser"}[rate]
+    )
+    good, optimiser._learning_rate = optimiser._learning_rate, 1e30
+    stage.weights_version = plain.weights_version = 3
+    before["weights_version"] = np.array(3)
+    with pytest.raises(
+        Diverged, match=rf"^learner: {metric} of red_0, blue_0 stopped being finite between updates 4 and 8; "
+    ):
+        learn(stage, 5)
+    assert equal(stage.get_state(), before)
+    assert all(np.isfinite(array).all() for array in before.values())
+    optimiser._learning_rate = good
+    for each in (stage, plain):
+        learn(each, 6)
+    assert equal(stage.get_state(), plain.get_state())
+    assert all(np.array_equal(own, other) for own, other in zip(*map(_means, (stage, plain)), strict=True))
+
+
+def _means(stage):
+    return list(stage.take_metrics()[0].values())
+
+
+@devices
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("agent", [0, 1])
+@pytest.mark.parametrize("name", [*STATES, *MOMENTS])
+def test_a_poisoned_number_anywhere_is_found_after_one_call(name, agent, value, device):
+    stage = learner(device=device)
+    stage.learn([batches(1)])
+    rows = stage._stacks[0].rows()[name]
+    rows[agent, -1] = value
+    poisoned = stage.get_state()
+    with pytest.raises(
+        Diverged, match=rf" of .*{SPEC.agents[agent]}.* stopped being finite between updates 1 and 2"
+    ):
+        stage.learn([batches(1)])
+    assert equal(stage.get_state(), poisoned)
+
+
+@pytest.mark.parametrize("name", [*STATES, *MOMENTS])
+def test_what_no_metric_shows_is_found_in_the_state(name, monkeypatch):
+    stage = learner()
+    stack = stage._stacks[0]
+
+    def spoiling(batch):
+        stack.rows()[name][1, 2] = np.inf
+        return torch.ones(len(METRICS), 2)
+
+    monkeypatch.setattr(stage, "_stacks", [spoiling])
+    with pytest.raises(Diverged, match=f"learner: {name} of blue_0 stopped"):
+        stage.learn([batches(1)])
+    assert all(torch.isfinite(rows).all() for rows in stack.rows().values())
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_metric_is_named(metric, monkeypatch):
+    stage, given = learner(), torch.ones(len(METRICS), 2)
+    given[METRICS.index(metric), 1] = np.nan
+    monkeypatch.setattr(stage, "_stacks", [lambda batch: given])
+    with pytest.raises(Diverged, match=f"learner: {metric} of blue_0 stopped"):
+        stage.learn([batches(1)])
+    assert stage.updates == 0 and not stage._metrics[0].any()
+
+
+def test_large_numbers_alone_are_no_fault():
+    stage = learner()
+    for moments in (stage._stacks[0].policy_optimiser, stage._stacks[0].critic_optimiser):
+        moments.exp_avg_sq.fill_(3e38)
+    stage.learn([batches()])
+    assert stage.updates == 4
+
+
+def test_the_line_names_the_settings_to_change():
+    stage = learner(critic_lr=1e14, actor_lr=1e14, max_grad_norm=0.5)
+    with pytest.raises(TrainingError) as raised:
+        stage.learn([batches()])
+    message = str(raised.value)
+    assert "the weights are those of update 0; lower algorithm.critic_lr = 1e+14" in message
+    assert "algorithm.max_grad_norm = 0.5 (0 is none)" in message and "\n" not in message
+
+
+@devices
+def test_one_of_several_runs_is_named_and_all_go_back_together(device):
+    stage = learner(3, 4, device=device)
+    stage.learn([batches(), batches()])
+    before = [stage.get_state(run) for run in range(2)]
+    spoilt = batches(seed=5)
+    spoilt[3, 3, SPEC.transitions.rewards.start + 1] = np.inf  # of blue_0
+    with pytest.raises(Diverged, match=r"^learner with seed 4: critic_loss of blue_0 stopped"):
+        stage.learn([batches(seed=5), spoilt])
+    assert all(equal(stage.get_state(run), before[run]) for run in range(2))
+    assert all(np.isfinite(value).all() for run in stage.take_metrics() for value in run.values())
+
+
+def test_no_memory_is_taken_anew(monkeypatch):
+    stage = learner()
+    places = [saved.data_ptr() for saved in stage._before[0]._saved]
+    for _ in range(2):
+        stage.learn([batches()])
+    assert [saved.data_ptr() for saved in stage._before[0]._saved] == places
