@@ -88,6 +88,7 @@ class Learner:
         self._per_stack = len(stacks[0])
         self._metrics_count = 0
         self._mirrors: list[DeviceReplay] = []
+        self._epochs: dict[int, int] = {}
         self._graphed: list[GraphedUpdates] = []
         self.updates = 0
         """Updates of all agents made, in each run."""
@@ -121,6 +122,9 @@ class Learner:
             self._graphed = [GraphedUpdates(*stack, self.batch_size) for stack in stacks]
         for run, ring in enumerate(rings):
             mirror, place = self._mirrors[run // self._per_stack], run % self._per_stack
+            epoch, self._epochs[run] = self._epochs.get(run), ring.epoch
+            if epoch != self._epochs[run]:  # its rows were replaced
+                mirror.clear(place)
             rows, newest = ring.read_since(mirror.newest[place])
             if len(rows):  # none at all: everything new is being overwritten; what is here serves on
                 mirror.add(place, torch.from_numpy(rows), newest)

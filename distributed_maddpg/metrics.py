@@ -94,7 +94,7 @@ class IterationLog:
         """Return the iteration so far and the window of episodes."""
         episodes = EpisodeReport.concatenate(list(self._episodes), self.spec.num_agents)
         return {
-            "episodes_total": np.array(self.episodes_total, np.int64),
+            "totals": np.array((self.episodes_total, self.quarantined_total), np.int64),
             "rollout_s": self._rollout_s.copy(),
             "learner_s": self._learner_s.copy(),
             "behind": np.array(self._behind, np.int64).reshape(-1, 2),
@@ -119,7 +119,7 @@ class IterationLog:
         columns = (np.split(array, ends[:-1]) for array in (returns, lengths, distances))
         self._episodes = deque(map(EpisodeReport, *columns)) if len(ends) else deque()
         self._window = episodes
-        self.episodes_total = int(taken(state, "episodes_total", (), np.int64))
+        self.episodes_total, self.quarantined_total = taken(state, "totals", (2,), np.int64).tolist()
         self._rollout_s = taken(state, "rollout_s", self._rollout_s.shape, np.float64)
         self._learner_s = taken(state, "learner_s", self._learner_s.shape, np.float64)
         self._behind = [(worker, lag) for worker, lag in taken(state, "behind", (None, 2), np.int64).tolist()]

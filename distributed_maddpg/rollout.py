@@ -137,11 +137,13 @@ class RolloutWorker:
 
     def get_state(self) -> Arrays:
         """Return environments, running episodes and noise; the weights are the learner's to keep."""
-        obs = {str(agent): array.copy() for agent, array in enumerate(self._obs)}
-        parts = {"env": self._env.get_state(), "obs": obs}
-        return join_states(
-            {**parts, "episodes": self._log.get_state(), "exploration": self._explorer.get_state()}
-        )
+        parts = {
+            "env": self._env.get_state(),
+            "obs": {str(agent): array.copy() for agent, array in enumerate(self._obs)},
+            "episodes": self._log.get_state(),
+            "exploration": self._explorer.get_state(),
+        }
+        return {**join_states(parts), "vector_steps": np.array(self._vector_steps)}
 
     def set_state(self, state: Arrays) -> None:
         """Continue exactly from what `get_state` returned.
@@ -157,6 +159,7 @@ class RolloutWorker:
         )
         self._log.set_state(state_part(state, "episodes"))
         self._explorer.set_state(state_part(state, "exploration"))
+        self._vector_steps = int(taken(state, "vector_steps", (), np.int64))
 
     def close(self) -> None:
         """Release the environments."""

@@ -41,6 +41,9 @@ def ask(who: str, call: ray.ObjectRef[T], timeout_s: float) -> T:
         if isinstance(cause, TrainingError):
             raise _same_kind(cause) from error
         raise StageError(f"{who} failed: {_one_line(f'{type(cause).__name__}: {cause}')}") from error
+    except ray.exceptions.ActorDiedError as error:
+        kind = StageError if error.actor_init_failed else ProcessLost
+        raise kind(f"{who} died: {_reason(error)}") from error
     except ray.exceptions.RayError as error:
         raise ProcessLost(f"{who} died: {_reason(error)}") from error
 
@@ -68,7 +71,10 @@ def _reason(error: ray.exceptions.RayError) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if "creation task" in lines[0]:
         return _one_line(lines[-1].removeprefix("distributed_maddpg.errors."))
-    return _one_line(" ".join(line for line in lines if not line.startswith("\t")))
+    text = " ".join(line for line in lines if not line.startswith("\t"))
+    if "connection error code 2" in text:  # all that Ray can tell of it, in half a page
+        return "its process was killed, or crashed"
+    return _one_line(text)
 
 
 def _one_line(text: str) -> str:

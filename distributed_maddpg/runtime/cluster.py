@@ -244,6 +244,9 @@ def _start_local(config: MADDPGConfig) -> None:
             logging_level=logging.ERROR,  # at WARNING it only says that the token is on
             object_store_memory=_OBJECT_STORE_BYTES + 16 * _batch_bytes(config),
         )
+    # Ray's half page on each process that is lost, of which the supervisor says a line. There is no option.
+    if hasattr(ray._private.worker, "print_to_stdstream"):
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
 
 def _batch_bytes(config: MADDPGConfig) -> int:

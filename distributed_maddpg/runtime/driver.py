@@ -15,7 +15,7 @@ import numpy as np
 import ray
 
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.errors import Diverged, TrainingError
+from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation import Evaluation, Scorecard
 from distributed_maddpg.metrics import IterationLog
 from distributed_maddpg.pacing import Pacer
@@ -273,7 +273,8 @@ class RayRoot:
     def _dispatch(self) -> None:
         """Start every call that the pacing allows."""
         supervisor = self._supervisor
-        while supervisor.may_ask(LEARNER) and supervisor.waiting(LEARNER) < _CALLS_AHEAD:
+        may_learn = supervisor.may_ask(LEARNER) and not supervisor.diverged
+        while may_learn and supervisor.waiting(LEARNER) < _CALLS_AHEAD:
             updates = min(self.pacer.updates_due(), self._updates_per_call)
             if updates == 0:
                 break
@@ -293,7 +294,9 @@ class RayRoot:
         """Complain if everybody is there and nobody has anything to do: waiting would be for ever."""
         supervisor = self._supervisor
         everybody = (LEARNER, EVALUATOR, *self._workers)
-        if supervisor.all_ready and not (self.pacer.finished or any(map(supervisor.waiting, everybody))):
+        if supervisor.all_ready and not (
+            supervisor.diverged or self.pacer.finished or any(map(supervisor.waiting, everybody))
+        ):
             raise TrainingError(
                 "pacing: nothing is running and nothing may start; this is a bug, please report"
             )

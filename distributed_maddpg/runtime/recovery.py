@@ -13,6 +13,7 @@ LONGEST_BACKOFF_S = 60.0
 FAILURES_IN_A_ROW = 5
 """So many failures of a process without any work in between, or of one error in a while, are a crash loop."""
 _WHILE_S = 600.0
+_FORGETTING = 0.2
 _KINDS = ("rollout_worker", "replay_buffer", "learner", "evaluator")
 _LOST = ("env_steps_lost", "updates_lost")
 _LOG = logging.getLogger("distributed_maddpg")
@@ -32,8 +33,7 @@ class Health:
         """How many times it was replaced."""
         self._lost_at = 0.0
         self._failures = 0
-        self._worked = False
-        self._longest_s = 0.0
+        self._usual_s: float | None = None
 
     @property
     def down(self) -> bool:
@@ -42,12 +42,13 @@ class Health:
 
     def deadline_s(self, timeout_s: float) -> float:
         """Return how long to wait for its next answer: less, once it has shown how fast it is."""
-        return min(timeout_s, max(timeout_s / 8, 10 * self._longest_s)) if self._worked else timeout_s
+        return timeout_s if self._usual_s is None else min(timeout_s, max(timeout_s / 8, 10 * self._usual_s))
 
     def worked(self, seconds: float) -> None:
         """Note that it did some of its work, which took so long."""
-        self._worked, self._failures = True, 0
-        self._longest_s = max(self._longest_s, seconds)
+        self._failures = 0
+        usual_s = seconds if self._usual_s is None else self._usual_s
+        self._usual_s = usual_s + _FORGETTING * (seconds - usual_s)
 
     def lost(self) -> None:
         """Note that it is gone; its successors come after 0, 1, 2, 4 ... seconds."""
@@ -55,7 +56,7 @@ class Health:
         if self._lost_at == 0.0:
             self._lost_at = now
         backoff = min(2.0 ** (self._failures - 1), LONGEST_BACKOFF_S) if self._failures else 0.0
-        self.start_at, self.ready, self._worked = now + backoff, False, False
+        self.start_at, self.ready, self._usual_s = now + backoff, False, None
         self._failures += 1
 
     @property

@@ -82,6 +82,8 @@ class Supervisor:
         self._mirrored = [0] * len(configs)
         self._rings: list[Ring | None] = [None] * len(configs)
         self._latest_version = 0
+        self.diverged = False
+        """Whether the learner's numbers stopped being finite: it is not asked to learn any more."""
         self._watch_replay()
         self._connect()
 
@@ -202,6 +204,10 @@ class Supervisor:
             TrainingError: if it is not to be replaced.
         """
         health = self._health[who]
+        if isinstance(error, Diverged):
+            if self.diverged:
+                return  # said already; the weights are those from before
+            self.diverged = True
         if not self._recovers or isinstance(error, Diverged):
             raise error
         if isinstance(error, PeerLost):  # the other one's own calls will tell
