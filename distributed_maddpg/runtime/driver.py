@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import ray
 
 from distributed_maddpg.config import MADDPGConfig
@@ -22,7 +23,7 @@ from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.runtime.calls import ask
 from distributed_maddpg.runtime.cluster import connect, disconnect, start_processes
 from distributed_maddpg.runtime.supervisor import EVALUATOR, LEARNER, REPLAY, Losses, Supervisor
-from distributed_maddpg.seeding import integer_seed
+from distributed_maddpg.seeding import generator, integer_seed, pack_generator
 from distributed_maddpg.types import (
     Arrays,
     EnvSpec,
@@ -64,6 +65,7 @@ class RayRoot:
         self._fragments_asked = [0] * config.num_workers
         self._evaluations: list[list[Evaluation]] = [[] for _ in configs]
         self._evaluation_index, self._evaluation_missed = 0, False
+        self._failed = False
         self._latest_version = 0
         self._updates_per_call = max(1, config.pacing.tolerance_updates // 4)
         self._disconnect = connect(config)
@@ -97,15 +99,16 @@ class RayRoot:
             TrainingError: in lock-step if a process fails, dies or does not answer in time; otherwise if that
                 happens again and again.
         """
-        while not (stop() or self.pacer.finished):
+        self._failed, due = True, False
+        while not (due or stop() or self.pacer.finished):
             if self._config.sync:
                 self._round()
                 self._evaluate_if_due()
             else:
                 self._advance()
-            if self.pacer.report_due():
-                return True
-        return self.pacer.finished
+            due = self.pacer.report_due()
+        self._failed = False  # otherwise an error came between
+        return due or self.pacer.finished
 
     def results(self) -> list[dict[str, Any]]:
         """Return what happened in each run in the iteration so far.
@@ -160,9 +163,8 @@ class RayRoot:
         that the counts tell of, and the updates are the learner's own count.
         """
         env_steps = self.pacer.env_steps
-        replay = self._stored_rows(run) if with_replay else None
-        learner = self._meanwhile(LEARNER, lambda: self._processes.learner.get_state.remote(run))
-        sampling = self._meanwhile(LEARNER, lambda: self._processes.learner.generator_state.remote(run))
+        replay = self._stored_rows(run) if with_replay and self._may_still_ask(REPLAY) else None
+        learner, sampling = self._learner_states(run)
         updates = int(learner["updates"])
         stages = {
             "pacing": self.pacer.get_state(env_steps, updates),
@@ -220,6 +222,19 @@ class RayRoot:
             disconnect()
 
     # State
+
+    def _may_still_ask(self, who: str) -> bool:
+        """Whether an answer may be awaited: not of one who is gone when the run has failed."""
+        return not self._failed or self._supervisor.may_ask(who)
+
+    def _learner_states(self, run: int) -> tuple[Arrays, npt.NDArray[np.uint64]]:
+        """Return the learner's state and that of the generator of its minibatches."""
+        if not self._may_still_ask(LEARNER) and self._supervisor.snapshots:
+            drawn_anew = pack_generator(generator(self._seeds[run], "replay", self.pacer.env_steps))
+            return self._supervisor.snapshots[run], drawn_anew
+        learner = self._meanwhile(LEARNER, lambda: self._processes.learner.get_state.remote(run))
+        sampling = self._meanwhile(LEARNER, lambda: self._processes.learner.generator_state.remote(run))
+        return learner, sampling
 
     def _stored_rows(self, run: int) -> StoredRows:
         """Fix what a run's replay buffer holds now, and return the way to read it piece by piece."""

@@ -92,10 +92,9 @@ class FaultLog:
         Raises:
             TrainingError: if its own code raised the same error again and again.
         """
-        line = str(error)
-        self._add(who, "lost", line)
+        self._add(who, "lost", str(error))
         if isinstance(error, StageError):
-            self._check_repeated(line)
+            self._check_repeated(str(error))
 
     def recovered(self, who: str, seconds: float, detail: str = "") -> None:
         """Note that a process was replaced and is ready."""

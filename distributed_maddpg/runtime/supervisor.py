@@ -203,29 +203,27 @@ class Supervisor:
         Raises:
             TrainingError: if it is not to be replaced.
         """
-        health = self._health[who]
-        if isinstance(error, Diverged):
-            if self.diverged:
-                return  # said already; the weights are those from before
-            self.diverged = True
-        if not self._recovers or isinstance(error, Diverged):
+        if isinstance(error, Diverged) and self.diverged:
+            return  # said already; the weights are those from before
+        self.diverged |= isinstance(error, Diverged)
+        if not self._recovers or not isinstance(error, PeerLost | ProcessLost | StageError):
             raise error
+        health = self._health[who]
         if isinstance(error, PeerLost):  # the other one's own calls will tell
             self._paused_until = time.monotonic() + _PAUSE_S
             self._pulse_at = -math.inf
-            return
-        if not isinstance(error, ProcessLost | StageError):
-            raise error
-        if health.down:
-            return  # another of its calls
+        elif not health.down:  # otherwise this is another of its calls
+            self._lost(who, health, error)
+
+    def _lost(self, who: str, health: Health, error: TrainingError) -> None:
         if isinstance(error, StageError) and not health.ready and health.lives == 0:
             raise error  # it could never be built
         self.faults.lost(who, error)
         health.lost()
-        if health.hopeless:
-            raise TrainingError(f"{FAILURES_IN_A_ROW} times in a row: {error}")
         self._give_up_calls(who)
         self.processes.end(self._actor(who))
+        if health.hopeless:
+            raise TrainingError(f"{FAILURES_IN_A_ROW} times in a row: {error}")
 
     def _give_up_calls(self, who: str) -> None:
         for call in [call for call, about in self._calls.items() if about.who == who]:
