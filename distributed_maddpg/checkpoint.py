@@ -257,9 +257,10 @@ def _read(folder: int, shown: str) -> Checkpoint:
     with _opened(folder, shown, _STATE) as descriptor:
         _verify(descriptor, manifest, _STATE)
         read_header(descriptor)
-        state = safetensors.load(read_bytes(descriptor, _MOST_BYTES[_STATE]))
+        views = safetensors.load(read_bytes(descriptor, _MOST_BYTES[_STATE]))
+        state = {key: array.copy() for key, array in views.items()}  # the views cannot be written to
     tables = {}
-    for name in set(_TABLES) & manifest.files.keys():
+    for name in [table for table in _TABLES if table in manifest.files]:
         with _opened(folder, shown, name) as descriptor:
             _verify(descriptor, manifest, name)
             tables[name] = read_bytes(descriptor, _MOST_BYTES[name]).decode("utf-8")

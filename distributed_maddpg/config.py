@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -75,7 +76,11 @@ class EnvConfig(_Section):
     """Arguments of the environment itself, as its PettingZoo constructor names them."""
 
     def __post_init__(self) -> None:
-        """Give an environment that has two names one of them."""
+        """Check the arguments, and give an environment that has two names one of them."""
+        for name, value in self.kwargs.items():
+            # JSON, and so a checkpoint, has no others; better refused now than after hours of training.
+            finite = not isinstance(value, float) or math.isfinite(value)
+            _require(finite, f"env.kwargs.{name}", value, "must be finite")
         if self.id == "mpe2.simple_adversary_v3":
             object.__setattr__(self, "id", "simple_adversary")
 

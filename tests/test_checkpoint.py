@@ -63,6 +63,7 @@ def assert_equal(loaded, env_steps=40):
     assert set(loaded.state) == set(STATE)
     for name, array in STATE.items():
         assert loaded.state[name].dtype == array.dtype
+        assert loaded.state[name].flags.writeable
         np.testing.assert_array_equal(loaded.state[name], array)
     assert (loaded.replay.inserted, loaded.replay.num_rows) == (9, 7)
     np.testing.assert_array_equal(np.concatenate(list(loaded.replay.chunks)), ROWS)
@@ -221,6 +222,13 @@ def test_this_system_exchanges_names(tmp_path):
     assert os.listdir(tmp_path / "a") == ["b"]
     with pytest.raises(OSError, match="No such file"):
         files._exchange(tmp_path / "a", tmp_path / "c")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2")
+def test_replacing_never_takes_the_name_away(saved, monkeypatch):
+    monkeypatch.setattr(type(saved), "rename", refuse)
+    save_checkpoint(saved, make(env_steps=50))
+    assert load_checkpoint(saved).env_steps == 50
 
 
 def test_a_failing_rename_brings_the_old_checkpoint_back(saved, monkeypatch):

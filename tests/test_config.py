@@ -72,6 +72,8 @@ BAD = [
         "rollout.num_envs = 1000000: times rollout.fragment_steps is more than replay.capacity (1000000)",
     ),
     ({"env": {"kwargs": {"N": [1]}}}, "env.kwargs.N"),
+    ({"env": {"kwargs": {"N": float("inf")}}}, "env.kwargs.N = inf: must be finite"),
+    ({"env": {"kwargs": {"N": float("nan")}}}, "env.kwargs.N = nan: must be finite"),
 ]
 
 
