@@ -199,6 +199,14 @@ def test_rows_that_are_not_what_was_announced_leave_the_old_checkpoint(saved, re
     assert os.listdir(saved.parent) == ["step_40"]
 
 
+def test_rows_beyond_those_announced_are_not_written(tmp_path):
+    given = itertools.count()
+    chunks = (ROWS for _ in range(1000) if next(given) >= 0)
+    with pytest.raises(ValueError, match="replay rows announced: 10, received: 14"):
+        save_checkpoint(tmp_path / "x", make(replay=StoredRows(10, 10, chunks)))
+    assert next(given) == 2
+
+
 @pytest.mark.parametrize("name", ["../evil.csv", "manifest.json", "other.csv"])
 def test_tables_have_their_names(tmp_path, name):
     with pytest.raises(ValueError, match="cannot be a table"):
@@ -579,6 +587,11 @@ def test_tensors_with_the_right_checksum_are_still_checked(saved, kind, name):
             {"a": tensor(shape=(7, 5), offsets=(0, 140))},
             140,
             "holds other tensors than the replay buffer's rows",
+        ),
+        (
+            {"rows": tensor(shape=(7, 5), offsets=(0, 140)), "more": tensor(shape=(0,), offsets=(140, 140))},
+            140,
+            "holds other tensors",
         ),
         ({"rows": tensor("I32", (7, 5), (0, 140))}, 140, r"holds I32 \(7, 5\), not 7 rows of F32"),
         ({"rows": tensor(shape=(35,), offsets=(0, 140))}, 140, r"holds F32 \(35,\), not 7 rows"),
