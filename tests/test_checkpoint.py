@@ -232,6 +232,21 @@ def test_this_system_exchanges_names(tmp_path):
         files._exchange(tmp_path / "a", tmp_path / "c")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_every_file_and_both_folders_are_synced_in_time(saved, monkeypatch):
+    synced = []
+    monkeypatch.setattr(
+        module.os, "fsync", lambda descriptor: synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+    )
+    replace = module.replace_folder
+    monkeypatch.setattr(module, "replace_folder", lambda *two: (synced.append("replace"), replace(*two)))
+    save_checkpoint(saved, make(replay=rows()))
+    draft = synced[-3]
+    assert sorted(synced[:-3]) == [draft / name for name in NAMES]
+    assert draft.name.startswith(".step_40.")
+    assert synced[-2:] == ["replace", saved.parent]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="renameat2")
 def test_replacing_never_takes_the_name_away(saved, monkeypatch):
     monkeypatch.setattr(type(saved), "rename", refuse)
