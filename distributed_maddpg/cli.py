@@ -158,16 +158,16 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    base, checkpoint = _base_settings(arguments)
+    base, checkpoints = _base_settings(arguments)
     # The tables without fixed keys start empty, so that any key may be named.
     open_env = dataclasses.replace(base.env, kwargs={})
     open_algorithm = dataclasses.replace(base.algorithm, team_overrides={})
     default = TrainCommand(dataclasses.replace(base, env=open_env, algorithm=open_algorithm))
     command = parse(TrainCommand, "train", arguments, default)
     config = _with_tables(command.settings, base)
-    if command.resume and command.num_seeds != 1:
-        remedy = "cannot go with --resume; continue each seed's run by itself, --resume RUN_DIR/seed_0"
-        raise BadInput("--num-seeds", command.num_seeds, remedy)
+    num_seeds = len(checkpoints) or command.num_seeds
+    if command.num_seeds not in (1, num_seeds):
+        raise BadInput("--num-seeds", command.num_seeds, f"the folder to resume holds {num_seeds} runs")
 
     from distributed_maddpg.progress import Progress  # noqa: PLC0415
     from distributed_maddpg.run import default_run_dir, train_run, train_seeds  # noqa: PLC0415
@@ -178,10 +178,12 @@ def _train(arguments: list[str]) -> int:
     run_dir = Path((not auto and command.resume) or command.run_dir or default_run_dir(command.preset))
     saving = SavingOptions(command.checkpoint_dir, command.checkpoint_replay, command.keep_checkpoints)
     with contextlib.redirect_stdout(sys.stderr):  # an environment may print; stdout is for JSON
-        if command.num_seeds == 1:
+        if num_seeds == 1:
+            checkpoint = checkpoints[0] if checkpoints else None
             summary = train_run(config, run_dir, progress, checkpoint, saving, anew=auto)
         else:
-            summary = train_seeds(config, command.num_seeds, run_dir, progress, saving)
+            going_on = checkpoints if command.resume else None
+            summary = train_seeds(config, num_seeds, run_dir, progress, going_on, saving)
     progress.summary(summary)
     if command.json:
         _print_json(summary)
@@ -189,7 +191,7 @@ def _train(arguments: list[str]) -> int:
     return _fail(problems[0], 1) if problems else 0
 
 
-def _base_settings(arguments: list[str]) -> tuple[MADDPGConfig, Checkpoint | None]:
+def _base_settings(arguments: list[str]) -> tuple[MADDPGConfig, list[Checkpoint]]:
     """Return what --resume, --preset and --config say, before the other options; and what to go on from."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--preset", "--config", "--resume", "--run-dir", "--checkpoint-dir", "--env.id"):
@@ -199,18 +201,18 @@ def _base_settings(arguments: list[str]) -> tuple[MADDPGConfig, Checkpoint | Non
     except argparse.ArgumentError as error:
         raise BadInput(str(error.argument_name), "", str(error.message)) from None
     env_id = getattr(named, "env.id")  # first, because another environment takes other arguments
-    checkpoint = _checkpoint(named, env_id) if named.resume else None
-    if checkpoint is not None:
-        base = checkpoint.config
+    checkpoints = _checkpoints(named, env_id) if named.resume else []
+    if checkpoints:
+        base = checkpoints[0].config
     else:
         base = MADDPGConfig.preset(named.preset or "default")
         if named.config:
             base = MADDPGConfig.from_toml(named.config, base)
-    return MADDPGConfig.from_dict({"env": {"id": env_id}}, base) if env_id else base, checkpoint
+    return MADDPGConfig.from_dict({"env": {"id": env_id}}, base) if env_id else base, checkpoints
 
 
-def _checkpoint(named: argparse.Namespace, env_id: str) -> Checkpoint | None:
-    """Return the checkpoint that --resume names, or that it finds by itself."""
+def _checkpoints(named: argparse.Namespace, env_id: str) -> list[Checkpoint]:
+    """Return the checkpoint that --resume names, or finds by itself; of several seeds' runs, one of each."""
     auto = named.resume == _AUTO
     if auto and not named.run_dir:
         raise BadInput("--resume", _AUTO, "needs --run-dir, the folder to continue or to begin in")
@@ -218,19 +220,17 @@ def _checkpoint(named: argparse.Namespace, env_id: str) -> Checkpoint | None:
         if getattr(named, option):
             remedy = "cannot go with --resume, which continues a run's own settings in its own folder"
             raise BadInput(f"--{option.replace('_', '-')}", getattr(named, option), remedy)
-    from distributed_maddpg.run import checkpoint_to_resume  # noqa: PLC0415
+    from distributed_maddpg.run import checkpoints_to_resume  # noqa: PLC0415
     from distributed_maddpg.trainer import check_environment  # noqa: PLC0415
 
     run_dir = Path(named.run_dir if auto else named.resume)
-    folder = named.checkpoint_dir or str(run_dir / "checkpoints")
-    several = sorted(path.name for path in run_dir.glob("seed_*"))
-    if several and not auto:
-        remedy = f"holds runs of several seeds; continue one by itself: --resume {run_dir / several[0]}"
-        raise BadInput("--resume", named.resume, remedy)
-    checkpoint = checkpoint_to_resume(folder, auto, lambda line: print(line, file=sys.stderr))
-    if checkpoint is not None:
+    seeds = [path for path in run_dir.glob("seed_*") if path.name.removeprefix("seed_").isdigit()]
+    runs = sorted(seeds, key=lambda path: int(path.name.removeprefix("seed_"))) or [run_dir]
+    folders = [named.checkpoint_dir] if named.checkpoint_dir else [str(run / "checkpoints") for run in runs]
+    checkpoints = checkpoints_to_resume(folders, auto, lambda line: print(line, file=sys.stderr))
+    for checkpoint in checkpoints:
         check_environment(checkpoint, env_id)
-    return checkpoint
+    return checkpoints
 
 
 def _with_tables(settings: MADDPGConfig, base: MADDPGConfig) -> MADDPGConfig:

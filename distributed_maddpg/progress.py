@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -15,6 +17,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import is_builtin
 
 _PLAIN_INTERVAL_S = 5.0
 
@@ -104,12 +107,26 @@ class Progress:
             table.add_row(kind.replace("_", " "), path)
         self._console.print(table)
         for run in summary.get("runs", [summary]) if summary["interrupted"] else []:
-            folder = run["files"]["run_dir"]
-            self._console.print(f"continue with: distributed-maddpg train --resume {folder}", markup=False)
+            folder, env_id = run["files"]["run_dir"], run["env_id"]
+            named = "" if is_builtin(env_id) else f" --env.id {env_id}"
+            self.note(f"continue with: distributed-maddpg train --resume {folder}{named}")
 
     def note(self, text: str) -> None:
         """Show a line."""
         self._console.print(text, markup=False)
+
+    @contextmanager
+    def showing_log(self) -> Iterator[None]:
+        """Show what the package logs as lines, above the live one where there is one."""
+        handler = _LogLines(self.note)
+        log = logging.getLogger("distributed_maddpg")
+        propagates, log.propagate = log.propagate, False
+        log.addHandler(handler)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+            log.propagate = propagates
 
     def table(self, title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Show a table of text; columns of numbers stand flush right."""
@@ -129,6 +146,17 @@ class Progress:
         for eps, rates in card.get("success_by_eps", {}).items():
             table.add_row(f"within {eps}", ", ".join(f"{name} {rate:.1f} %" for name, rate in rates.items()))
         self._console.print(table)
+
+
+class _LogLines(logging.Handler):
+    """Hands each message to a function."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._note = note
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._note(record.getMessage())
 
 
 def _evaluation_text(card: dict[str, Any]) -> str:

@@ -43,34 +43,46 @@ def default_run_dir(preset: str) -> Path:
     return Path("runs") / f"{preset}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def checkpoint_to_resume(folder: str, auto: bool, note: Callable[[str], None]) -> Checkpoint | None:
-    """Return the checkpoint that a run goes on from.
+def checkpoints_to_resume(
+    folders: Sequence[str], auto: bool, note: Callable[[str], None]
+) -> list[Checkpoint]:
+    """Return the checkpoints that runs side by side go on from, one of each, all of the same moment.
 
     Args:
-        folder: of checkpoints, or URL.
+        folders: of each run's checkpoints; paths or URLs.
         auto: whether a broken checkpoint is named, set aside and the next older one taken; and none is fine.
         note: takes a line for a person.
 
     Raises:
         CheckpointError: if there is none that can be read, unless `auto`.
     """
-    paths = checkpoints_of(folder)
+    paths = [{Path(str(path)).name: path for path in checkpoints_of(folder)} for folder in folders]
+    shared = set.intersection(*map(set, paths)) if paths else set()
+    for name in sorted(shared, key=lambda name: (len(name), name), reverse=True):
+        found = _load_all([own[name] for own in paths], auto, note)
+        if found:
+            note(f"going on from {name} of {', '.join(folders)}")
+            return found
     if not auto:
-        if not paths:
-            raise CheckpointError(f"{folder}: holds no checkpoint to resume from")
-        return load_checkpoint(paths[0])
+        raise CheckpointError(f"{', '.join(folders)}: holds no checkpoint to resume from")
+    note(f"no checkpoint that can be read in {', '.join(folders) or 'the run folder'}: starting anew")
+    return []
+
+
+def _load_all(paths: Sequence[str | Path], auto: bool, note: Callable[[str], None]) -> list[Checkpoint]:
+    """Return the checkpoints at these paths; none, where `auto` and one of them cannot be read."""
+    found = []
     for path in paths:
         try:
-            checkpoint = load_checkpoint(path)
+            found.append(load_checkpoint(path))
         except CheckpointError as error:
+            if not auto:
+                raise
             note(f"skipped: {error}")
             with suppress(OSError):
                 set_aside(path)
-            continue
-        note(f"going on from {path}")
-        return checkpoint
-    note(f"{folder} holds no checkpoint that can be read: starting anew")
-    return None
+            return []
+    return found
 
 
 def train_run(
@@ -116,9 +128,18 @@ def train_seeds(
     num_seeds: int,
     run_dir: Path,
     progress: Progress,
+    checkpoints: Sequence[Checkpoint] | None = None,
     saving: SavingOptions = _DEFAULT_SAVING,
 ) -> dict[str, Any]:
     """Train runs with the seeds `config.seed` and up side by side; each gets a run folder `seed_<seed>`.
+
+    Args:
+        config: of the first run.
+        num_seeds: how many runs.
+        run_dir: folder of their folders.
+        progress: what a person sees.
+        checkpoints: to go on from, one of each run; none: the folders may hold runs to begin again.
+        saving: what checkpoints hold.
 
     Returns:
         The summary that is also in `summary.json`: rates over all runs, and each one's own summary.
@@ -127,8 +148,9 @@ def train_seeds(
         BadInput: before anything is started.
         TrainingError: if a stage fails; files written so far stay.
     """
-    check_free(run_dir)
-    algos = MADDPG.several(config, num_seeds)
+    if checkpoints is None:
+        check_free(run_dir)
+    algos = MADDPG.several(config, num_seeds, checkpoints or ())
     if saving.folder:
         raise BadInput("--checkpoint-dir", saving.folder, "is for one run; leave it out with several seeds")
     folders = [run_dir / f"seed_{algo.config.seed}" for algo in algos]
@@ -156,6 +178,7 @@ def _train(
             algo.request_stop()
 
     with ExitStack() as stack:
+        stack.enter_context(progress.showing_log())
         folders = [stack.enter_context(closing(RunFolder(path))) for path in paths]
         runs = [_Run(algo, folder, saving) for algo, folder in zip(algos, folders, strict=True)]
         stack.enter_context(algos[0])  # the others end with it
@@ -242,6 +265,7 @@ def _finish(
     summary: dict[str, Any] = {
         "finished": algo.finished,
         "interrupted": algo.stop_requested,
+        "env_id": algo.config.env.id,
         "env_steps": algo.env_steps,
         "updates": algo.updates,
         "training_s": training_s,

@@ -171,21 +171,32 @@ class MADDPG:
         return algo
 
     @staticmethod
-    def several(config: MADDPGConfig, num_seeds: int) -> list[MADDPG]:
+    def several(config: MADDPGConfig, num_seeds: int, checkpoints: Sequence[Checkpoint] = ()) -> list[MADDPG]:
         """Return runs with the seeds `config.seed` and up, which share one learner and advance together.
 
         Train them with `train_together`; everything else is each one's own. On a CPU, reproducible modes give
         each the same weights as its seed alone. They are started and stopped as one.
 
+        Args:
+            config: of the first run.
+            num_seeds: how many runs.
+            checkpoints: to go on from, one of each run and all of the same moment.
+
         Raises:
             BadInput: if they cannot run.
+            CheckpointError: if the checkpoints are not of these runs.
         """
         if num_seeds < 1:
             raise BadInput("num_seeds", num_seeds, "must be at least 1")
-        first = MADDPG(config)
-        check_machine(config, first.spec, num_seeds)
-        seeds = range(config.seed + 1, config.seed + num_seeds)
-        runs = [first, *(MADDPG(dataclasses.replace(config, seed=seed)) for seed in seeds)]
+        seeds = range(config.seed, config.seed + num_seeds)
+        configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
+        if checkpoints and [each.config.seed for each in checkpoints] != list(seeds):
+            raise CheckpointError(f"these are not checkpoints of the seeds {seeds[0]} to {seeds[-1]}")
+        runs = (
+            [MADDPG.restored(*each) for each in zip(checkpoints, configs, strict=True)] if checkpoints else []
+        )
+        runs = runs or [MADDPG(each) for each in configs]
+        check_machine(config, runs[0].spec, num_seeds)
         for index, run in enumerate(runs):
             run._together, run._run = runs, index
         return runs
