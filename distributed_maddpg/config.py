@@ -336,6 +336,12 @@ class MADDPGConfig(_Section):
         _require(self.seed >= 0, "seed", self.seed, "must be zero or a positive integer")
         remedy = f"must be 0 (no Ray) to {_MOST_WORKERS}"
         _require(0 <= self.num_workers <= _MOST_WORKERS, "num_workers", self.num_workers, remedy)
+        _require(
+            self.num_workers == 0 or self.ray.min_workers <= self.num_workers,
+            "ray.min_workers",
+            self.ray.min_workers,
+            f"must be at most num_workers = {self.num_workers}",
+        )
         batch, capacity = self.learner.batch_size, self.replay.capacity
         _require(
             batch <= capacity,

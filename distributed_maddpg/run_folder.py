@@ -157,7 +157,10 @@ def _locked(folder: Path) -> TextIO:
     Raises:
         BadInput: if another process has it.
     """
-    file = (folder / _LOCK).open("a+")
+    try:
+        file = (folder / _LOCK).open("a+")
+    except OSError as error:
+        raise BadInput("run_dir", str(folder), f"cannot be written to ({error.strerror})") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -257,7 +257,7 @@ def _check_resources(config: MADDPGConfig) -> bool:
     """Refuse what the cluster can never hold; return whether the learner takes a GPU."""
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     there = math.floor(total.get("CPU", 0))
-    at_least = config.num_workers if config.sync else min(config.ray.min_workers, config.num_workers)
+    at_least = config.num_workers if config.sync else config.ray.min_workers
     if at_least + config.learner.num_threads > there:
         raise BadInput(
             "num_workers" if config.sync else "ray.min_workers",

@@ -7,6 +7,7 @@ The driver sees counts, reports and references; no transition passes through it.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -182,10 +183,7 @@ class RayRoot:
         self._ask(LEARNER, learner.set_state.remote(state_part(stages, "learner"), run))
         sampling = taken(stages, "replay/generator", (6,), np.uint64)
         self._ask(LEARNER, learner.set_generator_state.remote(run, sampling))
-        for index, worker in enumerate(self._processes.workers):
-            if own := state_part(stages, f"worker_{index}"):
-                self._ask(self._workers[index], worker.set_state.remote(own, run))
-        self._refresh_weights()
+        self._restore_workers(run, stages)
         self._latest_version = int(taken(stages, "learner/weights_version", (), np.int64))
         self._supervisor.note_version(self._latest_version)
         self._logs[run].set_state(state_part(stages, "log"))
@@ -244,8 +242,12 @@ class RayRoot:
         )
 
         def chunks() -> Iterator[FloatArray]:
-            while len(rows := self._ask(REPLAY, replay.read_snapshot.remote(run, self._chunk_rows))):
+            while ray.is_initialized():  # a call would start a cluster anew
+                rows = self._ask(REPLAY, replay.read_snapshot.remote(run, self._chunk_rows))
+                if len(rows) == 0:
+                    return
                 yield rows
+            raise TrainingError("the run ended before its transitions were read")
 
         return StoredRows(inserted, num_rows, chunks())
 
@@ -269,6 +271,20 @@ class RayRoot:
         while waiting:
             self._step()
         return {name: states[name] for name in sorted(states)}
+
+    def _restore_workers(self, run: int, stages: Arrays) -> None:
+        """Send the workers their states and the weights; in asynchronous mode some may find no place yet."""
+        for index, (who, worker) in enumerate(zip(self._workers, self._processes.workers, strict=True)):
+            own = state_part(stages, f"worker_{index}")
+            calls = [worker.set_state.remote(own, run)] if own else []
+            for call in (*calls, worker.refresh_weights.remote()):
+                if self._config.sync:
+                    self._ask(who, call)
+                else:
+                    self._supervisor.watch(call, who, lambda _: None, timeout_s=math.inf, work=False)
+        while not self._config.sync and not self._supervisor.enough_workers:
+            self._supervisor.absorb(_POLL_S)
+            self._supervisor.tend()
 
     def _learner_back(self, updates: int) -> None:
         """Go on from the updates that a restored learner has made; the lost ones fall due again."""

@@ -103,6 +103,11 @@ class Supervisor:
         return sum(self._health[who].ready for who in self.workers)
 
     @property
+    def enough_workers(self) -> bool:
+        """Whether the run may go on with the rollout workers that are ready."""
+        return self.healthy_workers >= self._min_workers
+
+    @property
     def all_ready(self) -> bool:
         """Whether nobody is missing or starting."""
         return all(health.ready for health in self._health.values()) and self.may_ask(LEARNER)
@@ -349,7 +354,7 @@ class Supervisor:
 
     def _check_enough(self, now: float) -> None:
         """Raise TrainingError if there were too few rollout workers for too long."""
-        if self.healthy_workers >= self._min_workers:
+        if self.enough_workers:
             self._enough_at = now
         elif now - self._enough_at > self._timeout_s:
             raise TrainingError(
