@@ -250,8 +250,11 @@ class CSVTable:
 def write_aside(path: Path, text: str) -> None:
     """Write a small file beside its name and rename it into place, so that it is never seen half."""
     draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(text, encoding="utf-8", newline="")
-    draft.replace(path)
+    try:
+        draft.write_text(text, encoding="utf-8", newline="")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _whole_lines(path: Path) -> int:

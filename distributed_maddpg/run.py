@@ -291,6 +291,7 @@ def _finish(
     except OSError as error:
         progress.note(f"{folder.path}: cannot be written to ({error.strerror})")
         summary["problem"] = str(error)
+        summary["files"].pop("report", None)
     problem = saver.problem or folder.take_problem()
     return {**summary, "problem": problem} if problem else summary
 

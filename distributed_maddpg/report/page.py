@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed_maddpg.errors import BadInput
+from distributed_maddpg.metrics import write_aside
 
 _SMOOTHING = 9
 """Points of the moving average over returns, as in the notebook this project grew from."""
@@ -52,9 +53,7 @@ def write_report(run_dir: Path) -> Path:
         figures="\n".join(parts),
     )
     path = run_dir / "report.html"
-    draft = run_dir / ".report.html.tmp"
-    draft.write_text(page, encoding="utf-8")
-    draft.rename(path)
+    write_aside(path, page)
     return path
 
 

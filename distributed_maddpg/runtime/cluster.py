@@ -53,10 +53,6 @@ class Processes:
         self._config = configs[0]
         self._evaluator: ActorProxy[EvaluationActor] | None = None
         self._started: dict[Any, ray.ObjectRef[Place]] = {}
-        self.one_node = _one_node()
-        """Whether all are on one node anyhow, so that none need wait to hear where another is."""
-        self.learner_node = ""
-        """Where the first learner is; empty on one node."""
         self.workers: list[ActorProxy[RolloutWorkerActor]] = []
         self.learner: ActorProxy[LearnerActor]
         self.replay: ActorProxy[ReplayBufferActor]
@@ -67,16 +63,16 @@ class Processes:
             raise
 
     def _start_all(self) -> None:
-        if not self.one_node:  # the learner takes its place before workers can fill the GPU's node
+        one_node = _one_node()
+        if not one_node:  # the learner takes its place before workers can fill the GPU's node
             self.start_learner()
         for index in range(self._config.num_workers):
             self.workers.append(self._new_worker(index, 0))
-        if self.one_node:
+        if one_node:
             self.start_learner()
             self.start_replay()
         else:
-            place = ask("learner", self.learner.place.remote(), self._config.ray.timeout_s)
-            self.learner_node = place.node
+            place = ask("learner", self._started[self.learner], self._config.ray.timeout_s)
             self.start_replay(place.node)
 
     @property
@@ -105,6 +101,18 @@ class Processes:
         """
         beside = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)} if node else {}
         self.replay = self._start(ReplayBufferActor, self._configs, self._spec, left, num_cpus=0, **beside)
+
+    def place_beside_learner(self) -> str | None:
+        """Return the node for a replay buffer, empty if there is only one; None if it is not known yet."""
+        place = None if _one_node() else self._started.get(self.learner)
+        if place is None:
+            return ""
+        if not ray.wait([place], timeout=0)[0]:
+            return None
+        try:
+            return ask("learner", place, self._config.ray.timeout_s).node
+        except TrainingError:
+            return None  # it is being replaced
 
     def start_worker(self, index: int, life: int) -> None:
         """Start a rollout worker, in the place of one that is gone; see `RolloutWorkerActor` for `life`."""

@@ -18,7 +18,6 @@ import ray
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import Diverged, StageError, TrainingError
 from distributed_maddpg.ring import Ring, RingAddress
-from distributed_maddpg.runtime.actors import Place
 from distributed_maddpg.runtime.calls import PeerLost, ProcessLost, ask, overdue
 from distributed_maddpg.runtime.cluster import Processes
 from distributed_maddpg.runtime.recovery import FAILURES_IN_A_ROW, FaultLog, Health
@@ -72,7 +71,6 @@ class Supervisor:
         self._calls: dict[ray.ObjectRef[Any], _Call] = {}
         self._waiting: Counter[str] = Counter()
         self._generation, self._connected_to = 0, dict.fromkeys((LEARNER, *self.workers), -1)
-        self._learner_node = processes.learner_node
         self.snapshots: list[Arrays] = []
         """The learner's state of each run, some time ago."""
         self._snapshot_at = self._pulse_at = -math.inf
@@ -244,18 +242,9 @@ class Supervisor:
     def _restart(self, who: str, health: Health) -> None:
         if who == LEARNER:
             self.processes.start_learner()
-            self._learner_node = ""
-            self.watch(
-                self.processes.learner.place.remote(),
-                LEARNER,
-                self._learner_placed,
-                timeout_s=self._timeout_s,
-                work=False,
-            )
         elif who == REPLAY:
-            if not self.processes.one_node and not self._learner_node:
+            if not self._restart_replay():
                 return  # its place is beside the learner, who is starting
-            self._restart_replay()
         elif who == EVALUATOR:
             health.started()
             self.faults.recovered(who, health.answered(), ", to be started for the next evaluation")
@@ -267,14 +256,16 @@ class Supervisor:
         if who in self._connected_to:
             self._connected_to[who] = -1
 
-    def _learner_placed(self, place: Place) -> None:
-        self._learner_node = "" if self.processes.one_node else place.node
-
-    def _restart_replay(self) -> None:
+    def _restart_replay(self) -> bool:
+        """Start a replay buffer, with what is left of its predecessor; return whether its place is known."""
+        node = self.processes.place_beside_learner()
+        if node is None:
+            return False
         left = [ring.address for ring in self._rings if ring is not None and ring.address is not None]
-        self.processes.start_replay(self._learner_node, left if len(left) == len(self._rings) else ())
+        self.processes.start_replay(node, left if len(left) == len(self._rings) else ())
         self._generation += 1
         self._watch_replay()
+        return True
 
     def _watch_replay(self) -> None:
         """Hear of a new replay buffer what it has, and where."""
@@ -295,7 +286,11 @@ class Supervisor:
     def _replay_back(self, adopted: bool) -> None:
         detail = ", with its transitions"
         if not adopted:
-            rows = self._refill()
+            try:
+                rows = self._refill()
+            except ProcessLost as error:
+                self._failed(REPLAY, error)
+                return
             detail = f", with {rows:,} transitions of a snapshot"
             if rows == 0:
                 self._losses.replay_emptied()
