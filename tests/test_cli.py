@@ -175,7 +175,7 @@ def test_a_run_folder_is_complete(run):
         "report.html",
         "summary.json",
     }
-    assert not [name for name in names if name.startswith(".")]
+    assert [name for name in names if name.startswith(".")] == [".lock"]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_100", "step_200"]
     assert any(path.name.startswith("events.out.tfevents") for path in run.iterdir())
 

@@ -86,7 +86,7 @@ def test_everything_is_as_before_and_learning_can_go_on(rate, metric, mirrored, 
 
 
 def _means(stage):
-    return list(stage.take_metrics()[0].values())
+    return list(stage.metrics()[0].values())
 
 
 @devices
@@ -158,7 +158,7 @@ def test_one_of_several_runs_is_named_and_all_go_back_together(device):
     with pytest.raises(Diverged, match=r"^learner with seed 4: critic_loss of blue_0 stopped"):
         stage.learn([batches(seed=5), spoilt])
     assert all(equal(stage.get_state(run), before[run]) for run in range(2))
-    assert all(np.isfinite(value).all() for run in stage.take_metrics() for value in run.values())
+    assert all(np.isfinite(value).all() for run in stage.metrics() for value in run.values())
 
 
 def test_no_memory_is_taken_anew(monkeypatch):

@@ -37,17 +37,22 @@ def test_learn_makes_one_update_per_batch_in_order():
     stage.learn([batches()])
     assert stage.updates == 4
     assert np.array_equal(stage.weights().policies, plain.policy.flat.numpy())
-    taken = stage.take_metrics()[0]
+    taken = stage.metrics()[0]
     assert list(taken) == list(METRICS)
     np.testing.assert_allclose(list(taken.values()), torch.stack(metrics).mean(0).numpy(), rtol=1e-5)
 
 
-def test_metrics_are_those_since_the_last_call():
+def test_metrics_are_those_of_the_iteration():
     stage = learner()
-    assert all(np.isnan(values).all() for values in stage.take_metrics()[0].values())
+    assert all(np.isnan(values).all() for values in stage.metrics()[0].values())
     stage.learn([batches()])
-    assert all(np.isfinite(values).all() for values in stage.take_metrics()[0].values())
-    assert all(np.isnan(values).all() for values in stage.take_metrics()[0].values())
+    first = stage.metrics()[0]
+    assert all(np.isfinite(values).all() for values in first.values())
+    assert equal(stage.metrics()[0], first)
+    stage.next_iteration()
+    assert all(np.isnan(values).all() for values in stage.metrics()[0].values())
+    stage.learn([batches(seed=1)])
+    assert not equal(stage.metrics()[0], first)
 
 
 def test_read_only_batches_are_taken_and_left_alone():
@@ -122,8 +127,8 @@ def test_several_runs_learn_as_each_would_alone():
     for run, stage in enumerate(alone):
         assert np.array_equal(published[run].policies, stage.publish()[0].policies)
         assert equal(together.get_state(run), stage.get_state())
-    for got, stage in zip(together.take_metrics(), alone, strict=True):
-        assert equal(got, stage.take_metrics()[0])
+    for got, stage in zip(together.metrics(), alone, strict=True):
+        assert equal(got, stage.metrics()[0])
 
 
 def test_one_run_of_several_is_restored_alone():
@@ -162,7 +167,7 @@ def test_mirrored_rows_are_learnt_from_as_if_drawn_by_hand():
         add(source, 7, seed=1)
     assert stage.updates == 8
     assert np.array_equal(stage.weights().policies, plain.policy.flat.numpy())
-    taken = stage.take_metrics()[0]
+    taken = stage.metrics()[0]
     np.testing.assert_allclose(list(taken.values()), torch.stack(metrics).mean(0).numpy(), rtol=1e-5)
 
 
@@ -319,7 +324,7 @@ def test_a_gpu_draws_and_learns_without_a_word_to_the_host():
     finally:
         torch.cuda.set_sync_debug_mode(before)
     stage.learn_mirrored(1)
-    assert all(np.isfinite(values).all() for values in stage.take_metrics()[0].values())
+    assert all(np.isfinite(values).all() for values in stage.metrics()[0].values())
 
 
 @needs_gpu

@@ -21,7 +21,7 @@ def rollout(*returns, worker=0, version=1, busy_s=2.0, blocked_push_s=0.5):
 def test_returns_and_losses_stand_under_their_agent():
     log = IterationLog(SPEC, 0)
     log.add_rollout(rollout((1, 10), (3, 30)), 1)
-    result = log.take({"num_updates_lifetime": 7}, LOSSES)
+    result = log.result({"num_updates_lifetime": 7}, LOSSES)
     runners = result["env_runners"]
     assert result["num_updates_lifetime"] == 7
     assert runners["agent_episode_returns_mean"] == {"red_0": 2.0, "blue_0": 20.0}
@@ -32,7 +32,7 @@ def test_returns_and_losses_stand_under_their_agent():
 
 
 def test_without_episodes_returns_are_nan():
-    runners = IterationLog(SPEC, 0).take({}, LOSSES)["env_runners"]
+    runners = IterationLog(SPEC, 0).result({}, LOSSES)["env_runners"]
     assert math.isnan(runners["episode_return_mean"])
     assert all(math.isnan(value) for value in runners["agent_episode_returns_mean"].values())
 
@@ -43,31 +43,35 @@ def test_timers_are_means_over_workers_and_start_anew():
         log.add_rollout(rollout(worker=worker), 1)
     log.add_learner(LearnerReport(3, 1, 1.5, 0.25, 0.125))
     log.add_learner(LearnerReport(3, 1, 1.5, 0.25, 0.125))
-    timers = log.take({}, LOSSES)["timers"]
+    timers = log.result({}, LOSSES)["timers"]
+    assert log.result({}, LOSSES)["timers"] == timers
     assert (timers["rollout_busy_s"], timers["rollout_blocked_push_s"]) == (3.0, 0.75)
     assert (timers["learner_busy_s"], timers["learner_blocked_replay_s"]) == (3.0, 0.5)
     assert timers["learner_blocked_pacing_s"] == 0.25
-    assert set(log.take({}, LOSSES)["timers"].values()) == {0.0}
+    log.next_iteration()
+    assert set(log.result({}, LOSSES)["timers"].values()) == {0.0}
 
 
 def test_the_lag_of_the_weights_by_worker():
     log = IterationLog(SPEC, 3)
     for worker, version, latest in ((0, 5, 5), (0, 5, 7), (1, 1, 7), (1, 9, 7)):
         log.add_rollout(rollout(worker=worker, version=version), latest)
-    weights = log.take({}, LOSSES)["weights"]
+    weights = log.result({}, LOSSES)["weights"]
     assert weights["versions_behind"] == {"worker_0": 1.0, "worker_1": 3.0, "worker_2": 0.0}
     assert (weights["versions_behind_mean"], weights["versions_behind_max"]) == (2.0, 6)
-    assert log.take({}, LOSSES)["weights"]["versions_behind_max"] == 0
+    assert log.result({}, LOSSES)["weights"] == weights
+    log.next_iteration()
+    assert log.result({}, LOSSES)["weights"]["versions_behind_max"] == 0
 
 
 def test_training_returns_are_means_over_the_newest_thousand_episodes():
     log = IterationLog(SPEC, 0)
     log.add_rollout(rollout(*[(100, 0)] * 600), 1)
-    log.take({}, LOSSES)
+    log.next_iteration()
     log.add_rollout(rollout(*[(1, 0)] * 600), 1)
-    assert log.take({}, LOSSES)["env_runners"]["agent_episode_returns_mean"]["red_0"] == pytest.approx(50.5)
+    assert log.result({}, LOSSES)["env_runners"]["agent_episode_returns_mean"]["red_0"] == pytest.approx(50.5)
     log.add_rollout(rollout(*[(1, 0)] * 400), 1)
-    runners = log.take({}, LOSSES)["env_runners"]
+    runners = log.result({}, LOSSES)["env_runners"]
     assert (runners["agent_episode_returns_mean"]["red_0"], runners["num_episodes_lifetime"]) == (1.0, 1600)
 
 

@@ -190,9 +190,15 @@ def test_a_run_too_short_to_learn_finishes():
     assert (counts.finished, counts.updates) == (True, 0)
 
 
+def resume(pacer, env_steps, updates):
+    """Let a pacer go on from counts, with an empty replay buffer."""
+    pacer.set_state(pacer.get_state(env_steps, updates))
+    pacer.refill()
+
+
 def test_resume_continues_counts_and_fills_the_buffer_before_learning():
     counts = pacer()
-    counts.resume(400, 31)
+    resume(counts, 400, 31)
     assert (counts.env_steps, counts.updates, counts.updates_due()) == (400, 31, 0)
     collect(counts, 99)
     assert (counts.updates_due(), counts.may_collect(40)) == (0, True)
@@ -204,7 +210,7 @@ def test_resume_continues_counts_and_fills_the_buffer_before_learning():
 
 def test_after_the_refill_collecting_waits_for_the_updates_to_catch_up():
     counts = pacer()
-    counts.resume(400, 31)
+    resume(counts, 400, 31)
     collect(counts, 100)
     assert not counts.may_collect(40)
     learn(counts, counts.updates_due())
@@ -213,7 +219,7 @@ def test_after_the_refill_collecting_waits_for_the_updates_to_catch_up():
 
 def test_a_late_resume_still_makes_the_updates_that_are_left():
     counts = pacer()
-    counts.resume(960, 80)
+    resume(counts, 960, 80)
     collect(counts, 40)
     assert (counts.finished, counts.updates_due()) == (False, 11)
     learn(counts, 11)
@@ -222,7 +228,7 @@ def test_a_late_resume_still_makes_the_updates_that_are_left():
 
 def test_resume_does_not_repeat_intervals_that_were_passed():
     counts = pacer()
-    counts.resume(620, 53)
+    resume(counts, 620, 53)
     assert not (counts.report_due() or counts.evaluation_due() or counts.checkpoint_due())
     collect(counts, 130)
     assert (counts.report_due(), counts.evaluation_due(), counts.checkpoint_due()) == (True, False, False)
@@ -230,5 +236,5 @@ def test_resume_does_not_repeat_intervals_that_were_passed():
 
 def test_resume_of_a_finished_run_is_finished():
     counts = pacer()
-    counts.resume(1000, 91)
+    resume(counts, 1000, 91)
     assert (counts.finished, counts.may_collect(1), counts.updates_due()) == (True, False, 0)

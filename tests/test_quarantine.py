@@ -226,7 +226,8 @@ def finished(root):
     results = []
     while not root.pacer.finished:
         root.run(lambda: False)
-        results += root.take_results()
+        results += root.results()
+        root.next_iteration()
     states = [root.learner_state(run) for run in range(len(root._runs))]
     return results, [digest(*(array for _, array in sorted(state.items()))) for state in states]
 
@@ -289,7 +290,8 @@ def test_other_counts_of_faults_stay_beside_ours():
     log.add_rollout(report, 0)
     counters = {"fault_tolerance": {"num_restarts": 4}}
     for _ in range(2):  # over the whole life
-        faults = log.take(counters, {})["fault_tolerance"]
+        faults = log.result(counters, {})["fault_tolerance"]
+        log.next_iteration()
         assert faults == {"num_restarts": 4, "num_quarantined_blocks": 2}
     assert counters == {"fault_tolerance": {"num_restarts": 4}}
 

@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
-from distributed_maddpg.checkpoint import load_checkpoint
+from distributed_maddpg.checkpoint import load_checkpoint, newest_checkpoint
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError
 from distributed_maddpg.progress import Progress
-from distributed_maddpg.run import check_run_dir, default_run_dir, resumed_config, train_run, train_seeds
+from distributed_maddpg.run import checkpoint_to_resume, default_run_dir, train_run, train_seeds
 from tests.envs.target import target_config
 
 SHORT = {
@@ -32,8 +32,13 @@ def short(**changes):
     return MADDPGConfig.from_dict(changes, target_config(**SHORT))
 
 
-def train(config, run_dir, resume=False):
-    return train_run(config, run_dir, resume, Progress(io.StringIO()))
+def train(config, run_dir, resume=False, **options):
+    checkpoint = checkpoint_to_resume(str(run_dir / "checkpoints"), False, print) if resume else None
+    return train_run(config, run_dir, Progress(io.StringIO()), checkpoint, **options)
+
+
+def resumed_config(run_dir):
+    return load_checkpoint(newest_checkpoint(run_dir)).config
 
 
 class Interrupting(Progress):
@@ -50,17 +55,6 @@ class Interrupting(Progress):
 
 def test_the_default_folder_has_the_presets_name_and_the_time():
     assert re.fullmatch(r"runs/notebook-\d{8}-\d{6}", str(default_run_dir("notebook")))
-
-
-def test_a_folder_that_is_free_is_accepted(tmp_path):
-    check_run_dir(tmp_path)
-    check_run_dir(tmp_path / "new")
-
-
-def test_a_folder_with_a_run_is_refused(tmp_path):
-    (tmp_path / "config.toml").write_text("")
-    with pytest.raises(BadInput, match="already holds a run; continue it with --resume"):
-        check_run_dir(tmp_path)
 
 
 def test_a_folder_that_cannot_be_created_is_refused_before_anything_starts(tmp_path):
@@ -88,7 +82,7 @@ def test_a_whole_run_leaves_its_settings_checkpoints_and_summary(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_can_go_on(number, tmp_path):
-    first = train_run(short(), tmp_path / "run", False, Interrupting(number))
+    first = train_run(short(), tmp_path / "run", Interrupting(number))
     assert (first["interrupted"], first["env_steps"], "evaluation" in first) == (True, 160, False)
     assert resumed_config(tmp_path / "run") == short()
     longer = short(pacing={"total_env_steps": 480})

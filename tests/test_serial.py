@@ -49,7 +49,8 @@ def run_all(root):
     results = []
     while not root.pacer.finished:
         root.run(lambda: False)
-        results += root.take_results()
+        results += root.results()
+        root.next_iteration()
     return results
 
 
@@ -130,11 +131,11 @@ def test_learnt_weights_reach_the_worker():
     assert root._runs[0].worker.weights_version == 1
 
 
-def test_resume_takes_weights_and_counts():
+def test_restore_takes_weights_and_counts():
     old = start(tiny())
     old.run(lambda: old.pacer.env_steps >= 80)
     new = start(tiny(seed=9))
-    new.resume(old.learner_state(0), 80, old.pacer.updates)
+    new.restore(0, old.capture(0, with_replay=False))
     assert np.array_equal(new.weights(0).policies, old.weights(0).policies)
     assert (new.pacer.env_steps, new.pacer.updates) == (80, 5)
     run_all(new)

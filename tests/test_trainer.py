@@ -142,8 +142,8 @@ def test_other_networks_cannot_continue_a_checkpoint(saved, changes, field):
 
 def test_weights_that_do_not_fit_are_the_checkpoints_fault(saved, tmp_path):
     checkpoint = load_checkpoint(saved[0])
-    broken = {**checkpoint.learner, "policy": checkpoint.learner["policy"] * np.nan}
-    path = save_checkpoint(tmp_path / "nan", dataclasses.replace(checkpoint, learner=broken))
+    broken = {**checkpoint.state, "learner/policy": checkpoint.state["learner/policy"] * np.nan}
+    path = save_checkpoint(tmp_path / "nan", dataclasses.replace(checkpoint, state=broken))
     with pytest.raises(CheckpointError, match="the policy weights are not finite"):
         MADDPG.from_checkpoint(path)
 
