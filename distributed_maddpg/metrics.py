@@ -111,7 +111,12 @@ class IterationLog:
             ValueError: if it does not fit.
         """
         agents = self.spec.num_agents
-        ends = np.cumsum(taken(state, "reports", (None,), np.int64))
+        reports, totals = taken(state, "reports", (None,), np.int64), taken(state, "totals", (2,), np.int64)
+        behind = taken(state, "behind", (None, 2), np.int64)
+        known = len(state.get("lengths", ()))
+        if (reports < 1).any() or (reports > known).any() or (totals < 0).any() or (behind < 0).any():
+            raise ValueError("reports, totals or behind hold numbers that count nothing")
+        ends = np.cumsum(reports)
         episodes = int(ends[-1]) if len(ends) else 0
         returns = taken(state, "returns", (episodes, agents), np.float64)
         lengths = taken(state, "lengths", (episodes,), np.int64)
@@ -119,10 +124,10 @@ class IterationLog:
         columns = (np.split(array, ends[:-1]) for array in (returns, lengths, distances))
         self._episodes = deque(map(EpisodeReport, *columns)) if len(ends) else deque()
         self._window = episodes
-        self.episodes_total, self.quarantined_total = taken(state, "totals", (2,), np.int64).tolist()
+        self.episodes_total, self.quarantined_total = totals.tolist()
         self._rollout_s = taken(state, "rollout_s", self._rollout_s.shape, np.float64)
         self._learner_s = taken(state, "learner_s", self._learner_s.shape, np.float64)
-        self._behind = [(worker, lag) for worker, lag in taken(state, "behind", (None, 2), np.int64).tolist()]
+        self._behind = [(worker, lag) for worker, lag in behind.tolist()]
 
     def _env_runners(self, episodes: EpisodeReport) -> dict[str, Any]:
         returns = episodes.returns
@@ -221,6 +226,16 @@ class CSVTable:
             self._columns = list(row)
             self._unwritten += _csv_line(self._columns)
         self._unwritten += _csv_line([row.get(column, "") for column in self._columns])
+        self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that could not be written before.
+
+        Raises:
+            OSError: if they still cannot.
+        """
+        if not self._unwritten:
+            return
         if self._file is None:
             self._file = self._path.open("ab", buffering=0)
         data = self._unwritten.encode()
@@ -241,7 +256,8 @@ class CSVTable:
         return written.decode(errors="replace") + self._unwritten
 
     def close(self) -> None:
-        """Close the file."""
+        """Write what is still to be written, and close the file; OSError as `flush`."""
+        self.flush()
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -115,12 +115,20 @@ def train_run(
     if checkpoint is None:
         if not anew:
             check_free(run_dir)
+            _check_no_checkpoints(saving.folder)
         algo = MADDPG(config)
     else:
         algo = MADDPG.restored(checkpoint, config)
         check_machine(algo.config, algo.spec)
     [summary] = _train([algo], [run_dir], progress, saving)
     return summary
+
+
+def _check_no_checkpoints(folder: str) -> None:
+    """Refuse a folder for a new run's checkpoints that holds others: they would take each other's places."""
+    if folder and checkpoints_of(folder):
+        remedy = "already holds checkpoints; name another folder, or continue their run with --resume"
+        raise BadInput("--checkpoint-dir", folder, remedy)
 
 
 def train_seeds(
@@ -217,7 +225,8 @@ class _Run:
         self.checkpoints = saving.folder or str(folder.path / "checkpoints")
         self._replay = saving.replay
         remove_drafts(self.checkpoints)
-        folder.begin(algo.restored_tables, algo.env_steps)
+        longer = algo.env_steps < algo.config.pacing.total_env_steps
+        folder.begin(algo.restored_tables, algo.env_steps, longer)
 
     def capture(self) -> Checkpoint:
         return self.algo.capture(self._replay, self.folder.tables())
@@ -282,6 +291,8 @@ def _finish(
     checkpoint = f"{run.checkpoints}/step_{algo.env_steps}"
     saved = {} if saver.problem else {"checkpoint": checkpoint}
     summary["files"] = {"run_dir": str(folder.path), **saved, **folder.to_open()}
+    if problem := saver.problem or folder.take_problem():
+        summary["problem"] = problem
     try:
         if not algo.stop_requested:
             _animate(algo, folder.path / "episodes.gif")
@@ -289,11 +300,11 @@ def _finish(
             write_report(folder.path)
         write_aside(folder.path / _SUMMARY, _json(summary))
     except OSError as error:
-        progress.note(f"{folder.path}: cannot be written to ({error.strerror})")
-        summary["problem"] = str(error)
+        line = f"{folder.path}: cannot be written to ({error.strerror or error})"
+        progress.note(line)
+        summary.setdefault("problem", line)
         summary["files"].pop("report", None)
-    problem = saver.problem or folder.take_problem()
-    return {**summary, "problem": problem} if problem else summary
+    return summary
 
 
 def _json(summary: dict[str, Any]) -> str:

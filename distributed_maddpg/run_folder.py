@@ -64,19 +64,23 @@ class RunFolder:
         self._events: TensorBoardWriter
         self._open: tuple[CSVTable | TensorBoardWriter, ...] = ()
 
-    def begin(self, tables: Mapping[str, str] | None, env_steps: int) -> None:
+    def begin(self, tables: Mapping[str, str] | None, env_steps: int, longer: bool = False) -> None:
         """Open the tables as they were at a checkpoint, or empty.
 
         Args:
             tables: the texts that the checkpoint kept, by file name; rows that came after it are dropped, and
                 a table that it did not keep is continued. None: there is no checkpoint.
             env_steps: of the checkpoint.
+            longer: whether the run may have ended with it before, and was made longer since; then the
+                evaluation of that end stays.
 
         Raises:
             BadInput: if they cannot be written.
         """
-        tables = {_METRICS: "", _RETURNS: ""} if tables is None else tables
+        tables = {_METRICS: "", _RETURNS: ""} if tables is None else dict(tables)
         try:
+            if longer and _RETURNS in tables:
+                tables[_RETURNS] += _evaluation_at(self.path / _RETURNS, tables[_RETURNS], env_steps)
             self._metrics = CSVTable(self.path / _METRICS, tables.get(_METRICS))
             self._returns = CSVTable(self.path / _RETURNS, tables.get(_RETURNS))
         except OSError as error:
@@ -105,6 +109,7 @@ class RunFolder:
             **evaluation["agent_episode_returns_mean"],
             **{f"success_{name}": rate for name, rate in evaluation.get("success", {}).items()},
         }
+        self._try(self._metrics.flush)
         self._try(lambda: self._returns.add(row))
         self._try(lambda: self._events.add({"evaluation": evaluation}, evaluation["num_env_steps"]))
 
@@ -115,8 +120,14 @@ class RunFolder:
             self._try(lambda: _append(self.path / _EVENTS, lines))
 
     def tables(self) -> dict[str, str]:
-        """Return the tables' texts, for a checkpoint."""
-        return {_METRICS: self._metrics.text(), _RETURNS: self._returns.text()}
+        """Return the tables' texts, for a checkpoint; one that cannot be read now is left out."""
+        tables = {}
+        for name, table in ((_METRICS, self._metrics), (_RETURNS, self._returns)):
+            try:
+                tables[name] = table.text()
+            except OSError as error:
+                self._problem = f"{self.path / name}: cannot be read ({error.strerror or error})"
+        return tables
 
     def take_problem(self) -> str:
         """Return why a file could not be written since the last call; empty if all could."""
@@ -144,6 +155,14 @@ class RunFolder:
             write()
         except OSError as error:
             self._problem = f"{self.path}: cannot be written to ({error.strerror or error})"
+
+
+def _evaluation_at(path: Path, kept: str, env_steps: int) -> str:
+    """Return the line that follows the text `kept` in a table if it is an evaluation at these steps."""
+    text = path.read_bytes().decode("utf-8", "replace") if path.exists() else ""
+    line, end, _ = text.removeprefix(kept).partition("\n")
+    follows = kept and text.startswith(kept) and line.startswith(f"{env_steps},")
+    return line + end if follows and end else ""
 
 
 def _append(path: Path, text: str) -> None:

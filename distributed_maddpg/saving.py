@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from distributed_maddpg.checkpoint import Checkpoint, remove_old, save_checkpoint
-from distributed_maddpg.errors import BadInput, TrainingError
+from distributed_maddpg.errors import BadInput, one_line
 from distributed_maddpg.types import FloatArray, StoredRows
 
 _LONGEST_WRITE_S = 600.0
@@ -68,31 +68,42 @@ class CheckpointSaver:
     def finish(self, checkpoints: Sequence[tuple[str, Checkpoint]]) -> None:
         """Write the last checkpoints and wait for that; where they do not fit, without transitions."""
         self._await()
-        self._write(checkpoints)
-        if self.problem and any(checkpoint.replay for _, checkpoint in checkpoints):
-            self._write([(folder, dataclasses.replace(each, replay=None)) for folder, each in checkpoints])
+        missing = self._write(checkpoints)
+        if any(checkpoint.replay for _, checkpoint in missing):
+            self._write([(folder, dataclasses.replace(each, replay=None)) for folder, each in missing])
         self.report()
 
     def _await(self) -> None:
         if self._thread is not None:
             self._thread.join(_LONGEST_WRITE_S)
 
-    def _write(self, checkpoints: Sequence[tuple[str, Checkpoint]]) -> None:
+    def _write(self, checkpoints: Sequence[tuple[str, Checkpoint]]) -> list[tuple[str, Checkpoint]]:
+        """Write checkpoints; return those that could not be."""
+        missing, problem = [], ""
         for folder, checkpoint in checkpoints:
             path = f"{folder.rstrip('/')}/step_{checkpoint.env_steps}"
             started = time.monotonic()
             counted = _Counted(checkpoint)
             try:
                 save_checkpoint(path, counted.checkpoint)
-                if self._keep:
-                    remove_old(folder, self._keep)
-            except (OSError, TrainingError, ValueError) as error:
-                self._failed_at, self.problem = time.monotonic(), f"{path} was not saved ({error})"
-                self._lines.append(self.problem)
-                return
+            except (OSError, RuntimeError, ValueError, MemoryError) as error:
+                missing.append((folder, checkpoint))
+                problem = one_line(f"{path} was not saved ({error})")
+                self._lines.append(problem)
+                continue
             seconds = time.monotonic() - started
             self._lines.append(f"saved {path} ({counted.size_bytes / 1e6:,.1f} MB in {seconds:.1f} s)")
-        self._failed_at, self.problem = None, ""
+            self._remove_old(folder)
+        self._failed_at, self.problem = (time.monotonic() if problem else None), problem
+        return missing
+
+    def _remove_old(self, folder: str) -> None:
+        """Delete what is more than is to be kept; that it is still there does no harm to what was saved."""
+        try:
+            if self._keep:
+                remove_old(folder, self._keep)
+        except (OSError, RuntimeError, ValueError) as error:
+            self._lines.append(one_line(f"{folder}: older checkpoints could not be deleted ({error})"))
 
 
 class _Counted:
