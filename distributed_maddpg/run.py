@@ -227,6 +227,7 @@ class _Run:
         remove_drafts(self.checkpoints)
         longer = algo.env_steps < algo.config.pacing.total_env_steps
         folder.begin(algo.restored_tables, algo.env_steps, longer)
+        algo.on_event = lambda event: folder.add_events([event])  # at once: the run may not come so far
 
     def capture(self) -> Checkpoint:
         return self.algo.capture(self._replay, self.folder.tables())
@@ -238,7 +239,6 @@ class _Run:
             self.folder.add_result(result)
         for evaluation in self.algo.evaluations:
             self.folder.add_evaluation(evaluation)
-        self.folder.add_events(self.algo.events)
 
 
 def _loop(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> None:

@@ -125,6 +125,8 @@ class MADDPG:
         """All evaluations that ended during the latest call of `train`, oldest first."""
         self.events: list[FaultEvent] = []
         """What went wrong, or was mended, during the latest call of `train`."""
+        self.on_event: Callable[[FaultEvent], None] = lambda _: None
+        """Called with each of these when it happens; of several runs, the first one's."""
         self._clock = _Clock()
         # A stream of its own, beside those of the workers.
         self._acting_rng = generator(config.seed, "exploration", config.num_workers + 1)
@@ -389,7 +391,7 @@ class MADDPG:
             )
         if self._running is None:
             check_machine(self.config, self.spec, len(self._together))
-            root = _make_root([run.config for run in self._together], self.spec)
+            root = _make_root([run.config for run in self._together], self.spec, self._together[0])
             self._running = root
             for run in self._together:
                 run._running = root
@@ -510,7 +512,7 @@ class _Clock:
         return 0.0 if self._started is None else time.perf_counter() - self._started
 
 
-def _make_root(configs: Sequence[MADDPGConfig], spec: EnvSpec) -> Root:
+def _make_root(configs: Sequence[MADDPGConfig], spec: EnvSpec, first: MADDPG) -> Root:
     # Each root is imported only when used: without workers, Ray is never loaded.
     if configs[0].num_workers == 0:
         from distributed_maddpg.serial import SerialRoot  # noqa: PLC0415
@@ -518,4 +520,4 @@ def _make_root(configs: Sequence[MADDPGConfig], spec: EnvSpec) -> Root:
         return SerialRoot(configs, spec)
     from distributed_maddpg.runtime.driver import RayRoot  # noqa: PLC0415
 
-    return RayRoot(configs, spec)
+    return RayRoot(configs, spec, lambda event: first.on_event(event))

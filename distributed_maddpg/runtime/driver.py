@@ -55,8 +55,19 @@ _CHUNK_BYTES = 8 * 2**20
 class RayRoot:
     """Runs the stages in Ray processes."""
 
-    def __init__(self, configs: Sequence[MADDPGConfig], spec: EnvSpec) -> None:
-        """Start all processes of one run or more; whichever is ready first need not wait for the others."""
+    def __init__(
+        self,
+        configs: Sequence[MADDPGConfig],
+        spec: EnvSpec,
+        tell: Callable[[FaultEvent], None] = lambda _: None,
+    ) -> None:
+        """Start all processes of one run or more; whichever is ready first need not wait for the others.
+
+        Args:
+            configs: one per run.
+            spec: of the environment.
+            tell: hears of each loss and each recovery when it happens.
+        """
         config = configs[0]
         self._config, self._seeds = config, [own.seed for own in configs]
         self._chunk_rows = max(1, _CHUNK_BYTES // (4 * spec.transitions.width))
@@ -75,7 +86,7 @@ class RayRoot:
         except BaseException:
             self._leave()
             raise
-        losses = Losses(self._learner_back, self.pacer.refill, lambda: self.pacer.env_steps)
+        losses = Losses(self._learner_back, self.pacer.refill, lambda: self.pacer.env_steps, tell)
         self._supervisor = Supervisor(configs, spec, self._processes, losses)
         self._workers = self._supervisor.workers
 

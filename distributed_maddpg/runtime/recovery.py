@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 
 from distributed_maddpg.errors import StageError, TrainingError
 from distributed_maddpg.types import FaultEvent
@@ -80,8 +81,9 @@ class Health:
 class FaultLog:
     """Counts what went wrong, and says each of it in one line."""
 
-    def __init__(self) -> None:
-        """Begin with nothing."""
+    def __init__(self, tell: Callable[[FaultEvent], None] = lambda _: None) -> None:
+        """Begin with nothing; `tell` hears of each event when it happens."""
+        self._tell = tell
         self.counts = dict.fromkeys((*(f"num_{kind}_restarts" for kind in _KINDS), *_LOST), 0)
         self._events: list[FaultEvent] = []
         self._errors: deque[tuple[float, str]] = deque()
@@ -108,8 +110,10 @@ class FaultLog:
         return taken
 
     def _add(self, who: str, kind: str, line: str, seconds: float = 0.0) -> None:
-        self._events.append(FaultEvent(time.time(), who, kind, line, seconds))
+        event = FaultEvent(time.time(), who, kind, line, seconds)
+        self._events.append(event)
         _LOG.warning(line)
+        self._tell(event)
 
     def _check_repeated(self, line: str) -> None:
         now = time.monotonic()

@@ -21,7 +21,7 @@ from distributed_maddpg.ring import Ring, RingAddress
 from distributed_maddpg.runtime.calls import PeerLost, ProcessLost, ask, overdue
 from distributed_maddpg.runtime.cluster import Processes
 from distributed_maddpg.runtime.recovery import FAILURES_IN_A_ROW, FaultLog, Health
-from distributed_maddpg.types import Arrays, EnvSpec, FloatArray
+from distributed_maddpg.types import Arrays, EnvSpec, FaultEvent, FloatArray
 
 LEARNER, REPLAY, EVALUATOR = "learner", "replay buffer", "evaluator"
 _PULSE_S = 1.0
@@ -43,7 +43,7 @@ class _Call:
 
 @dataclass(frozen=True)
 class Losses:
-    """What the driver does when something is lost."""
+    """What the driver does when something is lost, and hears of it."""
 
     learner_back: Callable[[int], None]
     """With the updates that the learner has made, by the snapshot that it goes on from."""
@@ -51,6 +51,8 @@ class Losses:
     """When the transitions are gone."""
     env_steps: Callable[[], int]
     """Returns the run's environment steps so far."""
+    tell: Callable[[FaultEvent], None] = lambda _: None
+    """With each loss and each recovery, when it happens."""
 
 
 class Supervisor:
@@ -64,7 +66,7 @@ class Supervisor:
         self._timeout_s, self._min_workers = config.ray.timeout_s, config.ray.min_workers
         self._snapshot_interval_s = config.ray.snapshot_interval_s
         self._recovers, self._losses = not config.sync, losses
-        self.processes, self.faults = processes, FaultLog()
+        self.processes, self.faults = processes, FaultLog(losses.tell)
         self.workers = tuple(f"rollout worker {index}" for index in range(config.num_workers))
         self._health = {who: Health(who) for who in (LEARNER, REPLAY, EVALUATOR, *self.workers)}
         self._health[EVALUATOR].ready = True  # it is started when it is needed
