@@ -21,6 +21,7 @@ import tyro
 
 from distributed_maddpg._version import __version__
 from distributed_maddpg.benchmarks.options import BenchmarkOptions, Kind
+from distributed_maddpg.chaos.options import ChaosOptions
 from distributed_maddpg.config import EnvArgument, MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError, did_you_mean
 
@@ -32,6 +33,7 @@ T = TypeVar("T")
 _DEBUG = "DISTRIBUTED_MADDPG_DEBUG"
 _AUTO = "auto"
 _BENCHMARK_DEFAULTS = BenchmarkOptions()
+_CHAOS_DEFAULTS = ChaosOptions()
 
 _USAGE = """usage: distributed-maddpg COMMAND ...
 
@@ -39,6 +41,7 @@ _USAGE = """usage: distributed-maddpg COMMAND ...
   evaluate CHECKPOINT        play greedy episodes and print the scorecard
   benchmark WHAT             measure env, rollout, replay, learner, train, scaling or all
   report RUN_DIR             write a run's report.html anew
+  chaos                      kill and freeze a job's processes at random, and measure how it recovers
 
 distributed-maddpg COMMAND --help explains a command; distributed-maddpg --version prints the version.
 """
@@ -106,6 +109,23 @@ class BenchmarkCommand:
 
 
 @dataclass(frozen=True)
+class ChaosCommand:
+    """Train over Ray while processes of the job are killed and frozen at random, beside an undisturbed twin.
+
+    Exit code 0 means: the job completed, nothing hung, no checkpoint was lost, no process was left over, and
+    its scorecard is the twin's within noise. A node cannot be killed on one machine; the tests do that.
+    """
+
+    options: Annotated[ChaosOptions, tyro.conf.arg(name="")] = _CHAOS_DEFAULTS
+    run_dir: str = ""
+    """Folder for both run folders, what the jobs said, and chaos.json; default: runs/chaos-<date>-<time>."""
+    out: str = ""
+    """Markdown file in which the tables replace those of an earlier time, or follow what is there."""
+    json: bool = False
+    """Print one JSON object on stdout instead of tables."""
+
+
+@dataclass(frozen=True)
 class ReportCommand:
     """Write report.html into a run folder from its CSV files."""
 
@@ -145,7 +165,13 @@ def _fail(error: object, code: int) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     sys.path.append(os.getcwd())  # for a user's own environment in this folder, as `python -m` has it
-    commands = {"train": _train, "evaluate": _evaluate, "benchmark": _benchmark, "report": _report}
+    commands = {
+        "train": _train,
+        "evaluate": _evaluate,
+        "benchmark": _benchmark,
+        "report": _report,
+        "chaos": _chaos,
+    }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="", file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
@@ -317,6 +343,28 @@ def _report(arguments: list[str]) -> int:
 
     print(write_report(Path(command.run_dir)))
     return 0
+
+
+def _chaos(arguments: list[str]) -> int:
+    command = parse(ChaosCommand, "chaos", arguments)
+
+    from distributed_maddpg.benchmarks.tables import machine_text  # noqa: PLC0415
+    from distributed_maddpg.chaos.experiment import default_run_dir, run_chaos  # noqa: PLC0415
+    from distributed_maddpg.chaos.tables import tables, write_document  # noqa: PLC0415
+    from distributed_maddpg.progress import Progress  # noqa: PLC0415
+
+    progress = Progress()
+    result = run_chaos(command.options, Path(command.run_dir or default_run_dir()), progress.note)
+    if command.out:
+        write_document(Path(command.out), result)
+    if command.json:
+        _print_json(result)
+    else:
+        for table in tables(result):
+            progress.table(table.title, table.headers, table.rows)
+            progress.note("")
+        progress.note(f"machine: {machine_text(result['machine'])}")
+    return 0 if result["passed"] else _fail("; ".join(result["against"]), 1)
 
 
 def _print_json(values: dict[str, Any]) -> None:

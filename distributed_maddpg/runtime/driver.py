@@ -409,7 +409,7 @@ class RayRoot:
             def finish(answer: tuple[int, Scorecard], run: int = run) -> None:
                 self._evaluations[run].append(Evaluation(env_steps, *answer))
 
-            patience_s = self._patience(episodes * (run + 1))
+            patience_s = self._supervisor.deadline_s(EVALUATOR, self._patience(episodes * (run + 1)))
             self._supervisor.watch(call, EVALUATOR, finish, self._evaluate_again, timeout_s=patience_s)
 
     def _evaluate_again(self) -> None:

@@ -133,7 +133,7 @@ class Supervisor:
             work: whether an answer shows that the process can do its work.
         """
         if not timeout_s:
-            timeout_s = self._health[who].deadline_s(self._timeout_s) if self._recovers else self._timeout_s
+            timeout_s = self.deadline_s(who, self._timeout_s)
         self._calls[call] = _Call(who, time.monotonic(), timeout_s, finish, abandon, work)
         self._waiting[who] += 1
 
@@ -199,6 +199,10 @@ class Supervisor:
     def note_version(self, version: int) -> None:
         """Remember the newest weights' version, which a restored learner must not fall behind."""
         self._latest_version = version
+
+    def deadline_s(self, who: str, longest_s: float) -> float:
+        """Return how long to wait for a process whose answers may take so long at most."""
+        return self._health[who].deadline_s(longest_s) if self._recovers else longest_s
 
     # Losing and replacing
 

@@ -1,0 +1,233 @@
+"""What a fault is, which come in what order, and how one is injected; no Ray (floor F5)."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import psutil
+
+from distributed_maddpg.errors import BadInput, did_you_mean
+
+Role = Literal["rollout worker", "replay buffer", "learner", "evaluator"]
+Act = Literal["kill", "freeze", "kill job", "end job", "block checkpoints"]
+
+ROLES: tuple[Role, ...] = ("rollout worker", "replay buffer", "learner", "evaluator")
+_TITLES: dict[Role, str] = {
+    "rollout worker": "ray::RolloutWorkerActor",
+    "replay buffer": "ray::ReplayBufferActor",
+    "learner": "ray::LearnerActor",
+    "evaluator": "ray::EvaluationActor",
+}
+ALL = -1
+"""A number of victims: as many as there are."""
+_SEVERAL = 2
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of fault."""
+
+    name: str
+    act: Act
+    victims: Mapping[Role, int]
+    """How many processes of each role; `ALL` for every one."""
+    happens: str
+    """What the trainer does about it, in words."""
+    slow: bool = False
+    """Whether others go on meanwhile, because it takes long to be noticed."""
+
+    @property
+    def ends_job(self) -> bool:
+        """Whether the whole job ends, and is started again."""
+        return self.act in ("kill job", "end job")
+
+    def counts(self, num_workers: int) -> dict[Role, int]:
+        """Return how many processes of each role it takes."""
+        there: dict[Role, int] = {role: 1 for role in ROLES} | {"rollout worker": num_workers}
+        return {role: there[role] if n == ALL else min(n, there[role]) for role, n in self.victims.items()}
+
+
+_REPLACED = "a successor takes its place"
+_FROZEN = "given up when it is overdue, ended, and replaced"
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("kill worker", "kill", {"rollout worker": 1}, f"{_REPLACED}; the others go on collecting"),
+        Kind("kill workers", "kill", {"rollout worker": _SEVERAL}, "successors take their places"),
+        Kind("kill all workers", "kill", {"rollout worker": ALL}, "successors take their places"),
+        Kind("kill replay buffer", "kill", {"replay buffer": 1}, f"{_REPLACED} and adopts its memory"),
+        Kind("kill learner", "kill", {"learner": 1}, f"{_REPLACED}, from the latest snapshot of its state"),
+        Kind(
+            "kill learner and replay buffer",
+            "kill",
+            {"learner": 1, "replay buffer": 1},
+            "both are replaced, each as by itself",
+        ),
+        Kind("kill evaluator", "kill", {"evaluator": 1}, f"{_REPLACED} for the next evaluation", slow=True),
+        Kind("freeze worker", "freeze", {"rollout worker": 1}, _FROZEN),
+        Kind("freeze replay buffer", "freeze", {"replay buffer": 1}, _FROZEN),
+        Kind("freeze learner", "freeze", {"learner": 1}, _FROZEN),
+        Kind("freeze evaluator", "freeze", {"evaluator": 1}, f"{_FROZEN}; training goes on", slow=True),
+        Kind(
+            "kill everything",
+            "kill job",
+            {},
+            "started again, it goes on from its newest checkpoint (--resume auto)",
+        ),
+        Kind(
+            "SIGTERM", "end job", {}, "saves a checkpoint, exits with 0; started again, it goes on from there"
+        ),
+        Kind(
+            "checkpoints unwritable",
+            "block checkpoints",
+            {},
+            "the failed save is reported and made up for; training goes on",
+            slow=True,
+        ),
+    )
+}
+
+
+@dataclass
+class Fault:
+    """A fault that was injected."""
+
+    kind: Kind
+    time: float
+    """When, in seconds since 1970."""
+    victims: dict[Role, int]
+    """How many processes of each role were hit."""
+    alone: bool = True
+    """Whether no other fault was there at the same time, so that what was lost was lost to this one."""
+    recovered_after_s: float | None = None
+    env_steps_lost: int = 0
+    updates_lost: int = 0
+    hang: bool = False
+    """Whether the recovery did not come within the deadline."""
+    note: str = ""
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values."""
+        return {
+            "time": round(self.time, 3),
+            "kind": self.kind.name,
+            "victims": dict(self.victims),
+            "alone": self.alone,
+            "recovered_after_s": self.recovered_after_s,
+            "env_steps_lost": self.env_steps_lost,
+            "updates_lost": self.updates_lost,
+            "hang": self.hang,
+            "note": self.note,
+        }
+
+
+def kinds_of(text: str) -> tuple[Kind, ...]:
+    """Return the kinds of a comma-separated list of names; all of them for an empty one.
+
+    Raises:
+        BadInput: naming what is no kind, and the nearest one.
+    """
+    names = [name.strip() for name in text.split(",")] if text else list(KINDS)
+    for name in names:
+        if name not in KINDS:
+            raise BadInput("--kinds", name, did_you_mean(name, KINDS))
+    return tuple(KINDS[name] for name in dict.fromkeys(names))
+
+
+def endless(kinds: Sequence[Kind], rng: np.random.Generator) -> Iterator[Kind]:
+    """Yield every kind once, in a random order, and from then on any at random."""
+    for index in rng.permutation(len(kinds)):
+        yield kinds[int(index)]
+    while True:
+        yield kinds[int(rng.integers(len(kinds)))]
+
+
+class Plan:
+    """Which fault comes next: those that cannot happen yet wait, and keep their turn."""
+
+    def __init__(self, kinds: Sequence[Kind], rng: np.random.Generator) -> None:
+        """Draw from some kinds."""
+        self._source, self._ahead = endless(kinds, rng), len(kinds)
+        self._upcoming: list[Kind] = []
+
+    def take(self, possible: Callable[[Kind], bool]) -> Kind | None:
+        """Return the first kind that can happen now, and strike it off; None if none can.
+
+        Nothing overtakes one that ends the job: it waits until all is quiet, which would otherwise never be.
+        """
+        while len(self._upcoming) < self._ahead:
+            self._upcoming.append(next(self._source))
+        for index, kind in enumerate(self._upcoming):
+            if possible(kind):
+                return self._upcoming.pop(index)
+            if kind.ends_job:
+                return None
+        return None
+
+
+def may_join(kind: Kind, pending: Collection[Fault], beside: bool) -> bool:
+    """Return whether a fault can be injected while others have not been recovered from.
+
+    Args:
+        kind: of the fault.
+        pending: the others.
+        beside: whether two that are both noticed soon may happen at once.
+    """
+    if kind.ends_job or any(other.kind.ends_job for other in pending):
+        return not pending
+    if any(kind.victims.keys() & other.kind.victims.keys() or kind == other.kind for other in pending):
+        return False
+    soon = [other for other in pending if not other.kind.slow]
+    return kind.slow or len(soon) <= beside
+
+
+# Processes, by the titles that Ray gives them
+
+
+def session_processes(session: int) -> list[psutil.Process]:
+    """Return the processes of a session that still run, frozen ones included."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def by_role(processes: Sequence[psutil.Process]) -> dict[Role, list[psutil.Process]]:
+    """Return the processes that do a role's work: neither starting nor frozen."""
+    found: dict[Role, list[psutil.Process]] = {role: [] for role in ROLES}
+    for process in processes:
+        with suppress(psutil.Error):
+            role = role_of(" ".join(process.cmdline()))
+            if role is not None and process.status() != psutil.STATUS_STOPPED:
+                found[role].append(process)
+    return found
+
+
+def role_of(title: str) -> Role | None:
+    """Return the role that a process's title tells; None for another's, or of one that is starting."""
+    title = title.strip()
+    if title.endswith(".__init__"):
+        return None
+    return next((role for role, start in _TITLES.items() if title.partition(".")[0] == start), None)
+
+
+def strike(processes: Sequence[psutil.Process], act: Act) -> None:
+    """Kill or freeze processes."""
+    for process in processes:
+        with suppress(psutil.Error):
+            process.send_signal(signal.SIGSTOP if act == "freeze" else signal.SIGKILL)
+
+
+def count_by_kind(faults: Collection[Fault]) -> Counter[str]:
+    """Return how many faults there are of each kind."""
+    return Counter(fault.kind.name for fault in faults)

@@ -1,0 +1,110 @@
+"""What `distributed-maddpg chaos` can be asked for (floor F5)."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from distributed_maddpg.chaos.faults import kinds_of
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.errors import BadInput
+
+_REPORT, _EVALUATION, _CHECKPOINT = 10_000, 25_000, 100_000
+KEEP_CHECKPOINTS = 3
+
+
+@dataclass(frozen=True)
+class ChaosOptions:
+    """How the faults are drawn, and the job they hit."""
+
+    minutes: float = 3.0
+    """About how long the disturbed job takes; no fault comes after that."""
+    seed: int = 5
+    """Seed of the faults, and of the two jobs."""
+    preset: str = "default"
+    """Settings of the job."""
+    num_workers: int = 2
+    """Rollout workers."""
+    env_steps: int = 0
+    """Length of either job; 0: what one does undisturbed in 45 % of the minutes, by a short job's rate."""
+    kinds: str = ""
+    """Kinds of faults, with commas between them; default: all."""
+    final_episodes: int = 1000
+    """Greedy episodes of the evaluation that ends each job."""
+    timeout_s: float = 60.0
+    """ray.timeout_s of the jobs: a frozen process is given up after an eighth, the replay buffer sooner."""
+    deadline_s: float = 60.0
+    """A recovery that has not come after so long counts as a hang."""
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            BadInput: naming the option, its value and the remedy.
+        """
+        for name in ("minutes", "num_workers", "final_episodes", "timeout_s", "deadline_s"):
+            if not 0 < getattr(self, name) < 10**6:
+                option = f"--{name.replace('_', '-')}"
+                raise BadInput(option, getattr(self, name), "must be positive, and below 10^6")
+        for name in ("seed", "env_steps"):
+            if not 0 <= getattr(self, name) < 10**9:
+                option = f"--{name.replace('_', '-')}"
+                raise BadInput(option, getattr(self, name), "must be zero or positive, and below 10^9")
+        MADDPGConfig.preset(self.preset)
+        kinds_of(self.kinds)
+
+    def to_arguments(self) -> list[str]:
+        """Return the command-line arguments that differ from the defaults."""
+        arguments = []
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if value != item.default:
+                arguments += [f"--{item.name.replace('_', '-')}", str(value)]
+        return arguments
+
+    def command_line(self) -> str:
+        """Return the command that does this anew."""
+        return shlex.join(["distributed-maddpg", "chaos", *self.to_arguments()])
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """What the two jobs have in common."""
+
+    env_steps: int
+    report_interval_env_steps: int
+    evaluation_interval_env_steps: int
+    checkpoint_interval_env_steps: int
+    snapshot_interval_s: float
+    timeout_s: float
+
+    @staticmethod
+    def of(options: ChaosOptions, env_steps: int) -> JobSettings:
+        """Return the settings of jobs of a length: short ones report, evaluate and save more often."""
+        return JobSettings(
+            env_steps=env_steps,
+            report_interval_env_steps=max(1_000, min(_REPORT, env_steps // 20)),
+            evaluation_interval_env_steps=max(1_000, min(_EVALUATION, env_steps // 12)),
+            checkpoint_interval_env_steps=max(2_000, min(_CHECKPOINT, env_steps // 6)),
+            snapshot_interval_s=5.0,
+            timeout_s=options.timeout_s,
+        )
+
+    def to_arguments(self, options: ChaosOptions) -> list[str]:
+        """Return the options of `distributed-maddpg train`."""
+        values: dict[str, Any] = {
+            "preset": options.preset,
+            "seed": options.seed,
+            "num-workers": options.num_workers,
+            "pacing.total-env-steps": self.env_steps,
+            "pacing.report-interval-env-steps": self.report_interval_env_steps,
+            "pacing.evaluation-interval-env-steps": self.evaluation_interval_env_steps,
+            "pacing.checkpoint-interval-env-steps": self.checkpoint_interval_env_steps,
+            "evaluation.final-episodes": options.final_episodes,
+            "ray.timeout-s": self.timeout_s,
+            "ray.snapshot-interval-s": self.snapshot_interval_s,
+            "keep-checkpoints": KEEP_CHECKPOINTS,
+        }
+        return [word for name, value in values.items() for word in (f"--{name}", str(value))]

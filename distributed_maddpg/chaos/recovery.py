@@ -1,0 +1,121 @@
+"""From what a job wrote to what became of a fault: pure functions of events, rows and lines (floor F5)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distributed_maddpg.chaos.faults import Fault, Role
+
+Event = Mapping[str, Any]
+Row = Mapping[str, str]
+_ENV_STEPS, _UPDATES = "num_env_steps_sampled_lifetime", "num_updates_lifetime"
+_LOST = ("fault_tolerance/env_steps_lost", "fault_tolerance/updates_lost")
+_SAVED = re.compile(r"\bsaved \S*/step_(\d+) \(")
+_FROM = re.compile(r"\bgoing on from \S*/step_(\d+)\b")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a row of metrics says of a life of the job."""
+
+    env_steps: int = 0
+    updates: int = 0
+    env_steps_lost: int = 0
+    """Since this life of the job began; so are the next."""
+    updates_lost: int = 0
+
+
+def counts(rows: Sequence[Row]) -> Counts:
+    """Return the counts of the last of some rows."""
+    if not rows:
+        return Counts()
+    names = (_ENV_STEPS, _UPDATES, *_LOST)
+    return Counts(*(int(float(rows[-1].get(name) or 0)) for name in names))
+
+
+def env_steps_of(row: Row) -> int:
+    """Return the environment steps of a row."""
+    return int(float(row[_ENV_STEPS]))
+
+
+def role_named(who: str) -> str:
+    """Return the role in the name of a process: "rollout worker" of "rollout worker 1"."""
+    return who.rstrip("0123456789 ")
+
+
+def recovered_at(victims: Mapping[Role, int], since: float, events: Sequence[Event]) -> float | None:
+    """Return when as many processes as were hit have been lost and replaced; None while some are missing.
+
+    Args:
+        victims: how many of each role were hit.
+        since: when.
+        events: of the run, in the order of time.
+    """
+    latest = since
+    for role, count in victims.items():
+        lost: set[str] = set()
+        back: dict[str, float] = {}
+        for event in events:
+            if event["time"] < since or role_named(event["who"]) != role:
+                continue
+            if event["kind"] == "lost":
+                lost.add(event["who"])
+                back.pop(event["who"], None)  # lost once more before it had done anything
+            elif event["kind"] == "recovered" and event["who"] in lost:
+                back.setdefault(event["who"], event["time"])
+        if len(back) < count:
+            return None
+        latest = max(latest, *sorted(back.values())[:count])
+    return latest
+
+
+def unexplained(events: Sequence[Event], faults: Sequence[Fault]) -> list[Event]:
+    """Return the losses beyond those that the faults account for, role by role: false alarms, or worse."""
+    extra: list[Event] = []
+    for role in dict.fromkeys(role_named(event["who"]) for event in events):
+        left = [
+            [fault.time, count] for fault in faults for name, count in fault.victims.items() if name == role
+        ]
+        for event in events:
+            if event["kind"] != "lost" or role_named(event["who"]) != role:
+                continue
+            cause = next((entry for entry in left if entry[1] and entry[0] <= event["time"]), None)
+            if cause is None:
+                extra.append(event)
+            else:
+                cause[1] -= 1
+    return extra
+
+
+def saved_steps(log: str) -> list[int]:
+    """Return the steps of the checkpoints that a job's lines report as saved, in their order."""
+    return [int(steps) for steps in _SAVED.findall(_unfolded(log))]
+
+
+def resumed_from(log: str) -> int:
+    """Return the steps of the checkpoint that a job's lines say it went on from; 0 if it began anew."""
+    found = _FROM.search(_unfolded(log))
+    return int(found[1]) if found else 0
+
+
+def failed_saves(log: str) -> int:
+    """Return how many saves a job's lines report as failed."""
+    return _unfolded(log).count(" was not saved")
+
+
+def is_training(log: str) -> bool:
+    """Return whether a job has come so far that its tables hold what they did at the checkpoint."""
+    return any(line.startswith("training ") for line in log.splitlines())
+
+
+def missing_checkpoints(saved: Sequence[int], listed: Sequence[int], keep: int) -> list[int]:
+    """Return the steps of checkpoints that were reported as saved and should still be there, but are not."""
+    due = sorted(set(saved), reverse=True)[:keep]
+    return [steps for steps in due if steps not in listed]
+
+
+def _unfolded(log: str) -> str:
+    return " ".join(log.split())

@@ -1,0 +1,101 @@
+"""A chaos experiment's result as tables, for a terminal and for docs/reliability.md (floor F5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distributed_maddpg.benchmarks.document import markdown_table
+from distributed_maddpg.benchmarks.tables import Table, machine_text, number
+from distributed_maddpg.chaos.faults import KINDS
+from distributed_maddpg.chaos.result import ENOUGH_FAULTS
+from distributed_maddpg.metrics import write_aside
+
+_BEGIN, _END = "<!-- measured by: distributed-maddpg chaos --out; not to be edited -->", "<!-- end -->"
+
+
+def tables(result: Mapping[str, Any]) -> list[Table]:
+    """Return the tables of a result: faults by kind, the summary, the scorecards."""
+    return [_faults(result), _summary(result), _scores(result)]
+
+
+def write_document(path: Path, result: Mapping[str, Any]) -> None:
+    """Put a result between the marks of a Markdown file; a file without them gets it at its end."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    before, begin, rest = text.partition(_BEGIN)
+    after = rest.partition(_END)[2] if begin else "\n"
+    head = before if begin or not before else f"{before.rstrip()}\n\n"
+    write_aside(path, f"{head}{_BEGIN}\n\n{markdown(result)}\n\n{_END}{after}")
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """Return the section that says how reliable a job was."""
+    settings = ", ".join(f"{name} = {number(value)}" for name, value in result["settings"].items())
+    parts = [
+        f"```sh\n{result['command']}\n```",
+        f"Machine: {machine_text(result['machine'])}.",
+        f"Jobs: preset {result['options']['preset']}, {result['options']['num_workers']} rollout workers, "
+        f"{settings}; a recovery later than {number(result['options']['deadline_s'])} s is a hang.",
+        *(markdown_table(table) for table in tables(result)),
+    ]
+    return "\n\n".join(parts)
+
+
+def _faults(result: Mapping[str, Any]) -> Table:
+    headers = ("fault", "what happens", "times", "recovered after, median", "most", "lost at most, alone")
+    rows = []
+    for name, figures in result["by_kind"].items():
+        count = str(figures["count"])
+        if figures["recovered"] < figures["count"]:
+            count = f"{count}, {figures['recovered']} seen to recover"
+        spans = ["" if figures[key] is None else f"{figures[key]:.1f} s" for key in ("median_s", "max_s")]
+        rows.append((name, KINDS[name].happens, count, *spans, _loss(figures)))
+    return Table("faults", headers, rows)
+
+
+def _loss(figures: Mapping[str, Any]) -> str:
+    if figures["env_steps_lost_max"] is None:
+        return ""
+    values = {"env steps": figures["env_steps_lost_max"], "updates": figures["updates_lost_max"]}
+    return ", ".join(f"{value:,} {name}" for name, value in values.items() if value) or "nothing"
+
+
+def _summary(result: Mapping[str, Any]) -> Table:
+    lost, checkpoints, faults = result["lost"], result["checkpoints"], len(result["faults"])
+    few = "" if faults >= ENOUGH_FAULTS else f"; fewer than {ENOUGH_FAULTS}, the job was too short"
+    rows: list[tuple[str, ...]] = [
+        ("faults", f"{faults} of {len(result['by_kind'])} kinds{few}"),
+        ("completed", "yes" if result["completed"] else "no"),
+        ("hangs", str(result["hangs"])),
+        ("problems", "; ".join(result["problems"]) or "none"),
+        (
+            "lost with processes",
+            f"{lost['env_steps_of_dead_processes']:,} env steps under way, "
+            f"{lost['updates_of_dead_processes']:,} updates, made up for",
+        ),
+        (
+            "lost with the whole job",
+            f"{lost['env_steps_after_the_checkpoint']:,} env steps and "
+            f"{lost['updates_after_the_checkpoint']:,} updates after the checkpoint in {result['restarts']} "
+            "restarts, made up for",
+        ),
+        ("replay buffers that came back empty", str(lost["replay_buffers_back_empty"])),
+        ("checkpoints saved", str(checkpoints["saved"])),
+        ("checkpoints lost", "; ".join(result["lost_checkpoints"]) or "0"),
+        ("processes left over", str(result["leftover_processes"])),
+        ("the last one outlived its driver by", f"{result['last_process_gone_after_s']:.1f} s"),
+        ("losses that no fault explains", str(len(result["unexplained_losses"]))),
+        ("disturbed, undisturbed", f"{result['disturbed_s']:.0f} s, {result['twin_s']:.0f} s"),
+        ("within noise of the twin", "yes" if result["within_noise"] else "no"),
+    ]
+    return Table("summary", ("", ""), rows)
+
+
+def _scores(result: Mapping[str, Any]) -> Table:
+    headers = ("last evaluations", "undisturbed", "disturbed", "difference", "bound", "within")
+    rows = []
+    for each in result["comparison"]:
+        figures = [f"{each[key]:.2f}" for key in ("twin", "disturbed", "difference", "bound")]
+        rows.append((each["measure"].replace("_", " "), *figures, "yes" if each["within"] else "no"))
+    return Table("scorecard", headers, rows)
