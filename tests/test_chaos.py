@@ -437,7 +437,7 @@ def test_a_short_chaos_loses_nothing_for_good(tmp_path: Path) -> None:
     command += ["--env-steps", "90000", "--minutes", "0.7", "--final-episodes", "200", "--seed", "5"]
     command += ["--run-dir", str(tmp_path / "chaos"), "--out", str(tmp_path / "reliability.md")]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.stdout, done.stderr
     result = json.loads(done.stdout)
     assert result["completed"] and result["problems"] == [], done.stderr

@@ -252,8 +252,9 @@ class _Open:
         return self.fault.kind.ends_job or job.seen.env_steps > self._recovered_env_steps
 
     def overdue(self, deadline_s: float) -> bool:
-        """Whether the recovery has not come in time."""
-        return self.recovered is None and not self._blocked and time.time() - self._since > deadline_s
+        """Whether the recovery has not come in time; a whole job has twice as long to start."""
+        longest_s = 2 * deadline_s if self.fault.kind.ends_job else deadline_s
+        return self.recovered is None and not self._blocked and time.time() - self._since > longest_s
 
     def _recovered(self, job: Job) -> float | None:
         kind = self.fault.kind

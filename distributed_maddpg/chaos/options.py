@@ -36,7 +36,7 @@ class ChaosOptions:
     timeout_s: float = 60.0
     """ray.timeout_s of the jobs: a frozen process is given up after an eighth, the replay buffer sooner."""
     deadline_s: float = 60.0
-    """A recovery that has not come after so long counts as a hang."""
+    """A recovery that has not come after so long counts as a hang; of the whole job, after twice that."""
 
     def __post_init__(self) -> None:
         """Check the options.
