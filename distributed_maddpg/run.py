@@ -224,13 +224,17 @@ class _Run:
         self.algo, self.folder = algo, folder
         self.checkpoints = saving.folder or str(folder.path / "checkpoints")
         self._replay = saving.replay
+        self.captured = ""
+        """Where the latest checkpoint goes; workers may collect more while it is made."""
         remove_drafts(self.checkpoints)
         longer = algo.env_steps < algo.config.pacing.total_env_steps
         folder.begin(algo.restored_tables, algo.env_steps, longer)
         algo.on_event = lambda event: folder.add_events([event])  # at once: the run may not come so far
 
     def capture(self) -> Checkpoint:
-        return self.algo.capture(self._replay, self.folder.tables())
+        checkpoint = self.algo.capture(self._replay, self.folder.tables())
+        self.captured = f"{self.checkpoints}/step_{checkpoint.env_steps}"
+        return checkpoint
 
     def add(self, result: dict[str, Any]) -> None:
         """Write an iteration's result and evaluations; one that was cut short is continued later."""
@@ -288,8 +292,7 @@ def _finish(
         card = algo.evaluate(algo.config.evaluation.final_episodes)
         folder.add_evaluation({"num_env_steps": algo.env_steps, "num_updates": algo.updates, **card})
         summary["evaluation"] = card
-    checkpoint = f"{run.checkpoints}/step_{algo.env_steps}"
-    saved = {} if saver.problem else {"checkpoint": checkpoint}
+    saved = {} if saver.problem else {"checkpoint": run.captured}
     summary["files"] = {"run_dir": str(folder.path), **saved, **folder.to_open()}
     if problem := saver.problem or folder.take_problem():
         summary["problem"] = problem
