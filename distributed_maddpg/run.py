@@ -204,7 +204,7 @@ def _train(
                 _rescue(runs, saver, progress)
                 raise
             training_s = time.perf_counter() - started.clock
-            saver.finish([(run.checkpoints, run.capture()) for run in runs])
+            saver.finish(lambda: [(run.checkpoints, run.capture()) for run in runs])
             return [_finish(run, saver, started, training_s, progress) for run in runs]
 
 
@@ -264,7 +264,7 @@ def _loop(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> N
 def _rescue(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> None:
     """Save what there still is of runs that failed."""
     try:
-        saver.finish([(run.checkpoints, run.capture()) for run in runs])
+        saver.finish(lambda: [(run.checkpoints, run.capture()) for run in runs])
     except TrainingError as error:
         progress.note(f"no checkpoint could be made of the end: {error}")
 

@@ -65,10 +65,14 @@ class CheckpointSaver:
         while self._lines:
             self._note(self._lines.pop(0))
 
-    def finish(self, checkpoints: Sequence[tuple[str, Checkpoint]]) -> None:
-        """Write the last checkpoints and wait for that; where they do not fit, without transitions."""
+    def finish(self, capture: Callable[[], Sequence[tuple[str, Checkpoint]]]) -> None:
+        """Write the last checkpoints and wait for that; where they do not fit, without transitions.
+
+        Args:
+            capture: returns them; called when those before are written, which ends the reading of their rows.
+        """
         self._await()
-        missing = self._write(checkpoints)
+        missing = self._write(capture())
         if any(checkpoint.replay for _, checkpoint in missing):
             self._write([(folder, dataclasses.replace(each, replay=None)) for folder, each in missing])
         self.report()

@@ -74,7 +74,7 @@ def test_writing_does_not_hold_up_whoever_asks_for_it(saver, tmp_path, monkeypat
     saver.begin([(str(tmp_path), checkpoint(5))])
     assert saver.busy and not tmp_path.joinpath("step_5").exists()
     go_on.set()
-    saver.finish([(str(tmp_path), checkpoint(6))])
+    saver.finish(lambda: [(str(tmp_path), checkpoint(6))])
     assert not saver.busy
     assert names(tmp_path) == ["step_5", "step_6"]
 
@@ -112,7 +112,7 @@ def test_whatever_goes_wrong_is_said_in_one_line(saver, lines, tmp_path, monkeyp
 def test_what_does_not_fit_at_the_end_is_saved_without_transitions(saver, tmp_path, monkeypatch):
     failing(monkeypatch, lambda path, checkpoint: checkpoint.replay and "step_9" in path)
     first, second = tmp_path / "seed_0", tmp_path / "seed_1"
-    saver.finish([(str(first), checkpoint(8)), (str(second), checkpoint(9))])
+    saver.finish(lambda: [(str(first), checkpoint(8)), (str(second), checkpoint(9))])
     assert saver.problem == ""
     assert load_checkpoint(first / "step_8").replay.num_rows == 4  # this one did fit
     assert load_checkpoint(second / "step_9").replay is None
@@ -120,7 +120,7 @@ def test_what_does_not_fit_at_the_end_is_saved_without_transitions(saver, tmp_pa
 
 def test_one_that_fails_does_not_keep_another_run_from_being_saved(saver, tmp_path, monkeypatch):
     failing(monkeypatch, lambda path, checkpoint: "step_8" in path)
-    saver.finish([(str(tmp_path / "a"), checkpoint(8)), (str(tmp_path / "b"), checkpoint(9))])
+    saver.finish(lambda: [(str(tmp_path / "a"), checkpoint(8)), (str(tmp_path / "b"), checkpoint(9))])
     assert "step_8 was not saved" in saver.problem
     assert load_checkpoint(tmp_path / "b" / "step_9").replay is not None
 
@@ -130,6 +130,41 @@ def test_old_ones_that_cannot_be_deleted_do_no_harm(saver, lines, tmp_path, monk
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(saving, "remove_old", refuse)
-    saver.finish([(str(tmp_path), checkpoint(8))])
+    saver.finish(lambda: [(str(tmp_path), checkpoint(8))])
     assert saver.problem == "" and load_checkpoint(tmp_path / "step_8").replay is not None
     assert "older checkpoints could not be deleted" in lines[1]
+
+
+def test_the_last_checkpoint_is_captured_when_the_one_before_is_written(tmp_path):
+    go_on, reading = threading.Event(), threading.Event()
+    latest = 0
+
+    def captured(number):
+        nonlocal latest
+        latest = number
+
+        def rows():
+            for _ in range(3):
+                reading.set()
+                assert go_on.wait(10)
+                yield np.full(
+                    (2, 4), latest, np.float32
+                )  # as a replay buffer that has one snapshot at a time
+
+        stored = StoredRows(6, 6, rows())
+        return Checkpoint(MADDPGConfig(), ("a",), number, number, {"x": np.zeros(1)}, stored)
+
+    def capture_last():
+        assert not saver.busy
+        return [(str(tmp_path), captured(2))]
+
+    saver = CheckpointSaver(0, lambda _: None)
+    saver.begin([(str(tmp_path), captured(1))])
+    assert reading.wait(10)
+    threading.Timer(0.2, go_on.set).start()
+    saver.finish(capture_last)
+    assert not saver.problem
+    for number in (1, 2):
+        stored = load_checkpoint(tmp_path / f"step_{number}").replay
+        assert stored is not None
+        assert (np.concatenate(list(stored.chunks)) == number).all()

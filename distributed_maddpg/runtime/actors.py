@@ -95,7 +95,8 @@ class ReplayBufferActor(_Process):
         if not self._adopted:
             rings = [Ring.shared(each.replay.capacity, spec.transitions.width) for each in configs]
         self._buffers = [make_replay_buffer(*each) for each in zip(configs, repeat(spec), rings)]
-        self._snapshots: dict[int, RingSnapshot] = {}
+        self._snapshots: dict[int, tuple[int, RingSnapshot]] = {}
+        self._snapshots_begun = 0
         self._weights: list[ray.ObjectRef[list[Weights]]] = []
         self._version = 0
 
@@ -137,15 +138,21 @@ class ReplayBufferActor(_Process):
         return self._buffers[0].size
 
     @ray.method
-    def begin_snapshot(self, run: int) -> tuple[int, int]:
-        """Fix what a run's ring holds now; return the rows ever added and the rows held."""
-        snapshot = self._snapshots[run] = self._buffers[run].snapshot()
-        return snapshot.inserted, snapshot.num_rows
+    def begin_snapshot(self, run: int) -> tuple[int, int, int]:
+        """Fix what a run's ring holds now; return a number for it, the rows ever added and the rows held."""
+        self._snapshots_begun += 1
+        snapshot = self._buffers[run].snapshot()
+        self._snapshots[run] = (self._snapshots_begun, snapshot)
+        return self._snapshots_begun, snapshot.inserted, snapshot.num_rows
 
     @ray.method
-    def read_snapshot(self, run: int, max_rows: int) -> FloatArray:
-        """Return the next rows `[n, width]` of the latest snapshot, oldest first; none at its end."""
-        return self._snapshots[run].read(max_rows)
+    def read_snapshot(self, run: int, number: int, max_rows: int) -> FloatArray:
+        """Return the next rows `[n, width]` of a snapshot, oldest first; none at its end.
+
+        There is none of an older snapshot either: it must not be continued with the rows of another moment.
+        """
+        latest, snapshot = self._snapshots[run]
+        return snapshot.read(max_rows) if number == latest else np.empty((0, 0), np.float32)
 
     @ray.method
     def read_since(self, run: int, position: int) -> tuple[FloatArray, int]:

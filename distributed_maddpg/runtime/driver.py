@@ -248,13 +248,13 @@ class RayRoot:
     def _stored_rows(self, run: int) -> StoredRows:
         """Fix what a run's replay buffer holds now, and return the way to read it piece by piece."""
         replay = self._processes.replay
-        inserted, num_rows = self._meanwhile(
+        number, inserted, num_rows = self._meanwhile(
             REPLAY, lambda: self._processes.replay.begin_snapshot.remote(run)
         )
 
         def chunks() -> Iterator[FloatArray]:
             while ray.is_initialized():  # a call would start a cluster anew
-                rows = self._ask(REPLAY, replay.read_snapshot.remote(run, self._chunk_rows))
+                rows = self._ask(REPLAY, replay.read_snapshot.remote(run, number, self._chunk_rows))
                 if len(rows) == 0:
                     return
                 yield rows
