@@ -15,7 +15,7 @@ from tests.envs.target import target_config
 
 ray = pytest.importorskip("ray")
 from distributed_maddpg.runtime.cluster import Processes, start_processes  # noqa: E402
-from tests.runtime.processes import modules  # noqa: E402
+from tests.runtime.processes import modules, pid  # noqa: E402
 
 pytestmark = pytest.mark.ray
 
@@ -44,6 +44,8 @@ def spec() -> EnvSpec:
 @pytest.fixture(scope="module")
 def processes(ray_cluster: None, spec: EnvSpec) -> Iterator[Processes]:
     started = start_processes([_config()], spec)
+    for actor in (started.learner, *started.workers):
+        _get(actor.connect.remote(started.replay))
     yield started
     started.kill()
 
@@ -147,7 +149,7 @@ def test_without_shared_memory_learner_and_replay_agree_on_the_minibatches(proce
     assert sample.shape[:3] == (1, 3, 16) and sample.dtype == np.float32
     for updates in (2, 2, 2, 3, 1):  # with and without a prefetched answer of the right length
         assert _get(processes.learner.learn.remote(updates, False)).updates == updates
-    assert np.isfinite(_get(processes.learner.take_metrics.remote())[0]["critic_loss"]).all()
+    assert np.isfinite(_get(processes.learner.metrics.remote())[0]["critic_loss"]).all()
 
 
 def test_only_the_learner_loads_torch(processes: Processes) -> None:
@@ -157,7 +159,6 @@ def test_only_the_learner_loads_torch(processes: Processes) -> None:
 
 
 def test_replay_runs_on_the_learners_node(processes: Processes) -> None:
-    node = ray.get(
-        processes.replay.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id()), timeout=60
-    )
-    assert node == _get(processes.learner.node_id.remote())
+    places = [_get(actor.place.remote()) for actor in (processes.learner, processes.replay)]
+    assert places[0].node == places[1].node
+    assert [place.pid for place in places] == [pid(processes.learner), pid(processes.replay)]

@@ -118,10 +118,10 @@ def test_both_workers_share_what_the_pacing_allows(learner_bound: Any) -> None:
 
 
 def test_no_transition_passes_through_the_driver(learner_bound: Any, monkeypatch: Any) -> None:
-    from distributed_maddpg.runtime import driver
+    from distributed_maddpg.runtime import supervisor
 
     root, answers = learner_bound, []
-    ask, before = driver.ask, root.pacer.env_steps
+    ask, before = supervisor.ask, root.pacer.env_steps
 
     def weigh(who: str, call: Any, timeout_s: float) -> Any:
         answer = ask(who, call, timeout_s)
@@ -129,7 +129,7 @@ def test_no_transition_passes_through_the_driver(learner_bound: Any, monkeypatch
             answers.append(len(pickle.dumps(answer)))
         return answer
 
-    monkeypatch.setattr(driver, "ask", weigh)
+    monkeypatch.setattr(supervisor, "ask", weigh)
     while root.pacer.env_steps < before + 2_000:
         root.run(lambda: False)
     collected = (root.pacer.env_steps - before) * 13 * 4  # bytes
@@ -139,12 +139,12 @@ def test_no_transition_passes_through_the_driver(learner_bound: Any, monkeypatch
 def test_counts_and_learner_belong_together_when_its_state_is_taken(learner_bound: Any) -> None:
     for _ in range(5):
         learner_bound.run(lambda: False)
-        learner_bound.take_results()
+        learner_bound.results()
         assert int(learner_bound.learner_state(0)["updates"]) == learner_bound.pacer.updates > 0
 
 
 def test_the_learner_works_on_while_a_result_is_taken(learner_bound: Any) -> None:
     before = learner_bound.pacer.updates
     for _ in range(30):
-        learner_bound.take_results()
+        learner_bound.results()
     assert learner_bound.pacer.updates > before

@@ -30,10 +30,10 @@ def test_the_driver_counts_and_tells_what_workers_dropped(
     config = MADDPGConfig.from_dict({"sync": sync}, _faulty(endless, part="reward", at=3))
     root = make_root(config)
     root.run(lambda: root.pacer.env_steps >= 640)
-    [result] = root.take_results()
+    [result] = root.results()
     while result["fault_tolerance"]["num_quarantined_blocks"] < 2:
         root.run(lambda: False)
-        [result] = root.take_results()
+        [result] = root.results()
     told = sorted(message for message in caplog.messages if "quarantined" in message)
     where = "reward of counter_0 in copy 0 is nan at vector step 3"
     assert told == [f"rollout worker {index}: quarantined 24 env steps: {where}" for index in range(2)]
