@@ -25,10 +25,11 @@ from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConf
 from distributed_maddpg.errors import BadInput, Diverged
 from distributed_maddpg.ring import Ring
 from distributed_maddpg.seeding import integer_seed
-from distributed_maddpg.types import Arrays, EnvSpec, FloatArray, Weights, taken
+from distributed_maddpg.types import Arrays, EnvSpec, FloatArray, Weights, taken, taken_count
 
 _TRIAL_ROWS, _TRIAL_UPDATES, _TRIAL_S = 1 << 16, 8, 0.5
 """Of a trial: rows to draw from, updates a call (as many as between two publications), seconds."""
+_CUDA_GENERATOR_BYTES = 16
 _LOG = logging.getLogger(__name__)
 
 
@@ -220,7 +221,7 @@ class Learner:
         """Take over what `get_state` returned; continues exactly from there.
 
         Raises:
-            ValueError: if a part is missing or has another shape.
+            ValueError: if a part is missing, has another shape or type, or holds impossible numbers.
         """
         update, own = self._place(run)
         for name, tensor in update.rows().items():
@@ -229,15 +230,21 @@ class Learner:
             _copy_into(f"{name}.step", optimiser.steps, state)
         _copy_into("metrics", self._metrics[run // self._per_stack][:, own], state)
         published = taken(state, "published", tuple(update.policy.flat[own].shape), np.float32)
+        if not np.isfinite(published).all():
+            raise ValueError("learner state 'published' holds numbers that are not finite")
         counts = ("updates", "weights_version", "published_updates", "metrics_count")
-        updates, version, published_updates, metrics_count = (
-            int(taken(state, name, (), np.int64)) for name in counts
-        )
-        generator, saved = update.generators[run % self._per_stack], torch.tensor(state["generator"])
+        updates, version, published_updates, metrics_count = (taken_count(state, name) for name in counts)
+        generator = update.generators[run % self._per_stack]
+        saved = torch.from_numpy(taken(state, "generator", (None,), np.uint8))
         if saved.shape == generator.get_state().shape:
-            generator.set_state(saved)
-        else:  # saved on another kind of device, whose generators have another state: go on with fresh noise
-            generator.manual_seed(updates)
+            try:
+                generator.set_state(saved)
+            except RuntimeError as error:
+                raise ValueError(f"learner state 'generator' is none ({error})") from None
+        elif len(saved) in (_CUDA_GENERATOR_BYTES, len(torch.Generator().get_state())):
+            generator.manual_seed(updates)  # saved on another kind of device: go on with fresh noise
+        else:
+            raise ValueError(f"learner state 'generator' has {len(saved)} bytes, which no generator has")
         self.updates, self.weights_version, self._metrics_count = updates, version, metrics_count
         self._published[run] = Weights(version, published_updates, published)
         if self._mirrors:  # the run's ring may be another one, too
@@ -325,4 +332,9 @@ def _copy_into(name: str, tensor: torch.Tensor, state: dict[str, npt.NDArray[Any
         raise ValueError(
             f"learner state {name!r} has shape {state[name].shape}, expected {tuple(tensor.shape)}"
         )
+    kind = torch.empty(0, dtype=tensor.dtype).numpy().dtype
+    if state[name].dtype != kind:
+        raise ValueError(f"learner state {name!r} has type {state[name].dtype}, expected {kind}")
+    if not np.isfinite(state[name]).all():
+        raise ValueError(f"learner state {name!r} holds numbers that are not finite")
     tensor.detach().copy_(torch.tensor(state[name]))  # torch.tensor also takes Ray's read-only arrays

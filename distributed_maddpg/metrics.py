@@ -120,6 +120,8 @@ class IterationLog:
         episodes = int(ends[-1]) if len(ends) else 0
         returns = taken(state, "returns", (episodes, agents), np.float64)
         lengths = taken(state, "lengths", (episodes,), np.int64)
+        if (lengths < 1).any():
+            raise ValueError("lengths holds numbers that no episode has")
         distances = taken(state, "final_distances", (episodes, agents, None), np.float32)
         columns = (np.split(array, ends[:-1]) for array in (returns, lengths, distances))
         self._episodes = deque(map(EpisodeReport, *columns)) if len(ends) else deque()

@@ -24,6 +24,7 @@ from distributed_maddpg.types import (
     join_states,
     state_part,
     taken,
+    taken_count,
 )
 
 _MOST_QUARANTINED = 5
@@ -159,7 +160,7 @@ class RolloutWorker:
         )
         self._log.set_state(state_part(state, "episodes"))
         self._explorer.set_state(state_part(state, "exploration"))
-        self._vector_steps = int(taken(state, "vector_steps", (), np.int64))
+        self._vector_steps = taken_count(state, "vector_steps")
 
     def close(self) -> None:
         """Release the environments."""

@@ -32,6 +32,7 @@ from distributed_maddpg.types import (
     join_states,
     state_part,
     taken,
+    taken_count,
 )
 
 
@@ -154,7 +155,7 @@ class SerialRoot:
         self._learner.set_state(state_part(state.stages, "learner"), run)
         own.worker.set_weights(self._learner.published()[run])
         own.set_state(state)
-        self._evaluation_index = int(taken(state.stages, "evaluation/index", (), np.int64))
+        self._evaluation_index = taken_count(state.stages, "evaluation/index")
         self.pacer.set_state(state_part(state.stages, "pacing"))
         if own.replay.size == 0:
             self.pacer.refill()

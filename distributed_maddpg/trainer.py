@@ -34,6 +34,7 @@ from distributed_maddpg.types import (
     policy_layout,
     state_part,
     taken,
+    taken_count,
 )
 
 _WEIGHT_PARTS = ("policy", "critic", "target_policy", "target_critic")
@@ -396,9 +397,13 @@ class MADDPG:
             for run in self._together:
                 run._running = root
                 run._clock.start()
-            for run in self._together:
-                if run._restored is not None:
-                    run._restore(run._restored)
+            try:
+                for run in self._together:
+                    if run._restored is not None:
+                        run._restore(run._restored)
+            except BaseException:
+                self.stop()  # stages that took over a part must not go on
+                raise
         return self._running
 
     def _restore(self, checkpoint: Checkpoint) -> None:
@@ -413,8 +418,11 @@ class MADDPG:
             stages = {name: array for name, array in stages.items() if not name.startswith("worker_")}
         try:
             own = state_part(stages, "algorithm")
-            self._iteration = int(taken(own, "iteration", (), np.int64))
-            self._clock.start(float(taken(own, "time_total_s", (), np.float64)))
+            self._iteration = taken_count(own, "iteration")
+            seconds = float(taken(own, "time_total_s", (), np.float64))
+            if not 0 <= seconds < np.inf:
+                raise ValueError(f"time_total_s is {seconds}")
+            self._clock.start(seconds)
             restore_generator(self._acting_rng, taken(own, "acting_generator", (6,), np.uint64))
             state = RunState(checkpoint.env_steps, checkpoint.updates, stages, checkpoint.replay)
             self._root().restore(self._run, state)

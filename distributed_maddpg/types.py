@@ -307,6 +307,18 @@ def taken(state: Arrays, name: str, shape: tuple[int | None, ...], kind: npt.DTy
     return copy
 
 
+def taken_count(state: Arrays, name: str) -> int:
+    """Return one number of a saved state that counts something.
+
+    Raises:
+        ValueError: naming the array, if it is missing, of another shape or type, or negative.
+    """
+    count = int(taken(state, name, (), np.int64))
+    if count < 0:
+        raise ValueError(f"{name} is {count}, expected a count")
+    return count
+
+
 @dataclass(frozen=True)
 class RunState:
     """Everything that the rest of a run depends on, as of one moment."""

@@ -118,7 +118,10 @@ class Explorer:
 
     def set_state(self, state: Arrays) -> None:
         """Go on from what `get_state` returned; ValueError if it does not fit."""
-        self._walk = taken(state, "walk", self._walk.shape, np.float32)
+        walk = taken(state, "walk", self._walk.shape, np.float32)
+        if not np.isfinite(walk).all():
+            raise ValueError("walk holds numbers that are not finite")
+        self._walk = walk
         restore_generator(self._rng, taken(state, "generator", (6,), np.uint64))
 
     def reset(self, ended: npt.NDArray[np.bool_]) -> None:

@@ -43,4 +43,7 @@ class EpisodeLog:
     def set_state(self, state: Arrays) -> None:
         """Go on from what `get_state` returned; ValueError if it does not fit."""
         self._returns = taken(state, "returns", self._returns.shape, np.float64)
-        self._lengths = taken(state, "lengths", self._lengths.shape, np.int64)
+        lengths = taken(state, "lengths", self._lengths.shape, np.int64)
+        if (lengths < 0).any():
+            raise ValueError("lengths holds negative numbers")
+        self._lengths = lengths

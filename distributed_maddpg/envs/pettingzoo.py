@@ -176,12 +176,21 @@ class PettingZooVectorEnv:
         for e in range(self.num_envs):
             self._open(e, int(seeds[e]))
             for t in range(int(steps[e])):
-                _, _, terminations, truncations, _ = self._advance(e, [array[e, t] for array in replayed])
-                if any(terminations.values()) or any(truncations.values()):
+                ended = self._replay(e, [array[e, t] for array in replayed])
+                if ended:
                     raise ValueError(
                         f"copy {e} ended while its actions were replayed: {self._id} does not honour its seed"
                     )
         self._started = True
+
+    def _replay(self, e: int, actions: list[Any]) -> bool:
+        """Step one copy again; return whether its episode ended."""
+        try:
+            _, _, terminations, truncations, _ = self._advance(e, actions)
+        except Exception as error:  # whatever an environment finds wrong with what a file says
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(f"copy {e} refused an action that was replayed ({reason})") from error
+        return any(terminations.values()) or any(truncations.values())
 
     def final_distances(self) -> FloatArray | None:
         """Return None: nothing is known of landmarks."""
@@ -263,12 +272,15 @@ class PettingZooVectorEnv:
         """Return the saved actions of each agent after checking their shapes and types."""
         histories = []
         for agent, codec in zip(self.agents, self._actions, strict=True):
-            array, expected = np.asarray(state[f"actions_{agent}"]), codec.empty(self.num_envs, length)
-            if array.shape != expected.shape or array.dtype != expected.dtype:
+            array, one = np.asarray(state[f"actions_{agent}"]), codec.empty(1, 1)
+            shape = (self.num_envs, length, *one.shape[2:])
+            if array.shape != shape or array.dtype != one.dtype:
                 raise ValueError(
                     f"actions_{agent} has shape {array.shape} and type {array.dtype}, "
-                    f"expected {expected.shape} {expected.dtype}"
+                    f"expected {shape} {one.dtype}"
                 )
+            for t in range(length):
+                codec.checked(array[:, t], self.num_envs)
             histories.append(array)
         return histories
 

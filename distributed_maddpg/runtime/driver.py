@@ -38,6 +38,7 @@ from distributed_maddpg.types import (
     join_states,
     state_part,
     taken,
+    taken_count,
 )
 
 T = TypeVar("T")
@@ -198,7 +199,7 @@ class RayRoot:
         self._latest_version = int(taken(stages, "learner/weights_version", (), np.int64))
         self._supervisor.note_version(self._latest_version)
         self._logs[run].set_state(state_part(stages, "log"))
-        self._evaluation_index = int(taken(stages, "evaluation/index", (), np.int64))
+        self._evaluation_index = taken_count(stages, "evaluation/index")
         self.pacer.set_state(state_part(stages, "pacing"))
         if state.replay is not None:
             capacity = self._config.replay.capacity

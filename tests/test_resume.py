@@ -1,0 +1,376 @@
+"""A run that is saved and continued in another object ends as if it had never stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from distributed_maddpg import MADDPG
+from distributed_maddpg.checkpoint import load_checkpoint
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.errors import CheckpointError, TrainingError
+from distributed_maddpg.metrics import digest, flatten
+from distributed_maddpg.trainer import train_together
+from distributed_maddpg.types import RunState
+from tests.envs.target import target_config
+
+SMALL = {
+    "num_workers": 0,
+    "env": {"kwargs": {"N": 2, "max_cycles": 7, "continuous_actions": True}},
+    "rollout": {"num_envs": 4, "fragment_steps": 8},
+    "algorithm": {"policy_hidden_sizes": [8], "critic_hidden_sizes": [8]},
+    "learner": {"batch_size": 16, "device": "cpu"},
+    "replay": {"capacity": 700},
+    "pacing": {
+        "total_env_steps": 2048,
+        "learning_starts": 128,
+        "env_steps_per_update": 16,
+        "publish_interval_updates": 3,
+        "report_interval_env_steps": 512,
+        "evaluation_interval_env_steps": 384,
+        "checkpoint_interval_env_steps": 0,
+    },
+    "evaluation": {"episodes": 2, "final_episodes": 2},
+}
+
+
+def small(**changes):
+    return MADDPGConfig.from_dict(changes, MADDPGConfig.from_dict(SMALL))
+
+
+def on_target(**changes):
+    sections = {name: SMALL[name] for name in ("rollout", "learner", "replay", "pacing", "evaluation")}
+    return MADDPGConfig.from_dict(changes, target_config(**sections))
+
+
+CONFIGS = {
+    "continuous": small(),
+    "discrete": small(env={"kwargs": {"continuous_actions": False}}),
+    "ou": small(exploration={"kind": "ou", "start": 0.3}, algorithm={"policy_head": "sigmoid"}),
+    "ddpg for one team": small(algorithm={"team_overrides": {"agent": "ddpg"}}),
+    "an environment of PettingZoo": on_target(),
+}
+
+
+def without_times(row):
+    """Return a flat result as it stands in metrics.csv, without what a clock decides."""
+    row = {key: value for key, value in row.items() if key != "evaluation" and not key.startswith("time")}
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in flatten(row).items()
+        if not key.endswith("_per_s")
+    }
+
+
+def train_on(algo, until=10**9):
+    """Train whole iterations; return rows and evaluations."""
+    rows, evaluations = [], []
+    while not algo.finished and algo.env_steps < until:
+        rows.append(without_times(algo.train()))
+        evaluations += algo.evaluations
+    return rows, evaluations
+
+
+def state_digest(algo):
+    """Return the digest of everything that a checkpoint holds but times."""
+    captured = algo.capture()
+    times = ("time_total_s", "rollout_s", "learner_s")
+    names = sorted(name for name in captured.state if not name.endswith(times))
+    rows = list(captured.replay.chunks)
+    return digest(*(captured.state[name] for name in names), *rows), names
+
+
+_WHOLE = {}
+
+
+def whole(name):
+    """Return (rows, evaluations, weights, all state) of a run that was never stopped."""
+    if name not in _WHOLE:
+        with MADDPG(CONFIGS[name]) as algo:
+            _WHOLE[name] = (*train_on(algo), algo.weights_digest(), state_digest(algo))
+    return _WHOLE[name]
+
+
+def outcome(first, algo):
+    """Return what `whole` does of a run in two parts, the first of which is over."""
+    rows, evaluations = train_on(algo)
+    return (first[0] + rows, first[1] + evaluations, algo.weights_digest(), state_digest(algo))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_run_in_two_parts_is_the_run_in_one(name, tmp_path):
+    with MADDPG(CONFIGS[name]) as algo:
+        first = train_on(algo, 1024)
+        assert algo.env_steps == 1024
+        path = algo.save(tmp_path / "half")
+        left = algo.weights_digest()
+    with MADDPG.from_checkpoint(path, env_id=CONFIGS[name].env.id) as algo:
+        algo.start()
+        assert algo.weights_digest() == left != whole(name)[2]
+        assert outcome(first, algo) == whole(name)
+    assert [row["training_iteration"] for row in whole(name)[0]] == [1, 2, 3, 4]
+    assert [each["num_env_steps"] for each in whole(name)[1]] == [384, 768, 1152, 1536, 1920]
+
+
+@pytest.mark.parametrize("name", ["ou", "an environment of PettingZoo"])
+@pytest.mark.parametrize("rounds", [1, 13, 21])
+def test_a_row_that_was_interrupted_comes_out_whole(name, rounds, tmp_path):
+    with MADDPG(CONFIGS[name]) as algo:
+        first, steps = train_on(algo, 32 * rounds - 511), 32 * rounds
+        stop_at(algo, steps)
+        cut = algo.train()
+        assert (algo.env_steps, algo.iteration_complete) == (steps, False)
+        assert cut["num_env_steps_sampled_lifetime"] == steps
+        first = first[0], first[1] + algo.evaluations
+        path = algo.save(tmp_path / "cut")
+    with MADDPG.from_checkpoint(path, env_id=CONFIGS[name].env.id) as algo:
+        assert outcome(first, algo) == whole(name)
+        assert algo.iteration_complete
+
+
+def stop_at(algo, env_steps):
+    """Have a run asked to stop as soon as it has made so many steps."""
+    algo.start()
+    pacer, done = algo._running.pacer, algo._running.pacer.collection_done
+
+    def counting(steps):
+        done(steps)
+        if pacer.env_steps >= env_steps:
+            algo.request_stop()
+
+    pacer.collection_done = counting
+
+
+def test_each_of_several_runs_goes_on_alone_or_together(tmp_path):
+    config = small(seed=3)
+    runs = MADDPG.several(config, 2)
+    with runs[0]:
+        for _ in range(2):
+            train_together(runs)
+        saved = [run.capture() for run in runs]
+        saved = [dataclasses.replace(each, replay=None) for each in saved]
+        rings = [run._running.capture(index, True) for index, run in enumerate(runs)]
+        rows = [[], []]
+        while not runs[0].finished:
+            for own, result in zip(rows, train_together(runs), strict=True):
+                own.append(without_times(result))
+        ends = [run.weights_digest() for run in runs]
+    again = MADDPG.several(config, 2)
+    with again[0]:
+        again[0].start()
+        for index, state in reversed(list(enumerate(rings))):
+            assert isinstance(state, RunState)
+            again[0]._running.restore(index, state)
+        while not again[0].finished:
+            train_together(again)
+        assert [run.weights_digest() for run in again] == ends
+    assert len(set(ends)) == 2
+    alone = MADDPG(dataclasses.replace(config, seed=4))
+    with alone:
+        first = train_on(alone, 1024)
+        path = alone.save(tmp_path / "half")
+    assert {
+        name: array.tobytes() for name, array in load_checkpoint(path).state.items() if "/env/" in name
+    } == {name: array.tobytes() for name, array in saved[1].state.items() if "/env/" in name}
+    with MADDPG.from_checkpoint(path) as algo:
+        assert (train_on(algo)[0], algo.weights_digest()) == (rows[1], ends[1])
+    assert len(first[0]) == 2
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """Return the path of a checkpoint with 1 024 of 2 048 steps, and one without transitions."""
+    folder = tmp_path_factory.mktemp("resume")
+    with MADDPG(CONFIGS["continuous"]) as algo:
+        train_on(algo, 1024)
+        return algo.save(folder / "with"), algo.save(folder / "without", replay=False)
+
+
+def go_on(path, **changes):
+    """Continue with other settings to the end; return (the algorithm, its rows)."""
+    with MADDPG.from_checkpoint(path, small(**changes)) as algo:
+        algo.start()
+        begun = algo._running.capture(0, False).stages, algo._running._runs[0].replay.size
+        rows, _ = train_on(algo)
+        return algo, rows, begun
+
+
+UPDATES = 1 + (2048 - 128) // 16
+
+
+@pytest.mark.parametrize("num_envs", [2, 6])
+def test_with_other_copies_new_episodes_begin(half, num_envs):
+    algo, rows, (state, stored) = go_on(half[0], rollout={"num_envs": num_envs})
+    assert state["worker_0/env/cycle"].tolist() == [0] * num_envs
+    assert state["worker_0/vector_steps"] == 0
+    assert stored == 700
+    assert algo.env_steps >= 2048
+    assert rows[-1]["num_updates_lifetime"] == 1 + (algo.env_steps - 128) // 16
+    before = load_checkpoint(half[0]).state["log/totals"][0]
+    assert rows[-1]["env_runners/num_episodes_lifetime"] > before
+
+
+def test_with_the_same_copies_the_episodes_go_on(half):
+    state = go_on(half[0])[2][0]
+    saved = load_checkpoint(half[0]).state
+    assert saved["worker_0/env/cycle"].tolist() == [256 % 7] * 4
+    saved = {name: array for name, array in saved.items() if not name.startswith("algorithm/")}
+    assert state.keys() == saved.keys()
+    assert all(np.array_equal(state[name], saved[name]) for name in saved)
+
+
+@pytest.mark.parametrize(("capacity", "stored", "cursor"), [(300, 300, 0), (701, 700, 700), (2000, 700, 700)])
+def test_with_another_capacity_the_newest_transitions_stay(half, capacity, stored, cursor):
+    algo, rows, begun = go_on(half[0], replay={"capacity": capacity})
+    assert begun[1] == stored
+    assert rows[-1]["num_updates_lifetime"] == UPDATES
+    assert rows[-1]["replay_buffer/num_env_steps_stored"] == min(stored + 1024, capacity)
+    kept = np.concatenate(list(load_checkpoint(half[0]).replay.chunks))[-stored:]
+    with MADDPG.from_checkpoint(half[0], small(replay={"capacity": capacity})) as algo:
+        algo.start()
+        ring = algo._running._runs[0].replay.ring
+        assert np.array_equal(ring.read_since(0)[0], kept)
+        assert ring.inserted % capacity == cursor
+
+
+def test_without_transitions_the_buffer_is_filled_before_learning_goes_on(half):
+    with MADDPG.from_checkpoint(half[1]) as algo:
+        algo.start()
+        root = algo._running
+        made = root.pacer.updates
+        assert root._runs[0].replay.size == 0
+        seen = []
+        root.run(lambda: seen.append((root.pacer.env_steps, root.pacer.updates)) or len(seen) > 5)
+        assert [updates == made for _, updates in seen] == [True] * 4 + [False] * 2  # 128 steps: four rounds
+        assert [updates for env_steps, updates in seen[4:]] == [1 + (n - 128) // 16 for n, _ in seen[4:]]
+        rows, _ = train_on(algo)
+    assert rows[-1]["num_updates_lifetime"] == UPDATES
+    assert rows[-1]["replay_buffer/num_env_steps_stored"] == 700
+
+
+def test_a_refill_that_was_interrupted_goes_on(half, tmp_path):
+    ends = []
+    for cut in (False, True):
+        with MADDPG.from_checkpoint(half[1]) as algo:
+            if cut:
+                stop_at(algo, 1024 + 64)
+                algo.train()
+                path = algo.save(tmp_path / "cut")
+                algo = MADDPG.from_checkpoint(path)
+            with algo:
+                rows, _ = train_on(algo)
+                ends.append((algo.weights_digest(), rows))
+    assert ends[0] == ends[1]
+
+
+def test_more_steps_continue_a_run_that_has_ended(tmp_path):
+    short, long = (small(pacing={"total_env_steps": steps}) for steps in (1024, 2048))
+    with MADDPG(short) as algo:
+        first, _ = train_on(algo)
+        path = algo.save(tmp_path / "end")
+    with MADDPG.from_checkpoint(path) as algo:
+        algo.start()
+        assert algo.finished
+    with MADDPG.from_checkpoint(path, long) as algo:
+        algo.start()
+        assert not algo.finished
+        rows, _ = train_on(algo)
+        assert first + rows == whole("continuous")[0]
+        assert algo.weights_digest() == whole("continuous")[2]
+
+
+# Every array of a checkpoint
+
+
+def captured(name):
+    config = dataclasses.replace(
+        CONFIGS[name], pacing=dataclasses.replace(CONFIGS[name].pacing, total_env_steps=200)
+    )
+    with MADDPG(config) as algo:
+        train_on(algo)
+        return algo.capture()
+
+
+@pytest.fixture(scope="module")
+def checkpoints():
+    """Return checkpoints with rows as a list, so that each can be used more than once."""
+    made = {name: captured(name) for name in ("ou", "an environment of PettingZoo")}
+    return {name: (each, list(each.replay.chunks)) for name, each in made.items()}
+
+
+def restart(checkpoint, rows, state):
+    """Start a run from a checkpoint with another state."""
+    replay = dataclasses.replace(checkpoint.replay, chunks=iter(rows))
+    with MADDPG.restored(dataclasses.replace(checkpoint, state=state, replay=replay)) as algo:
+        algo.start()
+        return algo
+
+
+def changes_of(array):
+    """Return versions of an array that cannot be what was saved."""
+    yield (
+        "longer",
+        np.concatenate([array, array]) if array.ndim and array.size else np.zeros((2, 3, 4), array.dtype),
+    )
+    yield "one axis more", array[None]
+    yield "other type", array.astype(np.float32 if array.dtype == np.float64 else np.float64)
+    if array.dtype.kind == "i" and array.size:
+        yield "negative", np.full_like(array, -1)
+    if array.dtype.kind == "u" and array.size:
+        yield "impossible", np.full_like(array, 254)
+    if array.dtype.kind == "f" and array.size:
+        yield "not finite", np.full_like(array, np.nan)
+
+
+MAY_BE_NOT_FINITE = ("log/", "episodes/returns", "worker_0/obs")
+"""What is only shown, or what a worker checks by itself before it acts."""
+
+
+@pytest.mark.parametrize("name", ["ou", "an environment of PettingZoo"])
+def test_no_array_may_be_missing_or_of_another_kind(name, checkpoints):
+    checkpoint, rows = checkpoints[name]
+    restart(checkpoint, rows, checkpoint.state)
+    wrong = []
+    for array, values in checkpoint.state.items():
+        cases = [("missing", {key: value for key, value in checkpoint.state.items() if key != array})]
+        cases += [(kind, {**checkpoint.state, array: changed}) for kind, changed in changes_of(values)]
+        for kind, state in cases:
+            if (kind == "not finite" and array.startswith(MAY_BE_NOT_FINITE)) or "/episodes/returns" in array:
+                continue
+            try:
+                restart(checkpoint, rows, state)
+                wrong.append((array, kind, "was taken"))
+            except CheckpointError as error:
+                if not str(error).isprintable():
+                    wrong.append((array, kind, str(error)))
+            except Exception as error:  # noqa: BLE001 - just what must not happen
+                wrong.append((array, kind, repr(error)))
+    assert wrong == []
+    assert len(checkpoint.state) > 40
+
+
+def test_a_worker_that_the_checkpoint_does_not_know_begins_anew(checkpoints):
+    checkpoint, rows = checkpoints["ou"]
+    state = {name: array for name, array in checkpoint.state.items() if not name.startswith("worker_")}
+    algo = restart(checkpoint, rows, state)
+    assert algo.env_steps == checkpoint.env_steps
+
+
+def test_a_start_that_failed_leaves_nothing_to_train_with(checkpoints):
+    checkpoint, rows = checkpoints["ou"]
+    state = {name: array for name, array in checkpoint.state.items() if name != "pacing/counts"}
+    replay = dataclasses.replace(checkpoint.replay, chunks=iter(rows))
+    algo = MADDPG.restored(dataclasses.replace(checkpoint, state=state, replay=replay))
+    with pytest.raises(CheckpointError, match="lacks counts"):
+        algo.start()
+    with pytest.raises(TrainingError, match="was stopped"):
+        algo.train()
+
+
+def test_transitions_of_another_width_are_refused(checkpoints):
+    checkpoint, rows = checkpoints["ou"]
+    with pytest.raises(CheckpointError, match=r"stored rows have shape .* expected"):
+        restart(checkpoint, [chunk[:, 1:] for chunk in rows], checkpoint.state)
