@@ -4,14 +4,20 @@ import os
 import re
 import signal
 import threading
+import time
 
 import pytest
 
-from distributed_maddpg.checkpoint import load_checkpoint, newest_checkpoint
+from distributed_maddpg import saving
+from distributed_maddpg.checkpoint import checkpoints_of, load_checkpoint, newest_checkpoint, save_checkpoint
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.errors import BadInput, CheckpointError
+from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
+from distributed_maddpg.learner import Learner
+from distributed_maddpg.metrics import CSVTable
 from distributed_maddpg.progress import Progress
 from distributed_maddpg.run import checkpoint_to_resume, default_run_dir, train_run, train_seeds
+from distributed_maddpg.run_folder import RunFolder
+from distributed_maddpg.saving import SavingOptions
 from tests.envs.target import target_config
 
 SHORT = {
@@ -148,3 +154,299 @@ def test_a_run_that_fails_to_start_leaves_its_folder_free(tmp_path):
     with pytest.raises(RuntimeError, match="boom"):
         train(failing, tmp_path / "run")
     assert train(short(), tmp_path / "run")["finished"]
+
+
+# Checkpoints beside the training, and what goes wrong with them
+
+
+def rows_of(path):
+    """Return the first column of a table."""
+    return [line.partition(",")[0] for line in path.read_text().splitlines()[1:]]
+
+
+def often(**changes):
+    """Return settings with a report every 32 steps, of 320, and a checkpoint every 64."""
+    pacing = {"report_interval_env_steps": 32, "checkpoint_interval_env_steps": 64}
+    return short(pacing={**pacing, "evaluation_interval_env_steps": 64, **changes})
+
+
+class Waiting(Progress):
+    """Lets the thread that saves have its way after each report, and collects all lines."""
+
+    def __init__(self, monkeypatch):
+        self.stream = io.StringIO()
+        super().__init__(self.stream)
+        begin = saving.CheckpointSaver.begin
+
+        def begin_and_wait(saver, checkpoints):
+            begin(saver, checkpoints)
+            saver._thread.join()
+
+        monkeypatch.setattr(saving.CheckpointSaver, "begin", begin_and_wait)
+
+    def lines(self, part):
+        return [line for line in self.stream.getvalue().splitlines() if part in line]
+
+
+def fail(monkeypatch, fails):
+    """Let saving fail for the attempts, numbered from 1, and checkpoints that `fails` says."""
+    attempts = []
+
+    def save(path, checkpoint):
+        attempts.append(checkpoint.env_steps)
+        if fails(len(attempts), checkpoint):
+            raise OSError(28, "No space left on device")
+        return save_checkpoint(path, checkpoint)
+
+    monkeypatch.setattr(saving, "save_checkpoint", save)
+    return attempts
+
+
+def test_a_checkpoint_follows_each_interval_and_the_newest_stay(tmp_path, monkeypatch):
+    attempts, progress = fail(monkeypatch, lambda *_: False), Waiting(monkeypatch)
+    summary = train_run(often(), tmp_path, progress, saving=SavingOptions(keep=2))
+    assert attempts == [64, 128, 192, 256, 320]
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step_256", "step_320"]
+    assert len(progress.lines("saved ")) == 5
+    assert summary["files"]["checkpoint"] == f"{tmp_path}/checkpoints/step_320"
+    middle = load_checkpoint(tmp_path / "checkpoints" / "step_256")
+    steps = [line.partition(",")[0] for line in middle.tables["metrics.csv"].splitlines()[1:]]
+    assert steps == [str(32 * n) for n in range(1, 9)]
+
+
+def test_a_run_killed_after_a_checkpoint_has_no_row_twice_and_none_missing(tmp_path, monkeypatch):
+    whole = train_run(often(), tmp_path / "whole", Waiting(monkeypatch))
+
+    class Killed(Waiting):
+        def show(self, result):
+            super().show(result)
+            if result["num_env_steps_sampled_lifetime"] == 224:
+                raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train_run(often(), run, Killed(monkeypatch))
+    assert newest_checkpoint(run).name == "step_192"
+    assert rows_of(run / "metrics.csv")[-1] == "224"
+    for name in ("metrics.csv", "returns.csv"):
+        with (run / name).open("a") as file:
+            file.write("256,1,2\r\n288,")
+    again = train(often(), run, resume=True)
+    assert again["weights_digest"] == whole["weights_digest"]
+    assert again["evaluation"] == whole["evaluation"]
+    for name in ("metrics.csv", "returns.csv"):
+        assert rows_of(run / name) == rows_of(tmp_path / "whole" / name)
+    assert (run / "returns.csv").read_bytes() == (tmp_path / "whole" / "returns.csv").read_bytes()
+
+
+def test_tensorboard_is_told_to_drop_what_came_after_the_checkpoint(tmp_path):
+    train_run(short(), tmp_path, Interrupting(signal.SIGINT))
+    time.sleep(1.1)  # TensorBoard reads files in the order of their names, which hold the second
+    train(short(), tmp_path, resume=True)
+    files = sorted(tmp_path.glob("events.out.tfevents*"))
+    assert len(files) == 2
+    first, second = ([event for event in map(read_event, records(path))] for path in files)
+    purged = [[step for step, start, _ in events if start] for events in (first, second)]
+    assert purged == [[1], [161]]
+    assert {step for step, _, tags in first if "timers/learner_busy_s" in tags} == {160}
+    assert {step for step, _, tags in second if "timers/learner_busy_s" in tags} == {320}
+
+
+def records(path):
+    """Return the records of a TensorBoard file: length, its checksum, data, their checksum."""
+    data, at = path.read_bytes(), 0
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 8], "little")
+        yield data[at + 12 : at + 12 + length]
+        at += 16 + length
+
+
+def read_event(data):
+    """Return (step, whether it says that a run began, tags) of a record."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    event = Event.FromString(data)
+    started = event.HasField("session_log") and event.session_log.status == SessionLog.START
+    return event.step, started, {value.tag for value in event.summary.value}
+
+
+def test_a_checkpoint_that_fails_is_one_line_and_the_training_goes_on(tmp_path, monkeypatch):
+    attempts, progress = fail(monkeypatch, lambda number, _: number == 2), Waiting(monkeypatch)
+    summary = train_run(often(), tmp_path, progress)
+    assert attempts == [64, 128, 192, 256, 320]
+    problems = progress.lines("was not saved")
+    assert problems == [f"{tmp_path}/checkpoints/step_128 was not saved ([Errno 28] No space left on device)"]
+    assert (summary["finished"], "problem" in summary) == (True, False)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step_192", "step_256", "step_320"]
+
+
+def test_a_failure_is_tried_again_before_the_next_interval(tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "_RETRY_S", 0.0)
+    attempts = fail(monkeypatch, lambda number, _: number < 3)
+    train_run(often(checkpoint_interval_env_steps=128), tmp_path, Waiting(monkeypatch))
+    assert attempts == [128, 160, 192, 256, 320]
+
+
+def test_where_nothing_can_be_saved_the_run_ends_with_a_problem_and_the_last_good_one(tmp_path, monkeypatch):
+    fail(monkeypatch, lambda number, _: number > 1)
+    summary = train_run(often(), tmp_path, Waiting(monkeypatch))
+    assert summary["finished"]
+    assert summary["problem"].startswith(f"{tmp_path}/checkpoints/step_320 was not saved")
+    assert "checkpoint" not in summary["files"]
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert os.listdir(tmp_path / "checkpoints") == ["step_64"]
+    assert load_checkpoint(tmp_path / "checkpoints" / "step_64").env_steps == 64
+    monkeypatch.undo()
+    again = train(often(), tmp_path, resume=True)
+    assert again["weights_digest"] == summary["weights_digest"]
+
+
+def test_a_last_checkpoint_that_does_not_fit_is_saved_without_transitions(tmp_path, monkeypatch):
+    fail(monkeypatch, lambda _, checkpoint: checkpoint.replay and checkpoint.env_steps == 320)
+    summary = train_run(often(), tmp_path, Waiting(monkeypatch))
+    assert "problem" not in summary
+    assert load_checkpoint(summary["files"]["checkpoint"]).replay is None
+
+
+def test_transitions_may_be_left_out(tmp_path):
+    summary = train_run(short(), tmp_path, Progress(io.StringIO()), saving=SavingOptions(replay=False))
+    assert load_checkpoint(summary["files"]["checkpoint"]).replay is None
+
+
+def test_a_run_that_fails_leaves_a_checkpoint_of_that_moment(tmp_path, monkeypatch):
+    learn = Learner.learn
+
+    def failing(learner, batches):
+        if learner.updates >= 5:
+            raise TrainingError("it broke")
+        learn(learner, batches)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Learner, "learn", failing)
+        with pytest.raises(TrainingError, match="it broke"):
+            train(short(), tmp_path)
+    assert load_checkpoint(newest_checkpoint(tmp_path)).updates == 5
+
+
+def test_tables_that_cannot_be_written_for_a_while_lose_no_row(tmp_path, monkeypatch):
+    flush, progress = CSVTable.flush, Waiting(monkeypatch)
+
+    def sometimes(table):
+        if table._path.name == "metrics.csv" and 96 <= int(table.text().splitlines()[-1].split(",")[0]) < 192:
+            raise OSError(28, "No space left on device")
+        flush(table)
+
+    monkeypatch.setattr(CSVTable, "flush", sometimes)
+    summary = train_run(often(), tmp_path, progress)
+    assert "problem" not in summary
+    assert rows_of(tmp_path / "metrics.csv") == [str(32 * n) for n in range(1, 11)]
+    assert len(progress.lines("cannot be written to (No space left on device)")) == 3
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path):
+    held = RunFolder(tmp_path)
+    (tmp_path / "metrics.csv").write_text("kept\n1\n")
+    with pytest.raises(BadInput, match="another process is training in it"):
+        train(short(), tmp_path)
+    held.close()
+    assert (tmp_path / "metrics.csv").read_text() == "kept\n1\n"
+    assert train(short(), tmp_path)["finished"]
+
+
+def test_a_folder_is_let_go_at_the_end_of_a_run_and_after_a_failure(tmp_path):
+    train(short(), tmp_path / "run")
+    with pytest.raises(RuntimeError, match="boom"):
+        env = {"id": "tests.runtime.failing:parallel_env", "kwargs": {"fail_at": 1}}
+        train(short(env=env, exploration={"kind": "auto"}), tmp_path / "failed")
+    for name in ("run", "failed"):
+        RunFolder(tmp_path / name).close()
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_checkpoints_may_be_behind_a_url(kind, tmp_path, monkeypatch):
+    url = f"memory://{tmp_path}/there" if kind == "memory" else f"file://{tmp_path}/there"
+    options = SavingOptions(folder=url, keep=2)
+    first = train_run(often(total_env_steps=192), tmp_path / "run", Waiting(monkeypatch), saving=options)
+    assert first["files"]["checkpoint"] == f"{url}/step_192"
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert [str(path).rpartition("/")[2] for path in checkpoints_of(url)] == ["step_192", "step_128"]
+    checkpoint = checkpoint_to_resume(url, False, print)
+    second = train_run(often(), tmp_path / "run", Waiting(monkeypatch), checkpoint, options)
+    assert (second["finished"], second["env_steps"]) == (True, 320)
+    assert rows_of(tmp_path / "run" / "metrics.csv") == [str(32 * n) for n in range(1, 11)]
+
+
+def test_a_new_runs_checkpoints_take_nobodys_place(tmp_path):
+    options = SavingOptions(folder=str(tmp_path / "shared"))
+    train(short(), tmp_path / "first", saving=options)
+    with pytest.raises(BadInput, match=r"--checkpoint-dir = .*: already holds checkpoints"):
+        train(short(), tmp_path / "second", saving=options)
+    assert not (tmp_path / "second").exists()
+
+
+def test_several_seeds_take_no_folder_for_checkpoints(tmp_path):
+    options = SavingOptions(folder=str(tmp_path / "shared"))
+    with pytest.raises(BadInput, match=r"--checkpoint-dir = .*: is for one run"):
+        train_seeds(short(), 2, tmp_path / "run", Progress(io.StringIO()), options)
+
+
+# --resume auto
+
+
+def auto(run_dir, config=None):
+    """Continue in a folder or begin there; return the summary and what was said."""
+    said = []
+    checkpoint = checkpoint_to_resume(str(run_dir / "checkpoints"), True, said.append)
+    progress = Progress(io.StringIO())
+    return train_run(config or short(), run_dir, progress, checkpoint, anew=True), said
+
+
+def test_where_there_is_nothing_a_run_is_begun(tmp_path):
+    summary, said = auto(tmp_path / "run")
+    assert summary["finished"]
+    assert said == [f"{tmp_path}/run/checkpoints holds no checkpoint that can be read: starting anew"]
+
+
+def test_a_run_without_a_checkpoint_is_begun_anew_with_clean_tables(tmp_path):
+    (tmp_path / "config.toml").write_text("seed = 99\n")
+    for name in ("metrics.csv", "returns.csv"):
+        (tmp_path / name).write_text("num_env_steps_sampled_lifetime,env_steps\n7,7\n8,")
+    summary, _ = auto(tmp_path)
+    assert summary["finished"]
+    assert rows_of(tmp_path / "metrics.csv") == ["160", "320"]
+    assert rows_of(tmp_path / "returns.csv") == ["320"]
+    assert MADDPGConfig.from_toml(tmp_path / "config.toml") == short()
+
+
+def test_a_broken_checkpoint_is_named_and_set_aside_and_an_older_one_taken(tmp_path):
+    whole = train(short(), tmp_path)
+    newest = tmp_path / "checkpoints" / "step_320" / "state.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    summary, said = auto(tmp_path)
+    assert said[0].startswith(f"skipped: {newest}: has ")
+    assert said[1:] == [f"going on from {tmp_path}/checkpoints/step_160"]
+    assert summary["weights_digest"] == whole["weights_digest"]
+    names = sorted(os.listdir(tmp_path / "checkpoints"))
+    assert len(names) == 3 and names[0] == "step_160" and names[1] == "step_320"
+    assert re.fullmatch(r"step_320\.broken\.[0-9a-f]{8}", names[2])
+    assert load_checkpoint(tmp_path / "checkpoints" / "step_320").env_steps == 320
+    assert auto(tmp_path)[1] == [f"going on from {tmp_path}/checkpoints/step_320"]
+
+
+def test_where_all_are_broken_a_run_is_begun(tmp_path):
+    whole = train(short(), tmp_path)
+    for name in ("step_160", "step_320"):
+        (tmp_path / "checkpoints" / name / "manifest.json").write_text("{")
+    summary, said = auto(tmp_path)
+    assert [line.partition(" ")[0] for line in said] == ["skipped:"] * 2 + [f"{tmp_path}/checkpoints"]
+    assert summary["weights_digest"] == whole["weights_digest"]
+    assert rows_of(tmp_path / "metrics.csv") == ["160", "320"]
+    assert len(list((tmp_path / "checkpoints").glob("*.broken.*"))) == 2
+
+
+def test_without_auto_a_broken_checkpoint_is_refused_and_stays(tmp_path):
+    train(short(), tmp_path)
+    (tmp_path / "checkpoints" / "step_320" / "manifest.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"step_320/manifest\.json: is not valid JSON"):
+        train(short(), tmp_path, resume=True)
+    assert (tmp_path / "checkpoints" / "step_320").is_dir()

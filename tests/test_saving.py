@@ -37,7 +37,10 @@ def write(saver, folder, env_steps):
     saver._thread.join()
 
 
-def failing(monkeypatch, fails, error=OSError(28, "No space left on device")):
+FULL = OSError(28, "No space left on device")
+
+
+def failing(monkeypatch, fails, error=FULL):
     """Let saving fail for the checkpoints that `fails` says."""
 
     def save(path, checkpoint):
