@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -9,8 +10,10 @@ import time
 import pytest
 import torch
 
-from distributed_maddpg import __version__
+from distributed_maddpg import MADDPG, __version__, saving
+from distributed_maddpg.checkpoint import checkpoints_of, load_checkpoint, save_checkpoint
 from distributed_maddpg.cli import main
+from distributed_maddpg.errors import CheckpointError
 
 TINY = [
     *("--num-workers", "0", "--learner.device", "cpu", "--env.kwargs", "max_cycles", "5"),
@@ -273,6 +276,117 @@ def test_an_interrupt_ends_a_run_with_a_checkpoint_and_the_command_to_go_on(tmp_
 @pytest.mark.parametrize("option", ["--preset=paper", "--config=x.toml", "--run-dir=x"])
 def test_resuming_takes_no_other_origin(option, capsys):
     assert "cannot go with --resume" in refused(["train", "--resume", "somewhere", option], capsys)
+
+
+@pytest.fixture
+def foreign(tmp_path, monkeypatch):
+    """Return (run folder, checkpoint) of a run in an environment of one's own, imported by nobody yet."""
+    env = ["--env.id", TELLTALE, "--algorithm.policy-head", "auto"]
+    own = [word for word in TINY if word not in ("--env.kwargs", "max_cycles")]
+    own.remove("5")  # of max_cycles
+    run_dir = tmp_path / "run"
+    assert main(["train", *own, *env, "--run-dir", str(run_dir)]) == 0
+    forget(monkeypatch)
+    return run_dir, run_dir / "checkpoints" / "step_200"
+
+
+TELLTALE = "tests.envs.telltale:parallel_env"
+
+
+def forget(monkeypatch):
+    monkeypatch.delitem(sys.modules, "tests.envs.telltale", raising=False)
+    monkeypatch.setenv("TELLTALE", "")
+
+
+def test_an_environment_that_only_a_file_names_is_not_imported(foreign, capsys):
+    run_dir, checkpoint = foreign
+    capsys.readouterr()
+    for command in (
+        ["evaluate", str(run_dir)],
+        ["evaluate", str(checkpoint)],
+        ["evaluate", str(checkpoint), "--env.id", "tests.envs.target:parallel_env"],
+        ["train", "--resume", str(run_dir)],
+    ):
+        line = refused(command, capsys, code=3)
+        assert f"its environment {TELLTALE!r} would be imported and run" in line
+        assert f"--env.id {TELLTALE}" in line
+    assert main(["train", "--resume", "auto", "--run-dir", str(run_dir)]) == 3
+    assert os.environ["TELLTALE"] == "" and "tests.envs.telltale" not in sys.modules
+    with pytest.raises(CheckpointError, match=f"env_id='{TELLTALE}'"):
+        MADDPG.from_checkpoint(checkpoint)
+    with pytest.raises(CheckpointError, match="would be imported"):
+        MADDPG.from_checkpoint(checkpoint, env_id="tests.envs.telltale")
+    assert os.environ["TELLTALE"] == "" and "tests.envs.telltale" not in sys.modules
+    assert checkpoint.is_dir(), "it is sound, and stays"
+
+
+def test_an_environment_that_is_named_is_imported(foreign, capsys, monkeypatch):
+    run_dir, checkpoint = foreign
+    assert main(["evaluate", str(run_dir), "--env.id", TELLTALE, "--episodes", "2"]) == 0
+    assert os.environ["TELLTALE"] == "made"
+    forget(monkeypatch)
+    with MADDPG.from_checkpoint(checkpoint, env_id=TELLTALE) as algo:
+        assert algo.env_steps == 200
+    longer = ["--env.id", TELLTALE, "--pacing.total-env-steps", "400", "--json"]
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run_dir), *longer]) == 0
+    assert json.loads(capsys.readouterr().out)["env_steps"] == 400
+
+
+@pytest.mark.parametrize(
+    "env_id",
+    ["os:system", "os", "mpe2:x", "mpe2._env", "mpe2..x", "pettingzoo.a:system", "mpe2x.y", "mpe2.é"],
+)
+def test_only_names_of_the_packages_that_come_along_are_believed(env_id, run, tmp_path):
+    checkpoint = load_checkpoint(run / "checkpoints" / "step_200")
+    config = dataclasses.replace(checkpoint.config, env=dataclasses.replace(checkpoint.config.env, id=env_id))
+    path = save_checkpoint(tmp_path / "x", dataclasses.replace(checkpoint, config=config))
+    with pytest.raises(CheckpointError, match="would be imported and run"):
+        MADDPG.from_checkpoint(path)
+
+
+def test_auto_needs_a_folder_begins_there_and_goes_on(tmp_path, capsys):
+    assert "--resume = 'auto': needs --run-dir" in refused(["train", *TINY, "--resume", "auto"], capsys)
+    command = ["train", *TINY, "--resume", "auto", "--run-dir", str(tmp_path / "run"), "--json"]
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert "starting anew" in captured.err
+    first = json.loads(captured.out)
+    (tmp_path / "run" / "checkpoints" / "step_200" / "manifest.json").write_text("{")
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert "skipped: " in captured.err and "step_200/manifest.json: is not valid JSON" in captured.err
+    assert f"going on from {tmp_path}/run/checkpoints/step_100" in captured.err
+    assert json.loads(captured.out)["weights_digest"] == first["weights_digest"]
+    assert column(tmp_path / "run" / "returns.csv", "env_steps") == [100, 200]
+
+
+def test_where_checkpoints_go_and_what_they_hold(tmp_path, capsys):
+    url = f"memory://{tmp_path}/far"
+    options = ["--checkpoint-dir", url, "--no-checkpoint-replay", "--keep-checkpoints", "1"]
+    assert main(["train", *TINY, *options, "--run-dir", str(tmp_path / "run")]) == 0
+    assert [str(path) for path in checkpoints_of(url)] == [f"{url}/step_200"]
+    assert load_checkpoint(f"{url}/step_200").replay is None
+    capsys.readouterr()
+    assert main(["evaluate", f"{url}/step_200", "--episodes", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["checkpoint"] == f"{url}/step_200"
+    longer = ["--pacing.total-env-steps", "300", "--json"]
+    assert main(["train", "--resume", str(tmp_path / "run"), "--checkpoint-dir", url, *longer]) == 0
+    assert json.loads(capsys.readouterr().out)["env_steps"] == 300
+    assert "--keep-checkpoints = -1" in refused(["train", *TINY, "--keep-checkpoints", "-1"], capsys)
+
+
+def test_a_run_that_could_not_be_saved_is_exit_code_1(tmp_path, capsys, monkeypatch):
+    def full(path, checkpoint):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(saving, "save_checkpoint", full)
+    assert main(["train", *TINY, "--run-dir", str(tmp_path / "run"), "--json"]) == 1
+    captured = capsys.readouterr()
+    summary = json.loads(captured.out)
+    last = captured.err.splitlines()[-1]
+    assert last == f"error: {summary['problem']}"
+    assert "step_200 was not saved ([Errno 28] No space left on device)" in last
 
 
 def test_what_no_one_expected_is_still_one_line(capsys, monkeypatch, tmp_path):
