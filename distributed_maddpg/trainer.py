@@ -424,6 +424,12 @@ class MADDPG:
                 raise ValueError(f"time_total_s is {seconds}")
             self._clock.start(seconds)
             restore_generator(self._acting_rng, taken(own, "acting_generator", (6,), np.uint64))
+            counts = [
+                *taken(stages, "pacing/counts", (5,), np.int64)[:2],
+                taken_count(stages, "learner/updates"),
+            ]
+            if counts != [checkpoint.env_steps, checkpoint.updates, checkpoint.updates]:
+                raise ValueError("its counts disagree")
             state = RunState(checkpoint.env_steps, checkpoint.updates, stages, checkpoint.replay)
             self._root().restore(self._run, state)
         except (KeyError, TypeError, ValueError, StageError) as error:

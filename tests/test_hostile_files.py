@@ -7,6 +7,7 @@ case is made from a number: `run_case(folder, number)` repeats one.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import faulthandler
 import hashlib
 import json
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distributed_maddpg import MADDPG
 from distributed_maddpg.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError
@@ -367,6 +369,105 @@ def run_cases(first: int, count: int) -> None:
     print(json.dumps(outcomes))
 
 
+def captured_states() -> list[Checkpoint]:
+    """Return checkpoints of short runs, on the compiled environment and on one of PettingZoo."""
+    small = {
+        "num_workers": 0,
+        "env": {"kwargs": {"max_cycles": 5, "continuous_actions": False}},
+        "rollout": {"num_envs": 3, "fragment_steps": 7},
+        "algorithm": {"policy_hidden_sizes": [4], "critic_hidden_sizes": [4]},
+        "learner": {"batch_size": 4, "device": "cpu"},
+        "replay": {"capacity": 100},
+        "pacing": {"total_env_steps": 80, "learning_starts": 21, "env_steps_per_update": 10},
+    }
+    target = {"id": "tests.envs.target:parallel_env", "kwargs": {}}
+    head = {"algorithm": {"policy_head": "sigmoid"}, "exploration": {"kind": "ou"}}
+    ours = MADDPGConfig.from_dict(small)
+    made = []
+    for config in (ours, MADDPGConfig.from_dict({"env": target, **head}, ours)):
+        with MADDPG(config) as algo:
+            algo.train()
+            made.append(algo.capture(replay=False))
+    return made
+
+
+def nasty_array(rng: Rng, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return an array of another shape, another type, or with numbers that some reader would stumble over."""
+    kind = rng.choice(["value", "value", "value", "bytes", "shape", "type"])
+    changed = array.copy()
+    if kind == "shape":
+        shapes = [(0,), (), (1, *array.shape), (*array.shape, 1), (2, 3), (0, 5), (1,) * 30, (2**12,)]
+        return np.resize(changed, rng.choice(shapes)) if changed.size else np.zeros((1, 2), array.dtype)
+    if kind == "type":
+        types = ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?"]
+        with np.errstate(all="ignore"):
+            return changed.astype(rng.choice(types))
+    if kind == "bytes":
+        data = bytearray(changed.tobytes())
+        for place in rng.sample(range(len(data)), min(len(data), rng.choice([1, 8]))):
+            data[place] = rng.randrange(256)
+        return np.frombuffer(bytes(data), array.dtype).reshape(array.shape).copy()
+    values: list[Any] = [0, 1, 2, 3, 7]
+    if array.dtype.kind == "f":
+        values += [np.nan, np.inf, -np.inf, -1.0, 3e38, 1e-45, -0.0]
+    elif array.dtype.kind in "iu":
+        info = np.iinfo(array.dtype)
+        values = [min(value, info.max) for value in [*values, info.min, info.max, info.max - 1, 2**31, 2**40]]
+        values += [-1, -(2**40)] if array.dtype == np.int64 else []
+    value = rng.choice(values)
+    if rng.random() < 0.5 or not changed.size:
+        changed[...] = value
+    else:
+        changed.flat[rng.randrange(changed.size)] = value
+    return changed
+
+
+def run_state_case(checkpoints: list[Checkpoint], number: int) -> str:
+    """Start a run from a state of which one to three arrays are mutated, dropped or exchanged."""
+    rng = Rng(number)
+    checkpoint = checkpoints[number % len(checkpoints)]
+    state = dict(checkpoint.state)
+    for _ in range(rng.choice([1, 1, 2, 3])):
+        name, other = rng.choice(sorted(state)), rng.choice(sorted(state))
+        kind = rng.choice(["mutate"] * 6 + ["drop", "exchange", "add"])
+        if kind == "drop":
+            del state[name]
+        elif kind == "exchange":
+            state[name], state[other] = state[other], state[name]
+        elif kind == "add":
+            state[rng.choice([f"{name}x", f"{name}/{name}", "", "/", "worker_1/env", "worker_"])] = state[
+                other
+            ]
+        else:
+            state[name] = nasty_array(rng, state[name])
+    try:
+        with MADDPG.restored(dataclasses.replace(checkpoint, state=state)) as algo:
+            algo.start()
+            assert (algo.env_steps, algo.updates) == (checkpoint.env_steps, checkpoint.updates)
+        return "read"
+    except CheckpointError as error:
+        line = str(error)
+        assert line.isprintable() and len(line) <= 2_000, line
+        return "CheckpointError"
+
+
+def run_state_cases(first: int, count: int) -> None:
+    """Start runs from mutated states in this process; print as `run_cases` does."""
+    outcomes: Counter[str] = Counter()
+    checkpoints = captured_states()
+    limit_memory()
+    for number in range(first, first + count):
+        faulthandler.dump_traceback_later(DEADLINE_S, exit=True)
+        try:
+            outcomes[run_state_case(checkpoints, number)] += 1
+        except Exception as error:  # noqa: BLE001 - just what must not happen
+            outcomes["failed"] += 1
+            text = str(error).encode("ascii", "backslashreplace").decode()[:300]
+            print(f"case {number}: {type(error).__name__}: {text}", file=sys.stderr)
+        faulthandler.cancel_dump_traceback_later()
+    print(json.dumps(outcomes))
+
+
 def in_a_child(call: str) -> subprocess.CompletedProcess[str]:
     """Run a call of this module in a fresh interpreter."""
     code = f"from tests.test_hostile_files import *; {call}"
@@ -388,6 +489,18 @@ def test_whatever_is_read_is_valid_or_refused_in_one_line(first: int, count: int
     assert sum(outcomes.values()) == count
     # Mutations that are all refused, or all survived, would test nothing.
     assert all(outcomes[kind] > count // 40 for kind in ("read", "CheckpointError", "BadInput")), outcomes
+
+
+@pytest.mark.parametrize(
+    ("first", "count"), [(0, 400), pytest.param(1_000, 5_000, marks=pytest.mark.slow)], ids=["some", "many"]
+)
+def test_whatever_a_run_is_started_from_fits_or_is_refused_in_one_line(first: int, count: int) -> None:
+    done = in_a_child(f"run_state_cases({first}, {count})")
+    assert done.returncode == 0, done.stderr[-5_000:]
+    outcomes = json.loads(done.stdout)
+    assert not outcomes.pop("failed", 0), done.stderr[-5_000:]
+    assert sum(outcomes.values()) == count
+    assert all(outcomes[kind] > count // 10 for kind in ("read", "CheckpointError")), outcomes
 
 
 def test_the_limits_of_the_child_hold() -> None:
