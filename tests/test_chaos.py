@@ -25,6 +25,7 @@ from distributed_maddpg.chaos.faults import (
     endless,
     kinds_of,
     may_join,
+    meet,
     role_of,
     session_processes,
     strike,
@@ -115,6 +116,14 @@ def test_who_may_join_whom() -> None:
     assert may_join(learner, [_fault("freeze evaluator")], beside=False), "a slow one keeps nobody waiting"
     assert not may_join(KINDS["SIGTERM"], [_fault("freeze evaluator")], beside=True)
     assert not may_join(worker, [_fault("kill everything")], beside=True)
+
+
+def test_losses_beside_a_fault_that_loses_nothing_are_ones_own() -> None:
+    evaluator, learner, worker = _fault("kill evaluator"), _fault("kill learner"), _fault("kill worker")
+    meet(evaluator, learner)
+    assert learner.alone and not evaluator.alone
+    meet(learner, worker)
+    assert not learner.alone and not worker.alone
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import psutil
 
-from distributed_maddpg.chaos.faults import Fault, Kind, Plan, Role, by_role, kinds_of, may_join, strike
+from distributed_maddpg.chaos.faults import (
+    Fault,
+    Kind,
+    Plan,
+    Role,
+    by_role,
+    kinds_of,
+    may_join,
+    meet,
+    strike,
+)
 from distributed_maddpg.chaos.job import Job
 from distributed_maddpg.chaos.options import ChaosOptions, JobSettings
 from distributed_maddpg.chaos.recovery import failed_saves, recovered_at
@@ -135,9 +145,9 @@ class Disturber:
             self._next_at = time.monotonic() + _SHORTEST_PAUSE_S
             return
         victims = kind.counts(self._options.num_workers)
-        fault = Fault(kind, time.time(), victims, alone=not self._open)
+        fault = Fault(kind, time.time(), victims)
         for other in self._open:
-            other.fault.alone = False
+            meet(fault, other.fault)
         self.outcome.faults.append(fault)
         opened = _Open(fault, self._job)
         self._open.append(opened)

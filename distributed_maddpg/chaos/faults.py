@@ -106,7 +106,7 @@ class Fault:
     victims: dict[Role, int]
     """How many processes of each role were hit."""
     alone: bool = True
-    """Whether no other fault was there at the same time, so that what was lost was lost to this one."""
+    """Whether no other fault can have lost what was lost meanwhile."""
     recovered_after_s: float | None = None
     env_steps_lost: int = 0
     updates_lost: int = 0
@@ -171,6 +171,12 @@ class Plan:
             if kind.ends_job:
                 return None
         return None
+
+
+def meet(one: Fault, other: Fault) -> None:
+    """Note that two faults were there at the same time; slow ones lose neither env steps nor updates."""
+    one.alone &= other.kind.slow
+    other.alone &= one.kind.slow
 
 
 def may_join(kind: Kind, pending: Collection[Fault], beside: bool) -> bool:
