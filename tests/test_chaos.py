@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
-from distributed_maddpg.chaos.disturb import Disturbed
+from distributed_maddpg.chaos import disturb
+from distributed_maddpg.chaos.disturb import Disturbed, Disturber
 from distributed_maddpg.chaos.experiment import check_checkpoints, run_chaos
 from distributed_maddpg.chaos.faults import (
     KINDS,
@@ -308,6 +310,116 @@ def test_a_taken_folder_is_refused(tmp_path: Path) -> None:
         run_chaos(ChaosOptions(), tmp_path, print)
 
 
+# One fault after the other
+
+
+class _FakeJob(Job):
+    """A job that collects 1 000 env steps at each look, and mends what is struck unless told not to."""
+
+    def __init__(self, run_dir: Path, env_steps: int, mends: bool) -> None:
+        super().__init__(run_dir, [])
+        self.env_steps, self.end, self.mends = 0, env_steps, mends
+        self.happened: list[dict[str, Any]] = []
+        self.starts, self.killed = 0, False
+        (run_dir / "checkpoints" / "step_1").mkdir(parents=True)
+        (run_dir / "checkpoints" / "step_1" / "manifest.json").write_text('{"counters": {"updates": 3}}')
+
+    def start(self) -> None:
+        self.starts += 1
+        self.env_steps = self.resumed_from = 1 if self.starts > 1 else 0
+
+    @property
+    def exit_code(self) -> int | None:
+        return 0 if self.env_steps >= self.end or self.killed else None
+
+    def rows(self) -> list[Any]:
+        self.env_steps += 1000
+        return []
+
+    @property
+    def has_new_row(self) -> bool:
+        return self.env_steps > self.resumed_from
+
+    @property
+    def seen(self) -> Counts:
+        return Counts(self.env_steps, self.env_steps // 100)
+
+    def log(self, life: int = -1) -> str:
+        return ""
+
+    def events(self) -> list[dict[str, Any]]:
+        return self.happened
+
+    def processes(self) -> list[Any]:
+        return []
+
+    def signal(self, number: int) -> None:
+        pass
+
+    def wait(self, within_s: float) -> int | None:
+        return 0
+
+    def note_end(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def finish(self) -> None:
+        pass
+
+    def hit(self, names: list[str]) -> None:
+        now = time.time()
+        self.happened += [_event(now, name, "lost") for name in names]
+        self.happened += [_event(now + 0.5, name, "recovered") for name in names if self.mends]
+
+
+def _disturbed(
+    job: _FakeJob, monkeypatch: pytest.MonkeyPatch, kinds: str, **changes: Any
+) -> tuple[Disturbed, list[str]]:
+    named: dict[Any, list[Any]] = {
+        "rollout worker": ["rollout worker 0", "rollout worker 1"],
+        "learner": ["learner"],
+    }
+    monkeypatch.setattr(disturb, "_LOOK_S", 0.001)
+    monkeypatch.setattr(disturb, "_SHORTEST_PAUSE_S", 0.0)
+    monkeypatch.setattr(disturb, "_LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(disturb, "by_role", lambda processes: named)
+    monkeypatch.setattr(disturb, "strike", lambda processes, act: job.hit(processes))
+    options = ChaosOptions(kinds=kinds, **changes)
+    lines: list[str] = []
+    return Disturber(job, JobSettings.of(options, job.end), options, lines.append).run(), lines
+
+
+def test_faults_follow_each_other_until_the_job_is_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = _FakeJob(tmp_path, 300_000, mends=True)
+    outcome, lines = _disturbed(job, monkeypatch, "kill all workers,kill learner")
+    assert {fault.kind.name for fault in outcome.faults} == {"kill all workers", "kill learner"}
+    assert len(outcome.faults) > 4 and outcome.hangs == 0 and outcome.problems == []
+    mended = [fault for fault in outcome.faults if fault.note != "the job ended first"]
+    assert all(fault.recovered_after_s == pytest.approx(0.5, abs=0.1) for fault in mended)
+    assert len(lines) == 2 * len(outcome.faults)
+
+
+def test_a_recovery_that_does_not_come_is_a_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = _FakeJob(tmp_path, 1_000_000, mends=False)
+    outcome, _ = _disturbed(job, monkeypatch, "kill learner", deadline_s=0.1)
+    assert outcome.hangs >= 1 and outcome.faults[0].hang and outcome.faults[0].recovered_after_s is None
+
+
+def test_what_a_restart_repeats_is_measured_from_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = _FakeJob(tmp_path, 100_000, mends=True)
+    job.events = lambda: []  # type: ignore[method-assign]
+    outcome, _ = _disturbed(job, monkeypatch, "kill everything", minutes=0.001)
+    assert outcome.resumed == job.starts - 1 >= 1
+    assert outcome.env_steps_redone == sum(fault.env_steps_lost for fault in outcome.faults) >= 999
+    assert outcome.hangs == 0 and outcome.problems == []
+
+
 # The result
 
 
@@ -456,3 +568,28 @@ def test_a_short_chaos_loses_nothing_for_good(tmp_path: Path) -> None:
     assert result["scorecard"]["episodes"] == 200
     assert done.returncode == (0 if result["within_noise"] else 1)
     assert "kill" in (tmp_path / "reliability.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_ctrl_c_ends_the_job_as_well(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "distributed_maddpg", "chaos", "--env-steps", "1000000"]
+    command += ["--run-dir", str(tmp_path / "chaos")]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    chaos = subprocess.Popen(
+        command, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        found: list[psutil.Process] = []
+        while not any(role_of(" ".join(process.cmdline())) for process in found if process.is_running()):
+            assert time.monotonic() < deadline and chaos.poll() is None
+            time.sleep(0.2)
+            found = psutil.Process(chaos.pid).children(recursive=True)
+        [job] = psutil.Process(chaos.pid).children()
+        chaos.send_signal(signal.SIGINT)
+        stderr = chaos.communicate(timeout=30)[1]
+        assert chaos.returncode == 1 and stderr.splitlines()[-1] == "error: interrupted"
+        assert session_processes(job.pid) == []
+    finally:
+        chaos.kill()

@@ -32,6 +32,7 @@ from distributed_maddpg.errors import CheckpointError
 
 _ASIDE = "checkpoints.aside"
 _LAST_GASP_S = 10.0
+_KILLED_S = 3.0
 _LOOK_S = 0.05
 
 
@@ -242,4 +243,5 @@ def _kill(session: int) -> int:
     for process in left:
         with suppress(psutil.Error):
             process.send_signal(signal.SIGKILL)
+    psutil.wait_procs(left, timeout=_KILLED_S)
     return len(left)
