@@ -131,8 +131,8 @@ class Disturber:
             fault.updates_lost = job.seen.updates_lost - each.updates_lost
         self._open.remove(each)
         self.outcome.hangs += fault.hang
-        said = "hangs" if fault.hang else f"recovered after {fault.recovered_after_s or 0:.1f} s"
-        self._note(f"{fault.kind.name}: {said}")
+        said = f"recovered after {fault.recovered_after_s or 0:.1f} s" if each.recovered else fault.note
+        self._note(f"{fault.kind.name}: {'hangs' if fault.hang else said}")
         pause_s = self._chance.uniform(_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S)
         self._next_at = max(self._next_at, time.monotonic() + pause_s)
 
