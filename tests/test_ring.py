@@ -338,9 +338,9 @@ def test_an_abandoned_or_finished_snapshot_costs_nothing():
     assert [reference() for reference in ring._snapshots] == [unread]
 
 
-def test_a_snapshot_is_stored_in_chunks_of_8_mb():
-    ring = Ring(30, 2**18)  # 1 MB a row
-    ring.add(np.zeros((18, 2**18), np.float32))
+def test_a_snapshot_is_stored_in_chunks_of_1_mb():
+    ring = Ring(30, 2**15)  # 128 kB a row
+    ring.add(np.zeros((18, 2**15), np.float32))
     stored = ring.snapshot().stored()
     assert (stored.inserted, stored.num_rows) == (18, 18)
     assert [len(chunk) for chunk in stored.chunks] == [8, 8, 2]
