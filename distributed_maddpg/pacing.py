@@ -116,6 +116,7 @@ class Pacer:
         """Go back to the updates of a learner that was restored, with none under way."""
         self.updates, self._updates_running = updates, 0
         self._published_at = min(self._published_at, updates)
+        self._updates_before = min(self._updates_before, updates)  # none from a buffer that is still empty
 
     def get_state(self, env_steps: int, updates: int) -> Arrays:
         """Return the counts, with work under way left out.

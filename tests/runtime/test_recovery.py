@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from distributed_maddpg.errors import StageError, TrainingError
+from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.runtime import recovery
 from distributed_maddpg.runtime.recovery import FaultLog, Health
+from tests.envs.target import target_config
 
 
 class Clock:
@@ -190,3 +192,23 @@ def test_processes_that_are_killed_again_and_again_are_no_error_of_their_own(clo
         log.lost(
             "rollout worker 0", TrainingError("rollout worker 0 died: its process was killed, or crashed")
         )
+
+
+def test_no_updates_are_due_from_an_empty_buffer_after_learner_and_replay_buffer_are_lost() -> None:
+    config = target_config(pacing={"learning_starts": 320, "total_env_steps": 6400}).pacing
+    counts = Pacer(config)
+    _collect(counts, 1600)
+    counts.learning_started(161)
+    counts.learning_done(161)
+    counts.refill()  # the replay buffer is back first
+    counts.set_updates(100)  # and then the learner, as it was some time ago
+    assert counts.updates_due() == 0
+    _collect(counts, 319)
+    assert counts.updates_due() == 0
+    _collect(counts, 1)
+    assert counts.updates_due() == 1 + 1600 // 8 - 100, "all that were earned and are not made"
+
+
+def _collect(counts: Pacer, env_steps: int) -> None:
+    counts.collection_started(env_steps)
+    counts.collection_done(env_steps)
