@@ -314,7 +314,7 @@ class Supervisor:
 
     def _connect(self) -> None:
         """Tell learner and workers of the replay buffer, those that do not know this one yet."""
-        if not self._health[REPLAY].ready:
+        if not self.may_ask(REPLAY):
             return
         for who, generation in self._connected_to.items():
             health = self._health[who]
@@ -328,9 +328,16 @@ class Supervisor:
             calls = [actor.connect.remote(self.processes.replay)]
             if not health.ready and health.lives:
                 calls += self._restored(who, actor)
+            again = self._connect_again(who)
             for call in calls[:-1]:
-                self.watch(call, who, lambda _: None, timeout_s=timeout_s, work=False)
-            self.watch(calls[-1], who, self._welcome(who), timeout_s=timeout_s, work=False)
+                self.watch(call, who, lambda _: None, again, timeout_s=timeout_s, work=False)
+            self.watch(calls[-1], who, self._welcome(who), again, timeout_s=timeout_s, work=False)
+
+    def _connect_again(self, who: str) -> Callable[[], None]:
+        def again() -> None:  # it lives, and the replay buffer may live as well, but they did not meet
+            self._connected_to[who] = -1
+
+        return again
 
     def _restored(self, who: str, actor: Any) -> list[ray.ObjectRef[Any]]:
         """Ask a successor to go on from where its predecessor was."""
