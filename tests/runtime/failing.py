@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from tests.envs.counting import CountingEnv
 
 
 class FailingEnv(CountingEnv):
-    """A CountingEnv that raises or sleeps for ever at its `fail_at`-th step; with 0, when it is reset."""
+    """A CountingEnv that raises or sleeps for ever at its `fail_at`-th step; with 0, when it is reset.
 
-    def __init__(self, fail_at: int = 0, how: str = "raise", **kwargs: Any) -> None:
+    Args:
+        fail_at: counted from 1, anew in each process and copy.     how: "raise" or "sleep".
+        folder, times: with a folder, only so many times among all processes that use it.
+        kwargs: of CountingEnv.
+    """
+
+    def __init__(
+        self, fail_at: int = 0, how: str = "raise", folder: str = "", times: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.fail_at, self.how, self.steps = fail_at, how, 0
+        self.folder, self.times = folder, times
 
     def reset(self, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
         if self.fail_at == 0:
@@ -27,9 +37,20 @@ class FailingEnv(CountingEnv):
         return super().step(actions)
 
     def _fail(self) -> None:
+        if self.folder and not self._may_fail():
+            return
         if self.how == "sleep":
             time.sleep(3600)
         raise RuntimeError(f"boom at step {self.steps}")
+
+    def _may_fail(self) -> bool:
+        for number in range(self.times):
+            try:
+                (Path(self.folder) / str(number)).touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            return True
+        return False
 
 
 def parallel_env(**kwargs: Any) -> FailingEnv:

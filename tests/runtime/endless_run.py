@@ -1,0 +1,29 @@
+"""A run over Ray to be killed from outside: `python -m tests.runtime.endless_run`.
+
+Prints the ids of its actors' processes as JSON once all work, and goes on for ever.
+"""
+
+from __future__ import annotations
+
+import json
+
+from distributed_maddpg.preflight import check
+from distributed_maddpg.runtime.driver import RayRoot
+from tests.envs.target import target_config
+from tests.runtime.chaos import Watched
+
+
+def main() -> None:
+    """Train for ever."""
+    pacing = {"total_env_steps": 10**12, "report_interval_env_steps": 64, "learning_starts": 320}
+    config = target_config(num_workers=1, pacing=pacing)
+    root = RayRoot([config], check(config))
+    watched = Watched(root)
+    watched.until(lambda: root.pacer.updates > 20)
+    print(json.dumps(watched.pids()), flush=True)
+    while True:
+        root.run(lambda: False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Runs on clusters of several nodes, each in a process of its own: `python -m tests.runtime.nodes <name>`.
+
+A process can be in one cluster at a time, and the session's other tests have theirs. Each function prints
+what it saw as JSON; the tests in `test_nodes.py` judge it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import ray
+from ray.cluster_utils import Cluster
+
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.errors import BadInput, TrainingError
+from distributed_maddpg.preflight import check
+from distributed_maddpg.runtime.driver import RayRoot
+from tests.envs.target import target_config
+from tests.runtime.chaos import Watched
+
+_QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 500}
+_QUICK["health_check_failure_threshold"] = 4
+_WITHIN_S = 200.0
+
+
+@contextmanager
+def _cluster(head_cpus: int, *node_cpus: int) -> Iterator[tuple[Cluster, list[Any]]]:
+    """Start a head, where this process is the driver, and further nodes."""
+    options = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
+    head = {"num_cpus": head_cpus, "_system_config": _QUICK, **options}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        yield cluster, [_add(cluster, cpus) for cpus in node_cpus]
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def _add(cluster: Cluster, cpus: int) -> Any:
+    node = cluster.add_node(num_cpus=cpus, object_store_memory=100 * 2**20)
+    cluster.wait_for_nodes()
+    return node
+
+
+def _config(**changes: Any) -> MADDPGConfig:
+    base = target_config(
+        num_workers=2,
+        replay={"capacity": 200_000},
+        pacing={"total_env_steps": 10**9, "report_interval_env_steps": 64, "learning_starts": 320},
+        ray={"timeout_s": 60.0, "snapshot_interval_s": 1.0},
+    )
+    return MADDPGConfig.from_dict(changes, base)
+
+
+@contextmanager
+def _run(config: MADDPGConfig) -> Iterator[Watched]:
+    root = RayRoot([config], check(config))
+    try:
+        yield Watched(root)
+    finally:
+        root.close()
+
+
+def _end(watched: Watched) -> dict[str, Any]:
+    total = watched.finish()
+    [result] = watched.root.results()
+    return {
+        "total": total,
+        "env_steps": result["num_env_steps_sampled_lifetime"],
+        "updates": result["num_updates_lifetime"],
+        "learner_updates": int(watched.root.learner_state(0)["updates"]),
+        "stored": len(watched.rows()),
+        "faults": result["fault_tolerance"],
+        "lost": watched.happened("lost"),
+        "recovered": watched.happened("recovered"),
+        "lines": [event.line for event in watched.events],
+        "versions_sorted": watched.versions == sorted(watched.versions),
+    }
+
+
+def _node_of(watched: Watched, who: str) -> str:
+    started = watched.root._processes._started
+    return str(ray.get(started[watched.actors[who]], timeout=60).node)
+
+
+def _kill_raylet(node: Any) -> None:
+    [raylet] = node.all_processes["raylet"]
+    os.kill(raylet.process.pid, signal.SIGKILL)
+
+
+def workers_join_and_leave() -> dict[str, Any]:
+    """Start with room for one worker of three; add a node for two more; take it away again."""
+    seen: dict[str, Any] = {}
+    with _cluster(2) as (cluster, _), _run(_config(num_workers=3)) as watched:
+        supervisor = watched.root._supervisor
+        watched.until(lambda: watched.root.pacer.updates > 50)
+        seen["before"] = supervisor.healthy_workers
+        node = _add(cluster, 2)
+        started = time.monotonic()
+        watched.until(lambda: supervisor.healthy_workers == 3, _WITHIN_S)
+        seen["join_s"] = time.monotonic() - started
+        env_steps = watched.root.pacer.env_steps
+        watched.until(lambda: watched.root.pacer.env_steps > env_steps + 3200)
+        seen["asked"] = list(watched.root._fragments_asked)
+        started = time.monotonic()
+        cluster.remove_node(node, allow_graceful=False)
+        watched.until(lambda: supervisor.healthy_workers == 1, _WITHIN_S)
+        seen["leave_s"] = time.monotonic() - started
+        env_steps = watched.root.pacer.env_steps
+        watched.until(lambda: watched.root.pacer.env_steps > env_steps + 3200, _WITHIN_S)
+        seen["after"] = supervisor.healthy_workers
+        return seen | _end(watched)
+
+
+def too_few_workers() -> dict[str, Any]:
+    """Take away the node of one worker of two where two are needed."""
+    config = _config(ray={"min_workers": 2, "timeout_s": 40.0})
+    with _cluster(2, 1) as (cluster, [node]), _run(config) as watched:
+        watched.until(lambda: watched.root._supervisor.healthy_workers == 2)
+        watched.until(lambda: watched.root.pacer.updates > 50)
+        cluster.remove_node(node, allow_graceful=False)
+        started = time.monotonic()
+        try:
+            watched.until(lambda: False, _WITHIN_S)
+        except TrainingError as error:
+            return {"error": str(error), "seconds": time.monotonic() - started}
+        return {"error": ""}
+
+
+def never_enough() -> dict[str, Any]:
+    """Ask for more workers than there are CPUs."""
+    with _cluster(2):
+        try:
+            with _run(_config(ray={"min_workers": 2})):
+                return {"error": ""}
+        except BadInput as error:
+            return {"error": str(error)}
+
+
+def node_of_workers_dies() -> dict[str, Any]:
+    """Kill the raylet of a node with two of three workers; another node has room for them."""
+    with _cluster(2, 2, 2) as (_, nodes), _run(_config(num_workers=3)) as watched:
+        watched.until(lambda: watched.root._supervisor.healthy_workers == 3)
+        watched.until(lambda: watched.root.pacer.updates > 50)
+        mine = ray.get_runtime_context().get_node_id()
+        places = {who: _node_of(watched, who) for who in watched.actors}
+        aside = {places["learner"], places["replay buffer"], mine}
+        [victim, *_] = [
+            node for node in nodes if node.node_id not in aside and node.node_id in places.values()
+        ]
+        lost = [who for who, place in places.items() if place == victim.node_id]
+        pids = [watched.pids()[who] for who in lost]
+        started = time.monotonic()
+        _kill_raylet(victim)
+        watched.until(lambda: set(lost) <= set(watched.happened("recovered")), _WITHIN_S)
+        seconds = time.monotonic() - started
+        running = [number for number in pids if os.path.exists(f"/proc/{number}")]
+        return {"victims": lost, "seconds": seconds, "running": running} | _end(watched)
+
+
+def node_of_learner_and_replay_dies() -> dict[str, Any]:
+    """Kill the raylet of the node with learner and replay buffer, whose rows the driver mirrors."""
+    # The head has too few CPUs for such a learner, so that it is elsewhere.
+    config = _config(learner={"num_threads": 3})
+    from distributed_maddpg.runtime import supervisor as module
+
+    # All nodes are on this machine, where the driver could reach the memory.
+    module.Ring.attach = staticmethod(lambda address: None)  # type: ignore[method-assign]
+    with _cluster(2, 5, 5) as (_, nodes), _run(config) as watched:
+        root, supervisor = watched.root, watched.root._supervisor
+        watched.until(lambda: root.pacer.updates > 300 and supervisor._mirrored[0] > 0, _WITHIN_S)
+        places = {who: _node_of(watched, who) for who in watched.actors}
+        [victim] = [node for node in nodes if node.node_id == places["learner"]]
+        lost = [who for who, place in places.items() if place == victim.node_id]
+        mirrored = supervisor._mirrors[0].read_since(0)[0].copy()
+        env_steps, updates, safe = root.pacer.env_steps, root.pacer.updates, watched.updates_before(4.0)
+        started = time.monotonic()
+        _kill_raylet(victim)
+        watched.until(lambda: set(lost) <= set(watched.happened("recovered")), _WITHIN_S)
+        seconds = time.monotonic() - started
+        same = bool(np.array_equal(watched.rows()[: len(mirrored)], mirrored))
+        together = _node_of(watched, "learner") == _node_of(watched, "replay buffer") != victim.node_id
+        seen = {"victims": lost, "seconds": seconds, "same": same, "together": together}
+        seen |= {"mirrored": len(mirrored), "at_kill": [env_steps, updates, safe]}
+        return seen | _end(watched)
+
+
+def main(name: str) -> None:
+    """Run one of the functions above and print what it saw."""
+    functions: dict[str, Callable[[], dict[str, Any]]] = {
+        function.__name__: function
+        for function in (
+            workers_join_and_leave,
+            too_few_workers,
+            never_enough,
+            node_of_workers_dies,
+            node_of_learner_and_replay_dies,
+        )
+    }
+    print(json.dumps(functions[name]()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,85 @@
+"""Nodes join, leave and die: a run uses what is there; only too few workers for too long end it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distributed_maddpg.pacing import Pacer
+from tests.envs.target import target_config
+
+pytest.importorskip("ray")
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def _seen(name: str) -> dict[str, Any]:
+    """Return what one of the functions of `nodes.py` saw."""
+    words = [sys.executable, "-m", "tests.runtime.nodes", name]
+    done = subprocess.run(words, cwd=_ROOT, capture_output=True, text=True, timeout=580)
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0, done.stderr[-4000:]
+    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return seen
+
+
+def _check_counts(seen: dict[str, Any]) -> None:
+    pacing = target_config(pacing={"total_env_steps": seen["total"]}).pacing
+    pacer = Pacer(pacing)
+    pacer.collection_started(seen["total"])
+    pacer.collection_done(seen["total"])
+    assert seen["env_steps"] == seen["total"]
+    assert seen["updates"] == seen["learner_updates"] == pacer.updates_due()
+    assert seen["versions_sorted"]
+
+
+def test_workers_join_when_a_node_does_and_leave_with_it() -> None:
+    seen = _seen("workers_join_and_leave")
+    assert (seen["before"], seen["after"]) == (1, 1)
+    assert min(seen["asked"]) > 0, "those that joined worked"
+    assert len([who for who in seen["lost"] if who.startswith("rollout worker")]) >= 2
+    assert seen["faults"]["updates_lost"] == 0
+    assert seen["stored"] >= seen["total"]
+    _check_counts(seen)
+
+
+def test_too_few_workers_for_too_long_end_the_run() -> None:
+    seen = _seen("too_few_workers")
+    assert seen["error"] == "1 rollout workers for 40 s (ray.timeout_s), ray.min_workers = 2"
+    assert seen["seconds"] > 40
+
+
+def test_fewer_cpus_than_workers_that_are_needed_are_refused() -> None:
+    message = "ray.min_workers = 2: with the learner needs 3 CPUs, the cluster has 2; lower it or add nodes"
+    assert _seen("never_enough")["error"] == message
+
+
+def test_a_node_with_workers_dies_and_others_take_over() -> None:
+    seen = _seen("node_of_workers_dies")
+    assert seen["running"] == [], "its processes ended with its raylet"
+    assert set(seen["victims"]) <= set(seen["recovered"])
+    assert all(who.startswith("rollout worker") for who in seen["lost"])
+    assert seen["faults"]["updates_lost"] == 0
+    assert seen["faults"]["num_healthy_workers"] == 3
+    assert seen["stored"] >= seen["total"]
+    _check_counts(seen)
+
+
+def test_the_node_of_learner_and_replay_buffer_dies_and_the_drivers_copies_go_on() -> None:
+    seen = _seen("node_of_learner_and_replay_dies")
+    assert {"learner", "replay buffer"} <= set(seen["victims"]) <= set(seen["recovered"])
+    assert seen["same"] and seen["together"]
+    _, updates, safe = seen["at_kill"]
+    [line] = [line for line in seen["lines"] if line.startswith("replay buffer is back after ")]
+    rows = int(line.split(", with ")[1].split(" ")[0].replace(",", ""))
+    assert line.endswith(" transitions of a snapshot")
+    assert seen["mirrored"] <= rows
+    assert seen["faults"]["updates_lost"] <= updates - safe + 100
+    _check_counts(seen)

@@ -1,0 +1,281 @@
+"""Whichever process is killed or hangs, an asynchronous run goes on to its end, and its counts are exact."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distributed_maddpg.config import MADDPGConfig
+
+ray = pytest.importorskip("ray")
+from tests.runtime.chaos import Watched, counters, updates_earned  # noqa: E402
+from tests.runtime.processes import gone  # noqa: E402
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+_INTERVAL_S = 1.0
+_MOST_FRAGMENTS = 2 * 16
+"""A worker's calls under way, times the fragments of one."""
+_WORKERS = ("rollout worker 0", "rollout worker 1")
+
+
+@pytest.fixture
+def start(make_root: Callable[..., Any], endless: Callable[..., MADDPGConfig]) -> Callable[..., Watched]:
+    """Return a function that starts a run with two workers and trains until it has something to lose."""
+
+    def started(**changes: Any) -> Watched:
+        settings = {"num_workers": 2, "replay": {"capacity": 200_000}, **changes}
+        settings["ray"] = {"timeout_s": 60.0, "snapshot_interval_s": _INTERVAL_S, **changes.get("ray", {})}
+        watched = Watched(make_root(endless(**settings)))
+        supervisor = watched.root._supervisor
+        watched.until(lambda: watched.root.pacer.updates >= 50 and supervisor.all_ready)
+        watched.until(lambda: supervisor.snapshots and supervisor.snapshots[0]["updates"] > 0)
+        return watched
+
+    return started
+
+
+def _kinds(names: tuple[str, ...]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for who in names:
+        kind = who.rstrip(" 01").replace(" ", "_")
+        found[kind] = found.get(kind, 0) + 1
+    return found
+
+
+def _check_end(watched: Watched, names: tuple[str, ...]) -> dict[str, Any]:
+    """Finish the run; check its counts and what it tells; return `fault_tolerance`."""
+    root, version = watched.root, watched.root._latest_version
+    total = watched.finish()
+    assert root.pacer.env_steps == total
+    assert root.pacer.updates == updates_earned(root, total)
+    [result] = root.results()
+    faults = result["fault_tolerance"]
+    assert result["num_env_steps_sampled_lifetime"] == total
+    assert result["num_updates_lifetime"] == root.pacer.updates
+    assert {name: faults[name] for name in counters()} == counters(**_kinds(names))
+    assert faults["num_healthy_workers"] == 2
+    assert sorted(watched.happened("lost")) == sorted(watched.happened("recovered")) == sorted(names)
+    lost = len([who for who in names if who in _WORKERS])
+    stuck = 2 if "replay buffer" in names else lost  # a push of either may have failed with it
+    assert 0 <= faults["env_steps_lost"] <= stuck * _MOST_FRAGMENTS * 32
+    state = root.learner_state(0)
+    assert state["updates"] == root.pacer.updates
+    assert all(np.isfinite(array).all() for array in state.values())
+    assert watched.versions == sorted(watched.versions), "the learner's version never goes back"
+    acting = [watched.ask(who, lambda actor: actor._weights_version) for who in _WORKERS]
+    assert min(acting) > version, "weights arrive after the loss"
+    return dict(faults)
+
+
+@pytest.mark.parametrize("names", [_WORKERS[1:], _WORKERS], ids=["one", "all"])
+def test_killed_workers_are_replaced_by_others(start: Callable[..., Watched], names: tuple[str, ...]) -> None:
+    watched = start()
+    first = watched.pids()
+    killed = watched.hit(signal.SIGKILL, *names)
+    seconds = watched.until_back(*names)
+    print(f"{len(names)} rollout workers back after {seconds:.1f} s")
+    faults = _check_end(watched, names)
+    assert faults["updates_lost"] == 0
+    kept = {who: number for who, number in first.items() if who not in names}
+    assert kept == {who: number for who, number in watched.pids().items() if who not in names}
+    assert not set(killed.values()) & set(watched.pids().values())
+    # What a successor sees is its own: the numbers that this environment shows are never the same twice.
+    stored, inserted = watched.rows(), watched.root._supervisor._rings[0].inserted
+    assert len(stored) == inserted >= watched.root.pacer.env_steps
+    assert len(np.unique(stored[:, :3], axis=0)) == len(stored)
+
+
+def test_a_killed_learner_goes_on_from_its_snapshot(start: Callable[..., Watched]) -> None:
+    watched = start()
+    watched.until(lambda: watched.root.pacer.updates > 300)
+    safe = watched.updates_before(_INTERVAL_S + 2.0)
+    before, version = watched.root.pacer.updates, watched.root._latest_version
+    [killed] = watched.hit(signal.SIGKILL, "learner").values()
+    seconds = watched.until_back("learner")
+    print(f"learner back after {seconds:.1f} s")
+    state = watched.root.learner_state(0)
+    assert state["weights_version"] >= version
+    faults = _check_end(watched, ("learner",))
+    assert faults["updates_lost"] <= before + 2 * watched.root._updates_per_call - safe
+    print(f"{faults['updates_lost']} of {before} updates lost")
+    assert watched.pids()["learner"] != killed
+
+
+def test_a_killed_learner_takes_over_its_predecessors_state(start: Callable[..., Watched]) -> None:
+    watched = start()
+    seen: list[Any] = []
+    supervisor = watched.root._supervisor
+    restored = supervisor._restored
+
+    def note(who: str, actor: Any) -> list[Any]:
+        calls = restored(who, actor)
+        if who == "learner":
+            seen.append((supervisor.snapshots[0], actor.get_state.remote(0)))
+        return calls
+
+    supervisor._restored = note
+    watched.hit(signal.SIGKILL, "learner")
+    watched.until_back("learner")
+    ((snapshot, got),) = seen
+    for name, array in ray.get(got, timeout=60).items():
+        if name != "weights_version":
+            np.testing.assert_array_equal(array, snapshot[name], err_msg=name)
+    assert snapshot["updates"] > 0
+
+
+def test_a_killed_replay_buffers_transitions_survive_it(start: Callable[..., Watched]) -> None:
+    watched = start()
+    pids = watched.pids()
+    before, inserted = watched.root._supervisor._rings[0].read_since(0)
+    watched.hit(signal.SIGKILL, "replay buffer")
+    seconds = watched.until_back("replay buffer")
+    print(f"replay buffer back after {seconds:.1f} s")
+    assert [event.line.split(" s", 1)[1] for event in watched.events if event.kind == "recovered"] == [
+        ", with its transitions"
+    ]
+    faults = _check_end(watched, ("replay buffer",))
+    assert faults["updates_lost"] == 0
+    now = watched.pids()
+    assert {who for who in now if now[who] != pids[who]} == {"replay buffer"}
+    after = watched.rows()
+    np.testing.assert_array_equal(after[:inserted], before)
+    assert len(after) >= watched.root.pacer.env_steps
+    sampled_from = watched.ask("learner", lambda actor: actor._shared[0].inserted)
+    assert sampled_from == len(after) == watched.root._supervisor._rings[0].inserted
+
+
+def test_the_memory_outlives_learner_and_replay_buffer_together(start: Callable[..., Watched]) -> None:
+    watched = start()
+    before, inserted = watched.root._supervisor._rings[0].read_since(0)
+    watched.hit(signal.SIGKILL, "learner", "replay buffer")
+    seconds = watched.until_back("learner", "replay buffer")
+    print(f"learner and replay buffer back after {seconds:.1f} s")
+    _check_end(watched, ("learner", "replay buffer"))
+    after = watched.rows()
+    np.testing.assert_array_equal(after[:inserted], before)
+    assert watched.ask("learner", lambda actor: actor._shared[0].inserted) == len(after)
+
+
+def test_everybody_killed_at_once_comes_back(start: Callable[..., Watched]) -> None:
+    watched = start()
+    before, inserted = watched.root._supervisor._rings[0].read_since(0)
+    names = (*_WORKERS, "learner", "replay buffer")
+    watched.hit(signal.SIGKILL, *names)
+    print(f"all back after {watched.until_back(*names):.1f} s")
+    _check_end(watched, names)
+    np.testing.assert_array_equal(watched.rows()[:inserted], before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_an_evaluation_whose_process_is_lost_is_made_again(
+    start: Callable[..., Watched], number: int
+) -> None:
+    pacing = {"total_env_steps": 10**9, "report_interval_env_steps": 64, "evaluation_interval_env_steps": 640}
+    watched = start(pacing=pacing, evaluation={"episodes": 20})
+    root = watched.root
+    watched.until(lambda: bool(root._evaluations[0]))  # its process is up
+    root.take_evaluations(0)
+    if number == signal.SIGKILL:
+        object.__setattr__(root._config.evaluation, "episodes", 4000)
+    else:
+        object.__setattr__(root._config.ray, "timeout_s", 6.0)  # for evaluations; it may start at leisure
+    watched.until(lambda: root._supervisor.waiting("evaluator") > 0)
+    asked = root._evaluation_index
+    [lost] = watched.hit(number, "evaluator").values()
+    object.__setattr__(root._config.evaluation, "episodes", 20)
+    watched.until_back("evaluator")
+    assert gone([lost], within_s=2)
+    root.take_evaluations(0)
+    watched.until(lambda: bool(root._evaluations[0]))
+    [again, *_] = root.take_evaluations(0)
+    assert root._evaluation_index > asked
+    assert again.updates > 0 and len(again.card.episodes.lengths) == 20
+    assert watched.happened("lost") == watched.happened("recovered") == ["evaluator"]
+    [result] = root.results()
+    assert result["fault_tolerance"]["num_evaluator_restarts"] == 1
+
+
+@pytest.mark.parametrize("who", [_WORKERS[0], "learner", "replay buffer"])
+def test_a_stopped_process_is_replaced_and_ended(start: Callable[..., Watched], who: str) -> None:
+    watched = start(ray={"timeout_s": 48.0})
+    stopped = watched.hit(signal.SIGSTOP, who)
+    started = time.monotonic()
+    watched.until(lambda: who in watched.happened("lost"))
+    silent_s = time.monotonic() - started
+    watched.until_back(who)
+    assert gone(stopped.values(), within_s=2)
+    print(f"{who}: noticed after {silent_s:.1f} s, back after {time.monotonic() - started:.1f} s")
+    assert silent_s < 48.0 / 4
+    _check_end(watched, (who,))
+    [line] = [event.line for event in watched.events if event.kind == "lost"]
+    assert line.startswith(f"{who} did not answer within ")
+    deadline = time.monotonic() + 10
+    while ray.available_resources().get("CPU") != 1.0 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ray.available_resources().get("CPU") == 1.0, "of 4, two workers and the learner have one each"
+
+
+def test_a_learner_that_did_not_meet_the_new_replay_buffer_is_told_of_it_again(
+    start: Callable[..., Watched],
+) -> None:
+    watched = start()
+    watched.ask("learner", lambda actor: setattr(actor, "_timeout_s", 0.0))  # every answer comes too late
+    watched.hit(signal.SIGKILL, "replay buffer")
+    watched.until(lambda: "replay buffer" in watched.happened("recovered"))
+    end = time.monotonic() + 1.0
+    watched.until(lambda: time.monotonic() > end)
+    watched.ask("learner", lambda actor: setattr(actor, "_timeout_s", 30.0))
+    _check_end(watched, ("replay buffer",))
+
+
+def _without_sharing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the driver reach no ring, as where the replay buffer is on another node."""
+    from distributed_maddpg.runtime import supervisor
+
+    monkeypatch.setattr(supervisor.Ring, "attach", staticmethod(lambda address: None))
+
+
+def test_where_memory_is_out_of_reach_mirrored_transitions_come_back(
+    start: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _without_sharing(monkeypatch)
+    watched = start()
+    supervisor = watched.root._supervisor
+    watched.until(lambda: supervisor._mirrored[0] > 0)
+    watched.until(lambda: not supervisor.waiting("replay buffer"))
+    mirrored = supervisor._mirrors[0].read_since(0)[0]
+    np.testing.assert_array_equal(watched.rows()[: len(mirrored)], mirrored)
+    before, env_steps = watched.updates, watched.root.pacer.env_steps
+    assert before and supervisor._rings == [None]
+    watched.hit(signal.SIGKILL, "replay buffer")
+    watched.until_back("replay buffer")
+    [line] = [event.line for event in watched.events if event.kind == "recovered"]
+    rows = int(line.split(", with ")[1].split(" ")[0].replace(",", ""))
+    assert rows >= len(mirrored) and line.endswith(" transitions of a snapshot")
+    after = watched.rows()
+    np.testing.assert_array_equal(after[: len(mirrored)], mirrored)
+    print(f"{rows} of {env_steps} transitions came back")
+    _check_end(watched, ("replay buffer",))
+
+
+def test_transitions_that_are_gone_are_collected_anew_before_learning_goes_on(
+    start: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _without_sharing(monkeypatch)
+    watched = start()
+    supervisor, root = watched.root._supervisor, watched.root
+    supervisor._snapshot_interval_s = 0.0  # nothing more is mirrored
+    watched.until(lambda: not supervisor.waiting("replay buffer"))
+    watched.until(lambda: root.pacer.updates > int(supervisor.snapshots[0]["updates"]) + 100)
+    supervisor._mirrors[0].restart(0)
+    watched.hit(signal.SIGKILL, "learner", "replay buffer")
+    watched.until_back("learner", "replay buffer")
+    [line] = [event.line for event in watched.events if event.line.startswith("replay buffer is back")]
+    assert line.endswith(", without its transitions")
+    _check_end(watched, ("learner", "replay buffer"))
