@@ -65,7 +65,9 @@ def _mark() -> str:
 def _alive(mark: str) -> bool:
     number, _, began = mark.partition(":")
     try:
-        return str(psutil.Process(int(number)).create_time()) == began
+        process = psutil.Process(int(number))
+        # One that is dead stays listed until its parent takes note of it.
+        return str(process.create_time()) == began and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.Error, ValueError):
         return False
 
