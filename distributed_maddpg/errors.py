@@ -34,6 +34,10 @@ class StageError(TrainingError):
     """A stage's own code raised; its process lives on."""
 
 
+class NotReproducible(ValueError):
+    """An environment does otherwise than before from the same seed, so that its state cannot be restored."""
+
+
 class Diverged(TrainingError):
     """Numbers stopped being finite where that cannot be mended; the weights are those from before."""
 

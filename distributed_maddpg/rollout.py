@@ -12,7 +12,7 @@ from distributed_maddpg.envs import make_vector_env
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.episode_log import EpisodeLog
 from distributed_maddpg.envs.finite import all_finite, bad_observation, first_not_finite
-from distributed_maddpg.errors import TrainingError
+from distributed_maddpg.errors import NotReproducible, TrainingError
 from distributed_maddpg.seeding import generator, integer_seed
 from distributed_maddpg.types import (
     Arrays,
@@ -146,21 +146,29 @@ class RolloutWorker:
         }
         return {**join_states(parts), "vector_steps": np.array(self._vector_steps)}
 
-    def set_state(self, state: Arrays) -> None:
+    def set_state(self, state: Arrays) -> str:
         """Continue exactly from what `get_state` returned.
+
+        Returns:
+            A line on what could not be continued, where the environment cannot; otherwise empty.
 
         Raises:
             ValueError: if it does not fit this worker's environments.
         """
-        self._env.set_state(state_part(state, "env"))
+        self._explorer.set_state(state_part(state, "exploration"))
+        self._vector_steps = taken_count(state, "vector_steps")
+        try:
+            self._env.set_state(state_part(state, "env"))
+        except NotReproducible as error:
+            self._begin_anew()
+            return f"begins new episodes: {error}"
         sizes = self._spec.observation_sizes
         obs = state_part(state, "obs")
         self._obs = tuple(
             taken(obs, str(agent), (self._env.num_envs, size), np.float32) for agent, size in enumerate(sizes)
         )
         self._log.set_state(state_part(state, "episodes"))
-        self._explorer.set_state(state_part(state, "exploration"))
-        self._vector_steps = taken_count(state, "vector_steps")
+        return ""
 
     def close(self) -> None:
         """Release the environments."""

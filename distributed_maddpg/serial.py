@@ -7,6 +7,7 @@ their seed have a worker and a buffer each, and share the pacing and the learner
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,6 +35,8 @@ from distributed_maddpg.types import (
     taken,
     taken_count,
 )
+
+_LOG = logging.getLogger("distributed_maddpg")
 
 
 class _Run:
@@ -74,7 +77,8 @@ class _Run:
         if state.replay is not None:
             self.replay.restore(state.replay)
         if worker := state_part(state.stages, "worker_0"):
-            self.worker.set_state(worker)
+            if line := self.worker.set_state(worker):
+                _LOG.warning("rollout worker 0 %s", line)
 
 
 class SerialRoot:

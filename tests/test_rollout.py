@@ -167,3 +167,15 @@ def test_workers_of_a_run_differ_and_repeat():
     assert not np.array_equal(
         generator(3, "exploration", 0).random(3), generator(3, "exploration", 1).random(3)
     )
+
+
+def test_an_environment_that_does_otherwise_from_its_seed_begins_new_episodes_and_says_so():
+    long, _ = make(max_cycles=9)
+    long.collect(4, 0)
+    short, layout = make(max_cycles=2)
+    line = short.set_state(long.get_state())
+    assert line.startswith("begins new episodes: copy 0 ended") and "does not honour its seed" in line
+    rows, episodes = short.collect(2, 0)
+    assert split(rows, layout)["rewards"][:, 0].tolist() == [1, 1, 2, 2]
+    assert episodes.lengths.tolist() == [2, 2]
+    assert long.set_state(long.get_state()) == ""

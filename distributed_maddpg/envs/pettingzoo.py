@@ -27,7 +27,7 @@ from distributed_maddpg.envs.base import (
     shared_action_type,
 )
 from distributed_maddpg.envs.spaces import action_codec, observation_codec
-from distributed_maddpg.errors import BadInput
+from distributed_maddpg.errors import BadInput, NotReproducible
 from distributed_maddpg.seeding import pack_generator
 from distributed_maddpg.types import ActionType, EnvSpec, FloatArray
 
@@ -162,8 +162,8 @@ class PettingZooVectorEnv:
         """Continue exactly from a saved state: reset each copy with its episode's seed, replay its actions.
 
         Raises:
-            ValueError: naming the array that is missing, unknown, of a wrong shape or out of range, or saying
-                that an environment does not honour its seed.
+            ValueError: naming the array that is missing, unknown, of a wrong shape or out of range.
+            NotReproducible: if an environment does not honour its seed; call `reset` then.
         """
         names = [f"actions_{agent}" for agent in self.agents]
         check_keys(state, ["generator_state", "episode_seed", "episode_step", *names])
@@ -173,15 +173,15 @@ class PettingZooVectorEnv:
         steps = checked_integers("episode_step", state["episode_step"], each, _SEED_LIMIT)
         replayed = self._checked_history(state, int(steps.max()))
         self._streams = [streams.unpack(row) for row in packed]
+        self._started = True
         for e in range(self.num_envs):
             self._open(e, int(seeds[e]))
             for t in range(int(steps[e])):
                 ended = self._replay(e, [array[e, t] for array in replayed])
                 if ended:
-                    raise ValueError(
+                    raise NotReproducible(
                         f"copy {e} ended while its actions were replayed: {self._id} does not honour its seed"
                     )
-        self._started = True
 
     def _replay(self, e: int, actions: list[Any]) -> bool:
         """Step one copy again; return whether its episode ended."""

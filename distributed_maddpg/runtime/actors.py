@@ -398,9 +398,9 @@ class RolloutWorkerActor(_Process):
         return self._runs[run].get_state()
 
     @ray.method
-    def set_state(self, state: Arrays, run: int) -> None:
-        """Continue a run from a state."""
-        self._runs[run].set_state(state)
+    def set_state(self, state: Arrays, run: int) -> str:
+        """Continue a run from a state; return a line on what could not be continued."""
+        return self._runs[run].set_state(state)
 
     @property
     def _weights_version(self) -> int:

@@ -7,6 +7,7 @@ The driver sees counts, reports and references; no transition passes through it.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,7 @@ from distributed_maddpg.types import (
 )
 
 T = TypeVar("T")
+_LOG = logging.getLogger("distributed_maddpg")
 
 _CALLS_AHEAD = 2
 """Calls a process may have waiting, so that it never idles while the driver thinks."""
@@ -288,12 +290,17 @@ class RayRoot:
         """Send the workers their states and the weights; in asynchronous mode some may find no place yet."""
         for index, (who, worker) in enumerate(zip(self._workers, self._processes.workers, strict=True)):
             own = state_part(stages, f"worker_{index}")
-            calls = [worker.set_state.remote(own, run)] if own else []
+            calls: list[ray.ObjectRef[Any]] = [worker.set_state.remote(own, run)] if own else []
+
+            def say(line: str | None, who: str = who) -> None:
+                if line:
+                    _LOG.warning("%s %s", who, line)
+
             for call in (*calls, worker.refresh_weights.remote()):
                 if self._config.sync:
-                    self._ask(who, call)
+                    say(self._ask(who, call))
                 else:
-                    self._supervisor.watch(call, who, lambda _: None, timeout_s=math.inf, work=False)
+                    self._supervisor.watch(call, who, say, timeout_s=math.inf, work=False)
         while not self._config.sync and not self._supervisor.enough_workers:
             self._supervisor.absorb(_POLL_S)
             self._supervisor.tend()
