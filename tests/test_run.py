@@ -14,6 +14,7 @@ from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
 from distributed_maddpg.learner import Learner
 from distributed_maddpg.metrics import CSVTable
+from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.progress import Progress
 from distributed_maddpg.run import checkpoint_to_resume, default_run_dir, train_run, train_seeds
 from distributed_maddpg.run_folder import RunFolder
@@ -97,6 +98,23 @@ def test_an_interrupted_run_can_go_on(number, tmp_path):
     assert second["updates"] == 1 + (480 - 160) // 16  # as without the interruption
     assert resumed_config(tmp_path / "run") == longer
     assert MADDPGConfig.from_toml(tmp_path / "run" / "config.toml") == longer
+
+
+def test_an_iteration_that_was_cut_has_its_row_when_it_is_whole(tmp_path, monkeypatch):
+    done = Pacer.collection_done
+
+    def interrupting(pacer, env_steps):
+        done(pacer, env_steps)
+        if pacer.env_steps == 240:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Pacer, "collection_done", interrupting)
+        cut = train(short(), tmp_path)
+    assert (cut["interrupted"], cut["env_steps"]) == (True, 240)
+    assert rows_of(tmp_path / "metrics.csv") == ["160"]
+    assert train(short(), tmp_path, resume=True)["finished"]
+    assert rows_of(tmp_path / "metrics.csv") == ["160", "320"]
 
 
 def test_signals_are_given_back_after_a_run(tmp_path):
