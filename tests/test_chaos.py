@@ -97,16 +97,16 @@ def test_an_unknown_kind_is_named_with_its_nearest() -> None:
 def test_what_cannot_happen_yet_keeps_its_turn() -> None:
     kinds = kinds_of("kill worker,kill learner,freeze worker")
     plan = Plan(kinds, np.random.default_rng(0))
-    first = plan.take(lambda kind: kind.name != "kill learner")
+    first = plan.take(lambda kind: kind.name != "kill learner", waits=lambda _: False)
     assert first is not None and first.name != "kill learner"
-    rest = [plan.take(lambda _: True) for _ in range(2)]
+    rest = [plan.take(lambda _: True, lambda _: False) for _ in range(2)]
     assert {kind.name for kind in (first, *rest) if kind} == {kind.name for kind in kinds}
 
 
-def test_nothing_overtakes_what_ends_the_job() -> None:
+def test_nothing_overtakes_what_waits_for_quiet() -> None:
     plan = Plan(kinds_of("SIGTERM"), np.random.default_rng(0))
-    assert plan.take(lambda kind: not kind.ends_job) is None
-    assert plan.take(lambda _: True) is KINDS["SIGTERM"]
+    assert plan.take(lambda kind: not kind.ends_job, waits=lambda kind: kind.ends_job) is None
+    assert plan.take(lambda _: True, waits=lambda _: True) is KINDS["SIGTERM"]
 
 
 def test_who_may_join_whom() -> None:

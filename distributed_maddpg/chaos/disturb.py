@@ -140,7 +140,11 @@ class Disturber:
 
     def _inject(self) -> None:
         found = by_role(self._job.processes())
-        kind = self._plan.take(lambda kind: self._possible(kind, found))
+        quiet = not self._open
+        kind = self._plan.take(
+            lambda kind: self._possible(kind, found),
+            waits=lambda kind: kind.ends_job and not quiet and self._may_end(),
+        )
         if kind is None:
             self._next_at = time.monotonic() + _SHORTEST_PAUSE_S
             return
@@ -193,7 +197,7 @@ class Disturber:
         if kind.act == "block checkpoints":
             return saved and self._remaining() > 3 * settings.checkpoint_interval_env_steps
         if kind.ends_job:
-            return saved and self._remaining() > settings.env_steps // 10
+            return self._may_end()
         if "evaluator" in kind.victims and not self._evaluator_worked():
             return False
         margin = settings.evaluation_interval_env_steps if kind.slow else settings.report_interval_env_steps
@@ -201,6 +205,10 @@ class Disturber:
             len(found[role]) >= n for role, n in kind.counts(self._options.num_workers).items()
         )  # nobody is still starting
         return there and self._remaining() > 2 * margin
+
+    def _may_end(self) -> bool:
+        """Whether there is a checkpoint to go on from, and enough left to do."""
+        return bool(self._job.listed()) and self._remaining() > self._settings.env_steps // 10
 
     def _evaluator_worked(self) -> bool:
         """Whether the present evaluator has answered before: only then is it known how long it takes."""

@@ -158,17 +158,19 @@ class Plan:
         self._source, self._ahead = endless(kinds, rng), len(kinds)
         self._upcoming: list[Kind] = []
 
-    def take(self, possible: Callable[[Kind], bool]) -> Kind | None:
+    def take(self, possible: Callable[[Kind], bool], waits: Callable[[Kind], bool]) -> Kind | None:
         """Return the first kind that can happen now, and strike it off; None if none can.
 
-        Nothing overtakes one that ends the job: it waits until all is quiet, which would otherwise never be.
+        Args:
+            possible: whether a kind can happen now.
+            waits: whether one that cannot must not be overtaken either, because it would never come.
         """
         while len(self._upcoming) < self._ahead:
             self._upcoming.append(next(self._source))
         for index, kind in enumerate(self._upcoming):
             if possible(kind):
                 return self._upcoming.pop(index)
-            if kind.ends_job:
+            if waits(kind):
                 return None
         return None
 
