@@ -491,6 +491,7 @@ def _result(**changes: Any) -> dict[str, Any]:
         "within_noise": True,
         "twin_s": 60.0,
         "disturbed_s": 100.0,
+        "load_average": [0.1, 2.5],
         **changes,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 import threading
 import time
@@ -53,6 +54,7 @@ def run_chaos(options: ChaosOptions, run_dir: Path, note: Callable[[str], None])
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise BadInput("--run-dir", str(run_dir), "must be a new or an empty folder")
     jobs: list[Job] = []
+    load = os.getloadavg()[0]
     with _ended_at_last(jobs):
         settings = JobSettings.of(options, options.env_steps or _length(options, run_dir, jobs, note))
         twin = Job(run_dir / "twin", settings.to_arguments(options))
@@ -64,6 +66,7 @@ def run_chaos(options: ChaosOptions, run_dir: Path, note: Callable[[str], None])
         note("the same job, disturbed")
         outcome = Disturber(disturbed, settings, options, note).run()
         result = _result(options, settings, twin, disturbed, outcome) | {"twin_s": twin_s}
+    result["load_average"] = [load, os.getloadavg()[0]]
     result["against"] = verdict(result)
     result["passed"] = not result["against"]
     write_aside(run_dir / "chaos.json", json.dumps(result, indent=1) + "\n")

@@ -87,6 +87,7 @@ def _summary(result: Mapping[str, Any]) -> Table:
         ("the last one outlived its driver by", f"{result['last_process_gone_after_s']:.1f} s"),
         ("losses that no fault explains", str(len(result["unexplained_losses"]))),
         ("disturbed, undisturbed", f"{result['disturbed_s']:.0f} s, {result['twin_s']:.0f} s"),
+        ("load average before, after", ", ".join(f"{load:.1f}" for load in result["load_average"])),
         ("within noise of the twin", "yes" if result["within_noise"] else "no"),
     ]
     return Table("summary", ("", ""), rows)
