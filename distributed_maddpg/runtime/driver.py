@@ -472,6 +472,8 @@ class RayRoot:
             asked = False
 
         while not answers:
+            if self._supervisor.gone(who):
+                raise TrainingError(f"{who} was lost")
             if not asked and (self._config.sync or self._supervisor.may_ask(who)):
                 asked = True
                 self._supervisor.watch(call(), who, answers.append, again, timeout_s=timeout_s)

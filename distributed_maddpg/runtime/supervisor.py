@@ -84,6 +84,7 @@ class Supervisor:
         self._latest_version = 0
         self.diverged = False
         """Whether the learner's numbers stopped being finite: it is not asked to learn any more."""
+        self._given_up = False
         self._watch_replay()
         self._connect()
 
@@ -92,6 +93,10 @@ class Supervisor:
     def may_ask(self, who: str) -> bool:
         """Whether a process is there to be asked for work."""
         return self._health[who].ready and time.monotonic() >= self._paused_until
+
+    def gone(self, who: str) -> bool:
+        """Whether a process was lost and will not be replaced, because the run has failed."""
+        return self._given_up and self._health[who].down
 
     def waiting(self, who: str) -> int:
         """Return how many calls a process has not answered."""
@@ -143,7 +148,7 @@ class Supervisor:
             return
         now = time.monotonic()
         for who, health in self._health.items():
-            if health.start_at is not None and now >= health.start_at:
+            if health.start_at is not None and now >= health.start_at and not self._given_up:
                 self._restart(who, health)
         self._connect()
         if self._health[REPLAY].ready and now - self._pulse_at >= _PULSE_S and not self._waiting[REPLAY]:
@@ -216,6 +221,9 @@ class Supervisor:
             return  # said already; the weights are those from before
         self.diverged |= isinstance(error, Diverged)
         if not self._recovers or not isinstance(error, PeerLost | ProcessLost | StageError):
+            if self._recovers and self._given_up:
+                return
+            self._given_up = True
             raise error
         health = self._health[who]
         if isinstance(error, PeerLost):  # the other one's own calls will tell
@@ -225,14 +233,19 @@ class Supervisor:
             self._lost(who, health, error)
 
     def _lost(self, who: str, health: Health, error: TrainingError) -> None:
-        if isinstance(error, StageError) and not health.ready and health.lives == 0:
-            raise error  # it could never be built
-        self.faults.lost(who, error)
+        could_never_be_built = isinstance(error, StageError) and not health.ready and health.lives == 0
         health.lost()
         self._give_up_calls(who)
         self.processes.end(self._actor(who))
+        if self._given_up:
+            return  # what there still is of the run is being saved
+        self._given_up = True
+        if could_never_be_built:
+            raise error
+        self.faults.lost(who, error)
         if health.hopeless:
             raise TrainingError(f"{FAILURES_IN_A_ROW} times in a row: {error}")
+        self._given_up = False
 
     def _give_up_calls(self, who: str) -> None:
         for call in [call for call, about in self._calls.items() if about.who == who]:
@@ -364,7 +377,8 @@ class Supervisor:
         """Raise TrainingError if there were too few rollout workers for too long."""
         if self.enough_workers:
             self._enough_at = now
-        elif now - self._enough_at > self._timeout_s:
+        elif now - self._enough_at > self._timeout_s and not self._given_up:
+            self._given_up = True
             raise TrainingError(
                 f"{self.healthy_workers} rollout workers for {self._timeout_s:g} s (ray.timeout_s), "
                 f"ray.min_workers = {self._min_workers}"
