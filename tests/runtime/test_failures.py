@@ -49,15 +49,20 @@ def _until_it_fails(root: Any) -> str:
     return str(raised.value)
 
 
-def test_an_environment_that_raises_at_once_ends_the_run_in_one_line() -> None:
-    started = time.monotonic()
+def test_an_environment_that_raises_at_once_ends_the_run_in_one_line(caplog: Any) -> None:
     with pytest.raises(TrainingError) as raised, MADDPG(_failing(fail_at=0)) as algo:
         algo.train()
-    assert time.monotonic() - started < 30, "it is not tried again: that would take 15 s at least"
-    assert algo.events == []
+    assert caplog.messages == [], "it is not tried again"
     message = str(raised.value)
-    assert message.startswith("rollout worker 0 died: ") and "RuntimeError: boom at step 0" in message
+    assert re.fullmatch("rollout worker [01] died: RuntimeError: boom at step 0", message)
     assert "\n" not in message
+
+
+def test_too_few_workers_for_too_long_end_the_run_with_a_checkpoint(tmp_path: Path) -> None:
+    config = _failing(timeout_s=12.0, fail_at=0, how="sleep")
+    message, checkpoint = _run_until_it_fails(config, tmp_path / "run", StringIO())
+    assert message == "0 rollout workers for 12 s (ray.timeout_s), ray.min_workers = 1"
+    assert checkpoint.env_steps == 0
 
 
 @pytest.mark.parametrize(
@@ -205,7 +210,7 @@ def test_an_environment_that_raises_once_in_a_while_is_survived(tmp_path: Path) 
 
 
 def test_a_learner_that_diverges_ends_the_run_and_leaves_the_weights_from_before(tmp_path: Path) -> None:
-    config = target_config(num_workers=1, algorithm={"critic_lr": 1e37, "actor_lr": 1e37})
+    config = target_config(num_workers=1, algorithm={"critic_lr": 1e14, "actor_lr": 1e14})
     message, checkpoint = _run_until_it_fails(config, tmp_path / "run", StringIO())
     assert re.match(r"learner: \w+ of (even_0|odd_0) stopped being finite between updates \d+ and ", message)
     assert all(np.isfinite(array).all() for array in checkpoint.state.values() if array.dtype.kind == "f")

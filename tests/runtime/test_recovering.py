@@ -181,13 +181,17 @@ def test_an_evaluation_whose_process_is_lost_is_made_again(
     root = watched.root
     watched.until(lambda: bool(root._evaluations[0]))  # its process is up
     root.take_evaluations(0)
-    if number == signal.SIGKILL:
+    if number == signal.SIGKILL:  # in the middle
         object.__setattr__(root._config.evaluation, "episodes", 4000)
+        watched.until(lambda: root._supervisor.waiting("evaluator") > 0)
+        [lost] = watched.hit(number, "evaluator").values()
     else:
-        object.__setattr__(root._config.ray, "timeout_s", 6.0)  # for evaluations; it may start at leisure
-    watched.until(lambda: root._supervisor.waiting("evaluator") > 0)
+        watched.until(lambda: not root._supervisor.waiting("evaluator"))
+        [lost] = watched.hit(number, "evaluator").values()
+        object.__setattr__(root._config.ray, "timeout_s", 5.0)  # for this evaluation alone
+        watched.until(lambda: root._supervisor.waiting("evaluator") > 0)
+        object.__setattr__(root._config.ray, "timeout_s", 60.0)
     asked = root._evaluation_index
-    [lost] = watched.hit(number, "evaluator").values()
     object.__setattr__(root._config.evaluation, "episodes", 20)
     watched.until_back("evaluator")
     assert gone([lost], within_s=2)
