@@ -7,6 +7,7 @@ and nothing that a file says is believed before it is checked. A folder may also
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -28,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.errors import BadInput, CheckpointError, one_line
+from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable, one_line
 from distributed_maddpg.files import open_regular, parse_json, read_bytes, replace_folder, sync
 from distributed_maddpg.storage import RemoteFolder, is_url
 from distributed_maddpg.tensors import MOST_HEADER_BYTES, read_header, read_rows, write_rows
@@ -48,6 +49,18 @@ _PIECE_BYTES = 2**20
 _STEP = re.compile(r"step_([0-9]{1,18})")
 _DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)")
 _MOST_RETRIES = 20
+_DAMAGE = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENXIO,
+    errno.EINVAL,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+}
+"""What is wrong with a file for good; anything else may pass, such as permissions or too many open files."""
 
 
 @dataclass(frozen=True)
@@ -202,9 +215,8 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise CheckpointError(
-                f"{path}: is not a checkpoint, it cannot be opened ({error.strerror})"
-            ) from None
+            line = f"{path}: is not a checkpoint, it cannot be opened ({error.strerror})"
+            raise _unread(line, error) from None
         except ValueError as error:  # a NUL in the path
             raise CheckpointError(f"{path}: is not a checkpoint ({error})") from None
         try:
@@ -241,8 +253,9 @@ def _load_remote(url: str) -> Checkpoint:
                 remote.download(local / name, min(entry.size_bytes, _MOST_BYTES[name]))
         except FileNotFoundError:
             raise CheckpointError(f"{url}: is not a checkpoint, it has no {name}") from None
-        except OSError as error:
-            raise CheckpointError(f"{url}/{name}: cannot be read ({error.strerror})") from None
+        except OSError as error:  # whatever is wrong with the network looks like that
+            kind = CheckpointError if error.errno == errno.EFBIG else CheckpointUnavailable
+            raise kind(f"{url}/{name}: cannot be read ({error.strerror})") from None
         descriptor = os.open(local, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             return _read(descriptor, url)
@@ -275,6 +288,11 @@ def _read(folder: int, shown: str) -> Checkpoint:
     return Checkpoint(manifest.config, manifest.agents, *counters, state, replay, tables)
 
 
+def _unread(line: str, error: OSError) -> CheckpointError:
+    """Return the error for a file that the disk did not give: for good, or perhaps only now."""
+    return CheckpointError(line) if error.errno in _DAMAGE else CheckpointUnavailable(line)
+
+
 @contextmanager
 def _opened(folder: int, shown: str, name: str) -> Iterator[int]:
     """Open a file of a folder, and make one line of whatever is wrong with it."""
@@ -294,7 +312,9 @@ def _naming(shown: str, name: str) -> Iterator[None]:
     except OSError as error:
         if name == _MANIFEST and isinstance(error, FileNotFoundError):
             raise CheckpointError(f"{shown}: is not a checkpoint, {name}: {error.strerror}") from None
-        raise CheckpointError(f"{shown}/{name}: cannot be read ({error.strerror})") from None
+        raise _unread(f"{shown}/{name}: cannot be read ({error.strerror})", error) from None
+    except CheckpointUnavailable as error:
+        raise CheckpointUnavailable(f"{shown}/{name}: {error}") from None
     except (SafetensorError, BadInput, KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{shown}/{name}: {error}") from None
 
@@ -330,7 +350,7 @@ def _checked_manifest(data: bytes) -> _Manifest:
         raise ValueError("does not hold a JSON object")
     version = values.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
-        raise ValueError(f"format version {_short(version)}, this package reads {FORMAT_VERSION}")
+        raise CheckpointUnavailable(f"format version {_short(version)}, this package reads {FORMAT_VERSION}")
     _require_keys("the manifest", values, _SECTIONS)
     counters = _require_keys("counters", values["counters"], {"env_steps", "updates"})
     _require_texts("packages", list(_require_table("packages", values["packages"]).values()))
@@ -457,7 +477,7 @@ def checkpoints_of(folder: str | Path) -> list[str | Path]:
             if match and _may_be_checkpoint(path):
                 steps[path] = int(match[1])
     except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be listed ({error.strerror})") from None
+        raise CheckpointUnavailable(f"{folder}: cannot be listed ({error.strerror})") from None
     return sorted(steps, key=lambda path: (steps[path], str(path)), reverse=True)
 
 
@@ -492,30 +512,6 @@ def newest_checkpoint(run_dir: str | Path) -> str | Path:
     if not found:
         raise CheckpointError(f"{run_dir}: holds no checkpoint to resume from")
     return found[0]
-
-
-def load_newest_valid(
-    folder: str | Path, skipped: Callable[[str], None]
-) -> tuple[str | Path, Checkpoint] | None:
-    """Return the newest checkpoint of a folder that can be read, after where it is; None if there is none.
-
-    Args:
-        folder: of the checkpoints, a local path or a URL.
-        skipped: is told of each newer one that cannot be read, and why.
-
-    Raises:
-        CheckpointError: if there are checkpoints, but none can be read.
-        BadInput: if nothing here can open the URL.
-    """
-    paths = checkpoints_of(folder)
-    for path in paths:
-        try:
-            return path, load_checkpoint(path)
-        except CheckpointError as error:
-            skipped(str(error))
-    if paths:
-        raise CheckpointError(f"{folder}: none of its {len(paths)} checkpoints can be read")
-    return None
 
 
 def remove_old(folder: str | Path, keep: int) -> None:

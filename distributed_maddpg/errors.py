@@ -26,6 +26,10 @@ class CheckpointError(RuntimeError):
         super().__init__(one_line(message))
 
 
+class CheckpointUnavailable(CheckpointError):
+    """A checkpoint may be whole, but cannot be read just now, or not by this version of the package."""
+
+
 class TrainingError(RuntimeError):
     """A stage of a run failed or stopped answering; ends a command with exit code 1."""
 

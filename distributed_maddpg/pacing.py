@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from distributed_maddpg.config import PacingConfig
 from distributed_maddpg.types import Arrays, taken
 
 _NEVER = 2**62
+_MOST_AT_ONCE = 64
 
 
 class Pacer:
@@ -98,6 +100,11 @@ class Pacer:
         """Whether an evaluation is due; true once per interval of steps, but the end has its own."""
         return not self.collected and self._intervals["evaluation"].over(self.env_steps)
 
+    @property
+    def evaluation_number(self) -> int:
+        """How many intervals between evaluations are over; an evaluation's seed depends on it."""
+        return self.env_steps // max(1, self._config.evaluation_interval_env_steps)
+
     def checkpoint_due(self) -> bool:
         """Whether a checkpoint is due; true once per interval of steps."""
         return self._intervals["checkpoint"].over(self.env_steps)
@@ -161,6 +168,13 @@ class Pacer:
         if since < 0 or env_steps < self._refilled_at:
             return self._updates_before
         return 1 + math.floor(since / self._config.env_steps_per_update)
+
+
+def in_pieces(updates: int) -> Iterator[int]:
+    """Return so many updates in pieces whose minibatches fit into memory: thousands may be due at once."""
+    while updates > 0:
+        yield min(updates, _MOST_AT_ONCE)
+        updates -= _MOST_AT_ONCE
 
 
 class _Interval:

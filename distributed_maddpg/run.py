@@ -22,7 +22,7 @@ from distributed_maddpg.checkpoint import (
     set_aside,
 )
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
+from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable, TrainingError
 from distributed_maddpg.metrics import write_aside
 from distributed_maddpg.preflight import check_machine
 from distributed_maddpg.progress import Progress
@@ -50,39 +50,45 @@ def checkpoints_to_resume(
 
     Args:
         folders: of each run's checkpoints; paths or URLs.
-        auto: whether a broken checkpoint is named, set aside and the next older one taken; and none is fine.
+        auto: whether one that cannot be read is named and the next older one taken, and none is fine. What is
+            damaged is set aside then.
         note: takes a line for a person.
 
     Raises:
-        CheckpointError: if there is none that can be read, unless `auto`.
+        CheckpointError: if there is none that can be read; where `auto`, if one may be whole all the same.
     """
     paths = [{Path(str(path)).name: path for path in checkpoints_of(folder)} for folder in folders]
-    shared = set.intersection(*map(set, paths)) if paths else set()
-    for name in sorted(shared, key=lambda name: (len(name), name), reverse=True):
-        found = _load_all([own[name] for own in paths], auto, note)
-        if found:
-            note(f"going on from {name} of {', '.join(folders)}")
-            return found
-    if not auto:
-        raise CheckpointError(f"{', '.join(folders)}: holds no checkpoint to resume from")
-    note(f"no checkpoint that can be read in {', '.join(folders) or 'the run folder'}: starting anew")
-    return []
-
-
-def _load_all(paths: Sequence[str | Path], auto: bool, note: Callable[[str], None]) -> list[Checkpoint]:
-    """Return the checkpoints at these paths; none, where `auto` and one of them cannot be read."""
-    found = []
-    for path in paths:
+    unavailable: list[CheckpointError] = []
+    for name in sorted(set.intersection(*map(set, paths)), key=lambda name: (len(name), name), reverse=True):
+        together = [own[name] for own in paths]
         try:
-            found.append(load_checkpoint(path))
+            found = [_load(path, note if auto else None) for path in together]
         except CheckpointError as error:
             if not auto:
                 raise
+            unavailable += [error] if isinstance(error, CheckpointUnavailable) else []
+            continue
+        note(f"going on from {', '.join(map(str, together))}")
+        return found
+    if unavailable:
+        raise unavailable[0]
+    if not auto:
+        raise CheckpointError(f"{', '.join(folders)}: holds no checkpoint to resume from")
+    note(f"no checkpoint that can be read in {', '.join(folders)}: starting anew")
+    return []
+
+
+def _load(path: str | Path, note: Callable[[str], None] | None) -> Checkpoint:
+    """Read a checkpoint; where somebody takes note, one that is damaged is set aside."""
+    try:
+        return load_checkpoint(path)
+    except CheckpointError as error:
+        if note is not None:
             note(f"skipped: {error}")
-            with suppress(OSError):
-                set_aside(path)
-            return []
-    return found
+            if not isinstance(error, CheckpointUnavailable):
+                with suppress(OSError):
+                    set_aside(path)
+        raise
 
 
 def train_run(

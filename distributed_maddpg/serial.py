@@ -33,7 +33,6 @@ from distributed_maddpg.types import (
     join_states,
     state_part,
     taken,
-    taken_count,
 )
 
 _LOG = logging.getLogger("distributed_maddpg")
@@ -92,7 +91,6 @@ class SerialRoot:
         self._learner = make_learner(self._config, spec, [config.seed for config in configs])
         self.device = str(self._learner.device)
         self.device_reason = self._learner.device_reason
-        self._evaluation_index = 0
 
     def run(self, stop: Callable[[], bool]) -> bool:
         """Train until a report is due or `stop()` says so; return whether one is due."""
@@ -146,7 +144,6 @@ class SerialRoot:
         own = self._runs[run]
         stages = {
             "pacing": self.pacer.get_state(self.pacer.env_steps, self.pacer.updates),
-            "evaluation": {"index": np.array(self._evaluation_index)},
             "learner": self._learner.get_state(run),
             **own.get_state(),
         }
@@ -159,7 +156,6 @@ class SerialRoot:
         self._learner.set_state(state_part(state.stages, "learner"), run)
         own.worker.set_weights(self._learner.published()[run])
         own.set_state(state)
-        self._evaluation_index = taken_count(state.stages, "evaluation/index")
         self.pacer.set_state(state_part(state.stages, "pacing"))
         if own.replay.size == 0:
             self.pacer.refill()
@@ -174,9 +170,8 @@ class SerialRoot:
             run.worker.close()
 
     def _evaluate(self) -> None:
-        self._evaluation_index += 1
         for index, run in enumerate(self._runs):
-            seed = integer_seed(run.config.seed, "evaluation", self._evaluation_index)
+            seed = integer_seed(run.config.seed, "evaluation", self.pacer.evaluation_number)
             card = self.evaluate(self._config.evaluation.episodes, seed, index)
             run.evaluations.append(Evaluation(self.pacer.env_steps, self.pacer.updates, card))
 

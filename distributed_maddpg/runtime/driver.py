@@ -39,7 +39,6 @@ from distributed_maddpg.types import (
     join_states,
     state_part,
     taken,
-    taken_count,
 )
 
 T = TypeVar("T")
@@ -79,7 +78,7 @@ class RayRoot:
         self._fragments_per_call = [1] * config.num_workers
         self._fragments_asked = [0] * config.num_workers
         self._evaluations: list[list[Evaluation]] = [[] for _ in configs]
-        self._evaluation_index, self._evaluation_missed = 0, False
+        self._evaluation_missed = False
         self._failed = False
         self._latest_version = 0
         self._updates_per_call = max(1, config.pacing.tolerance_updates // 4)
@@ -183,7 +182,6 @@ class RayRoot:
         updates = int(learner["updates"])
         stages = {
             "pacing": self.pacer.get_state(env_steps, updates),
-            "evaluation": {"index": np.array(self._evaluation_index)},
             "learner": learner,
             "replay": {"generator": sampling},
             "log": self._logs[run].get_state(),
@@ -201,7 +199,6 @@ class RayRoot:
         self._latest_version = int(taken(stages, "learner/weights_version", (), np.int64))
         self._supervisor.note_version(self._latest_version)
         self._logs[run].set_state(state_part(stages, "log"))
-        self._evaluation_index = taken_count(stages, "evaluation/index")
         self.pacer.set_state(state_part(stages, "pacing"))
         if state.replay is not None:
             capacity = self._config.replay.capacity
@@ -406,11 +403,10 @@ class RayRoot:
             self._supervisor.take_all(EVALUATOR)  # which evaluations are made must not depend on speed
         if self._supervisor.waiting(EVALUATOR) or not self._supervisor.may_ask(EVALUATOR):
             return
-        self._evaluation_index += 1
         self._evaluation_missed = False
         episodes, env_steps = self._config.evaluation.episodes, self.pacer.env_steps
         for run, run_seed in enumerate(self._seeds):
-            seed = integer_seed(run_seed, "evaluation", self._evaluation_index)
+            seed = integer_seed(run_seed, "evaluation", self.pacer.evaluation_number)
             weights = self._processes.learner.weights.remote(run)
             call = self._processes.evaluator.evaluate.remote(weights, episodes, seed)
 
