@@ -212,6 +212,6 @@ def test_an_environment_that_raises_once_in_a_while_is_survived(tmp_path: Path) 
 def test_a_learner_that_diverges_ends_the_run_and_leaves_the_weights_from_before(tmp_path: Path) -> None:
     config = target_config(num_workers=1, algorithm={"critic_lr": 1e14, "actor_lr": 1e14})
     message, checkpoint = _run_until_it_fails(config, tmp_path / "run", StringIO())
-    assert re.match(r"learner: \w+ of (even_0|odd_0) stopped being finite between updates \d+ and ", message)
+    assert re.match(r"learner: \w+ of even_0, odd_0 stopped being finite between updates \d+ and ", message)
     assert all(np.isfinite(array).all() for array in checkpoint.state.values() if array.dtype.kind == "f")
     assert checkpoint.env_steps > 0
