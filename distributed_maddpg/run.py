@@ -210,7 +210,7 @@ def _train(
                 _rescue(runs, saver, progress)
                 raise
             training_s = time.perf_counter() - started.clock
-            saver.finish(lambda: [(run.checkpoints, run.capture()) for run in runs])
+            saver.finish(lambda: _settled(runs))
             return [_finish(run, saver, started, training_s, progress) for run in runs]
 
 
@@ -265,6 +265,12 @@ def _loop(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> N
             continue
         if first.checkpoint_due() or saver.retry_due:
             saver.begin([(run.checkpoints, run.capture()) for run in runs])
+
+
+def _settled(runs: Sequence[_Run]) -> list[tuple[str, Checkpoint]]:
+    """Return the last checkpoints, of a moment at which nothing is under way."""
+    runs[0].algo.settle()
+    return [(run.checkpoints, run.capture()) for run in runs]
 
 
 def _rescue(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> None:

@@ -18,7 +18,7 @@ from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.evaluation import Evaluation, Scorecard, evaluate_weights
 from distributed_maddpg.learner import make_learner
 from distributed_maddpg.metrics import IterationLog
-from distributed_maddpg.pacing import Pacer
+from distributed_maddpg.pacing import Pacer, in_pieces
 from distributed_maddpg.replay import make_replay_buffer
 from distributed_maddpg.rollout import make_rollout_worker
 from distributed_maddpg.seeding import integer_seed
@@ -70,7 +70,7 @@ class _Run:
         }
 
     def set_state(self, state: RunState) -> None:
-        """Go on from a state; a worker that it does not know begins anew."""
+        """Go on from a state; a worker that it does not know begins anew, with random streams of its own."""
         self.log.set_state(state_part(state.stages, "log"))
         self.replay.set_generator_state(taken(state.stages, "replay/generator", (6,), np.uint64))
         if state.replay is not None:
@@ -78,6 +78,9 @@ class _Run:
         if worker := state_part(state.stages, "worker_0"):
             if line := self.worker.set_state(worker):
                 _LOG.warning("rollout worker 0 %s", line)
+        else:
+            self.worker.close()
+            self.worker = make_rollout_worker(self.config, 0, life=state.env_steps + 1)
 
 
 class SerialRoot:
@@ -139,6 +142,9 @@ class SerialRoot:
         """Return the learner's state of a run."""
         return self._learner.get_state(run)
 
+    def settle(self) -> None:
+        """Do nothing: in one process nothing is under way between two rounds."""
+
     def capture(self, run: int, with_replay: bool) -> RunState:
         """Return the state of a run; training may go on while its transitions are read."""
         own = self._runs[run]
@@ -154,8 +160,8 @@ class SerialRoot:
         """Go on from what `capture` returned."""
         own = self._runs[run]
         self._learner.set_state(state_part(state.stages, "learner"), run)
-        own.worker.set_weights(self._learner.published()[run])
         own.set_state(state)
+        own.worker.set_weights(self._learner.published()[run])
         self.pacer.set_state(state_part(state.stages, "pacing"))
         if own.replay.size == 0:
             self.pacer.refill()
@@ -185,8 +191,22 @@ class SerialRoot:
         updates = self.pacer.updates_due()
         if updates == 0:
             return
-        started = time.perf_counter()
         self.pacer.learning_started(updates)
+        seconds = np.zeros(2)
+        for piece in in_pieces(updates):
+            seconds += self._learn_piece(piece)
+        self.pacer.learning_done(updates)
+        if self.pacer.publish_due():
+            for run, weights in zip(self._runs, self._learner.publish(), strict=True):
+                run.worker.set_weights(weights)
+        busy_s, sampling_s = (seconds / len(self._runs)).tolist()
+        report = LearnerReport(updates, self._learner.weights_version, busy_s, sampling_s)
+        for run in self._runs:
+            run.log.add_learner(report)
+
+    def _learn_piece(self, updates: int) -> tuple[float, float]:
+        """Make so many updates; return the seconds of learning and of drawing minibatches."""
+        started = time.perf_counter()
         if self._learner.draws_itself:
             self._learner.mirror([run.replay.ring for run in self._runs])
             sampled = time.perf_counter()
@@ -195,11 +215,4 @@ class SerialRoot:
             batches = [run.replay.sample(updates, self._config.learner.batch_size) for run in self._runs]
             sampled = time.perf_counter()
             self._learner.learn(batches)
-        self.pacer.learning_done(updates)
-        if self.pacer.publish_due():
-            for run, weights in zip(self._runs, self._learner.publish(), strict=True):
-                run.worker.set_weights(weights)
-        seconds = np.array((time.perf_counter() - sampled, sampled - started)) / len(self._runs)
-        report = LearnerReport(updates, self._learner.weights_version, *seconds.tolist())
-        for run in self._runs:
-            run.log.add_learner(report)
+        return time.perf_counter() - sampled, sampled - started

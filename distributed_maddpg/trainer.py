@@ -74,6 +74,9 @@ class Root(Protocol):
     def learner_state(self, run: int) -> Arrays:
         """Return the learner's state of a run."""
 
+    def settle(self) -> None:
+        """Wait until nothing is under way; `run` lets things go on."""
+
     def capture(self, run: int, with_replay: bool) -> RunState:
         """Return the state of a run; training may go on while its transitions are read."""
 
@@ -327,7 +330,12 @@ class MADDPG:
             path: a local folder, or a URL such as "s3://bucket/folder" where its fsspec package is installed.
             replay: with the stored transitions; without, a continued run fills its replay buffer anew.
         """
+        self.settle()
         return str(save_checkpoint(path, self.capture(replay)))
+
+    def settle(self) -> None:
+        """Wait until nothing is under way, so that a checkpoint made next leaves out nothing that was done."""
+        self._root().settle()
 
     def capture(self, replay: bool = True, tables: Mapping[str, str] | None = None) -> Checkpoint:
         """Return a checkpoint of this moment to write later; training may go on while it is written.

@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.evaluation import Scorecard, evaluate_weights
+from distributed_maddpg.pacing import in_pieces
 from distributed_maddpg.replay import ReplayBuffer, make_replay_buffer
 from distributed_maddpg.ring import Ring, RingAddress, RingSnapshot
 from distributed_maddpg.rollout import make_rollout_worker
@@ -224,7 +225,26 @@ class LearnerActor(_Process):
     @ray.method
     def learn(self, updates: int, publish: bool) -> LearnerReport:
         """Make updates on fresh minibatches, and publish the result if asked."""
-        started = time.perf_counter()
+        began, learning_s = time.perf_counter(), 0.0
+        for piece in in_pieces(updates):
+            learning_s += self._learn_piece(piece)
+        published = time.perf_counter()
+        if publish:
+            self._publish()
+            if self._sync:
+                self._await_published()  # the workers are told to fetch them next
+        report = LearnerReport(
+            updates=updates,
+            weights_version=self._learner.weights_version,
+            busy_s=learning_s + time.perf_counter() - published,
+            blocked_replay_s=published - began - learning_s,
+            blocked_pacing_s=began - self._idle_since,
+        )
+        self._idle_since = time.perf_counter()
+        return report
+
+    def _learn_piece(self, updates: int) -> float:
+        """Make so many updates; return the seconds of learning itself."""
         if self._shared and self._learner.draws_itself:
             self._learner.mirror([buffer.ring for buffer in self._shared])
             sampled = time.perf_counter()
@@ -233,19 +253,7 @@ class LearnerActor(_Process):
             batches = self._sample(updates)
             sampled = time.perf_counter()
             self._learner.learn(batches)
-        if publish:
-            self._publish()
-            if self._sync:
-                self._await_published()  # the workers are told to fetch them next
-        report = LearnerReport(
-            updates=updates,
-            weights_version=self._learner.weights_version,
-            busy_s=time.perf_counter() - sampled,
-            blocked_replay_s=sampled - started,
-            blocked_pacing_s=started - self._idle_since,
-        )
-        self._idle_since = time.perf_counter()
-        return report
+        return time.perf_counter() - sampled
 
     @ray.method
     def metrics(self) -> list[dict[str, npt.NDArray[np.float64]]]:
@@ -339,6 +347,7 @@ class RolloutWorkerActor(_Process):
         super().__init__()
         _alone_on_one_core()
         config = configs[0]
+        self._configs = configs
         self._runs = [make_rollout_worker(own, index, life) for own in configs]
         self._index = index
         self._replay: ActorProxy[ReplayBufferActor]
@@ -396,6 +405,12 @@ class RolloutWorkerActor(_Process):
     def get_state(self, run: int) -> Arrays:
         """Return the state of a run's environments, running episodes and noise."""
         return self._runs[run].get_state()
+
+    @ray.method
+    def begin_anew(self, run: int, life: int) -> None:
+        """Begin other episodes of a run, as a successor would."""
+        self._runs[run].close()
+        self._runs[run] = make_rollout_worker(self._configs[run], self._index, life)
 
     @ray.method
     def set_state(self, state: Arrays, run: int) -> str:

@@ -79,7 +79,7 @@ class RayRoot:
         self._fragments_asked = [0] * config.num_workers
         self._evaluations: list[list[Evaluation]] = [[] for _ in configs]
         self._evaluation_missed = False
-        self._failed = False
+        self._failed = self._settled = False
         self._latest_version = 0
         self._updates_per_call = max(1, config.pacing.tolerance_updates // 4)
         self._disconnect = connect(config)
@@ -113,7 +113,7 @@ class RayRoot:
             TrainingError: in lock-step if a process fails, dies or does not answer in time; otherwise if that
                 happens again and again.
         """
-        self._failed, due = True, False
+        self._failed, self._settled, due = True, False, False
         while not (due or stop() or self.pacer.finished):
             if self._config.sync:
                 self._round()
@@ -170,11 +170,17 @@ class RayRoot:
         self._supervisor.take_all(LEARNER)
         return self._meanwhile(LEARNER, lambda: self._processes.learner.get_state.remote(run))
 
+    def settle(self) -> None:
+        """Wait until nothing is under way, so that counts, transitions and weights are of one moment."""
+        self._settled = True
+        while any(map(self._supervisor.waiting, (LEARNER, *self._workers))):
+            self._step()
+
     def capture(self, run: int, with_replay: bool) -> RunState:
         """Return the state of a run; training goes on meanwhile, and while its transitions are read.
 
-        Each process answers at a moment of its own, but for lock-step. So the transitions are at least those
-        that the counts tell of, and the updates are the learner's own count.
+        Unless it was settled before, each process answers at a moment of its own. So the transitions are at
+        least those that the counts tell of, and the updates are the learner's own count.
         """
         env_steps = self.pacer.env_steps
         replay = self._stored_rows(run) if with_replay and self._may_still_ask(REPLAY) else None
@@ -285,15 +291,17 @@ class RayRoot:
 
     def _restore_workers(self, run: int, stages: Arrays) -> None:
         """Send the workers their states and the weights; in asynchronous mode some may find no place yet."""
+        life = int(taken(stages, "pacing/counts", (None,), np.int64)[0]) + 1
         for index, (who, worker) in enumerate(zip(self._workers, self._processes.workers, strict=True)):
             own = state_part(stages, f"worker_{index}")
-            calls: list[ray.ObjectRef[Any]] = [worker.set_state.remote(own, run)] if own else []
+            restored = worker.set_state.remote(own, run) if own else worker.begin_anew.remote(run, life)
 
             def say(line: str | None, who: str = who) -> None:
                 if line:
                     _LOG.warning("%s %s", who, line)
 
-            for call in (*calls, worker.refresh_weights.remote()):
+            calls: tuple[ray.ObjectRef[Any], ...] = (restored, worker.refresh_weights.remote())
+            for call in calls:
                 if self._config.sync:
                     say(self._ask(who, call))
                 else:
@@ -320,6 +328,8 @@ class RayRoot:
     def _dispatch(self) -> None:
         """Start every call that the pacing allows."""
         supervisor = self._supervisor
+        if self._settled:
+            return
         may_learn = supervisor.may_ask(LEARNER) and not supervisor.diverged
         while may_learn and supervisor.waiting(LEARNER) < _CALLS_AHEAD:
             updates = min(self.pacer.updates_due(), self._updates_per_call)
@@ -341,9 +351,8 @@ class RayRoot:
         """Complain if everybody is there and nobody has anything to do: waiting would be for ever."""
         supervisor = self._supervisor
         everybody = (LEARNER, EVALUATOR, *self._workers)
-        if supervisor.all_ready and not (
-            supervisor.diverged or self.pacer.finished or any(map(supervisor.waiting, everybody))
-        ):
+        may_rest = self._settled or supervisor.diverged or self.pacer.finished
+        if supervisor.all_ready and not (may_rest or any(map(supervisor.waiting, everybody))):
             raise TrainingError(
                 "pacing: nothing is running and nothing may start; this is a bug, please report"
             )
