@@ -197,12 +197,16 @@ def _train(arguments: list[str]) -> int:
 
     from distributed_maddpg.progress import Progress  # noqa: PLC0415
     from distributed_maddpg.run import default_run_dir, train_run, train_seeds  # noqa: PLC0415
+    from distributed_maddpg.run_folder import checkpoints_folder  # noqa: PLC0415
     from distributed_maddpg.saving import SavingOptions  # noqa: PLC0415
 
     progress = Progress()
     auto = command.resume == _AUTO
     run_dir = Path((not auto and command.resume) or command.run_dir or default_run_dir(command.preset))
-    saving = SavingOptions(command.checkpoint_dir, command.checkpoint_replay, command.keep_checkpoints)
+    elsewhere = command.checkpoint_dir
+    if command.resume and num_seeds == 1 and checkpoints_folder(run_dir) != str(run_dir / "checkpoints"):
+        elsewhere = elsewhere or checkpoints_folder(run_dir)
+    saving = SavingOptions(elsewhere, command.checkpoint_replay, command.keep_checkpoints)
     with contextlib.redirect_stdout(sys.stderr):  # an environment may print; stdout is for JSON
         if num_seeds == 1:
             checkpoint = checkpoints[0] if checkpoints else None
@@ -247,12 +251,13 @@ def _checkpoints(named: argparse.Namespace, env_id: str) -> list[Checkpoint]:
             remedy = "cannot go with --resume, which continues a run's own settings in its own folder"
             raise BadInput(f"--{option.replace('_', '-')}", getattr(named, option), remedy)
     from distributed_maddpg.run import checkpoints_to_resume  # noqa: PLC0415
+    from distributed_maddpg.run_folder import checkpoints_folder  # noqa: PLC0415
     from distributed_maddpg.trainer import check_environment  # noqa: PLC0415
 
     run_dir = Path(named.run_dir if auto else named.resume)
     seeds = [path for path in run_dir.glob("seed_*") if path.name.removeprefix("seed_").isdigit()]
     runs = sorted(seeds, key=lambda path: int(path.name.removeprefix("seed_"))) or [run_dir]
-    folders = [named.checkpoint_dir] if named.checkpoint_dir else [str(run / "checkpoints") for run in runs]
+    folders = [named.checkpoint_dir] if named.checkpoint_dir else [checkpoints_folder(run) for run in runs]
     checkpoints = checkpoints_to_resume(folders, auto, lambda line: print(line, file=sys.stderr))
     for checkpoint in checkpoints:
         check_environment(checkpoint, env_id)

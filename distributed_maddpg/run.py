@@ -28,7 +28,7 @@ from distributed_maddpg.preflight import check_machine
 from distributed_maddpg.progress import Progress
 from distributed_maddpg.report.animation import record_episodes, write_animation
 from distributed_maddpg.report.page import write_report
-from distributed_maddpg.run_folder import RunFolder, check_free
+from distributed_maddpg.run_folder import RunFolder, check_free, check_single
 from distributed_maddpg.saving import CheckpointSaver, SavingOptions
 from distributed_maddpg.trainer import MADDPG, train_together
 
@@ -119,6 +119,7 @@ def train_run(
         TrainingError: if a stage fails; files written so far stay.
     """
     if checkpoint is None:
+        check_single(run_dir)
         if not anew:
             check_free(run_dir)
             _check_no_checkpoints(saving.folder)
@@ -229,6 +230,8 @@ class _Run:
     def __init__(self, algo: MADDPG, folder: RunFolder, saving: SavingOptions) -> None:
         self.algo, self.folder = algo, folder
         self.checkpoints = saving.folder or str(folder.path / "checkpoints")
+        if saving.folder:
+            folder.keep_checkpoints_in(saving.folder)
         self._replay = saving.replay
         self.captured = ""
         """Where the latest checkpoint goes; workers may collect more while it is made."""

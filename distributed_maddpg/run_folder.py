@@ -7,17 +7,27 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.metrics import CSVTable, TensorBoardWriter, flatten, write_aside
+from distributed_maddpg.storage import is_url
 from distributed_maddpg.types import FaultEvent
 
 _MARKER = "config.toml"
 _LOCK = ".lock"
+_ELSEWHERE = "checkpoint_dir.txt"
 _METRICS, _RETURNS, _EVENTS = "metrics.csv", "returns.csv", "events.jsonl"
+
+
+def checkpoints_folder(run_dir: Path) -> str:
+    """Return the folder or URL where a run's checkpoints are."""
+    with suppress(OSError, UnicodeDecodeError):
+        return (run_dir / _ELSEWHERE).read_text(encoding="utf-8").strip()
+    return str(run_dir / "checkpoints")
 
 
 def check_free(run_dir: Path) -> None:
@@ -28,16 +38,25 @@ def check_free(run_dir: Path) -> None:
     """
     if run_dir.exists() and not run_dir.is_dir():
         raise BadInput("run_dir", str(run_dir), "is a file; name a folder")
-    several = sorted(run_dir.glob(f"seed_*/{_MARKER}"))
-    if several:
-        remedy = f"already holds runs; continue one with --resume {several[0].parent}, or name another"
-        raise BadInput("run_dir", str(run_dir), remedy)
+    check_single(run_dir)
     if (run_dir / _MARKER).exists():
         raise BadInput(
             "run_dir",
             str(run_dir),
             f"already holds a run; continue it with --resume {run_dir}, or name another",
         )
+
+
+def check_single(run_dir: Path) -> None:
+    """Refuse a folder of several runs for one.
+
+    Raises:
+        BadInput: naming the folder and how to continue the runs in it.
+    """
+    several = sorted(run_dir.glob(f"seed_*/{_MARKER}"))
+    if several:
+        remedy = f"already holds runs; continue one with --resume {several[0].parent}, or name another"
+        raise BadInput("run_dir", str(run_dir), remedy)
 
 
 class RunFolder:
@@ -57,6 +76,7 @@ class RunFolder:
         if not os.access(path, os.W_OK):
             raise BadInput("run_dir", str(path), "cannot be written to; name another folder")
         self._lock = _locked(path)
+        self._elsewhere: TextIO | None = None
         self._marked = False
         self._problem = ""
         self._metrics: CSVTable
@@ -87,6 +107,21 @@ class RunFolder:
             raise BadInput("run_dir", str(self.path), f"cannot be written to ({error.strerror})") from None
         self._events = TensorBoardWriter(self.path, env_steps)
         self._open = (self._metrics, self._returns, self._events)
+
+    def keep_checkpoints_in(self, folder: str) -> None:
+        """Remember that the checkpoints are elsewhere; a folder on a disk is held for this process as well.
+
+        Raises:
+            BadInput: if it cannot be used, or another process is using it.
+        """
+        try:
+            if not is_url(folder):
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                self._elsewhere = _locked(Path(folder))
+                folder = str(Path(folder).resolve())
+            write_aside(self.path / _ELSEWHERE, folder + "\n")
+        except OSError as error:
+            raise BadInput("--checkpoint-dir", folder, f"cannot be used ({error.strerror})") from None
 
     def mark(self, config: MADDPGConfig) -> None:
         """Make the folder a run's, once; one that failed to start leaves its name free."""
@@ -148,6 +183,8 @@ class RunFolder:
         for file in self._open:
             self._try(file.close)
         self._lock.close()
+        if self._elsewhere is not None:
+            self._elsewhere.close()
 
     def _try(self, write: Callable[[], object]) -> None:
         """Write; a disk that is full for a while must not end the training."""

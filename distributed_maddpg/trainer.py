@@ -334,7 +334,7 @@ class MADDPG:
         return str(save_checkpoint(path, self.capture(replay)))
 
     def settle(self) -> None:
-        """Wait until nothing is under way, so that a checkpoint made next leaves out nothing that was done."""
+        """Wait until nothing is under way, so that a checkpoint made next leaves nothing out."""
         self._root().settle()
 
     def capture(self, replay: bool = True, tables: Mapping[str, str] | None = None) -> Checkpoint:

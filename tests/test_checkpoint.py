@@ -21,7 +21,6 @@ from distributed_maddpg.checkpoint import (
     Checkpoint,
     checkpoints_of,
     load_checkpoint,
-    load_newest_valid,
     newest_checkpoint,
     remove_drafts,
     remove_old,
@@ -692,7 +691,6 @@ def test_an_interrupted_upload_leaves_no_checkpoint_but_its_place(url, monkeypat
         save_checkpoint(path, make(env_steps=50, replay=rows()))
     monkeypatch.undo()
     assert checkpoints_of(url) == []
-    assert load_newest_valid(url, skipped=lambda line: None) is None
     assert load_checkpoint(save_checkpoint(path, make(env_steps=60))).env_steps == 60
 
 
@@ -730,29 +728,10 @@ def damage(path):
         fsspec.filesystem("memory").pipe_file(f"{path}/state.safetensors", b"nothing")
 
 
-def test_the_newest_valid_checkpoint_names_those_it_skips(place):
-    paths = [save_checkpoint(child(place, f"step_{n}"), make(env_steps=n)) for n in (5, 10, 200)]
-    skipped = []
-    assert load_newest_valid(place, skipped.append)[0] == paths[2]
-    damage(paths[2])
-    path, checkpoint = load_newest_valid(place, skipped.append)
-    assert (path, checkpoint.env_steps) == (paths[1], 10)
-    assert len(skipped) == 1
-    assert skipped[0].startswith(f"{paths[2]}/state.safetensors: ")
-    for path in paths[:2]:
-        damage(path)
-    with pytest.raises(CheckpointError, match="none of its 3 checkpoints can be read"):
-        load_newest_valid(place, skipped.append)
-
-
-def test_a_folder_without_checkpoints_has_no_newest_one(place):
-    assert load_newest_valid(place, pytest.fail) is None
-
-
 def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match=r"file: cannot be listed \(Not a directory\)"):
-        load_newest_valid(tmp_path / "file", pytest.fail)
+        checkpoints_of(tmp_path / "file")
 
 
 def test_old_checkpoints_are_deleted(place):

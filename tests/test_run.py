@@ -16,7 +16,7 @@ from distributed_maddpg.learner import Learner
 from distributed_maddpg.metrics import CSVTable
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.progress import Progress
-from distributed_maddpg.run import checkpoint_to_resume, default_run_dir, train_run, train_seeds
+from distributed_maddpg.run import checkpoints_to_resume, default_run_dir, train_run, train_seeds
 from distributed_maddpg.run_folder import RunFolder
 from distributed_maddpg.saving import SavingOptions
 from tests.envs.target import target_config
@@ -40,7 +40,7 @@ def short(**changes):
 
 
 def train(config, run_dir, resume=False, **options):
-    checkpoint = checkpoint_to_resume(str(run_dir / "checkpoints"), False, print) if resume else None
+    checkpoint = checkpoints_to_resume([str(run_dir / "checkpoints")], False, print)[0] if resume else None
     return train_run(config, run_dir, Progress(io.StringIO()), checkpoint, **options)
 
 
@@ -388,7 +388,7 @@ def test_checkpoints_may_be_behind_a_url(kind, tmp_path, monkeypatch):
     assert first["files"]["checkpoint"] == f"{url}/step_192"
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert [str(path).rpartition("/")[2] for path in checkpoints_of(url)] == ["step_192", "step_128"]
-    checkpoint = checkpoint_to_resume(url, False, print)
+    checkpoint = checkpoints_to_resume([url], False, print)[0]
     second = train_run(often(), tmp_path / "run", Waiting(monkeypatch), checkpoint, options)
     assert (second["finished"], second["env_steps"]) == (True, 320)
     assert rows_of(tmp_path / "run" / "metrics.csv") == [str(32 * n) for n in range(1, 11)]
@@ -405,7 +405,7 @@ def test_a_new_runs_checkpoints_take_nobodys_place(tmp_path):
 def test_several_seeds_take_no_folder_for_checkpoints(tmp_path):
     options = SavingOptions(folder=str(tmp_path / "shared"))
     with pytest.raises(BadInput, match=r"--checkpoint-dir = .*: is for one run"):
-        train_seeds(short(), 2, tmp_path / "run", Progress(io.StringIO()), options)
+        train_seeds(short(), 2, tmp_path / "run", Progress(io.StringIO()), None, options)
 
 
 # --resume auto
@@ -414,7 +414,7 @@ def test_several_seeds_take_no_folder_for_checkpoints(tmp_path):
 def auto(run_dir, config=None):
     """Continue in a folder or begin there; return the summary and what was said."""
     said = []
-    checkpoint = checkpoint_to_resume(str(run_dir / "checkpoints"), True, said.append)
+    checkpoint = next(iter(checkpoints_to_resume([str(run_dir / "checkpoints")], True, said.append)), None)
     progress = Progress(io.StringIO())
     return train_run(config or short(), run_dir, progress, checkpoint, anew=True), said
 
