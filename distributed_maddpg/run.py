@@ -68,13 +68,14 @@ def checkpoints_to_resume(
                 raise
             unavailable += [error] if isinstance(error, CheckpointUnavailable) else []
             continue
-        note(f"going on from {', '.join(map(str, together))}")
+        if auto:
+            note(f"going on from {', '.join(map(str, together))}")
         return found
     if unavailable:
         raise unavailable[0]
     if not auto:
         raise CheckpointError(f"{', '.join(folders)}: holds no checkpoint to resume from")
-    note(f"no checkpoint that can be read in {', '.join(folders)}: starting anew")
+    note(f"{', '.join(folders)} holds no checkpoint that can be read: starting anew")
     return []
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from distributed_maddpg.config import MADDPGConfig, PacingConfig
-from distributed_maddpg.pacing import Pacer
+from distributed_maddpg.pacing import Pacer, in_pieces
 
 
 def pacer(**settings):
@@ -238,3 +238,9 @@ def test_resume_of_a_finished_run_is_finished():
     counts = pacer()
     resume(counts, 1000, 91)
     assert (counts.finished, counts.may_collect(1), counts.updates_due()) == (True, False, 0)
+
+
+def test_many_updates_come_in_pieces_that_fit_into_memory():
+    assert list(in_pieces(0)) == []
+    assert list(in_pieces(3)) == [3]
+    assert list(in_pieces(130)) == [64, 64, 2]

@@ -26,8 +26,8 @@ def result(env_steps=50_000, evaluation=None):
 def summary(**changes):
     files = dict.fromkeys(("run_dir", "checkpoint", "returns", "metrics", "report", "summary"), "runs/x")
     return {
-        "interrupted": False, "env_steps": 100_000, "env_steps_per_s": 5000.0, "updates": 901,
-        "updates_per_s": 45.0, "training_s": 20.0, "device": "cpu", "device_reason": "auto: cpu",
+        "interrupted": False, "env_id": "simple_adversary", "env_steps": 100_000, "env_steps_per_s": 5000.0,
+        "updates": 901, "updates_per_s": 45.0, "training_s": 20.0, "device": "cpu", "device_reason": "auto: cpu",
         "files": files, **changes,
     }  # fmt: skip
 
@@ -104,6 +104,12 @@ def test_the_summary_of_an_interrupted_run_says_how_to_go_on():
     progress.summary(summary(interrupted=True))
     assert "interrupted" in stream.getvalue()
     assert "continue with: distributed-maddpg train --resume runs/x" in stream.getvalue()
+
+
+def test_an_environment_of_ones_own_is_named_in_the_way_to_go_on():
+    progress, stream = shown()
+    progress.summary(summary(interrupted=True, env_id="mine.env"))
+    assert "train --resume runs/x --env.id mine.env" in stream.getvalue()
 
 
 def test_a_scorecard_lists_every_distance():

@@ -1,7 +1,9 @@
+import contextlib
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -17,7 +19,7 @@ from distributed_maddpg.metrics import CSVTable
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.progress import Progress
 from distributed_maddpg.run import checkpoints_to_resume, default_run_dir, train_run, train_seeds
-from distributed_maddpg.run_folder import RunFolder
+from distributed_maddpg.run_folder import RunFolder, checkpoints_folder
 from distributed_maddpg.saving import SavingOptions
 from tests.envs.target import target_config
 
@@ -468,3 +470,49 @@ def test_without_auto_a_broken_checkpoint_is_refused_and_stays(tmp_path):
     with pytest.raises(CheckpointError, match=r"step_320/manifest\.json: is not valid JSON"):
         train(short(), tmp_path, resume=True)
     assert (tmp_path / "checkpoints" / "step_320").is_dir()
+
+
+def test_a_checkpoint_of_another_version_is_named_but_neither_set_aside_nor_begun_over(tmp_path):
+    train(short(), tmp_path)
+    newest, older = (tmp_path / "checkpoints" / name / "manifest.json" for name in ("step_320", "step_160"))
+    newest.write_text(newest.read_text().replace('"format_version": 2', '"format_version": 3'))
+    said = auto(tmp_path)[1]
+    assert "format version 3, this package reads 2" in said[0] and "step_160" in said[1]
+    older.write_text(older.read_text().replace('"format_version": 2', '"format_version": 3'))
+    newest.write_text(newest.read_text().replace('"format_version": 2', '"format_version": 3'))
+    with pytest.raises(CheckpointError, match="format version 3"):
+        auto(tmp_path)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step_160", "step_320"]
+
+
+def test_a_run_remembers_where_its_checkpoints_are_and_holds_that_folder(tmp_path):
+    options = SavingOptions(folder=str(tmp_path / "there"))
+    train(short(), tmp_path / "run", saving=options)
+    assert checkpoints_folder(tmp_path / "run") == str(tmp_path / "there")
+    assert checkpoints_folder(tmp_path / "other") == str(tmp_path / "other" / "checkpoints")
+    checkpoint = checkpoints_to_resume([options.folder], False, print)[0]
+    with contextlib.closing(RunFolder(tmp_path / "another")) as folder:
+        folder.begin({}, 0)
+        folder.keep_checkpoints_in(options.folder)
+        with pytest.raises(BadInput, match=r"there.*another process is training in it"):
+            train_run(short(), tmp_path / "run", Progress(io.StringIO()), checkpoint, options)
+
+
+def test_one_run_is_not_begun_among_those_of_several_seeds(tmp_path):
+    train_seeds(short(), 2, tmp_path, Progress(io.StringIO()))
+    with pytest.raises(BadInput, match="already holds runs; continue one with --resume"):
+        train_run(short(), tmp_path, Progress(io.StringIO()), anew=True)
+
+
+def test_runs_of_several_seeds_go_on_together_from_the_newest_moment_they_share(tmp_path):
+    whole = train_seeds(short(), 2, tmp_path / "whole", Progress(io.StringIO()))
+    train_seeds(short(), 2, tmp_path / "cut", Progress(io.StringIO()))
+    shutil.rmtree(tmp_path / "cut" / "seed_1" / "checkpoints" / "step_320")
+    folders = [str(tmp_path / "cut" / f"seed_{seed}" / "checkpoints") for seed in (0, 1)]
+    checkpoints = checkpoints_to_resume(folders, False, print)
+    assert [each.env_steps for each in checkpoints] == [160, 160]
+    again = train_seeds(short(), 2, tmp_path / "cut", Progress(io.StringIO()), checkpoints)
+    digests = [[run["weights_digest"] for run in each["runs"]] for each in (whole, again)]
+    assert digests[0] == digests[1]
+    with pytest.raises(CheckpointError, match="not checkpoints of the seeds 5 to 6"):
+        train_seeds(short(seed=5), 2, tmp_path / "cut", Progress(io.StringIO()), checkpoints)
