@@ -26,9 +26,9 @@ def result(env_steps=50_000, evaluation=None):
 def summary(**changes):
     files = dict.fromkeys(("run_dir", "checkpoint", "returns", "metrics", "report", "summary"), "runs/x")
     return {
-        "interrupted": False, "env_id": "simple_adversary", "env_steps": 100_000, "env_steps_per_s": 5000.0,
-        "updates": 901, "updates_per_s": 45.0, "training_s": 20.0, "device": "cpu", "device_reason": "auto: cpu",
-        "files": files, **changes,
+        "interrupted": False, "env_id": "simple_adversary", "env_steps": 100_000, "updates": 901,
+        "env_steps_per_s": 5000.0, "updates_per_s": 45.0, "training_s": 20.0, "device": "cpu",
+        "device_reason": "auto: cpu", "files": files, **changes,
     }  # fmt: skip
 
 

@@ -64,12 +64,14 @@ class Processes:
 
     def _start_all(self) -> None:
         one_node = _one_node()
-        if not one_node:  # the learner takes its place before workers can fill the GPU's node
+        first = not one_node or _is_full(self._config)
+        if first:  # the learner takes its place before workers can fill the GPU's node, or all there is
             self.start_learner()
         for index in range(self._config.num_workers):
             self.workers.append(self._new_worker(index, 0))
-        if one_node:
+        if not first:
             self.start_learner()
+        if one_node:
             self.start_replay()
         else:
             place = ask("learner", self._started[self.learner], self._config.ray.timeout_s)
@@ -261,10 +263,20 @@ def _batch_bytes(config: MADDPGConfig) -> int:
     return config.learner.batch_size * 1024  # a row of simple_adversary is 308 bytes
 
 
+def _num_cpus() -> int:
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return math.floor(total.get("CPU", 0))
+
+
+def _is_full(config: MADDPGConfig) -> bool:
+    """Whether the cluster has no room for all workers beside the learner."""
+    return config.num_workers + config.learner.num_threads > _num_cpus()
+
+
 def _check_resources(config: MADDPGConfig) -> bool:
     """Refuse what the cluster can never hold; return whether the learner takes a GPU."""
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    there = math.floor(total.get("CPU", 0))
+    there = _num_cpus()
     at_least = config.num_workers if config.sync else config.ray.min_workers
     if at_least + config.learner.num_threads > there:
         raise BadInput(
@@ -273,7 +285,7 @@ def _check_resources(config: MADDPGConfig) -> bool:
             f"with the learner needs {at_least + config.learner.num_threads} CPUs, the cluster has {there}; "
             "lower it or add nodes",
         )
-    if config.num_workers + config.learner.num_threads > there:
+    if _is_full(config):
         _LOG.warning(
             "the cluster has %d CPUs: of %d rollout workers those that find no place join when nodes do",
             there,

@@ -60,6 +60,10 @@ class Health:
         self.start_at, self.ready, self._usual_s = now + backoff, False, None
         self._failures += 1
 
+    def postponed(self) -> None:
+        """Note that it was taken back before it was ready, to be started again."""
+        self.start_at = time.monotonic()
+
     @property
     def hopeless(self) -> bool:
         """Whether it was lost again and again without doing any work."""

@@ -148,7 +148,9 @@ class Supervisor:
             return
         now = time.monotonic()
         for who, health in self._health.items():
-            if health.start_at is not None and now >= health.start_at and not self._given_up:
+            waits = who in self.workers and not self._health[LEARNER].ready  # who must find a place first
+            due = health.start_at is not None and now >= health.start_at and not waits
+            if due and not self._given_up:
                 self._restart(who, health)
         self._connect()
         if self._health[REPLAY].ready and now - self._pulse_at >= _PULSE_S and not self._waiting[REPLAY]:
@@ -237,6 +239,8 @@ class Supervisor:
         health.lost()
         self._give_up_calls(who)
         self.processes.end(self._actor(who))
+        if who == LEARNER:
+            self._make_room()
         if self._given_up:
             return  # what there still is of the run is being saved
         self._given_up = True
@@ -246,6 +250,15 @@ class Supervisor:
         if health.hopeless:
             raise TrainingError(f"{FAILURES_IN_A_ROW} times in a row: {error}")
         self._given_up = False
+
+    def _make_room(self) -> None:
+        """Take back workers that wait for a place: one of them would take the learner's."""
+        for who in self.workers:
+            health = self._health[who]
+            if not health.ready and not health.down:
+                self._give_up_calls(who)
+                self.processes.end(self._actor(who))
+                health.postponed()
 
     def _give_up_calls(self, who: str) -> None:
         for call in [call for call, about in self._calls.items() if about.who == who]:
@@ -364,7 +377,7 @@ class Supervisor:
         def answered(_: Any) -> None:
             health = self._health[who]
             was_ready, missed_s = health.ready, health.answered()
-            if was_ready or health.lives == 0:
+            if was_ready or health.lives == 0 or not missed_s:
                 return
             if who == LEARNER:
                 updates = int(self.snapshots[0]["updates"]) if self.snapshots else 0
