@@ -90,9 +90,9 @@ class Watched:
     def rows(self) -> Any:
         """Return all transitions that the replay buffer itself holds, oldest first."""
         replay = self.actors["replay buffer"]
-        ray.get(replay.begin_snapshot.remote(0), timeout=60)
+        number, *_ = ray.get(replay.begin_snapshot.remote(0), timeout=60)
         chunks = []
-        while len(chunk := ray.get(replay.read_snapshot.remote(0, 1 << 20), timeout=60)):
+        while len(chunk := ray.get(replay.read_snapshot.remote(0, number, 1 << 20), timeout=60)):
             chunks.append(chunk)
         return np.concatenate(chunks)
 
