@@ -166,7 +166,7 @@ class RayRoot:
         return weights
 
     def learner_state(self, run: int) -> Arrays:
-        """Return the learner's state of a run, when it is through with all calls, so that counts agree."""
+        """Return the learner's state of a run, when it is through with the calls before."""
         self._supervisor.take_all(LEARNER)
         return self._meanwhile(LEARNER, lambda: self._processes.learner.get_state.remote(run))
 

@@ -139,8 +139,14 @@ def test_no_transition_passes_through_the_driver(learner_bound: Any, monkeypatch
 def test_counts_and_learner_belong_together_when_its_state_is_taken(learner_bound: Any) -> None:
     for _ in range(5):
         learner_bound.run(lambda: False)
-        learner_bound.results()
-        assert int(learner_bound.learner_state(0)["updates"]) == learner_bound.pacer.updates > 0
+        state = learner_bound.capture(0, with_replay=False)
+        counts = state.stages["pacing/counts"]
+        assert counts[:2].tolist() == [state.env_steps, state.updates]
+        assert int(state.stages["learner/updates"]) == state.updates
+    learner_bound.settle()
+    state = learner_bound.capture(0, with_replay=False)
+    pacer = learner_bound.pacer
+    assert state.env_steps == pacer.env_steps > 0 and state.updates == pacer.updates > 0
 
 
 def test_the_learner_works_on_while_a_result_is_taken(learner_bound: Any) -> None:

@@ -191,14 +191,14 @@ def test_an_evaluation_whose_process_is_lost_is_made_again(
         object.__setattr__(root._config.ray, "timeout_s", 5.0)  # for this evaluation alone
         watched.until(lambda: root._supervisor.waiting("evaluator") > 0)
         object.__setattr__(root._config.ray, "timeout_s", 60.0)
-    asked = root._evaluation_index
+    asked = root.pacer.evaluation_number
     object.__setattr__(root._config.evaluation, "episodes", 20)
     watched.until_back("evaluator")
     assert gone([lost], within_s=2)
     root.take_evaluations(0)
     watched.until(lambda: bool(root._evaluations[0]))
     [again, *_] = root.take_evaluations(0)
-    assert root._evaluation_index > asked
+    assert root.pacer.evaluation_number > asked
     assert again.updates > 0 and len(again.card.episodes.lengths) == 20
     assert watched.happened("lost") == watched.happened("recovered") == ["evaluator"]
     [result] = root.results()
