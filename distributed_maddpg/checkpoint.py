@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -496,22 +496,6 @@ def _child(folder: str | Path, name: str) -> str | Path:
 
 def _may_be_checkpoint(path: str | Path) -> bool:
     return _MANIFEST in RemoteFolder(str(path)).names() if is_url(path) else Path(path).is_dir()
-
-
-@overload
-def newest_checkpoint(run_dir: Path) -> Path: ...
-@overload
-def newest_checkpoint(run_dir: str) -> str | Path: ...
-def newest_checkpoint(run_dir: str | Path) -> str | Path:
-    """Return the checkpoint of a run with the most environment steps.
-
-    Raises:
-        CheckpointError: if the run has none.
-    """
-    found = checkpoints_of(_child(run_dir, "checkpoints"))
-    if not found:
-        raise CheckpointError(f"{run_dir}: holds no checkpoint to resume from")
-    return found[0]
 
 
 def remove_old(folder: str | Path, keep: int) -> None:

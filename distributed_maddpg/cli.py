@@ -82,7 +82,7 @@ class EvaluateCommand:
     """Play greedy episodes from fresh start states with a checkpoint's policies."""
 
     checkpoint: tyro.conf.Positional[str]
-    """Checkpoint folder, or a run folder for its newest checkpoint."""
+    """Checkpoint, or a run folder, or a folder or URL of checkpoints for the newest one."""
     episodes: int = 1000
     """How many episodes."""
     seed: int = 0
@@ -281,13 +281,11 @@ def _evaluate(arguments: list[str]) -> int:
     if command.seed < 0:
         raise BadInput("seed", command.seed, "must be zero or a positive integer")
 
-    from distributed_maddpg.checkpoint import newest_checkpoint  # noqa: PLC0415
     from distributed_maddpg.progress import Progress  # noqa: PLC0415
+    from distributed_maddpg.run_folder import newest_checkpoint  # noqa: PLC0415
     from distributed_maddpg.trainer import MADDPG  # noqa: PLC0415
 
-    path = command.checkpoint
-    if (Path(path) / "checkpoints").is_dir():
-        path = str(newest_checkpoint(path))
+    path = str(newest_checkpoint(command.checkpoint))
     with (
         contextlib.redirect_stdout(sys.stderr),
         MADDPG.from_checkpoint(path, env_id=command.env_id) as algo,

@@ -11,8 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from distributed_maddpg.checkpoint import checkpoints_of
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.errors import BadInput
+from distributed_maddpg.errors import BadInput, CheckpointError
 from distributed_maddpg.metrics import CSVTable, TensorBoardWriter, flatten, write_aside
 from distributed_maddpg.storage import is_url
 from distributed_maddpg.types import FaultEvent
@@ -28,6 +29,19 @@ def checkpoints_folder(run_dir: Path) -> str:
     with suppress(OSError, UnicodeDecodeError):
         return (run_dir / _ELSEWHERE).read_text(encoding="utf-8").strip()
     return str(run_dir / "checkpoints")
+
+
+def newest_checkpoint(place: str | Path) -> str | Path:
+    """Return the checkpoint with the most steps of a run, or of a folder or URL; a checkpoint's place as it is.
+
+    Raises:
+        CheckpointError: if the run has none, or the folder cannot be listed.
+    """
+    is_run = not is_url(place) and (Path(place) / _MARKER).is_file()
+    found = checkpoints_of(checkpoints_folder(Path(place)) if is_run else place)
+    if is_run and not found:
+        raise CheckpointError(f"{place}: this run has no checkpoint yet")
+    return found[0] if found else place
 
 
 def check_free(run_dir: Path) -> None:

@@ -21,7 +21,6 @@ from distributed_maddpg.checkpoint import (
     Checkpoint,
     checkpoints_of,
     load_checkpoint,
-    newest_checkpoint,
     remove_drafts,
     remove_old,
     save_checkpoint,
@@ -700,25 +699,19 @@ def test_a_folder_by_url_on_this_machine(tmp_path):
     assert checkpoints_of(f"file://{tmp_path}/deep") == [path]
 
 
-def test_the_newest_checkpoint_has_the_most_steps(tmp_path):
+def test_checkpoints_are_listed_by_their_steps(tmp_path):
     odd = ["step_x", "step_", "step_²", f"step_{'9' * 4000}"[:200], ".step_99999.0123abcd.tmp", "step_1x"]
     for name in ("step_900", "step_10000", *odd):
-        (tmp_path / "checkpoints" / name).mkdir(parents=True)
-    (tmp_path / "checkpoints" / "step_20000").touch()
-    assert newest_checkpoint(tmp_path).name == "step_10000"
-    assert [path.name for path in checkpoints_of(tmp_path / "checkpoints")] == ["step_10000", "step_900"]
+        (tmp_path / name).mkdir()
+    (tmp_path / "step_20000").touch()
+    assert [path.name for path in checkpoints_of(tmp_path)] == ["step_10000", "step_900"]
 
 
-def test_the_newest_checkpoint_behind_a_url(url):
+def test_checkpoints_behind_a_url_are_listed_by_their_steps(url):
     for steps in (900, 10000):
-        save_checkpoint(f"{url}/checkpoints/step_{steps}", make(env_steps=steps))
-    assert newest_checkpoint(url) == f"{url}/checkpoints/step_10000"
-    assert newest_checkpoint(f"{url}/") == f"{url}/checkpoints/step_10000"
-
-
-def test_a_run_without_checkpoints_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no checkpoint"):
-        newest_checkpoint(tmp_path)
+        save_checkpoint(f"{url}/step_{steps}", make(env_steps=steps))
+    for folder in (url, f"{url}/"):
+        assert checkpoints_of(folder) == [f"{url}/step_10000", f"{url}/step_900"]
 
 
 def damage(path):

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from distributed_maddpg import saving
-from distributed_maddpg.checkpoint import checkpoints_of, load_checkpoint, newest_checkpoint, save_checkpoint
+from distributed_maddpg.checkpoint import checkpoints_of, load_checkpoint, save_checkpoint
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
 from distributed_maddpg.learner import Learner
@@ -19,7 +19,7 @@ from distributed_maddpg.metrics import CSVTable
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.progress import Progress
 from distributed_maddpg.run import checkpoints_to_resume, default_run_dir, train_run, train_seeds
-from distributed_maddpg.run_folder import RunFolder, checkpoints_folder
+from distributed_maddpg.run_folder import RunFolder, checkpoints_folder, newest_checkpoint
 from distributed_maddpg.saving import SavingOptions
 from tests.envs.target import target_config
 
@@ -485,11 +485,22 @@ def test_a_checkpoint_of_another_version_is_named_but_neither_set_aside_nor_begu
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step_160", "step_320"]
 
 
-def test_a_run_remembers_where_its_checkpoints_are_and_holds_that_folder(tmp_path):
+def test_a_run_remembers_where_its_checkpoints_are(tmp_path):
     options = SavingOptions(folder=str(tmp_path / "there"))
     train(short(), tmp_path / "run", saving=options)
     assert checkpoints_folder(tmp_path / "run") == str(tmp_path / "there")
     assert checkpoints_folder(tmp_path / "other") == str(tmp_path / "other" / "checkpoints")
+    newest = tmp_path / "there" / "step_320"
+    for place in (tmp_path / "run", tmp_path / "there", newest):
+        assert newest_checkpoint(place) == newest
+    shutil.rmtree(tmp_path / "there")
+    with pytest.raises(CheckpointError, match="this run has no checkpoint yet"):
+        newest_checkpoint(tmp_path / "run")
+
+
+def test_a_run_holds_the_folder_of_its_checkpoints(tmp_path):
+    options = SavingOptions(folder=str(tmp_path / "there"))
+    train(short(), tmp_path / "run", saving=options)
     checkpoint = checkpoints_to_resume([options.folder], False, print)[0]
     with contextlib.closing(RunFolder(tmp_path / "another")) as folder:
         folder.begin({}, 0)
