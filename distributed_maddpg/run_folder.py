@@ -32,7 +32,7 @@ def checkpoints_folder(run_dir: Path) -> str:
 
 
 def newest_checkpoint(place: str | Path) -> str | Path:
-    """Return the checkpoint with the most steps of a run, or of a folder or URL; a checkpoint's place as it is.
+    """Return the checkpoint with the most steps of a run, a folder or a URL; a checkpoint itself as it is.
 
     Raises:
         CheckpointError: if the run has none, or the folder cannot be listed.
