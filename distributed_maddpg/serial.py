@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation import Evaluation, Scorecard, evaluate_weights
 from distributed_maddpg.learner import make_learner
 from distributed_maddpg.metrics import IterationLog
@@ -94,6 +95,7 @@ class SerialRoot:
         self._learner = make_learner(self._config, spec, [config.seed for config in configs])
         self.device = str(self._learner.device)
         self.device_reason = self._learner.device_reason
+        self._torn = False
 
     def run(self, stop: Callable[[], bool]) -> bool:
         """Train until a report is due or `stop()` says so; return whether one is due."""
@@ -146,15 +148,23 @@ class SerialRoot:
         """Do nothing: in one process nothing is under way between two rounds."""
 
     def capture(self, run: int, with_replay: bool) -> RunState:
-        """Return the state of a run; training may go on while its transitions are read."""
-        own = self._runs[run]
+        """Return the state of a run; training may go on while its transitions are read.
+
+        Raises:
+            TrainingError: if it failed in the middle of collecting.
+        """
+        if self._torn:
+            raise TrainingError("it failed in the middle of collecting, and that cannot be continued")
+        own, env_steps = self._runs[run], self.pacer.env_steps
+        learner = self._learner.get_state(run)
+        updates = int(learner["updates"])  # not all of those that were due, if one failed
         stages = {
-            "pacing": self.pacer.get_state(self.pacer.env_steps, self.pacer.updates),
-            "learner": self._learner.get_state(run),
+            "pacing": self.pacer.get_state(env_steps, updates),
+            "learner": learner,
             **own.get_state(),
         }
         replay = own.replay.snapshot().stored() if with_replay else None
-        return RunState(self.pacer.env_steps, self.pacer.updates, join_states(stages), replay)
+        return RunState(env_steps, updates, join_states(stages), replay)
 
     def restore(self, run: int, state: RunState) -> None:
         """Go on from what `capture` returned."""
@@ -183,7 +193,9 @@ class SerialRoot:
 
     def _collect(self) -> None:
         version, env_steps = self._learner.weights_version, self.pacer.env_steps
+        self._torn = True
         [collected] = {run.collect(env_steps, version) for run in self._runs}
+        self._torn = False
         self.pacer.collection_started(collected)
         self.pacer.collection_done(collected)
 

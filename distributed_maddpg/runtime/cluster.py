@@ -86,11 +86,12 @@ class Processes:
 
     # No runtime_env: Ray could not use the processes it has standing by, and would start others first.
 
-    def start_learner(self) -> None:
-        """Start a learner, in the place of one that is gone."""
+    def start_learner(self) -> ray.ObjectRef[Place]:
+        """Start a learner, in the place of one that is gone; return the place that it will have."""
         cpus, gpus = self._config.learner.num_threads, int(self._use_gpu)
         arguments = (self._configs, self._spec, self._use_gpu)
         self.learner = self._start(LearnerActor, *arguments, num_cpus=cpus, num_gpus=gpus)
+        return self._started[self.learner]
 
     def start_replay(self, node: str = "", left: Sequence[RingAddress] = ()) -> None:
         """Start a replay buffer, in the place of one that is gone.

@@ -79,17 +79,17 @@ class RayRoot:
         self._fragments_asked = [0] * config.num_workers
         self._evaluations: list[list[Evaluation]] = [[] for _ in configs]
         self._evaluation_missed = False
-        self._failed = self._settled = False
+        self._settled = self._torn = False
         self._latest_version = 0
         self._updates_per_call = max(1, config.pacing.tolerance_updates // 4)
         self._disconnect = connect(config)
         try:
             self._processes = start_processes(configs, spec)
+            losses = Losses(self._learner_back, self.pacer.refill, lambda: self.pacer.env_steps, tell)
+            self._supervisor = Supervisor(configs, spec, self._processes, losses)
         except BaseException:
             self._leave()
             raise
-        losses = Losses(self._learner_back, self.pacer.refill, lambda: self.pacer.env_steps, tell)
-        self._supervisor = Supervisor(configs, spec, self._processes, losses)
         self._workers = self._supervisor.workers
 
     @property
@@ -113,7 +113,7 @@ class RayRoot:
             TrainingError: in lock-step if a process fails, dies or does not answer in time; otherwise if that
                 happens again and again.
         """
-        self._failed, self._settled, due = True, False, False
+        self._settled, due = False, False
         while not (due or stop() or self.pacer.finished):
             if self._config.sync:
                 self._round()
@@ -121,7 +121,6 @@ class RayRoot:
             else:
                 self._advance()
             due = self.pacer.report_due()
-        self._failed = False  # otherwise an error came between
         return due or self.pacer.finished
 
     def results(self) -> list[dict[str, Any]]:
@@ -173,7 +172,7 @@ class RayRoot:
     def settle(self) -> None:
         """Wait until nothing is under way, so that counts, transitions and weights are of one moment."""
         self._settled = True
-        while any(map(self._supervisor.waiting, (LEARNER, *self._workers))):
+        while any(map(self._supervisor.awaited, (LEARNER, *self._workers))):
             self._step()
 
     def capture(self, run: int, with_replay: bool) -> RunState:
@@ -181,7 +180,12 @@ class RayRoot:
 
         Unless it was settled before, each process answers at a moment of its own. So the transitions are at
         least those that the counts tell of, and the updates are the learner's own count.
+
+        Raises:
+            TrainingError: if lock-step failed in the middle of collecting, or somebody needed is gone.
         """
+        if self._torn:
+            raise TrainingError("it failed in the middle of collecting, and that cannot be continued")
         env_steps = self.pacer.env_steps
         replay = self._stored_rows(run) if with_replay and self._may_still_ask(REPLAY) else None
         learner, sampling = self._learner_states(run)
@@ -191,6 +195,7 @@ class RayRoot:
             "learner": learner,
             "replay": {"generator": sampling},
             "log": self._logs[run].get_state(),
+            "evaluation": {"missed": np.array(self._evaluation_lacks(run))},
             **self._worker_states(run),
         }
         return RunState(env_steps, updates, join_states(stages), replay)
@@ -205,6 +210,7 @@ class RayRoot:
         self._latest_version = int(taken(stages, "learner/weights_version", (), np.int64))
         self._supervisor.note_version(self._latest_version)
         self._logs[run].set_state(state_part(stages, "log"))
+        self._evaluation_missed |= bool(state_part(stages, "evaluation").get("missed", False))
         self.pacer.set_state(state_part(stages, "pacing"))
         if state.replay is not None:
             capacity = self._config.replay.capacity
@@ -240,7 +246,12 @@ class RayRoot:
 
     def _may_still_ask(self, who: str) -> bool:
         """Whether an answer may be awaited: not of one who is gone when the run has failed."""
-        return not self._failed or self._supervisor.may_ask(who)
+        return not self._supervisor.given_up or self._supervisor.ready(who)
+
+    def _evaluation_lacks(self, run: int) -> bool:
+        """Whether an evaluation that was due is not in the run's table yet."""
+        under_way = self._supervisor.waiting(EVALUATOR) > 0
+        return under_way or self._evaluation_missed or bool(self._evaluations[run])
 
     def _learner_states(self, run: int) -> tuple[Arrays, npt.NDArray[np.uint64]]:
         """Return the learner's state and that of the generator of its minibatches."""
@@ -273,7 +284,7 @@ class RayRoot:
         states: dict[str, Arrays] = {}
         waiting: set[int] = set()
         for index, (who, worker) in enumerate(zip(self._workers, self._processes.workers, strict=True)):
-            if not self._config.sync and not self._supervisor.may_ask(who):
+            if not self._config.sync and not self._supervisor.ready(who):
                 continue
             waiting.add(index)
 
@@ -328,7 +339,7 @@ class RayRoot:
     def _dispatch(self) -> None:
         """Start every call that the pacing allows."""
         supervisor = self._supervisor
-        if self._settled:
+        if self._settled or supervisor.given_up:
             return
         may_learn = supervisor.may_ask(LEARNER) and not supervisor.diverged
         while may_learn and supervisor.waiting(LEARNER) < _CALLS_AHEAD:
@@ -351,7 +362,7 @@ class RayRoot:
         """Complain if everybody is there and nobody has anything to do: waiting would be for ever."""
         supervisor = self._supervisor
         everybody = (LEARNER, EVALUATOR, *self._workers)
-        may_rest = self._settled or supervisor.diverged or self.pacer.finished
+        may_rest = self._settled or supervisor.given_up or supervisor.diverged or self.pacer.finished
         if supervisor.all_ready and not (may_rest or any(map(supervisor.waiting, everybody))):
             raise TrainingError(
                 "pacing: nothing is running and nothing may start; this is a bug, please report"
@@ -435,9 +446,11 @@ class RayRoot:
         workers = self._processes.workers
         if not self.pacer.collected:
             env_steps = self.pacer.env_steps
+            self._torn = True
             self._ask_workers([worker.collect_and_hold.remote(env_steps) for worker in workers], self._held)
             for worker in workers:
                 self._ask("replay buffer", worker.push.remote())
+            self._torn = False
         updates = self.pacer.updates_due()
         if updates == 0:
             return
@@ -470,14 +483,14 @@ class RayRoot:
     def _meanwhile(self, who: str, call: Callable[[], ray.ObjectRef[T]], timeout_s: float = 0.0) -> T:
         """Wait for an answer without letting anyone stand idle for it; ask a successor if there is need."""
         answers: list[T] = []
-        asked = False
+        asked = failed = False
 
         def again() -> None:
-            nonlocal asked
-            asked = False
+            nonlocal asked, failed
+            asked, failed = False, True
 
         while not answers:
-            if self._supervisor.gone(who):
+            if self._supervisor.given_up and (failed or not self._supervisor.ready(who)):
                 raise TrainingError(f"{who} was lost")
             if not asked and (self._config.sync or self._supervisor.may_ask(who)):
                 asked = True

@@ -61,8 +61,10 @@ class Health:
         self._failures += 1
 
     def postponed(self) -> None:
-        """Note that it was taken back before it was ready, to be started again."""
+        """Note that it was taken back, to be started again when there is room."""
         self.start_at = time.monotonic()
+        if self.ready:
+            self._lost_at, self.ready, self._usual_s = self.start_at, False, None
 
     @property
     def hopeless(self) -> bool:

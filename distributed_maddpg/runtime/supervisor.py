@@ -5,6 +5,7 @@ In lock-step nothing is replaced: a run that must be reproducible ends, and goes
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections import Counter
@@ -66,6 +67,7 @@ class Supervisor:
         self._timeout_s, self._min_workers = config.ray.timeout_s, config.ray.min_workers
         self._snapshot_interval_s = config.ray.snapshot_interval_s
         self._recovers, self._losses = not config.sync, losses
+        self._learner_cpus = config.learner.num_threads
         self.processes, self.faults = processes, FaultLog(losses.tell)
         self.workers = tuple(f"rollout worker {index}" for index in range(config.num_workers))
         self._health = {who: Health(who) for who in (LEARNER, REPLAY, EVALUATOR, *self.workers)}
@@ -84,7 +86,8 @@ class Supervisor:
         self._latest_version = 0
         self.diverged = False
         """Whether the learner's numbers stopped being finite: it is not asked to learn any more."""
-        self._given_up = False
+        self.given_up = False
+        """Whether the run has failed: nobody is replaced any more."""
         self._watch_replay()
         self._connect()
 
@@ -94,13 +97,17 @@ class Supervisor:
         """Whether a process is there to be asked for work."""
         return self._health[who].ready and time.monotonic() >= self._paused_until
 
-    def gone(self, who: str) -> bool:
-        """Whether a process was lost and will not be replaced, because the run has failed."""
-        return self._given_up and self._health[who].down
+    def ready(self, who: str) -> bool:
+        """Whether a process is there, though it may have to wait a moment for another one."""
+        return self._health[who].ready
 
     def waiting(self, who: str) -> int:
         """Return how many calls a process has not answered."""
         return self._waiting[who]
+
+    def awaited(self, who: str) -> bool:
+        """Whether a process must answer in time: one that has found no place yet need not."""
+        return any(call.who == who and math.isfinite(call.timeout_s) for call in self._calls.values())
 
     @property
     def healthy_workers(self) -> int:
@@ -150,7 +157,7 @@ class Supervisor:
         for who, health in self._health.items():
             waits = who in self.workers and not self._health[LEARNER].ready  # who must find a place first
             due = health.start_at is not None and now >= health.start_at and not waits
-            if due and not self._given_up:
+            if due and not self.given_up:
                 self._restart(who, health)
         self._connect()
         if self._health[REPLAY].ready and now - self._pulse_at >= _PULSE_S and not self._waiting[REPLAY]:
@@ -158,7 +165,6 @@ class Supervisor:
             deadline_s = self._health[REPLAY].deadline_s(self._timeout_s) / 2  # before who waits for it
             self.watch(self.processes.replay.size.remote(), REPLAY, lambda _: None, timeout_s=deadline_s)
         self._take_snapshots(now)
-        self._check_enough(now)
 
     def absorb(self, timeout_s: float) -> None:
         """Wait a moment for any answer, take all that are there, and give up those overdue.
@@ -168,8 +174,8 @@ class Supervisor:
         """
         if not self._calls:
             time.sleep(min(timeout_s, 0.01))
-            return
-        first, rest = ray.wait(list(self._calls), num_returns=1, timeout=timeout_s)
+        calls = list(self._calls)
+        first, rest = ray.wait(calls, num_returns=1, timeout=timeout_s) if calls else ([], [])
         more = ray.wait(rest, num_returns=len(rest), timeout=0)[0] if first and rest else []
         for done in (*first, *more):
             self.take(done)
@@ -177,6 +183,8 @@ class Supervisor:
         for call in list(self._calls.values()):
             if now > call.asked + call.timeout_s:
                 self._failed(call.who, overdue(call.who, call.timeout_s))
+        if self._recovers:
+            self._check_enough(now)
 
     def take(self, done: ray.ObjectRef[Any]) -> None:
         """Wait for one of the watched calls and act on its answer."""
@@ -223,9 +231,9 @@ class Supervisor:
             return  # said already; the weights are those from before
         self.diverged |= isinstance(error, Diverged)
         if not self._recovers or not isinstance(error, PeerLost | ProcessLost | StageError):
-            if self._recovers and self._given_up:
+            if self._recovers and self.given_up:
                 return
-            self._given_up = True
+            self.given_up = True
             raise error
         health = self._health[who]
         if isinstance(error, PeerLost):  # the other one's own calls will tell
@@ -235,30 +243,35 @@ class Supervisor:
             self._lost(who, health, error)
 
     def _lost(self, who: str, health: Health, error: TrainingError) -> None:
-        could_never_be_built = isinstance(error, StageError) and not health.ready and health.lives == 0
+        was_ready = health.ready
+        could_never_be_built = isinstance(error, StageError) and not was_ready and health.lives == 0
         health.lost()
         self._give_up_calls(who)
         self.processes.end(self._actor(who))
-        if who == LEARNER:
-            self._make_room()
-        if self._given_up:
+        if self.given_up:
             return  # what there still is of the run is being saved
-        self._given_up = True
+        self.given_up = True
         if could_never_be_built:
             raise error
         self.faults.lost(who, error)
         if health.hopeless:
             raise TrainingError(f"{FAILURES_IN_A_ROW} times in a row: {error}")
-        self._given_up = False
+        self.given_up = False
+        if who == LEARNER:
+            self._make_room(0 if was_ready else self._learner_cpus)
 
-    def _make_room(self) -> None:
-        """Take back workers that wait for a place: one of them would take the learner's."""
+    def _make_room(self, ready: int) -> None:
+        """Take back workers that wait for a place, and so many that have one: the learner needs it more."""
         for who in self.workers:
             health = self._health[who]
-            if not health.ready and not health.down:
-                self._give_up_calls(who)
-                self.processes.end(self._actor(who))
-                health.postponed()
+            if health.down or (health.ready and ready == 0):
+                continue
+            if health.ready:
+                ready -= 1
+                self.faults.lost(who, TrainingError(f"{who} makes room for the learner"))
+            self._give_up_calls(who)
+            self.processes.end(self._actor(who))
+            health.postponed()
 
     def _give_up_calls(self, who: str) -> None:
         for call in [call for call, about in self._calls.items() if about.who == who]:
@@ -273,7 +286,8 @@ class Supervisor:
 
     def _restart(self, who: str, health: Health) -> None:
         if who == LEARNER:
-            self.processes.start_learner()
+            place = self.processes.start_learner()  # all else waits for it, so that nobody else would tell
+            self.watch(place, who, lambda _: None, timeout_s=self._timeout_s, work=False)
         elif who == REPLAY:
             if not self._restart_replay():
                 return  # its place is beside the learner, who is starting
@@ -320,7 +334,7 @@ class Supervisor:
         if not adopted:
             try:
                 rows = self._refill()
-            except ProcessLost as error:
+            except TrainingError as error:
                 self._failed(REPLAY, error)
                 return
             detail = f", with {rows:,} transitions of a snapshot"
@@ -390,8 +404,8 @@ class Supervisor:
         """Raise TrainingError if there were too few rollout workers for too long."""
         if self.enough_workers:
             self._enough_at = now
-        elif now - self._enough_at > self._timeout_s and not self._given_up:
-            self._given_up = True
+        elif now - self._enough_at > self._timeout_s and not self.given_up:
+            self.given_up = True
             raise TrainingError(
                 f"{self.healthy_workers} rollout workers for {self._timeout_s:g} s (ray.timeout_s), "
                 f"ray.min_workers = {self._min_workers}"
@@ -401,23 +415,24 @@ class Supervisor:
 
     def _take_snapshots(self, now: float) -> None:
         """Copy the learner's state here, and transitions that would go with the replay buffer's process."""
-        due = not self.snapshots or now - self._snapshot_at >= self._snapshot_interval_s > 0
+        due = not self.snapshots or now - self._snapshot_at >= self._snapshot_interval_s
         if not due or not self._health[LEARNER].ready or self._snapshot_at == math.inf:
             return
         self._snapshot_at = math.inf  # until these are here
-        taken: list[Arrays] = []
+        taken: dict[int, Arrays] = {}
 
-        def keep(state: Arrays) -> None:
-            taken.append(state)
+        def keep(state: Arrays, run: int) -> None:
+            taken[run] = state
             if len(taken) == len(self._mirrors):
-                self.snapshots, self._snapshot_at = taken, time.monotonic()
+                self.snapshots, self._snapshot_at = [taken[run] for run in sorted(taken)], time.monotonic()
 
         def again() -> None:
             self._snapshot_at = -math.inf
 
         for run in range(len(self._mirrors)):
-            self.watch(self.processes.learner.get_state.remote(run), LEARNER, keep, again)
-        if None in self._rings and self._health[REPLAY].ready and self._snapshot_interval_s:
+            state = self.processes.learner.get_state.remote(run)
+            self.watch(state, LEARNER, functools.partial(keep, run=run), again)
+        if None in self._rings and self._health[REPLAY].ready:
             for run in range(len(self._mirrors)):
                 call = self.processes.replay.read_since.remote(run, self._mirrored[run])
                 self.watch(call, REPLAY, self._mirror(run))
