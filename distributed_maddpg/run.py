@@ -75,6 +75,10 @@ def checkpoints_to_resume(
         raise unavailable[0]
     if not auto:
         raise CheckpointError(f"{', '.join(folders)}: holds no checkpoint to resume from")
+    for path in [path for folder in folders for path in checkpoints_of(folder)]:
+        with suppress(OSError):  # of these the other runs have none, and they would outlive newer ones
+            set_aside(path)
+            note(f"set aside, because the other runs have none of that moment: {path}")
     note(f"{', '.join(folders)} holds no checkpoint that can be read: starting anew")
     return []
 
@@ -268,6 +272,8 @@ def _loop(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> N
         if first.stop_requested or first.finished or saver.busy:
             continue
         if first.checkpoint_due() or saver.retry_due:
+            if len(runs) > 1:  # they go on together only from one moment
+                first.settle()
             saver.begin([(run.checkpoints, run.capture()) for run in runs])
 
 

@@ -68,21 +68,28 @@ class CheckpointSaver:
     def finish(self, capture: Callable[[], Sequence[tuple[str, Checkpoint]]]) -> None:
         """Write the last checkpoints and wait for that; where they do not fit, without transitions.
 
+        That leaves a `problem` all the same, and the older checkpoints.
+
         Args:
             capture: returns them; called when those before are written, which ends the reading of their rows.
         """
         self._await()
         missing = self._write(capture())
         if any(checkpoint.replay for _, checkpoint in missing):
-            self._write([(folder, dataclasses.replace(each, replay=None)) for folder, each in missing])
+            problem = self.problem
+            smaller = [(folder, dataclasses.replace(each, replay=None)) for folder, each in missing]
+            if not self._write(smaller, keep_all=True):
+                self.problem = f"{problem}; it was, without its transitions"
         self.report()
 
     def _await(self) -> None:
         if self._thread is not None:
             self._thread.join(_LONGEST_WRITE_S)
 
-    def _write(self, checkpoints: Sequence[tuple[str, Checkpoint]]) -> list[tuple[str, Checkpoint]]:
-        """Write checkpoints; return those that could not be."""
+    def _write(
+        self, checkpoints: Sequence[tuple[str, Checkpoint]], keep_all: bool = False
+    ) -> list[tuple[str, Checkpoint]]:
+        """Write checkpoints, then delete old ones unless one failed; return those that could not be written."""
         missing, problem = [], ""
         for folder, checkpoint in checkpoints:
             path = f"{folder.rstrip('/')}/step_{checkpoint.env_steps}"
@@ -97,6 +104,7 @@ class CheckpointSaver:
                 continue
             seconds = time.monotonic() - started
             self._lines.append(f"saved {path} ({counted.size_bytes / 1e6:,.1f} MB in {seconds:.1f} s)")
+        for folder, _ in [] if missing or keep_all else checkpoints:
             self._remove_old(folder)
         self._failed_at, self.problem = (time.monotonic() if problem else None), problem
         return missing

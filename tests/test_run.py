@@ -324,8 +324,8 @@ def test_where_nothing_can_be_saved_the_run_ends_with_a_problem_and_the_last_goo
 def test_a_last_checkpoint_that_does_not_fit_is_saved_without_transitions(tmp_path, monkeypatch):
     fail(monkeypatch, lambda _, checkpoint: checkpoint.replay and checkpoint.env_steps == 320)
     summary = train_run(often(), tmp_path, Waiting(monkeypatch))
-    assert "problem" not in summary
-    assert load_checkpoint(summary["files"]["checkpoint"]).replay is None
+    assert summary["problem"].endswith("it was, without its transitions")
+    assert load_checkpoint(tmp_path / "checkpoints" / "step_320").replay is None
 
 
 def test_transitions_may_be_left_out(tmp_path):
@@ -525,5 +525,10 @@ def test_runs_of_several_seeds_go_on_together_from_the_newest_moment_they_share(
     again = train_seeds(short(), 2, tmp_path / "cut", Progress(io.StringIO()), checkpoints)
     digests = [[run["weights_digest"] for run in each["runs"]] for each in (whole, again)]
     assert digests[0] == digests[1]
+    shutil.rmtree(folders[0])
+    said: list[str] = []
+    assert checkpoints_to_resume(folders, True, said.append) == []
+    assert "set aside" in said[0] and "starting anew" in said[-1]
+    assert all(".broken." in name for name in os.listdir(folders[1])), "else they outlive newer ones"
     with pytest.raises(CheckpointError, match="not checkpoints of the seeds 5 to 6"):
         train_seeds(short(seed=5), 2, tmp_path / "cut", Progress(io.StringIO()), checkpoints)

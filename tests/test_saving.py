@@ -115,10 +115,24 @@ def test_whatever_goes_wrong_is_said_in_one_line(saver, lines, tmp_path, monkeyp
 def test_what_does_not_fit_at_the_end_is_saved_without_transitions(saver, tmp_path, monkeypatch):
     failing(monkeypatch, lambda path, checkpoint: checkpoint.replay and "step_9" in path)
     first, second = tmp_path / "seed_0", tmp_path / "seed_1"
+    for steps in range(3, 7):
+        save_checkpoint(second / f"step_{steps}", checkpoint(steps))
     saver.finish(lambda: [(str(first), checkpoint(8)), (str(second), checkpoint(9))])
-    assert saver.problem == ""
+    assert saver.problem.startswith(f"{second}/step_9 was not saved")
+    assert saver.problem.endswith("; it was, without its transitions")
+    assert names(second) == ["step_3", "step_4", "step_5", "step_6", "step_9"], "whole ones are worth more"
     assert load_checkpoint(first / "step_8").replay.num_rows == 4  # this one did fit
     assert load_checkpoint(second / "step_9").replay is None
+
+
+def test_old_ones_stay_until_those_of_all_runs_are_written(lines, tmp_path, monkeypatch):
+    saver, folders = CheckpointSaver(1, lines.append), [tmp_path / "seed_0", tmp_path / "seed_1"]
+    saver.begin([(str(folder), checkpoint(3)) for folder in folders])
+    saver._thread.join()
+    failing(monkeypatch, lambda path, _: "seed_1" in path)
+    saver.begin([(str(folder), checkpoint(5)) for folder in folders])
+    saver._thread.join()
+    assert [names(folder) for folder in folders] == [["step_3", "step_5"], ["step_3"]], "step_3 is shared"
 
 
 def test_one_that_fails_does_not_keep_another_run_from_being_saved(saver, tmp_path, monkeypatch):

@@ -8,11 +8,13 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
 
 _MARK = "DISTRIBUTED_MADDPG_CLUSTER"
 _PR_SET_PDEATHSIG = 1
+_LINUX = sys.platform.startswith("linux")
 
 
 def end_with_raylet() -> None:
@@ -21,7 +23,7 @@ def end_with_raylet() -> None:
     A worker that hangs would not notice by itself, and Ray's own look after seconds. Linux only.
     """
     raylet = os.environ.get("RAY_RAYLET_PID")
-    if not sys.platform.startswith("linux") or raylet is None:
+    if not _LINUX or raylet is None:
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != int(raylet):  # it died before the kernel was asked
@@ -58,18 +60,36 @@ def kill_orphans() -> None:
 
 
 def _mark() -> str:
-    """Return the number of this process and the moment it began, for numbers are used again."""
-    return f"{os.getpid()}:{psutil.Process().create_time()}"
+    """Return this process's number, when it began, for numbers are used again, and whose numbers they are."""
+    return f"{os.getpid()}:{_began(os.getpid())}:{_numbering()}"
 
 
 def _alive(mark: str) -> bool:
-    number, _, began = mark.partition(":")
+    number, began, numbering = (*mark.split(":", 2), "", "")[:3]
+    if numbering != _numbering():
+        return True  # for all that can be known from here
     try:
-        process = psutil.Process(int(number))
         # One that is dead stays listed until its parent takes note of it.
-        return str(process.create_time()) == began and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, ValueError):
+        return _began(int(number)) == began and psutil.Process(int(number)).status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, OSError, ValueError):
         return False
+
+
+def _began(number: int) -> str:
+    """Return when a process began, by a clock that nobody can set."""
+    if not _LINUX:
+        return str(psutil.Process(number).create_time())
+    # The name, in parentheses, may hold anything; the start is the 22nd field, in ticks since the boot.
+    text = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
+    return text.rpartition(")")[2].split()[19]
+
+
+def _numbering() -> str:
+    """Return within what the numbers of processes mean something: this boot, and this container."""
+    if not _LINUX:
+        return ""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{boot}:{os.readlink('/proc/self/ns/pid')}"
 
 
 def _marked() -> Iterator[tuple[psutil.Process, str]]:

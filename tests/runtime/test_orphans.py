@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 pytest.importorskip("ray")
+from distributed_maddpg.runtime import orphans
 from distributed_maddpg.runtime.orphans import kill_orphans, marking, own_family
 from tests.runtime.processes import gone, session_processes
 
@@ -92,6 +93,27 @@ def test_a_killed_drivers_processes_end_and_another_runs_do_not(runs: tuple[Run,
     assert others <= other.family(), "not one of them"
     assert other.process.poll() is None
     assert not set(os.listdir("/dev/shm")) - shared
+
+
+@pytest.mark.parametrize("change", ["clock", "container", "version"])
+def test_processes_of_whom_nothing_is_known_are_left_alone(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    with marking():
+        mark = os.environ[orphans._MARK]
+        if change == "container":
+            number, began, numbering = mark.split(":", 2)
+            mark = f"9{number}:{began}:{numbering[:-2]}7]"
+        elif change == "version":
+            mark = f"{os.getpid()}:1764000000.12"
+        sleeper = subprocess.Popen(["sleep", "600"], env={**os.environ, orphans._MARK: mark})
+    try:
+        if change == "clock":  # it was set an hour forward
+            began = psutil.Process.create_time
+            monkeypatch.setattr(psutil.Process, "create_time", lambda process: began(process) + 3600)
+        kill_orphans()
+        assert not gone([sleeper.pid], within_s=0.3)
+    finally:
+        sleeper.kill()
+        sleeper.wait()
 
 
 def test_orphans_are_told_by_their_starter() -> None:
