@@ -522,8 +522,7 @@ def _remove_remote(url: str) -> None:
     remote = RemoteFolder(url)
     names = remote.names()
     if names <= _OURS:
-        for name in sorted(names, key=lambda name: name != _MANIFEST):
-            remote.delete(name)
+        remote.delete_all(sorted(names, key=lambda name: name != _MANIFEST))
 
 
 def remove_drafts(folder: str | Path) -> None:
@@ -532,7 +531,9 @@ def remove_drafts(folder: str | Path) -> None:
     A checkpoint that stepped aside for a newer one which then did not come gets its name back.
     """
     if is_url(folder):
-        return  # over there nothing is written aside
+        with suppress(OSError):
+            _remove_remote_drafts(str(folder))
+        return
     for path in Path(folder).glob(".*"):
         match, names = _DRAFT.fullmatch(path.name), _plain_files(path)
         if match is None or names is None or not names <= _OURS:
@@ -543,6 +544,15 @@ def remove_drafts(folder: str | Path) -> None:
                 path.rename(home)
         else:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_remote_drafts(folder: str) -> None:
+    """Delete files of checkpoints whose manifest, which is written last and deleted first, is not there."""
+    for name in filter(_STEP.fullmatch, RemoteFolder(folder).names()):
+        remote = RemoteFolder(f"{folder.rstrip('/')}/{name}")
+        names = remote.names()
+        if _MANIFEST not in names and names <= _OURS:
+            remote.delete_all(names)
 
 
 def set_aside(path: str | Path) -> None:

@@ -201,6 +201,8 @@ def _train(arguments: list[str]) -> int:
     from distributed_maddpg.saving import SavingOptions  # noqa: PLC0415
 
     progress = Progress()
+    for before in {each.config.ray.address for each in checkpoints} - {"", config.ray.address}:
+        progress.note(f"the run used --ray.address {before}; a checkpoint alone does not connect to it again")
     auto = command.resume == _AUTO
     run_dir = Path((not auto and command.resume) or command.run_dir or default_run_dir(command.preset))
     elsewhere = command.checkpoint_dir
@@ -233,12 +235,21 @@ def _base_settings(arguments: list[str]) -> tuple[MADDPGConfig, list[Checkpoint]
     env_id = getattr(named, "env.id")  # first, because another environment takes other arguments
     checkpoints = _checkpoints(named, env_id) if named.resume else []
     if checkpoints:
-        base = checkpoints[0].config
+        base = _going_on(checkpoints[0], named.config)
     else:
         base = MADDPGConfig.preset(named.preset or "default")
         if named.config:
             base = MADDPGConfig.from_toml(named.config, base)
     return MADDPGConfig.from_dict({"env": {"id": env_id}}, base) if env_id else base, checkpoints
+
+
+def _going_on(checkpoint: Checkpoint, config_file: str) -> MADDPGConfig:
+    """Return a checkpoint's settings; of a settings file given beside it, the cluster's address alone."""
+    from distributed_maddpg.trainer import settings_of  # noqa: PLC0415
+
+    base = settings_of(checkpoint)
+    address = MADDPGConfig.from_toml(config_file).ray.address if config_file else ""
+    return dataclasses.replace(base, ray=dataclasses.replace(base.ray, address=address))
 
 
 def _checkpoints(named: argparse.Namespace, env_id: str) -> list[Checkpoint]:

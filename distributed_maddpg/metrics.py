@@ -203,7 +203,7 @@ class CSVTable:
                 where it did not exist.
 
         Raises:
-            OSError: if that text cannot be written.
+            OSError: if that text cannot be written, or does not begin with a header.
         """
         self._path = path
         if text:
@@ -216,7 +216,10 @@ class CSVTable:
         self._columns: list[str] = []
         if self._size:
             with path.open(newline="", encoding="utf-8", errors="replace") as file:
-                self._columns = next(csv.reader(file), [])
+                try:
+                    self._columns = next(csv.reader(file), [])
+                except csv.Error as error:
+                    raise OSError(errno.EBADMSG, f"{path.name} has no header: {error}") from None
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append one row; a column the first row did not have is left out.

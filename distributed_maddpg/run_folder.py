@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from distributed_maddpg.checkpoint import checkpoints_of
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.errors import BadInput, CheckpointError
+from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable
 from distributed_maddpg.metrics import CSVTable, TensorBoardWriter, flatten, write_aside
 from distributed_maddpg.storage import is_url
 from distributed_maddpg.types import FaultEvent
@@ -25,10 +25,22 @@ _METRICS, _RETURNS, _EVENTS = "metrics.csv", "returns.csv", "events.jsonl"
 
 
 def checkpoints_folder(run_dir: Path) -> str:
-    """Return the folder or URL where a run's checkpoints are."""
+    """Return the folder or URL where a run's checkpoints are.
+
+    Raises:
+        CheckpointUnavailable: if the run remembers another place, but not one that is there.
+    """
+    note = run_dir / _ELSEWHERE
+    if not note.exists():
+        return str(run_dir / "checkpoints")
     with suppress(OSError, UnicodeDecodeError):
-        return (run_dir / _ELSEWHERE).read_text(encoding="utf-8").strip()
-    return str(run_dir / "checkpoints")
+        text = note.read_text(encoding="utf-8").strip()
+        if text.isprintable() and (is_url(text) or (text and Path(text).is_dir())):
+            return text
+    raise CheckpointUnavailable(
+        f"{note}: the folder of the run's checkpoints that it names is not there; "
+        "bring it back, or name it with --checkpoint-dir"
+    )
 
 
 def newest_checkpoint(place: str | Path) -> str | Path:
@@ -109,7 +121,7 @@ class RunFolder:
                 evaluation of that end stays.
 
         Raises:
-            BadInput: if they cannot be written.
+            BadInput: if they cannot be written, or are none.
         """
         tables = {_METRICS: "", _RETURNS: ""} if tables is None else dict(tables)
         try:
@@ -118,7 +130,7 @@ class RunFolder:
             self._metrics = CSVTable(self.path / _METRICS, tables.get(_METRICS))
             self._returns = CSVTable(self.path / _RETURNS, tables.get(_RETURNS))
         except OSError as error:
-            raise BadInput("run_dir", str(self.path), f"cannot be written to ({error.strerror})") from None
+            raise BadInput("run_dir", str(self.path), f"cannot be used ({error.strerror})") from None
         self._events = TensorBoardWriter(self.path, env_steps)
         self._open = (self._metrics, self._returns, self._events)
 

@@ -7,8 +7,8 @@ caller writes its most telling file last.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from distributed_maddpg.errors import BadInput, one_line
@@ -105,6 +105,17 @@ class RemoteFolder:
         """
         with _only_os_errors():
             self._system.rm_file(f"{self._root}/{name}")
+
+    def delete_all(self, names: Iterable[str]) -> None:
+        """Delete files one after the other, and the folder, where folders are real, if it is empty then.
+
+        Raises:
+            OSError: if a file cannot be deleted.
+        """
+        for name in names:
+            self.delete(name)
+        with suppress(Exception):  # object stores have no folders
+            self._system.rmdir(self._root)
 
 
 @contextmanager

@@ -161,9 +161,10 @@ class MADDPG:
     def restored(checkpoint: Checkpoint, config: MADDPGConfig | None = None) -> MADDPG:
         """Return an algorithm that continues from a checkpoint that was read; see `from_checkpoint`."""
         algo = MADDPG.__new__(MADDPG)  # a machine that could not train it may still evaluate it
-        own = config is None or config == checkpoint.config
+        settings = settings_of(checkpoint)
+        own = config is None or config == settings
         try:
-            algo._prepare(config or checkpoint.config)
+            algo._prepare(config or settings)
         except BadInput as error:
             if config is not None:
                 raise
@@ -443,6 +444,11 @@ class MADDPG:
         except (KeyError, TypeError, ValueError, StageError) as error:
             raise CheckpointError(f"a part of the checkpoint does not fit its settings ({error})") from error
         self._restored = dataclasses.replace(checkpoint, state={}, replay=None)  # it may be large
+
+
+def settings_of(checkpoint: Checkpoint) -> MADDPGConfig:
+    """Return a checkpoint's settings without the cluster's address: a file must not decide whom we talk to."""
+    return dataclasses.replace(checkpoint.config, ray=dataclasses.replace(checkpoint.config.ray, address=""))
 
 
 def check_environment(checkpoint: Checkpoint, env_id: str) -> None:

@@ -780,6 +780,27 @@ def test_drafts_are_deleted_and_nothing_else(tmp_path):
     assert len(os.listdir(tmp_path / "step_1")) == 4
 
 
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_drafts_behind_a_url_are_deleted_and_nothing_else(scheme, url, tmp_path):
+    folder = url if scheme == "memory" else f"file://{tmp_path}/run"
+    for steps in (1, 2, 3, 4):
+        save_checkpoint(f"{folder}/step_{steps}", make(env_steps=steps, replay=rows()))
+    system, root = fsspec.core.url_to_fs(folder)
+    for steps in (2, 3):
+        system.rm_file(f"{root}/step_{steps}/manifest.json")
+    system.touch(f"{root}/step_3/mine.txt")
+    remove_drafts(folder)
+    remove_drafts(f"{folder}/nothing")
+    assert sorted(path.rpartition("/")[2] for path in system.ls(root, detail=False)) == [
+        "step_1",
+        "step_3",
+        "step_4",
+    ]
+    remove_old(folder, keep=1)
+    assert not system.exists(f"{root}/step_1") and system.exists(f"{root}/step_3/state.safetensors")
+    assert checkpoints_of(folder) == [f"{folder}/step_4"]
+
+
 def test_a_checkpoint_that_stepped_aside_gets_its_name_back(tmp_path):
     save_checkpoint(tmp_path / "step_1", make())
     (tmp_path / "step_1").rename(tmp_path / ".step_1.0123abcd.old")

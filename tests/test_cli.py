@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 from distributed_maddpg import MADDPG, __version__, saving
 from distributed_maddpg.checkpoint import checkpoints_of, load_checkpoint, save_checkpoint
 from distributed_maddpg.cli import main
-from distributed_maddpg.errors import CheckpointError
+from distributed_maddpg.errors import CheckpointError, TrainingError
 
 TINY = [
     *("--num-workers", "0", "--learner.device", "cpu", "--env.kwargs", "max_cycles", "5"),
@@ -318,6 +319,32 @@ def test_an_environment_that_only_a_file_names_is_not_imported(foreign, capsys):
         MADDPG.from_checkpoint(checkpoint, env_id="tests.envs.telltale")
     assert os.environ["TELLTALE"] == "" and "tests.envs.telltale" not in sys.modules
     assert checkpoint.is_dir(), "it is sound, and stays"
+
+
+def test_a_checkpoint_does_not_decide_whom_we_connect_to(run, capsys, tmp_path, monkeypatch):
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_200"
+    shutil.copytree(run, tmp_path / "run")
+    read = load_checkpoint(checkpoint)
+    elsewhere = dataclasses.replace(
+        read.config, ray=dataclasses.replace(read.config.ray, address="ray://else:1")
+    )
+    save_checkpoint(checkpoint, dataclasses.replace(read, config=elsewhere))
+    asked = []
+
+    def train(config, *_, **__):
+        asked.append(config.ray.address)
+        raise TrainingError("far enough")
+
+    monkeypatch.setattr("distributed_maddpg.run.train_run", train)
+    resume = ["train", "--resume", "auto", "--run-dir", str(tmp_path / "run")]
+    (tmp_path / "mine.toml").write_text('[ray]\naddress = "ray://mine:1"\n')
+    for more in ([], ["--config", str(tmp_path / "mine.toml")], ["--ray.address", "ray://else:1"]):
+        assert main([*resume, *more]) == 1
+    assert asked == ["", "ray://mine:1", "ray://else:1"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("the run used --ray.address ray://else:1") == 2
+    with MADDPG.from_checkpoint(checkpoint) as algo:
+        assert algo.config.ray.address == ""
 
 
 def test_an_environment_that_is_named_is_imported(foreign, capsys, monkeypatch):

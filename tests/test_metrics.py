@@ -101,6 +101,11 @@ def test_a_table_has_its_first_rows_columns(tmp_path):
     table.close()
 
 
+def test_a_table_without_a_header_is_refused(tmp_path):
+    with pytest.raises(OSError, match="table.csv has no header: field larger than field limit"):
+        CSVTable(tmp_path / "table.csv", "x" * 200_000 + "\n")
+
+
 def test_a_table_continues_under_its_own_header(tmp_path):
     for row in ({"a": 1, "b": 2}, {"b": 4, "a": 3}):
         table = CSVTable(tmp_path / "t.csv")

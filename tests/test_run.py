@@ -493,9 +493,17 @@ def test_a_run_remembers_where_its_checkpoints_are(tmp_path):
     newest = tmp_path / "there" / "step_320"
     for place in (tmp_path / "run", tmp_path / "there", newest):
         assert newest_checkpoint(place) == newest
-    shutil.rmtree(tmp_path / "there")
+    shutil.rmtree(newest)
+    shutil.rmtree(newest.with_name("step_160"))
     with pytest.raises(CheckpointError, match="this run has no checkpoint yet"):
         newest_checkpoint(tmp_path / "run")
+    (tmp_path / "there").rename(tmp_path / "unmounted")
+    with pytest.raises(CheckpointError, match="checkpoint_dir.txt: the folder .* is not there"):
+        checkpoints_folder(tmp_path / "run")
+    for text in ("", "a\0b", "nowhere"):
+        (tmp_path / "run" / "checkpoint_dir.txt").write_text(text)
+        with pytest.raises(CheckpointError, match="is not there"):
+            checkpoints_folder(tmp_path / "run")
 
 
 def test_a_run_holds_the_folder_of_its_checkpoints(tmp_path):

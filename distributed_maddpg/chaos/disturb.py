@@ -296,10 +296,11 @@ class _Open:
 def _updates_of(job: Job, env_steps: int) -> int:
     """Return the updates of a checkpoint; 0 where there is none."""
     path = job.listed().get(env_steps)
-    if path is None:
-        return 0
-    counters = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["counters"]
-    return int(counters["updates"])
+    with suppress(OSError):  # the job may be deleting it
+        if path is not None:
+            counters = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["counters"]
+            return int(counters["updates"])
+    return 0
 
 
 def _last_line(job: Job) -> str:

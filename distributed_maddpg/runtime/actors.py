@@ -277,10 +277,14 @@ class LearnerActor(_Process):
 
     @ray.method
     def set_state(self, state: Arrays, run: int) -> None:
-        """Continue a run from a state, and send off the weights that it had published last."""
+        """Continue a run from a state; after the last run, send off the weights that all had published last.
+
+        Not before: workers take no weights twice that have one version.
+        """
         self._learner.set_state(state, run)
-        self._send(self._learner.published())
-        self._await_published()
+        if run == len(self._configs) - 1:
+            self._send(self._learner.published())
+            self._await_published()
 
     @ray.method
     def generator_state(self, run: int) -> npt.NDArray[np.uint64]:

@@ -194,6 +194,22 @@ def node_of_learner_and_replay_dies() -> dict[str, Any]:
         return seen | _end(watched)
 
 
+def no_room_for_the_learner() -> dict[str, Any]:
+    """Kill the raylet of the learner's node when workers that work fill all others."""
+    config = _config(num_workers=3, learner={"num_threads": 2}, ray={"min_workers": 1, "timeout_s": 30.0})
+    with _cluster(1, 2, 2) as (_, nodes), _run(config) as watched:
+        root = watched.root
+        watched.until(lambda: root._supervisor.healthy_workers == 3 and root.pacer.updates > 50)
+        [victim] = [node for node in nodes if node.node_id == _node_of(watched, "learner")]
+        _kill_raylet(victim)
+        watched.until(lambda: "learner" in watched.happened("recovered"), _WITHIN_S)
+        before = root.pacer.updates
+        watched.until(lambda: root.pacer.updates > before + 50)
+        root.settle()  # though two workers wait for a place
+        workers = root._supervisor.healthy_workers
+        return {"workers": workers, "stages": sorted(root.capture(0, False).stages)} | _end(watched)
+
+
 def main(name: str) -> None:
     """Run one of the functions above and print what it saw."""
     functions: dict[str, Callable[[], dict[str, Any]]] = {
@@ -204,6 +220,7 @@ def main(name: str) -> None:
             never_enough,
             node_of_workers_dies,
             node_of_learner_and_replay_dies,
+            no_room_for_the_learner,
         )
     }
     print(json.dumps(functions[name]()))

@@ -161,7 +161,10 @@ def test_workers_that_find_no_cpu_are_done_without(
     assert root._supervisor.healthy_workers == 3 == sum(own > 0 for own in steps)
     [result] = root.results()
     assert result["fault_tolerance"]["num_healthy_workers"] == 3
-    assert root.pacer.env_steps == sum(steps)
+    root.settle()
+    state = root.capture(0, with_replay=False)
+    assert state.env_steps == root.pacer.env_steps == sum(steps)
+    assert len({name.partition("/")[0] for name in state.stages if name.startswith("worker_")}) == 3
 
 
 def _run_until_it_fails(config: MADDPGConfig, run_dir: Path, said: StringIO) -> tuple[str, Checkpoint]:

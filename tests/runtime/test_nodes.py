@@ -72,6 +72,15 @@ def test_a_node_with_workers_dies_and_others_take_over() -> None:
     _check_counts(seen)
 
 
+def test_workers_make_room_for_a_learner_that_finds_none() -> None:
+    seen = _seen("no_room_for_the_learner")
+    assert seen["workers"] == 1, "the node that is left beside the head's holds the learner"
+    assert len({name.partition("/")[0] for name in seen["stages"] if name.startswith("worker_")}) == 1
+    lines = [line for line in seen["lines"] if line.endswith(" makes room for the learner")]
+    assert 2 <= len(lines) <= 4
+    _check_counts(seen)
+
+
 def test_the_node_of_learner_and_replay_buffer_dies_and_the_drivers_copies_go_on() -> None:
     seen = _seen("node_of_learner_and_replay_dies")
     assert {"learner", "replay buffer"} <= set(seen["victims"]) <= set(seen["recovered"])

@@ -96,7 +96,9 @@ def test_a_killed_drivers_processes_end_and_another_runs_do_not(runs: tuple[Run,
 
 
 @pytest.mark.parametrize("change", ["clock", "container", "version"])
-def test_processes_of_whom_nothing_is_known_are_left_alone(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+def test_processes_of_whom_nothing_is_known_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
     with marking():
         mark = os.environ[orphans._MARK]
         if change == "container":
