@@ -89,7 +89,7 @@ class CheckpointSaver:
     def _write(
         self, checkpoints: Sequence[tuple[str, Checkpoint]], keep_all: bool = False
     ) -> list[tuple[str, Checkpoint]]:
-        """Write checkpoints, then delete old ones unless one failed; return those that could not be written."""
+        """Write checkpoints, then delete old ones unless one failed; return those that failed."""
         missing, problem = [], ""
         for folder, checkpoint in checkpoints:
             path = f"{folder.rstrip('/')}/step_{checkpoint.env_steps}"

@@ -26,7 +26,6 @@ from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import (
     Arrays,
     EnvSpec,
-    FaultEvent,
     LearnerReport,
     RolloutReport,
     RunState,
@@ -131,10 +130,6 @@ class SerialRoot:
         own = self._runs[run]
         taken, own.evaluations = own.evaluations, []
         return taken
-
-    def take_events(self) -> list[FaultEvent]:
-        """Return nothing: in one process nobody is replaced."""
-        return []
 
     def weights(self, run: int) -> Weights:
         """Return a run's policies as the learner has them now."""

@@ -65,9 +65,6 @@ class Root(Protocol):
     def take_evaluations(self, run: int) -> list[Evaluation]:
         """Return the evaluations of a run that ended since the last call."""
 
-    def take_events(self) -> list[FaultEvent]:
-        """Return what went wrong with processes, or was mended, since the last call."""
-
     def weights(self, run: int) -> Weights:
         """Return a run's policies as they are now."""
 
@@ -127,10 +124,8 @@ class MADDPG:
         """Whether the latest call of `train` went on to a report; `request_stop` ends it before."""
         self.evaluations: list[dict[str, Any]] = []
         """All evaluations that ended during the latest call of `train`, oldest first."""
-        self.events: list[FaultEvent] = []
-        """What went wrong, or was mended, during the latest call of `train`."""
         self.on_event: Callable[[FaultEvent], None] = lambda _: None
-        """Called with each of these when it happens; of several runs, the first one's."""
+        """Called when something goes wrong with a process, or is mended; of several runs, the first one's."""
         self._clock = _Clock()
         # A stream of its own, beside those of the workers.
         self._acting_rng = generator(config.seed, "exploration", config.num_workers + 1)
@@ -447,7 +442,7 @@ class MADDPG:
 
 
 def settings_of(checkpoint: Checkpoint) -> MADDPGConfig:
-    """Return a checkpoint's settings without the cluster's address: a file must not decide whom we talk to."""
+    """Return a checkpoint's settings but for the cluster's address: no file decides whom we talk to."""
     return dataclasses.replace(checkpoint.config, ray=dataclasses.replace(checkpoint.config.ray, address=""))
 
 
@@ -488,7 +483,6 @@ def train_together(runs: Sequence[MADDPG]) -> list[dict[str, Any]]:
     for run in runs:
         run.iteration_complete = complete
         run._iteration += complete
-    runs[0].events = root.take_events()
     if complete:
         root.next_iteration()
     return finished

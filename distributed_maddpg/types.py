@@ -264,7 +264,7 @@ class FaultEvent:
     who: str
     """The process, as in "rollout worker 1"."""
     kind: str
-    """lost, recovered or quarantined."""
+    """lost or recovered."""
     line: str
     """What happened, in words."""
     seconds: float = 0.0

@@ -498,7 +498,7 @@ def test_a_run_remembers_where_its_checkpoints_are(tmp_path):
     with pytest.raises(CheckpointError, match="this run has no checkpoint yet"):
         newest_checkpoint(tmp_path / "run")
     (tmp_path / "there").rename(tmp_path / "unmounted")
-    with pytest.raises(CheckpointError, match="checkpoint_dir.txt: the folder .* is not there"):
+    with pytest.raises(CheckpointError, match=r"checkpoint_dir\.txt: the folder .* is not there"):
         checkpoints_folder(tmp_path / "run")
     for text in ("", "a\0b", "nowhere"):
         (tmp_path / "run" / "checkpoint_dir.txt").write_text(text)

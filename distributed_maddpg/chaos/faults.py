@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -234,8 +233,3 @@ def strike(processes: Sequence[psutil.Process], act: Act) -> None:
     for process in processes:
         with suppress(psutil.Error):
             process.send_signal(signal.SIGSTOP if act == "freeze" else signal.SIGKILL)
-
-
-def count_by_kind(faults: Collection[Fault]) -> Counter[str]:
-    """Return how many faults there are of each kind."""
-    return Counter(fault.kind.name for fault in faults)

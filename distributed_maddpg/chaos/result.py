@@ -26,15 +26,6 @@ class Checkpoints:
     """A line on each that is missing, damaged, or was."""
 
 
-@dataclass(frozen=True)
-class Processes:
-    """What became of the processes of all lives."""
-
-    leftover: int
-    last_gone_after_s: float
-    """How long the slowest process outlived its driver."""
-
-
 def by_kind(faults: Sequence[Fault]) -> dict[str, dict[str, Any]]:
     """Return counts, times to recover and losses of each kind that was injected, in the order of `KINDS`.
 

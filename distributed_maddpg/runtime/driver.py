@@ -155,10 +155,6 @@ class RayRoot:
         taken, self._evaluations[run] = self._evaluations[run], []
         return taken
 
-    def take_events(self) -> list[FaultEvent]:
-        """Return what went wrong, or was mended, since the last call."""
-        return self._supervisor.faults.take_events()
-
     def weights(self, run: int) -> Weights:
         """Return a run's policies as the learner has them now."""
         weights: Weights = self._meanwhile(LEARNER, lambda: self._processes.learner.weights.remote(run))

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from distributed_maddpg.errors import StageError, TrainingError
 from distributed_maddpg.types import FaultEvent
 
-LONGEST_BACKOFF_S = 60.0
 FAILURES_IN_A_ROW = 5
 """So many failures of a process without any work in between, or of one error in a while, are a crash loop."""
 _WHILE_S = 600.0
@@ -52,11 +51,11 @@ class Health:
         self._usual_s = usual_s + _FORGETTING * (seconds - usual_s)
 
     def lost(self) -> None:
-        """Note that it is gone; its successors come after 0, 1, 2, 4 ... seconds."""
+        """Note that it is gone; its successors come after 0, 1, 2, 4 seconds."""
         now = time.monotonic()
         if self._lost_at == 0.0:
             self._lost_at = now
-        backoff = min(2.0 ** (self._failures - 1), LONGEST_BACKOFF_S) if self._failures else 0.0
+        backoff = 2.0 ** (self._failures - 1) if self._failures else 0.0
         self.start_at, self.ready, self._usual_s = now + backoff, False, None
         self._failures += 1
 
@@ -91,7 +90,6 @@ class FaultLog:
         """Begin with nothing; `tell` hears of each event when it happens."""
         self._tell = tell
         self.counts = dict.fromkeys((*(f"num_{kind}_restarts" for kind in _KINDS), *_LOST), 0)
-        self._events: list[FaultEvent] = []
         self._errors: deque[tuple[float, str]] = deque()
 
     def lost(self, who: str, error: TrainingError) -> None:
@@ -110,14 +108,8 @@ class FaultLog:
         self.counts[f"num_{kind}_restarts"] += 1
         self._add(who, "recovered", f"{who} is back after {seconds:.1f} s{detail}", seconds)
 
-    def take_events(self) -> list[FaultEvent]:
-        """Return what happened since the last call."""
-        taken, self._events = self._events, []
-        return taken
-
     def _add(self, who: str, kind: str, line: str, seconds: float = 0.0) -> None:
         event = FaultEvent(time.time(), who, kind, line, seconds)
-        self._events.append(event)
         _LOG.warning(line)
         self._tell(event)
 

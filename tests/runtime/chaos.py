@@ -24,6 +24,7 @@ class Watched:
     def __init__(self, root: Any) -> None:
         self.root = root
         self.events: list[FaultEvent] = []
+        root._supervisor.faults._tell = self.events.append
         self.updates: list[tuple[float, int]] = []
         self.versions: list[int] = []
 
@@ -97,7 +98,6 @@ class Watched:
         return np.concatenate(chunks)
 
     def _look(self) -> None:
-        self.events += self.root.take_events()
         self.updates.append((time.monotonic(), self.root.pacer.updates))
         if not self.versions or self.versions[-1] != self.root._latest_version:
             self.versions.append(self.root._latest_version)

@@ -19,6 +19,7 @@ from distributed_maddpg.checkpoint import Checkpoint, load_checkpoint
 from distributed_maddpg.errors import BadInput, TrainingError
 from distributed_maddpg.progress import Progress
 from distributed_maddpg.run import train_run
+from distributed_maddpg.types import FaultEvent
 from tests.envs.target import target_config
 
 ray = pytest.importorskip("ray")
@@ -200,14 +201,14 @@ def test_an_environment_that_raises_once_in_a_while_is_survived(tmp_path: Path) 
         {"pacing": {"total_env_steps": 6400}}, _failing(fail_at=30, folder=str(tmp_path), times=3)
     )
     with MADDPG(config) as algo:
-        events = []
+        events: list[FaultEvent] = []
+        algo.on_event = events.append
         while not algo.finished:
             result = algo.train()
-            events += [event for event in algo.events if event.kind == "lost"]
     assert result["num_env_steps_sampled_lifetime"] == 6400
     assert result["num_updates_lifetime"] == 1 + (6400 - 320) // 8
     assert result["fault_tolerance"]["updates_lost"] == 0
-    lines = [event.line.split(" ", 3)[3] for event in events]
+    lines = [event.line.split(" ", 3)[3] for event in events if event.kind == "lost"]
     assert 1 <= len(lines) <= 3 and set(lines) == {"failed: RuntimeError: boom at step 30"}
     assert len(list(tmp_path.iterdir())) == 3
 
