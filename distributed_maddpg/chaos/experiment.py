@@ -185,11 +185,12 @@ def _ended_at_last(jobs: list[Job]) -> Iterator[None]:
         raise KeyboardInterrupt
 
     in_main = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGTERM, interrupt) if in_main else None
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
+    previous = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
         for job in jobs:
             job.kill()
-        if in_main:
-            signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

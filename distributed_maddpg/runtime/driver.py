@@ -326,9 +326,11 @@ class RayRoot:
 
     def _advance(self) -> None:
         """Go round once."""
+        might_start = self._supervisor.all_ready
         self._supervisor.tend()
         self._dispatch()
-        self._check_moving()
+        if might_start:
+            self._check_moving()
         self._supervisor.absorb(_POLL_S)
         self._evaluate_if_due()
 

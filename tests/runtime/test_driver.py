@@ -150,6 +150,7 @@ def test_counts_and_learner_belong_together_when_its_state_is_taken(learner_boun
 
 
 def test_the_learner_works_on_while_a_result_is_taken(learner_bound: Any) -> None:
+    learner_bound.run(lambda: False)
     before = learner_bound.pacer.updates
     for _ in range(30):
         learner_bound.results()

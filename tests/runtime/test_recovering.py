@@ -274,7 +274,7 @@ def test_transitions_that_are_gone_are_collected_anew_before_learning_goes_on(
     _without_sharing(monkeypatch)
     watched = start()
     supervisor, root = watched.root._supervisor, watched.root
-    supervisor._snapshot_interval_s = 0.0  # nothing more is mirrored
+    supervisor._snapshot_interval_s = float("inf")  # nothing more is mirrored
     watched.until(lambda: not supervisor.waiting("replay buffer"))
     watched.until(lambda: root.pacer.updates > int(supervisor.snapshots[0]["updates"]) + 100)
     supervisor._mirrors[0].restart(0)
