@@ -214,7 +214,7 @@ class Ring:
         num_rows, inserted = stored.num_rows, stored.inserted
         if not 0 <= num_rows <= inserted <= _MOST_ROWS:
             raise ValueError(f"{num_rows} rows cannot be stored of {inserted} inserted")
-        self.restart(inserted - num_rows if num_rows == min(inserted, self.capacity) else 0)
+        self.restart(stored.first_number(self.capacity))
         try:
             self._add_newest(stored)
         except BaseException:

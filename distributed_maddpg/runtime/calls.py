@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import ray
 
-from distributed_maddpg.errors import Diverged, StageError, TrainingError
+from distributed_maddpg.errors import Diverged, StageError, TrainingError, one_line
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ def ask(who: str, call: ray.ObjectRef[T], timeout_s: float) -> T:
             raise PeerLost(str(cause)) from error
         if isinstance(cause, TrainingError):
             raise _same_kind(cause) from error
-        raise StageError(f"{who} failed: {_one_line(f'{type(cause).__name__}: {cause}')}") from error
+        raise StageError(f"{who} failed: {_said(f'{type(cause).__name__}: {cause}')}") from error
     except ray.exceptions.ActorDiedError as error:
         kind = StageError if error.actor_init_failed else ProcessLost
         raise kind(f"{who} died: {_reason(error)}") from error
@@ -70,13 +70,12 @@ def _reason(error: ray.exceptions.RayError) -> str:
     """Return why a process died: its constructor's error, or Ray's words without the table of ids."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if "creation task" in lines[0]:
-        return _one_line(lines[-1].removeprefix("distributed_maddpg.errors."))
+        return _said(lines[-1].removeprefix("distributed_maddpg.errors."))
     text = " ".join(line for line in lines if not line.startswith("\t"))
     if "connection error code 2" in text:  # all that Ray can tell of it, in half a page
         return "its process was killed, or crashed"
-    return _one_line(text)
+    return _said(text)
 
 
-def _one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST_MESSAGE else line[:_LONGEST_MESSAGE] + " ..."
+def _said(text: str) -> str:
+    return one_line(" ".join(text.split()), _LONGEST_MESSAGE)
