@@ -1,8 +1,18 @@
 """`python -m distributed_maddpg` is the command `distributed-maddpg`."""
 
+import signal
 import sys
 
 from distributed_maddpg.cli import main
 
+
+def run() -> int:
+    """Run the command line; a signal while the interpreter ends does not change the exit code."""
+    code = main()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -77,6 +77,8 @@ class Checkpoint:
     """The replay buffer's rows; written, and read from the file, chunk by chunk."""
     tables: dict[str, str] = field(default_factory=dict)
     """The run's text files at this moment: "metrics.csv", "returns.csv"."""
+    path: str = "the checkpoint"
+    """Where it was read from."""
 
 
 class _FileEntry(NamedTuple):
@@ -285,7 +287,7 @@ def _read(folder: int, shown: str) -> Checkpoint:
             rows = read_rows(descriptor, num_rows, f"{shown}/{_REPLAY}")
             replay = StoredRows(inserted, num_rows, rows)
     counters = manifest.env_steps, manifest.updates
-    return Checkpoint(manifest.config, manifest.agents, *counters, state, replay, tables)
+    return Checkpoint(manifest.config, manifest.agents, *counters, state, replay, tables, shown)
 
 
 def _unread(line: str, error: OSError) -> CheckpointError:
@@ -555,13 +557,22 @@ def _remove_remote_drafts(folder: str) -> None:
             remote.delete_all(names)
 
 
-def set_aside(path: str | Path) -> None:
-    """Rename a checkpoint that cannot be read to "<name>.broken...", so that nobody tries it again.
+def holds_any(folder: str | Path) -> bool:
+    """Return whether a folder or URL holds checkpoints, or some that were set aside.
+
+    Raises:
+        OSError: if it is there but cannot be listed.
+    """
+    return any(name.startswith("step_") for name in _names(folder))
+
+
+def set_aside(path: str | Path, why: Literal["broken", "aside"]) -> None:
+    """Rename a checkpoint to "<name>.<why>...", so that nobody goes on from it, replaces it or deletes it.
 
     Raises:
         OSError: if that fails.
     """
-    name = f"{str(path).rstrip('/').rpartition('/')[2]}.broken.{uuid.uuid4().hex[:8]}"
+    name = f"{str(path).rstrip('/').rpartition('/')[2]}.{why}.{uuid.uuid4().hex[:8]}"
     if is_url(path):
         RemoteFolder(str(path)).rename(name)
     else:

@@ -15,7 +15,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import tyro
 
@@ -28,6 +28,7 @@ from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError, 
 if TYPE_CHECKING:
     from distributed_maddpg.checkpoint import Checkpoint
     from distributed_maddpg.progress import Progress
+    from distributed_maddpg.saving import SavingOptions
 
 T = TypeVar("T")
 _DEBUG = "DISTRIBUTED_MADDPG_DEBUG"
@@ -184,11 +185,31 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    base, checkpoints = _base_settings(arguments)
+    from distributed_maddpg.checkpoint import set_aside  # noqa: PLC0415
+
+    while True:
+        start = _start(arguments)
+        try:
+            return _train_from(start, arguments)
+        except CheckpointError as error:  # its files are whole, but the stages cannot take it over
+            if not (start.auto and start.checkpoints):
+                raise
+            print(f"skipped: {error}", file=sys.stderr)
+            for checkpoint in start.checkpoints:
+                set_aside(checkpoint.path, "broken")
+
+
+def _train_from(start: _Start, arguments: list[str]) -> int:
+    base, checkpoints, saving = start.settings, start.checkpoints, start.saving
     # The tables without fixed keys start empty, so that any key may be named.
     open_env = dataclasses.replace(base.env, kwargs={})
     open_algorithm = dataclasses.replace(base.algorithm, team_overrides={})
-    default = TrainCommand(dataclasses.replace(base, env=open_env, algorithm=open_algorithm))
+    default = TrainCommand(
+        dataclasses.replace(base, env=open_env, algorithm=open_algorithm),
+        checkpoint_dir=saving.folder,
+        checkpoint_replay=saving.replay,
+        keep_checkpoints=saving.keep,
+    )
     command = parse(TrainCommand, "train", arguments, default)
     config = _with_tables(command.settings, base)
     num_seeds = len(checkpoints) or command.num_seeds
@@ -197,22 +218,22 @@ def _train(arguments: list[str]) -> int:
 
     from distributed_maddpg.progress import Progress  # noqa: PLC0415
     from distributed_maddpg.run import default_run_dir, train_run, train_seeds  # noqa: PLC0415
-    from distributed_maddpg.run_folder import checkpoints_folder  # noqa: PLC0415
-    from distributed_maddpg.saving import SavingOptions  # noqa: PLC0415
 
     progress = Progress()
     for before in {each.config.ray.address for each in checkpoints} - {"", config.ray.address}:
         progress.note(f"the run used --ray.address {before}; a checkpoint alone does not connect to it again")
-    auto = command.resume == _AUTO
-    run_dir = Path((not auto and command.resume) or command.run_dir or default_run_dir(command.preset))
-    elsewhere = command.checkpoint_dir
-    if command.resume and num_seeds == 1 and checkpoints_folder(run_dir) != str(run_dir / "checkpoints"):
-        elsewhere = elsewhere or checkpoints_folder(run_dir)
-    saving = SavingOptions(elsewhere, command.checkpoint_replay, command.keep_checkpoints)
+    resumed = "" if start.auto else command.resume
+    run_dir = Path(resumed or command.run_dir or default_run_dir(command.preset))
+    saving = dataclasses.replace(
+        saving,
+        folder=command.checkpoint_dir,
+        replay=command.checkpoint_replay,
+        keep=command.keep_checkpoints,
+    )
     with contextlib.redirect_stdout(sys.stderr):  # an environment may print; stdout is for JSON
         if num_seeds == 1:
             checkpoint = checkpoints[0] if checkpoints else None
-            summary = train_run(config, run_dir, progress, checkpoint, saving, anew=auto)
+            summary = train_run(config, run_dir, progress, checkpoint, saving, anew=start.auto)
         else:
             going_on = checkpoints if command.resume else None
             summary = train_seeds(config, num_seeds, run_dir, progress, going_on, saving)
@@ -223,8 +244,19 @@ def _train(arguments: list[str]) -> int:
     return _fail(problems[0], 1) if problems else 0
 
 
-def _base_settings(arguments: list[str]) -> tuple[MADDPGConfig, list[Checkpoint]]:
-    """Return what --resume, --preset and --config say, before the other options; and what to go on from."""
+class _Start(NamedTuple):
+    """What --resume, --preset and --config say, before the other options."""
+
+    settings: MADDPGConfig
+    checkpoints: list[Checkpoint]
+    """To go on from."""
+    saving: SavingOptions
+    auto: bool
+
+
+def _start(arguments: list[str]) -> _Start:
+    from distributed_maddpg.saving import SavingOptions  # noqa: PLC0415
+
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--preset", "--config", "--resume", "--run-dir", "--checkpoint-dir", "--env.id"):
         parser.add_argument(name, default="")
@@ -233,14 +265,15 @@ def _base_settings(arguments: list[str]) -> tuple[MADDPGConfig, list[Checkpoint]
     except argparse.ArgumentError as error:
         raise BadInput(str(error.argument_name), "", str(error.message)) from None
     env_id = getattr(named, "env.id")  # first, because another environment takes other arguments
-    checkpoints = _checkpoints(named, env_id) if named.resume else []
+    checkpoints, saving = _checkpoints(named, env_id) if named.resume else ([], SavingOptions())
     if checkpoints:
         base = _going_on(checkpoints[0], named.config)
     else:
         base = MADDPGConfig.preset(named.preset or "default")
         if named.config:
             base = MADDPGConfig.from_toml(named.config, base)
-    return MADDPGConfig.from_dict({"env": {"id": env_id}}, base) if env_id else base, checkpoints
+    base = MADDPGConfig.from_dict({"env": {"id": env_id}}, base) if env_id else base
+    return _Start(base, checkpoints, saving, named.resume == _AUTO)
 
 
 def _going_on(checkpoint: Checkpoint, config_file: str) -> MADDPGConfig:
@@ -252,8 +285,11 @@ def _going_on(checkpoint: Checkpoint, config_file: str) -> MADDPGConfig:
     return dataclasses.replace(base, ray=dataclasses.replace(base.ray, address=address))
 
 
-def _checkpoints(named: argparse.Namespace, env_id: str) -> list[Checkpoint]:
-    """Return the checkpoint that --resume names, or finds by itself; of several seeds' runs, one of each."""
+def _checkpoints(named: argparse.Namespace, env_id: str) -> tuple[list[Checkpoint], SavingOptions]:
+    """Return the checkpoint that --resume names, or finds by itself, and how the run saves them.
+
+    Of several seeds' runs one of each.
+    """
     auto = named.resume == _AUTO
     if auto and not named.run_dir:
         raise BadInput("--resume", _AUTO, "needs --run-dir, the folder to continue or to begin in")
@@ -262,17 +298,24 @@ def _checkpoints(named: argparse.Namespace, env_id: str) -> list[Checkpoint]:
             remedy = "cannot go with --resume, which continues a run's own settings in its own folder"
             raise BadInput(f"--{option.replace('_', '-')}", getattr(named, option), remedy)
     from distributed_maddpg.run import checkpoints_to_resume  # noqa: PLC0415
-    from distributed_maddpg.run_folder import checkpoints_folder  # noqa: PLC0415
+    from distributed_maddpg.run_folder import check_not_gone, checkpoints_folder, memory_of  # noqa: PLC0415
     from distributed_maddpg.trainer import check_environment  # noqa: PLC0415
 
     run_dir = Path(named.run_dir if auto else named.resume)
     seeds = [path for path in run_dir.glob("seed_*") if path.name.removeprefix("seed_").isdigit()]
     runs = sorted(seeds, key=lambda path: int(path.name.removeprefix("seed_"))) or [run_dir]
-    folders = [named.checkpoint_dir] if named.checkpoint_dir else [checkpoints_folder(run) for run in runs]
+    # Several seeds' runs have each their own; that a folder was named is refused later.
+    folders = (
+        [named.checkpoint_dir] * len(runs)
+        if named.checkpoint_dir
+        else [checkpoints_folder(run) for run in runs]
+    )
+    for run, folder in zip(runs, folders, strict=True):
+        check_not_gone(run, folder)
     checkpoints = checkpoints_to_resume(folders, auto, lambda line: print(line, file=sys.stderr))
     for checkpoint in checkpoints:
         check_environment(checkpoint, env_id)
-    return checkpoints
+    return checkpoints, memory_of(runs[0]).saving
 
 
 def _with_tables(settings: MADDPGConfig, base: MADDPGConfig) -> MADDPGConfig:

@@ -32,6 +32,7 @@ from distributed_maddpg.run_folder import RunFolder, check_free, check_single
 from distributed_maddpg.saving import CheckpointSaver, SavingOptions
 from distributed_maddpg.trainer import MADDPG, train_together
 
+_Skipped = tuple[str | Path, CheckpointError]
 _SUMMARY = "summary.json"
 _DEFAULT_SAVING = SavingOptions()
 _ANIMATED_EPISODES = 6
@@ -50,50 +51,67 @@ def checkpoints_to_resume(
 
     Args:
         folders: of each run's checkpoints; paths or URLs.
-        auto: whether one that cannot be read is named and the next older one taken, and none is fine. What is
-            damaged is set aside then.
+        auto: whether one that cannot be read is named and set aside, the next older one taken, and none is
+            fine.
         note: takes a line for a person.
 
     Raises:
         CheckpointError: if there is none that can be read; where `auto`, if one may be whole all the same.
     """
-    paths = [{Path(str(path)).name: path for path in checkpoints_of(folder)} for folder in folders]
-    unavailable: list[CheckpointError] = []
-    for name in sorted(set.intersection(*map(set, paths)), key=lambda name: (len(name), name), reverse=True):
-        together = [own[name] for own in paths]
-        try:
-            found = [_load(path, note if auto else None) for path in together]
-        except CheckpointError as error:
-            if not auto:
-                raise
-            unavailable += [error] if isinstance(error, CheckpointUnavailable) else []
-            continue
-        if auto:
-            note(f"going on from {', '.join(map(str, together))}")
-        return found
-    if unavailable:
-        raise unavailable[0]
+    shared = _shared(folders)
     if not auto:
-        raise CheckpointError(f"{', '.join(folders)}: holds no checkpoint to resume from")
+        if not shared:
+            raise CheckpointError(f"{', '.join(folders)}: holds no checkpoint to resume from")
+        return [load_checkpoint(path) for path in shared[0]]
+    skipped: list[_Skipped] = []
+    for together in shared:
+        loaded = [_load(path, skipped, note) for path in together]
+        found = [each for each in loaded if each is not None]
+        if len(found) == len(together):
+            _set_aside(skipped)
+            note(f"going on from {', '.join(map(str, together))}")
+            return found
+    for _, problem in skipped:
+        if isinstance(problem, CheckpointUnavailable):
+            raise problem
+    _set_aside(skipped)
     for path in [path for folder in folders for path in checkpoints_of(folder)]:
         with suppress(OSError):  # of these the other runs have none, and they would outlive newer ones
-            set_aside(path)
+            set_aside(path, "aside")
             note(f"set aside, because the other runs have none of that moment: {path}")
     note(f"{', '.join(folders)} holds no checkpoint that can be read: starting anew")
     return []
 
 
-def _load(path: str | Path, note: Callable[[str], None] | None) -> Checkpoint:
-    """Read a checkpoint; where somebody takes note, one that is damaged is set aside."""
+def _shared(folders: Sequence[str]) -> list[list[str | Path]]:
+    """Return the checkpoints of those moments of which every folder has one, the newest first."""
+    paths = [{Path(str(path)).name: path for path in checkpoints_of(folder)} for folder in folders]
+    names = sorted(set.intersection(*map(set, paths)), key=lambda name: (len(name), name), reverse=True)
+    return [[own[name] for own in paths] for name in names]
+
+
+def _load(path: str | Path, skipped: list[_Skipped], note: Callable[[str], None]) -> Checkpoint | None:
     try:
         return load_checkpoint(path)
     except CheckpointError as error:
-        if note is not None:
-            note(f"skipped: {error}")
-            if not isinstance(error, CheckpointUnavailable):
-                with suppress(OSError):
-                    set_aside(path)
-        raise
+        note(f"skipped: {error}")
+        skipped.append((path, error))
+        return None
+
+
+def _set_aside(skipped: Sequence[_Skipped]) -> None:
+    """Take checkpoints out of the way of those to come.
+
+    Raises:
+        CheckpointError: if one that may be whole has to stay, where it could be replaced.
+    """
+    for path, error in skipped:
+        may_be_whole = isinstance(error, CheckpointUnavailable)
+        try:
+            set_aside(path, "aside" if may_be_whole else "broken")
+        except OSError:
+            if may_be_whole:
+                raise error from None
 
 
 def train_run(
@@ -217,7 +235,9 @@ def _train(
                 raise
             training_s = time.perf_counter() - started.clock
             saver.finish(lambda: _settled(runs))
-            return [_finish(run, saver, started, training_s, progress) for run in runs]
+            summaries = [_finish(run, saver, started, training_s, progress) for run in runs]
+            algos[0].stop()  # a signal that comes while this takes a moment does not make it unfinished
+        return summaries
 
 
 @dataclass(frozen=True)
@@ -235,20 +255,26 @@ class _Run:
     def __init__(self, algo: MADDPG, folder: RunFolder, saving: SavingOptions) -> None:
         self.algo, self.folder = algo, folder
         self.checkpoints = saving.folder or str(folder.path / "checkpoints")
-        if saving.folder:
-            folder.keep_checkpoints_in(saving.folder)
-        self._replay = saving.replay
+        self._saving = saving
         self.captured = ""
         """Where the latest checkpoint goes; workers may collect more while it is made."""
-        remove_drafts(self.checkpoints)
         longer = algo.env_steps < algo.config.pacing.total_env_steps
         folder.begin(algo.restored_tables, algo.env_steps, longer)
+        self._noted = "" if algo.restored_tables is None else f"{self.checkpoints}/step_{algo.env_steps}"
+        folder.remember(saving, self._noted)
+        remove_drafts(self.checkpoints)
         algo.on_event = lambda event: folder.add_events([event])  # at once: the run may not come so far
 
     def capture(self) -> Checkpoint:
-        checkpoint = self.algo.capture(self._replay, self.folder.tables())
+        checkpoint = self.algo.capture(self._saving.replay, self.folder.tables())
         self.captured = f"{self.checkpoints}/step_{checkpoint.env_steps}"
         return checkpoint
+
+    def note_saved(self, saver: CheckpointSaver) -> None:
+        """Remember the latest checkpoint once it is written."""
+        if self.captured != self._noted and not (saver.busy or saver.problem):
+            self._noted = self.captured
+            self.folder.remember(self._saving, self.captured)
 
     def add(self, result: dict[str, Any]) -> None:
         """Write an iteration's result and evaluations; one that was cut short is continued later."""
@@ -265,6 +291,7 @@ def _loop(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> N
         results = train_together([run.algo for run in runs])
         for run, result in zip(runs, results, strict=True):
             run.add(result)
+            run.note_saved(saver)
             if problem := run.folder.take_problem():
                 progress.note(problem)
         progress.show(results[0])
@@ -287,6 +314,8 @@ def _rescue(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) ->
     """Save what there still is of runs that failed."""
     try:
         saver.finish(lambda: [(run.checkpoints, run.capture()) for run in runs])
+        for run in runs:
+            run.note_saved(saver)
     except TrainingError as error:
         progress.note(f"no checkpoint could be made of the end: {error}")
 
@@ -297,6 +326,7 @@ def _finish(
     """Evaluate a run unless it was interrupted, and write summary and report."""
     algo, folder = run.algo, run.folder
     folder.mark(algo.config)
+    run.note_saved(saver)
     summary: dict[str, Any] = {
         "finished": algo.finished,
         "interrupted": algo.stop_requested,

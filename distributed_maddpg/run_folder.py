@@ -6,41 +6,80 @@ import dataclasses
 import fcntl
 import json
 import os
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from distributed_maddpg.checkpoint import checkpoints_of
+from distributed_maddpg.checkpoint import checkpoints_of, holds_any
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable
+from distributed_maddpg.files import parse_json, read_small
 from distributed_maddpg.metrics import CSVTable, TensorBoardWriter, flatten, write_aside
+from distributed_maddpg.saving import SavingOptions
 from distributed_maddpg.storage import is_url
 from distributed_maddpg.types import FaultEvent
 
 _MARKER = "config.toml"
 _LOCK = ".lock"
-_ELSEWHERE = "checkpoint_dir.txt"
+_SAVING = "checkpoints.json"
+_MOST_BYTES = 2**16
 _METRICS, _RETURNS, _EVENTS = "metrics.csv", "returns.csv", "events.jsonl"
 
 
-def checkpoints_folder(run_dir: Path) -> str:
-    """Return the folder or URL where a run's checkpoints are.
+@dataclass(frozen=True)
+class Memory:
+    """What a run remembers of its checkpoints."""
+
+    saving: SavingOptions
+    newest: str = ""
+    """The latest that it saved, or went on from."""
+
+
+def memory_of(run_dir: Path) -> Memory:
+    """Return what a run remembers of its checkpoints.
 
     Raises:
-        CheckpointUnavailable: if the run remembers another place, but not one that is there.
+        CheckpointUnavailable: if that cannot be read.
     """
-    note = run_dir / _ELSEWHERE
-    if not note.exists():
-        return str(run_dir / "checkpoints")
-    with suppress(OSError, UnicodeDecodeError):
-        text = note.read_text(encoding="utf-8").strip()
-        if text.isprintable() and (is_url(text) or (text and Path(text).is_dir())):
-            return text
-    raise CheckpointUnavailable(
-        f"{note}: the folder of the run's checkpoints that it names is not there; "
-        "bring it back, or name it with --checkpoint-dir"
-    )
+    path = run_dir / _SAVING
+    try:
+        values = parse_json(read_small(path, _MOST_BYTES))
+        memory = Memory(SavingOptions(values["folder"], values["replay"], values["keep"]), values["newest"])
+        kinds = (memory.saving.folder, str), (memory.saving.replay, bool), (memory.newest, str)
+        if not all(isinstance(*each) for each in kinds) or not memory.saving.folder.isprintable():
+            raise ValueError("its values are of other kinds")
+        return memory
+    except FileNotFoundError:
+        return Memory(SavingOptions())
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        remedy = "mend it, or delete it and name the folder with --checkpoint-dir if it is not the usual one"
+        raise CheckpointUnavailable(f"{path}: cannot be read ({error}); {remedy}") from None
+
+
+def checkpoints_folder(run_dir: Path) -> str:
+    """Return the folder or URL where a run's checkpoints are."""
+    return memory_of(run_dir).saving.folder or str(run_dir / "checkpoints")
+
+
+def check_not_gone(run_dir: Path, folder: str) -> None:
+    """Refuse a folder without checkpoints if the run saved some: perhaps a disk is not mounted.
+
+    Raises:
+        CheckpointUnavailable: naming the newest that the run saved.
+    """
+    newest = memory_of(run_dir).newest
+    try:
+        gone = newest and not holds_any(folder)
+    except OSError as error:
+        raise CheckpointUnavailable(f"{folder}: cannot be listed ({error.strerror})") from None
+    if gone:
+        raise CheckpointUnavailable(
+            f"{folder}: holds no checkpoint, but the run saved {newest}; bring it back, "
+            "name the folder where it is with --checkpoint-dir, or begin another run"
+        )
 
 
 def newest_checkpoint(place: str | Path) -> str | Path:
@@ -50,6 +89,8 @@ def newest_checkpoint(place: str | Path) -> str | Path:
         CheckpointError: if the run has none, or the folder cannot be listed.
     """
     is_run = not is_url(place) and (Path(place) / _MARKER).is_file()
+    if not is_run and not is_url(place) and (several := sorted(Path(place).glob(f"seed_*/{_MARKER}"))):
+        raise CheckpointError(f"{place}: holds several runs; name one of them, such as {several[0].parent}")
     found = checkpoints_of(checkpoints_folder(Path(place)) if is_run else place)
     if is_run and not found:
         raise CheckpointError(f"{place}: this run has no checkpoint yet")
@@ -123,6 +164,8 @@ class RunFolder:
         Raises:
             BadInput: if they cannot be written, or are none.
         """
+        if tables is None and memory_of(self.path).newest:
+            self._set_tables_aside()  # of a run that came farther than nothing
         tables = {_METRICS: "", _RETURNS: ""} if tables is None else dict(tables)
         try:
             if longer and _RETURNS in tables:
@@ -134,20 +177,22 @@ class RunFolder:
         self._events = TensorBoardWriter(self.path, env_steps)
         self._open = (self._metrics, self._returns, self._events)
 
-    def keep_checkpoints_in(self, folder: str) -> None:
-        """Remember that the checkpoints are elsewhere; a folder on a disk is held for this process as well.
+    def remember(self, saving: SavingOptions, newest: str) -> None:
+        """Remember how checkpoints are saved, and the newest one; hold a folder of their own as well.
 
         Raises:
-            BadInput: if it cannot be used, or another process is using it.
+            BadInput: if that folder cannot be used, or another process is using it.
         """
-        try:
-            if not is_url(folder):
-                Path(folder).mkdir(parents=True, exist_ok=True)
-                self._elsewhere = _locked(Path(folder))
-                folder = str(Path(folder).resolve())
-            write_aside(self.path / _ELSEWHERE, folder + "\n")
-        except OSError as error:
-            raise BadInput("--checkpoint-dir", folder, f"cannot be used ({error.strerror})") from None
+        local = saving.folder.removeprefix("file://")
+        if self._elsewhere is None and local and not is_url(local):
+            try:
+                Path(local).mkdir(parents=True, exist_ok=True)
+            except (OSError, ValueError) as error:
+                raise BadInput("--checkpoint-dir", saving.folder, f"cannot be used ({error})") from None
+            self._elsewhere = _locked(Path(local))
+        folder = saving.folder if is_url(saving.folder) or not local else str(Path(local).resolve())
+        values = {"folder": folder, "replay": saving.replay, "keep": saving.keep, "newest": newest}
+        self._try(lambda: write_aside(self.path / _SAVING, json.dumps(values, indent=1) + "\n"))
 
     def mark(self, config: MADDPGConfig) -> None:
         """Make the folder a run's, once; one that failed to start leaves its name free."""
@@ -211,6 +256,11 @@ class RunFolder:
         self._lock.close()
         if self._elsewhere is not None:
             self._elsewhere.close()
+
+    def _set_tables_aside(self) -> None:
+        for name in (_METRICS, _RETURNS):
+            with suppress(OSError):
+                (self.path / name).rename(self.path / f"{name}.aside.{uuid.uuid4().hex[:8]}")
 
     def _try(self, write: Callable[[], object]) -> None:
         """Write; a disk that is full for a while must not end the training."""

@@ -147,10 +147,7 @@ class MADDPG:
         checkpoint = load_checkpoint(path)
         if config is None:
             check_environment(checkpoint, env_id)
-        try:
-            return MADDPG.restored(checkpoint, config)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from error
+        return MADDPG.restored(checkpoint, config)
 
     @staticmethod
     def restored(checkpoint: Checkpoint, config: MADDPGConfig | None = None) -> MADDPG:
@@ -161,12 +158,13 @@ class MADDPG:
         try:
             algo._prepare(config or settings)
         except BadInput as error:
-            if config is not None:
+            if not own:
                 raise
-            raise CheckpointError(f"its settings cannot be used ({error})") from error
+            raise CheckpointError(f"{checkpoint.path}: its settings cannot be used ({error})") from error
+        _check_finite(checkpoint)
         problem = _misfit(algo, checkpoint)
         if problem and own:
-            raise CheckpointError(f"it does not fit its own settings ({BadInput(*problem)})")
+            raise CheckpointError(f"{checkpoint.path}: does not fit its own settings ({BadInput(*problem)})")
         if problem:
             raise BadInput(*problem)
         algo._restored = checkpoint
@@ -437,7 +435,9 @@ class MADDPG:
             state = RunState(checkpoint.env_steps, checkpoint.updates, stages, checkpoint.replay)
             self._root().restore(self._run, state)
         except (KeyError, TypeError, ValueError, StageError) as error:
-            raise CheckpointError(f"a part of the checkpoint does not fit its settings ({error})") from error
+            raise CheckpointError(
+                f"{checkpoint.path}: a part of it does not fit its settings ({error})"
+            ) from error
         self._restored = dataclasses.replace(checkpoint, state={}, replay=None)  # it may be large
 
 
@@ -496,6 +496,20 @@ def _observation(agent: str, values: Any, copies: tuple[int, ...], size: int) ->
     return array.astype(np.float32).reshape(-1, size)
 
 
+def _check_finite(checkpoint: Checkpoint) -> None:
+    """Refuse weights that cannot be any network's, whatever the settings.
+
+    Raises:
+        CheckpointError: naming them.
+    """
+    for part in ("policy", "critic", "target_policy", "target_critic"):
+        array = checkpoint.state.get(f"learner/{part}")
+        if array is None or array.dtype != np.float32 or not np.isfinite(array).all():
+            raise CheckpointError(
+                f"{checkpoint.path}: the {part} weights are missing, or not all finite numbers"
+            )
+
+
 def _misfit(algo: MADDPG, checkpoint: Checkpoint) -> tuple[str, object, str] | None:
     """Return why a checkpoint's weights are not of these settings (field, value, remedy), or None."""
     config, spec = algo.config, algo.spec
@@ -515,8 +529,6 @@ def _misfit(algo: MADDPG, checkpoint: Checkpoint) -> tuple[str, object, str] | N
             array = checkpoint.state.get(f"learner/{part}")
             if array is None or array.shape != shape or array.dtype != np.float32:
                 return field, value, f"needs float32 {part} weights of shape {shape}"
-            if not np.isfinite(array).all():
-                return field, value, f"the {part} weights are not finite"
     return None
 
 

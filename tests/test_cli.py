@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -319,6 +320,70 @@ def test_an_environment_that_only_a_file_names_is_not_imported(foreign, capsys):
         MADDPG.from_checkpoint(checkpoint, env_id="tests.envs.telltale")
     assert os.environ["TELLTALE"] == "" and "tests.envs.telltale" not in sys.modules
     assert checkpoint.is_dir(), "it is sound, and stays"
+
+
+def spoil(checkpoint, **changes):
+    """Change arrays of a checkpoint, by names with "__" for "/"; its checksums are right all the same."""
+    read = load_checkpoint(checkpoint)
+    arrays = {name.replace("__", "/"): change for name, change in changes.items()}
+    state = {**read.state, **{name: change(read.state[name]) for name, change in arrays.items()}}
+    replay = (
+        None
+        if read.replay is None
+        else dataclasses.replace(read.replay, chunks=iter(list(read.replay.chunks)))
+    )
+    save_checkpoint(checkpoint, dataclasses.replace(read, state=state, replay=replay))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (
+            {"learner__policy": lambda array: array * np.nan},
+            "the policy weights are missing, or not all finite",
+        ),
+        ({"pacing__counts": lambda array: array + 1}, "(its counts disagree)"),
+        ({"log__returns": lambda array: array[:0]}, "a part of it does not fit its settings"),
+    ],
+    ids=["weights", "counts", "log"],
+)
+def test_what_the_stages_cannot_take_over_is_skipped_by_auto_alone(run, capsys, tmp_path, changes, problem):
+    here = tmp_path / "run"
+    shutil.copytree(run, here)
+    newest = here / "checkpoints" / "step_200"
+    spoil(newest, **changes)
+    capsys.readouterr()
+    for more in ([], ["--pacing.total-env-steps", "300"]):
+        assert main(["train", "--resume", str(here), *more]) == 3
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert str(newest) in line and problem in line
+    assert newest.is_dir()
+    assert main(["train", "--resume", "auto", "--run-dir", str(here), "--json"]) == 0
+    captured = capsys.readouterr()
+    said = " ".join(captured.err.split())
+    assert f"skipped: {newest}: " in said and f"going on from {newest.with_name('step_100')}" in said
+    digest = json.loads((run / "summary.json").read_text())["weights_digest"]
+    assert json.loads(captured.out)["weights_digest"] == digest
+    assert len(list(newest.parent.glob("step_200.broken.*"))) == 1
+
+
+def test_a_resumed_run_saves_its_checkpoints_as_before(tmp_path, capsys):
+    elsewhere = tmp_path / "there"
+    options = ["--checkpoint-dir", str(elsewhere), "--keep-checkpoints", "0", "--no-checkpoint-replay"]
+    assert main(["train", *TINY, "--run-dir", str(tmp_path / "run"), *options]) == 0
+    longer = ["--pacing.total-env-steps", "500"]
+    assert main(["train", "--resume", str(tmp_path / "run"), *longer]) == 0
+    assert sorted(os.listdir(elsewhere)) == [".lock", *(f"step_{n}00" for n in range(1, 6))]
+    assert load_checkpoint(elsewhere / "step_500").replay is None
+    assert main(["train", "--resume", str(tmp_path / "run"), "--keep-checkpoints", "2"]) == 0
+    assert len(checkpoints_of(elsewhere)) == 2
+    elsewhere.rename(tmp_path / "unmounted")
+    capsys.readouterr()
+    for command in (
+        ["--resume", str(tmp_path / "run")],
+        ["--resume", "auto", "--run-dir", str(tmp_path / "run")],
+    ):
+        assert "bring it back" in refused(["train", *command], capsys, code=3)
 
 
 def test_a_checkpoint_does_not_decide_whom_we_connect_to(run, capsys, tmp_path, monkeypatch):

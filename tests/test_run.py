@@ -10,16 +10,23 @@ import time
 
 import pytest
 
-from distributed_maddpg import saving
+from distributed_maddpg import run, saving
 from distributed_maddpg.checkpoint import checkpoints_of, load_checkpoint, save_checkpoint
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
+from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable, TrainingError
 from distributed_maddpg.learner import Learner
 from distributed_maddpg.metrics import CSVTable
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.progress import Progress
 from distributed_maddpg.run import checkpoints_to_resume, default_run_dir, train_run, train_seeds
-from distributed_maddpg.run_folder import RunFolder, checkpoints_folder, newest_checkpoint
+from distributed_maddpg.run_folder import (
+    Memory,
+    RunFolder,
+    check_not_gone,
+    checkpoints_folder,
+    memory_of,
+    newest_checkpoint,
+)
 from distributed_maddpg.saving import SavingOptions
 from tests.envs.target import target_config
 
@@ -472,49 +479,102 @@ def test_without_auto_a_broken_checkpoint_is_refused_and_stays(tmp_path):
     assert (tmp_path / "checkpoints" / "step_320").is_dir()
 
 
-def test_a_checkpoint_of_another_version_is_named_but_neither_set_aside_nor_begun_over(tmp_path):
+def test_a_checkpoint_of_another_version_is_set_aside_but_never_begun_over(tmp_path):
     train(short(), tmp_path)
-    newest, older = (tmp_path / "checkpoints" / name / "manifest.json" for name in ("step_320", "step_160"))
-    newest.write_text(newest.read_text().replace('"format_version": 2', '"format_version": 3'))
-    said = auto(tmp_path)[1]
-    assert "format version 3, this package reads 2" in said[0] and "step_160" in said[1]
-    older.write_text(older.read_text().replace('"format_version": 2', '"format_version": 3'))
-    newest.write_text(newest.read_text().replace('"format_version": 2', '"format_version": 3'))
-    with pytest.raises(CheckpointError, match="format version 3"):
+    folder = tmp_path / "checkpoints"
+    newest, older = (folder / name / "manifest.json" for name in ("step_320", "step_160"))
+    before = {path: path.read_bytes() for path in newest.parent.iterdir()}
+    for manifest in (newest, older):
+        manifest.write_text(manifest.read_text().replace('"format_version": 2', '"format_version": 3'))
+    with pytest.raises(CheckpointError, match="format version 3, this package reads 2"):
         auto(tmp_path)
-    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step_160", "step_320"]
+    assert sorted(os.listdir(folder)) == ["step_160", "step_320"]
+    older.write_text(older.read_text().replace('"format_version": 3', '"format_version": 2'))
+    said = auto(tmp_path)[1]
+    assert "format version 3" in said[0] and "going on from" in said[1] and "step_160" in said[1]
+    [kept] = folder.glob("step_320.aside.*")
+    assert all((kept / path.name).read_bytes() == data for path, data in before.items() if path != newest)
 
 
-def test_a_run_remembers_where_its_checkpoints_are(tmp_path):
-    options = SavingOptions(folder=str(tmp_path / "there"))
+def test_one_that_may_be_whole_is_never_where_it_could_be_replaced(tmp_path, monkeypatch):
+    train(short(), tmp_path)
+    newest = tmp_path / "checkpoints" / "step_320"
+    monkeypatch.setattr(run, "load_checkpoint", unreadable("step_320"))
+    monkeypatch.setattr(run, "set_aside", refusing)
+    with pytest.raises(CheckpointError, match="Permission denied"):
+        auto(tmp_path)
+    assert newest.is_dir()
+
+
+def unreadable(name):
+    def load(path):
+        if name in str(path):
+            raise CheckpointUnavailable(f"{path}: cannot be read (Permission denied)")
+        return load_checkpoint(path)
+
+    return load
+
+
+def refusing(path, why):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_a_run_remembers_where_its_checkpoints_are_and_how_they_are_saved(tmp_path):
+    options = SavingOptions(folder=str(tmp_path / "there"), replay=False, keep=7)
     train(short(), tmp_path / "run", saving=options)
-    assert checkpoints_folder(tmp_path / "run") == str(tmp_path / "there")
-    assert checkpoints_folder(tmp_path / "other") == str(tmp_path / "other" / "checkpoints")
     newest = tmp_path / "there" / "step_320"
+    assert memory_of(tmp_path / "run") == Memory(options, str(newest))
+    assert memory_of(tmp_path / "other") == Memory(SavingOptions())
+    assert checkpoints_folder(tmp_path / "other") == str(tmp_path / "other" / "checkpoints")
     for place in (tmp_path / "run", tmp_path / "there", newest):
         assert newest_checkpoint(place) == newest
     shutil.rmtree(newest)
     shutil.rmtree(newest.with_name("step_160"))
     with pytest.raises(CheckpointError, match="this run has no checkpoint yet"):
         newest_checkpoint(tmp_path / "run")
-    (tmp_path / "there").rename(tmp_path / "unmounted")
-    with pytest.raises(CheckpointError, match=r"checkpoint_dir\.txt: the folder .* is not there"):
-        checkpoints_folder(tmp_path / "run")
-    for text in ("", "a\0b", "nowhere"):
-        (tmp_path / "run" / "checkpoint_dir.txt").write_text(text)
-        with pytest.raises(CheckpointError, match="is not there"):
-            checkpoints_folder(tmp_path / "run")
+    for text in (
+        "",
+        "[]",
+        "{",
+        '{"folder": "a\\u0000b", "replay": true, "keep": 3, "newest": ""}',
+        "[" * 9999,
+    ):
+        (tmp_path / "run" / "checkpoints.json").write_text(text)
+        with pytest.raises(CheckpointError, match=r"checkpoints\.json: cannot be read"):
+            memory_of(tmp_path / "run")
+
+
+def test_checkpoints_that_are_not_there_any_more_are_not_taken_for_none(tmp_path):
+    train(short(), tmp_path)
+    folder = tmp_path / "checkpoints"
+    check_not_gone(tmp_path, str(folder))
+    folder.rename(tmp_path / "unmounted")
+    for make in (lambda: None, folder.mkdir):
+        make()
+        with pytest.raises(
+            CheckpointError, match=r"holds no checkpoint, but the run saved .*step_320; bring it back"
+        ):
+            check_not_gone(tmp_path, str(folder))
+    (folder / "step_320.broken.01234567").mkdir()  # whoever set it aside knew that it was there
+    check_not_gone(tmp_path, str(folder))
+    rows = (tmp_path / "metrics.csv").read_text()
+    auto(tmp_path)
+    [kept] = tmp_path.glob("metrics.csv.aside.*")
+    assert kept.read_text() == rows
 
 
 def test_a_run_holds_the_folder_of_its_checkpoints(tmp_path):
-    options = SavingOptions(folder=str(tmp_path / "there"))
-    train(short(), tmp_path / "run", saving=options)
-    checkpoint = checkpoints_to_resume([options.folder], False, print)[0]
-    with contextlib.closing(RunFolder(tmp_path / "another")) as folder:
-        folder.begin({}, 0)
-        folder.keep_checkpoints_in(options.folder)
-        with pytest.raises(BadInput, match=r"there.*another process is training in it"):
-            train_run(short(), tmp_path / "run", Progress(io.StringIO()), checkpoint, options)
+    for scheme in ("", "file://"):
+        options = SavingOptions(folder=f"{scheme}{tmp_path}/there{len(scheme)}")
+        train(short(), tmp_path / f"run{len(scheme)}", saving=options)
+        checkpoint = checkpoints_to_resume([options.folder], False, print)[0]
+        with contextlib.closing(RunFolder(tmp_path / "another")) as folder:
+            folder.begin({}, 0)
+            folder.remember(options, "")
+            with pytest.raises(BadInput, match=r"there.*another process is training in it"):
+                train_run(
+                    short(), tmp_path / f"run{len(scheme)}", Progress(io.StringIO()), checkpoint, options
+                )
 
 
 def test_one_run_is_not_begun_among_those_of_several_seeds(tmp_path):
@@ -537,6 +597,6 @@ def test_runs_of_several_seeds_go_on_together_from_the_newest_moment_they_share(
     said: list[str] = []
     assert checkpoints_to_resume(folders, True, said.append) == []
     assert "set aside" in said[0] and "starting anew" in said[-1]
-    assert all(".broken." in name for name in os.listdir(folders[1])), "else they outlive newer ones"
+    assert all(".aside." in name for name in os.listdir(folders[1])), "else they outlive newer ones"
     with pytest.raises(CheckpointError, match="not checkpoints of the seeds 5 to 6"):
         train_seeds(short(seed=5), 2, tmp_path / "cut", Progress(io.StringIO()), checkpoints)

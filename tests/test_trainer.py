@@ -144,7 +144,7 @@ def test_weights_that_do_not_fit_are_the_checkpoints_fault(saved, tmp_path):
     checkpoint = load_checkpoint(saved[0])
     broken = {**checkpoint.state, "learner/policy": checkpoint.state["learner/policy"] * np.nan}
     path = save_checkpoint(tmp_path / "nan", dataclasses.replace(checkpoint, state=broken))
-    with pytest.raises(CheckpointError, match="the policy weights are not finite"):
+    with pytest.raises(CheckpointError, match=r"nan: the policy weights are missing, or not all finite"):
         MADDPG.from_checkpoint(path)
 
 

@@ -251,10 +251,12 @@ class RayRoot:
 
     def _learner_states(self, run: int) -> tuple[Arrays, npt.NDArray[np.uint64]]:
         """Return the learner's state and that of the generator of its minibatches."""
+        drawn_anew = pack_generator(generator(self._seeds[run], "replay", self.pacer.env_steps))
         if not self._may_still_ask(LEARNER) and self._supervisor.snapshots:
-            drawn_anew = pack_generator(generator(self._seeds[run], "replay", self.pacer.env_steps))
             return self._supervisor.snapshots[run], drawn_anew
         learner = self._meanwhile(LEARNER, lambda: self._processes.learner.get_state.remote(run))
+        if not self._may_still_ask(REPLAY):  # which has the generator where memory is not shared
+            return learner, drawn_anew
         sampling = self._meanwhile(LEARNER, lambda: self._processes.learner.generator_state.remote(run))
         return learner, sampling
 

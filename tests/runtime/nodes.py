@@ -205,6 +205,7 @@ def no_room_for_the_learner() -> dict[str, Any]:
         watched.until(lambda: "learner" in watched.happened("recovered"), _WITHIN_S)
         before = root.pacer.updates
         watched.until(lambda: root.pacer.updates > before + 50)
+        watched.until(lambda: root._supervisor.healthy_workers == 1)  # the head's may have been one of them
         root.settle()  # though two workers wait for a place
         workers = root._supervisor.healthy_workers
         return {"workers": workers, "stages": sorted(root.capture(0, False).stages)} | _end(watched)
