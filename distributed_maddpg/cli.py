@@ -23,7 +23,13 @@ from distributed_maddpg._version import __version__
 from distributed_maddpg.benchmarks.options import BenchmarkOptions, Kind
 from distributed_maddpg.chaos.options import ChaosOptions
 from distributed_maddpg.config import EnvArgument, MADDPGConfig
-from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError, did_you_mean
+from distributed_maddpg.errors import (
+    BadInput,
+    CheckpointError,
+    CheckpointUnavailable,
+    TrainingError,
+    did_you_mean,
+)
 
 if TYPE_CHECKING:
     from distributed_maddpg.checkpoint import Checkpoint
@@ -192,7 +198,7 @@ def _train(arguments: list[str]) -> int:
         try:
             return _train_from(start, arguments)
         except CheckpointError as error:  # its files are whole, but the stages cannot take it over
-            if not (start.auto and start.checkpoints):
+            if not (start.auto and start.checkpoints) or isinstance(error, CheckpointUnavailable):
                 raise
             print(f"skipped: {error}", file=sys.stderr)
             for checkpoint in start.checkpoints:
