@@ -58,6 +58,8 @@ class Rules(NamedTuple):
     """Landmarks each agent observes; 0 = all."""
     width: int
     """O_0, numbers in the adversary's observation; a good agent's has two more."""
+    squared: bool
+    """Whether the adversary is paid by the squared distance."""
 
 
 class JointActions(NamedTuple):
@@ -154,10 +156,17 @@ def _begin_episode(worlds: Worlds, e: int) -> None:
 
 
 @compiled
+def _squared_distance(a: DoubleArray, i: int, b: DoubleArray, j: int, e: int) -> float:
+    """Return the squared distance of point i of `a` from point j of `b`, both [E, points, 2], in copy e."""
+    dx, dy = a[e, i, 0] - b[e, j, 0], a[e, i, 1] - b[e, j, 1]
+    squared: float = dx * dx + dy * dy
+    return squared
+
+
+@compiled
 def _distance(a: DoubleArray, i: int, b: DoubleArray, j: int, e: int) -> float:
     """Return the distance of point i of `a` from point j of `b`, both [E, points, 2], in copy e."""
-    dx, dy = a[e, i, 0] - b[e, j, 0], a[e, i, 1] - b[e, j, 1]
-    distance: float = np.sqrt(dx * dx + dy * dy)
+    distance: float = np.sqrt(_squared_distance(a, i, b, j, e))
     return distance
 
 
@@ -270,8 +279,8 @@ def _move(worlds: Worlds, actions: JointActions, continuous: bool) -> None:
 
 
 @compiled
-def _reward(worlds: Worlds, e: int, rewards: FloatArray) -> None:
-    """Write the rewards of one copy into its row of [E, A]."""
+def _reward(worlds: Worlds, squared: bool, e: int, rewards: FloatArray) -> None:
+    """Write the rewards of one copy into its row of [E, A]; the good agents' never know of `squared`."""
     goal, adversary, nearest = worlds.goal[e], 0.0, np.inf
     for i in range(worlds.positions.shape[1]):
         distance = _distance(worlds.positions, i, worlds.landmarks, goal, e)
@@ -279,7 +288,8 @@ def _reward(worlds: Worlds, e: int, rewards: FloatArray) -> None:
             adversary = distance
         elif distance < nearest:
             nearest = distance
-    rewards[e, 0] = 0.0 - adversary
+    loss = _squared_distance(worlds.positions, 0, worlds.landmarks, goal, e) if squared else adversary
+    rewards[e, 0] = 0.0 - loss
     for i in range(1, worlds.positions.shape[1]):
         rewards[e, i] = adversary - nearest
 
@@ -334,7 +344,7 @@ def step_all(worlds: Worlds, rules: Rules, actions: JointActions, outcome: Outco
     _move(worlds, actions, rules.continuous)
     num_ended = 0
     for e in range(len(worlds.goal)):
-        _reward(worlds, e, outcome.rewards)
+        _reward(worlds, rules.squared, e, outcome.rewards)
         worlds.cycle[e] += 1
         outcome.truncated[e] = worlds.cycle[e] >= rules.max_cycles
         if outcome.truncated[e]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from distributed_maddpg.envs import streams
 from distributed_maddpg.envs.base import State
 from distributed_maddpg.errors import BadInput, did_you_mean
-from distributed_maddpg.types import EnvSpec
+from distributed_maddpg.types import EnvSpec, FloatArray
 
 NUM_ACTIONS = 5
 _MOST_ENTITIES, _MOST_CYCLES = 10_000, 2**31
@@ -25,7 +25,7 @@ _MOST_ENTITIES, _MOST_CYCLES = 10_000, 2**31
 
 @dataclass(frozen=True)
 class AdversaryOptions:
-    """The keywords of `mpe2.simple_adversary_v3.parallel_env`, with its names and defaults."""
+    """The keywords of `mpe2.simple_adversary_v3.parallel_env`, with its names and defaults; one is ours."""
 
     N: int = 2
     """Good agents, and landmarks."""
@@ -43,6 +43,8 @@ class AdversaryOptions:
     """Other agents each agent observes, nearest first; None = all."""
     num_landmark_neighbors: int | None = None
     """Landmarks each agent observes, nearest first; None = all."""
+    squared_adversary_reward: bool = False
+    """Ours: the adversary is paid minus the squared distance, as in OpenAI's MPE, which the paper used."""
 
     def __post_init__(self) -> None:
         """Refuse values MPE2 could not use."""
@@ -54,7 +56,8 @@ class AdversaryOptions:
                 raise BadInput(f"env.kwargs.{name}", value, "must be a whole number, at least 1")
             if not optional and value > most:
                 raise BadInput(f"env.kwargs.{name}", value, f"must be at most {most}")
-        for name in ("continuous_actions", "dynamic_rescaling", "benchmark_data"):
+        flags = ("continuous_actions", "dynamic_rescaling", "benchmark_data", "squared_adversary_reward")
+        for name in flags:
             if not isinstance(getattr(self, name), bool):
                 raise BadInput(f"env.kwargs.{name}", getattr(self, name), "must be true or false")
 
@@ -80,6 +83,16 @@ class AdversaryOptions:
             action_sizes=(NUM_ACTIONS,) * (self.N + 1),
             action_types=("continuous" if self.continuous_actions else "discrete",) * (self.N + 1),
         )
+
+
+def landmark_distances(state: Mapping[str, npt.NDArray[Any]]) -> FloatArray:
+    """Return distances [E, N+1, N] of agents from landmarks in a state, the goal first."""
+    marks = state["landmark_positions"]
+    order = np.argsort(np.arange(marks.shape[1]) != state["goal_landmark"][:, None], axis=1, kind="stable")
+    marks = np.take_along_axis(marks, order[:, :, None], axis=1)
+    apart = state["agent_positions"][:, :, None] - marks[:, None]  # [E, N+1, N, 2]
+    distances: FloatArray = np.sqrt(np.square(apart).sum(axis=3)).astype(np.float32)
+    return distances
 
 
 def checked_state(state: Mapping[str, npt.NDArray[Any]], num_envs: int, options: AdversaryOptions) -> State:

@@ -25,12 +25,15 @@ class MPE2AdversaryEnv(PettingZooVectorEnv):
 
     Args:
         factory: `parallel_env` of MPE2.     num_envs: E.     seed: as of the kernel.
-        kwargs: keywords of `parallel_env`, see `AdversaryOptions`.
+        kwargs: keywords of `parallel_env`, and one of ours, see `AdversaryOptions`.
     """
 
     def __init__(self, factory: Callable[..., Any], num_envs: int, seed: int, **kwargs: Any) -> None:
         self.options = AdversaryOptions.from_kwargs(kwargs)
+        squared = kwargs.pop("squared_adversary_reward", False)
         super().__init__(lambda: factory(**kwargs), num_envs, seed, "simple_adversary")
+        for env in self.envs if squared else ():
+            env.unwrapped.scenario.adversary_reward = _minus_squared_distance
         self._distances = np.zeros((num_envs, self.options.N + 1, self.options.N), np.float32)
         self._reseed(seed)
 
@@ -90,6 +93,12 @@ class MPE2AdversaryEnv(PettingZooVectorEnv):
             apart = agents[:, None, :] - points[None, :, :]  # [N+1, L, 2]
             self._distances[e] = np.sqrt(np.square(apart).sum(axis=2))
         return super()._restart(ended, final_obs)
+
+
+def _minus_squared_distance(agent: Any, _world: Any) -> float:
+    """Return the adversary's reward in OpenAI's MPE, in place of the scenario's own."""
+    apart = agent.state.p_pos - agent.goal_a.state.p_pos
+    return -float(np.sum(np.square(apart)))
 
 
 def _goal(world: Any) -> int:

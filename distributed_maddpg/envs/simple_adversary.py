@@ -46,7 +46,7 @@ class SimpleAdversary:
     Args:
         num_envs: E.
         seed: copy i draws from `streams.stream(seed, i)`, whatever E is.
-        kwargs: the keywords of MPE2's `parallel_env`, see `AdversaryOptions`.
+        kwargs: the keywords of MPE2's `parallel_env`, and one of ours, see `AdversaryOptions`.
     """
 
     def __init__(self, num_envs: int, seed: int, **kwargs: Any) -> None:
@@ -64,6 +64,7 @@ class SimpleAdversary:
             self.options.num_agent_neighbors or 0,
             self.options.num_landmark_neighbors or 0,
             self.spec.observation_sizes[0],
+            self.options.squared_adversary_reward,
         )
         landmarks = self.options.N
         self._worlds = Worlds(

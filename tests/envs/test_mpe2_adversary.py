@@ -9,6 +9,7 @@ from distributed_maddpg.envs.base import VectorEnv
 KWARGS = [
     {"continuous_actions": True, "N": 3},
     {"N": 1},
+    {"N": 2, "squared_adversary_reward": True},
     {"N": 4, "num_agent_neighbors": 2, "num_landmark_neighbors": 6, "continuous_actions": True},
 ]
 

@@ -108,6 +108,26 @@ def test_partial_observations_equal_mpe2(num_agents, near_agents, near_landmarks
     assert_equals_mpe2(25, N=num_agents, continuous_actions=True, max_cycles=9, **neighbours)
 
 
+@pytest.mark.parametrize("continuous", [True, False])
+def test_a_squared_reward_is_mpe2s_own_squared_distance_and_the_others_stay(continuous):
+    kwargs = {"N": 3, "continuous_actions": continuous, "max_cycles": 11}
+    plain, squared = (
+        SimpleAdversary(E, 1, **kwargs),
+        SimpleAdversary(E, 1, **kwargs, squared_adversary_reward=True),
+    )
+    plain.reset()
+    squared.reset()
+    generator = np.random.default_rng(0)
+    for _ in range(10):
+        actions = random_actions(plain, generator)
+        expected, result = plain.step(actions), squared.step(actions)
+        assert (result.rewards[:, 1:] == expected.rewards[:, 1:]).all()
+        for e in range(E):
+            raw = mpe2_copy(kwargs, squared.get_state(), e).unwrapped
+            loss = raw.scenario.benchmark_data(raw.world.agents[0], raw.world)
+            assert result.rewards[e, 0] == np.float32(-loss) != expected.rewards[e, 0]
+
+
 def test_defaults_are_mpe2s():
     env, original = SimpleAdversary(1, 0), simple_adversary_v3.parallel_env()
     assert env.agents == tuple(original.possible_agents)
