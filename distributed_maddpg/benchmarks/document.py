@@ -7,8 +7,9 @@ from typing import Any
 
 from distributed_maddpg.benchmarks.options import KINDS
 from distributed_maddpg.benchmarks.peers import PEERS, SCHEDULE
-from distributed_maddpg.benchmarks.tables import Table, machine_text, number, settings_text, tables
+from distributed_maddpg.benchmarks.tables import machine_text, number, settings_text, tables
 from distributed_maddpg.benchmarks.targets import NOT_MEASURED, TARGETS, comparable, measured
+from distributed_maddpg.report.tables import Table, markdown_table
 
 _HEAD = """# Benchmarks
 
@@ -41,12 +42,6 @@ def write_markdown(results: Sequence[Mapping[str, Any]]) -> str:
         parts.append(f"## GPU\n\n{NOT_MEASURED[0].upper()}{NOT_MEASURED[1:]}: no result here is of a GPU.")
     parts += [_peers(ordered), _commands(ordered)]
     return "\n\n".join(parts) + "\n"
-
-
-def markdown_table(table: Table) -> str:
-    """Return a table in Markdown, without its title."""
-    lines = [table.headers, ("---",) * len(table.headers), *table.rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def _machines(results: Sequence[Mapping[str, Any]]) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from distributed_maddpg.report.tables import Table
 
 _HEADERS = ("figure", "median", "min", "max", "compared with", "its median", "ratio")
 _JOB_COLUMNS = {
@@ -20,15 +21,6 @@ _JOB_COLUMNS = {
     "bottleneck": "bottleneck",
 }
 _SHARES = ("efficiency_collect_env_steps_per_s", "efficiency_env_steps_per_s")
-
-
-@dataclass(frozen=True)
-class Table:
-    """Headers and rows of text."""
-
-    title: str
-    headers: tuple[str, ...]
-    rows: list[tuple[str, ...]]
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distributed_maddpg.benchmarks.document import markdown_table
-from distributed_maddpg.benchmarks.tables import Table, machine_text, number
+from distributed_maddpg.benchmarks.tables import machine_text, number
 from distributed_maddpg.chaos.faults import KINDS
 from distributed_maddpg.chaos.result import ENOUGH_FAULTS
 from distributed_maddpg.metrics import write_aside
+from distributed_maddpg.report.tables import Table, markdown_table
 
 _BEGIN, _END = "<!-- measured by: distributed-maddpg chaos --out; not to be edited -->", "<!-- end -->"
 
