@@ -13,6 +13,7 @@ import io
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
@@ -34,6 +35,7 @@ from distributed_maddpg.errors import (
 if TYPE_CHECKING:
     from distributed_maddpg.checkpoint import Checkpoint
     from distributed_maddpg.progress import Progress
+    from distributed_maddpg.report.tables import Table
     from distributed_maddpg.saving import SavingOptions
 
 T = TypeVar("T")
@@ -45,7 +47,7 @@ _CHAOS_DEFAULTS = ChaosOptions()
 _USAGE = """usage: distributed-maddpg COMMAND ...
 
   train                      train and leave a run folder with checkpoints, curves and a report
-  evaluate CHECKPOINT        play greedy episodes and print the scorecard
+  evaluate CHECKPOINT        play greedy episodes and print the scorecard; --best-response tries to exploit it
   benchmark WHAT             measure env, rollout, replay, learner, train, scaling or all
   report RUN_DIR             write a run's report.html anew
   chaos                      kill and freeze a job's processes at random, and measure how it recovers
@@ -96,6 +98,10 @@ class EvaluateCommand:
     """Seed of the start states; the same seed gives the same numbers."""
     env_id: Annotated[str, tyro.conf.arg(name="env.id")] = ""
     """The checkpoint's environment, to allow that it is imported and run; needed for one of your own."""
+    best_response: bool = False
+    """Also train a fresh opponent of each team, which shows how far the team can be exploited."""
+    best_response_updates: int = 5_000
+    """Updates that each of them learns for; about 25 s."""
     json: bool = False
     """Print one JSON object on stdout instead of a table."""
 
@@ -340,21 +346,31 @@ def _evaluate(arguments: list[str]) -> int:
         raise BadInput("episodes", command.episodes, "must be at least 1")
     if command.seed < 0:
         raise BadInput("seed", command.seed, "must be zero or a positive integer")
+    if command.best_response_updates < 1:
+        raise BadInput("best_response_updates", command.best_response_updates, "must be at least 1")
 
+    from distributed_maddpg.examination import best_responses, full_card, matchups  # noqa: PLC0415
     from distributed_maddpg.progress import Progress  # noqa: PLC0415
+    from distributed_maddpg.report.card import card_tables  # noqa: PLC0415
     from distributed_maddpg.run_folder import newest_checkpoint  # noqa: PLC0415
     from distributed_maddpg.trainer import MADDPG  # noqa: PLC0415
 
+    progress = Progress()
     path = str(newest_checkpoint(command.checkpoint))
     with (
         contextlib.redirect_stdout(sys.stderr),
         MADDPG.from_checkpoint(path, env_id=command.env_id) as algo,
     ):
-        card = algo.evaluate(command.episodes, command.seed)
+        run = (algo.config, algo.policy_parameters())
+        card = full_card(algo.scorecard(command.episodes, command.seed))
+        card["matchups"] = matchups(*run, command.episodes, command.seed)
+        if command.best_response:
+            budget = (command.best_response_updates, command.episodes, command.seed)
+            card["best_response"] = best_responses(*run, *budget, progress.note)
     if command.json:
         _print_json({"checkpoint": path, "seed": command.seed, **card})
     else:
-        Progress().scorecard(card)
+        _show_tables(card_tables(card), progress)
     return 0
 
 
@@ -394,10 +410,14 @@ def _show(results: list[dict[str, Any]], progress: Progress) -> None:
     from distributed_maddpg.benchmarks.tables import machine_text, tables  # noqa: PLC0415
 
     for result in results:
-        for table in tables(result):
-            progress.table(table.title, table.headers, table.rows)
-            progress.note("")
+        _show_tables(tables(result), progress)
     progress.note(f"machine: {machine_text(results[0]['machine'])}")
+
+
+def _show_tables(shown: Sequence[Table], progress: Progress) -> None:
+    for table in shown:
+        progress.table(table.title, table.headers, table.rows)
+        progress.note("")
 
 
 def _report(arguments: list[str]) -> int:
@@ -423,9 +443,7 @@ def _chaos(arguments: list[str]) -> int:
     if command.json:
         _print_json(result)
     else:
-        for table in tables(result):
-            progress.table(table.title, table.headers, table.rows)
-            progress.note("")
+        _show_tables(tables(result), progress)
         progress.note(f"machine: {machine_text(result['machine'])}")
     return 0 if result["passed"] else _fail("; ".join(result["against"]), 1)
 

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from distributed_maddpg.acting.joint_policy import EnvActions, JointPolicy
+from distributed_maddpg.acting.joint_policy import JointPolicy
+from distributed_maddpg.acting.scripted import Play, by_team, random_play, straight_play
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import make_vector_env
+from distributed_maddpg.envs.adversary_rules import landmark_distances
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.episode_log import EpisodeLog
 from distributed_maddpg.envs.finite import bad_observation
 from distributed_maddpg.errors import TrainingError
+from distributed_maddpg.scores import (
+    EPS_GRID,
+    SUCCESS_EPS,
+    goal_distances,
+    mean_interval,
+    share_interval,
+    success_rates,
+    successes,
+)
 from distributed_maddpg.types import EpisodeReport, FloatArray
 
-SUCCESS_EPS = 0.4
-"""Distance that counts as reached; with it an independent replication found the paper's table again."""
-_EPS_GRID = tuple(round(0.1 * k, 1) for k in range(1, 11))
 _LONGEST_EPISODE = 100_000
 
 
@@ -32,9 +42,16 @@ class Scorecard:
     episodes: EpisodeReport
     env_steps: int
     """Steps of one environment summed over the counted episodes."""
+    minimal_distances: FloatArray
+    """[n, N, L] each agent's smallest distance from each landmark during an episode, goal first; or L = 0."""
+
+    @property
+    def knows_landmarks(self) -> bool:
+        """Whether the environment has landmarks to be near to."""
+        return int(self.episodes.final_distances.shape[2]) > 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers: returns per agent, lengths, and success rates in percent where known."""
+        """Return plain numbers: returns per agent, lengths, and where known success in percent, distances."""
         returns = self.episodes.returns
         card: dict[str, Any] = {
             "episodes": len(returns),
@@ -43,13 +60,41 @@ class Scorecard:
             "agent_episode_returns_std": dict(zip(self.agents, returns.std(axis=0).tolist(), strict=True)),
             "episode_len_mean": float(self.episodes.lengths.mean()),
         }
-        if self.episodes.final_distances.shape[2]:
+        if self.knows_landmarks:
+            by_eps = {str(eps): success_rates(self.episodes.final_distances, eps) for eps in EPS_GRID}
             card["eps"] = SUCCESS_EPS
-            card["success"] = success_rates(self.episodes.final_distances, SUCCESS_EPS)
-            card["success_by_eps"] = {
-                str(eps): success_rates(self.episodes.final_distances, eps) for eps in _EPS_GRID
-            }
+            card["success"] = by_eps[str(SUCCESS_EPS)]
+            card["delta"] = _delta(card["success"])
+            card["success_by_eps"] = by_eps
+            card["delta_by_eps"] = {eps: _delta(rates) for eps, rates in by_eps.items()}
+            for name, distances in self._goal_distances().items():
+                card[name] = {who: float(values.mean(dtype=np.float64)) for who, values in distances.items()}
         return card
+
+    def intervals(self) -> dict[str, Any]:
+        """Return 95 % confidence intervals over the episodes, under the names of `to_dict`."""
+        returns = zip(self.agents, self.episodes.returns.T, strict=True)
+        found: dict[str, Any] = {
+            "agent_episode_returns_mean": {agent: mean_interval(own) for agent, own in returns}
+        }
+        if self.knows_landmarks:
+            hits = successes(self.episodes.final_distances, SUCCESS_EPS)
+            found["success"] = {name: share_interval(own) for name, own in hits.items()}
+            # In the same episodes, so of the differences.
+            found["delta"] = mean_interval(100.0 * hits["agents"] - 100.0 * hits["adversary"])
+            for name, distances in self._goal_distances().items():
+                found[name] = {who: mean_interval(values) for who, values in distances.items()}
+        return found
+
+    def _goal_distances(self) -> dict[str, dict[str, FloatArray]]:
+        return {
+            "final_distance_mean": goal_distances(self.episodes.final_distances),
+            "minimal_distance_mean": goal_distances(self.minimal_distances),
+        }
+
+
+def _delta(rates: dict[str, float]) -> float:
+    return rates["agents"] - rates["adversary"]
 
 
 @dataclass(frozen=True)
@@ -65,30 +110,9 @@ class Evaluation:
         return {"num_env_steps": self.env_steps, "num_updates": self.updates, **self.card.to_dict()}
 
 
-def success_rates(distances: FloatArray, eps: float) -> dict[str, float]:
-    """Return success in the last frame, in percent of episodes.
-
-    `agents`: the closest good agent is within eps of the goal; `adversary`: the adversary is; `coverage`:
-    every landmark has a good agent within eps, which is what deception looks like. The definition is the one
-    the paper's author confirmed; see docs/deviations.md for eps.
-
-    Args:
-        distances: [n, N, L] distance of each agent (the adversary first) to each landmark (the goal first).
-        eps: in the environment's units of length.
-    """
-    reached = distances < eps
-    good = reached[:, 1:]
-    succeeded = {
-        "agents": good[:, :, 0].any(axis=1),
-        "adversary": reached[:, 0, 0],
-        "coverage": np.all(good.any(axis=1), axis=1),
-    }
-    return {name: 100 * int(episodes.sum()) / len(distances) for name, episodes in succeeded.items()}
-
-
 def evaluate(
     env: VectorEnv,
-    act: Callable[[tuple[FloatArray, ...]], EnvActions],
+    play: Play,
     num_episodes: int,
 ) -> Scorecard:
     """Play exactly `num_episodes` episodes, shared out evenly over the copies of `env`.
@@ -103,15 +127,17 @@ def evaluate(
     quota = np.full(env.num_envs, num_episodes // env.num_envs)
     quota[: num_episodes % env.num_envs] += 1
     log = EpisodeLog(env.num_envs, len(env.agents))
-    reports = []
+    reports, minima = [], []
     obs = env.reset()
+    closest = _Closest(env)
     idle = 0
     while quota.any():
         if line := bad_observation(obs, env.agents):
             raise TrainingError(f"evaluation: {line}; check what the environment computes")
-        result = env.step(act(obs))
+        result = env.step(play(obs))
         obs = result.obs
         ended, report = log.step(result, env)
+        minimal = closest.step(ended)
         idle = 0 if report is not None else idle + 1
         if report is not None:
             _check_returns(report, np.flatnonzero(ended), env.agents)
@@ -121,11 +147,35 @@ def evaluate(
                     report.returns[counted], report.lengths[counted], report.final_distances[counted]
                 )
             )
+            minima.append(minimal[counted])
             quota[ended & (quota > 0)] -= 1
         if idle > _LONGEST_EPISODE:
             raise TrainingError(f"evaluation: no episode ended within {_LONGEST_EPISODE} steps")
     episodes = EpisodeReport.concatenate(reports, len(env.agents))
-    return Scorecard(env.agents, episodes, int(episodes.lengths.sum()))
+    return Scorecard(env.agents, episodes, int(episodes.lengths.sum()), np.concatenate(minima))
+
+
+class _Closest:
+    """The smallest distances `[E, N, L]` of the running episodes, the goal first; L = 0 without landmarks."""
+
+    def __init__(self, env: VectorEnv) -> None:
+        """Begin with the first frames of `env`."""
+        self._env, self._known = env, env.final_distances() is not None
+        self._smallest = self._now()
+
+    def step(self, ended: npt.NDArray[np.bool_]) -> FloatArray:
+        """Count the frame a step led to; return `[n, N, L]` of the copies `[E]` that ended."""
+        final, now = self._env.final_distances(), self._now()
+        if final is None:
+            return now[ended]
+        smallest = np.minimum(self._smallest, np.where(ended[:, None, None], final, now))
+        self._smallest = np.where(ended[:, None, None], now, smallest)
+        return smallest[ended]
+
+    def _now(self) -> FloatArray:
+        if not self._known:
+            return np.zeros((self._env.num_envs, len(self._env.agents), 0), np.float32)
+        return landmark_distances(self._env.get_state())
 
 
 def _check_returns(report: EpisodeReport, copies: npt.NDArray[np.int64], agents: tuple[str, ...]) -> None:
@@ -140,11 +190,50 @@ def _check_returns(report: EpisodeReport, copies: npt.NDArray[np.int64], agents:
 
 def evaluate_weights(config: MADDPGConfig, parameters: FloatArray, num_episodes: int, seed: int) -> Scorecard:
     """Play greedy episodes with policy parameters `[N, P]`, from fresh start states drawn from `seed`."""
+    with _copies(config, num_episodes, seed) as env:
+        return evaluate(env, greedy_play(config, env, parameters), num_episodes)
+
+
+def evaluate_matchups(
+    config: MADDPGConfig, parameters: FloatArray, num_episodes: int, seed: int
+) -> list[tuple[dict[str, str], Scorecard]]:
+    """Play trained and scripted teams against each other, each time from the same start states.
+
+    Returns:
+        For each pairing who played which team, "trained", "random" or "straight" to the goal, and the card;
+        where the environment knows no landmarks, only that of random players.
+    """
+    with _copies(config, 1, seed) as env:
+        teams, knows_landmarks = tuple(dict.fromkeys(env.spec.teams)), env.final_distances() is not None
+    names = ("trained", "random", "straight") if knows_landmarks else ("random",)
+    pairings = itertools.product(names, repeat=len(teams)) if knows_landmarks else [names * len(teams)]
+    found = []
+    for pairing in pairings:
+        with _copies(config, num_episodes, seed) as env:
+            scripted = {
+                "trained": greedy_play(config, env, parameters),
+                "random": random_play(env.spec, np.random.default_rng(seed)),
+                "straight": straight_play(env.spec, env.get_state),
+            }
+            played_by = dict(zip(teams, pairing, strict=True))
+            play = by_team(env.spec, {team: scripted[name] for team, name in played_by.items()})
+            found.append((played_by, evaluate(env, play, num_episodes)))
+    return found
+
+
+def greedy_play(config: MADDPGConfig, env: VectorEnv, parameters: FloatArray) -> Play:
+    """Return the player that acts greedily with policy parameters `[N, P]` of a run."""
+    policies = JointPolicy(config.algorithm, env.spec, env.num_envs)
+    policies.set_parameters(parameters)
+    return policies.act
+
+
+@contextmanager
+def _copies(config: MADDPGConfig, num_episodes: int, seed: int) -> Iterator[VectorEnv]:
+    """Make the environment copies of an evaluation, and close them."""
     copies = min(num_episodes, config.rollout.num_envs)
     env = make_vector_env(config.env.id, copies, seed, backend=config.env.backend, **config.env.kwargs)
     try:
-        policies = JointPolicy(config.algorithm, env.spec, copies)
-        policies.set_parameters(parameters)
-        return evaluate(env, policies.act, num_episodes)
+        yield env
     finally:
         env.close()

@@ -97,6 +97,12 @@ class Learner:
         """How many times weights were published; workers know version 0, the first weights, by themselves."""
         self._published = [self.weights(run) for run in range(self.num_runs)]
 
+    def freeze(self, agents: Sequence[bool], policies: FloatArray) -> None:
+        """Keep the policies `[N, P]` of some of the N agents as they are from now on, in every run."""
+        for update in self._stacks:
+            update.freeze(agents, torch.from_numpy(policies).to(self.device))
+        self._published = [self.weights(run) for run in range(self.num_runs)]
+
     def learn(self, batches: Sequence[FloatArray]) -> None:
         """Make one update per batch of `[K, B, width]` packed transitions, one such array per run.
 

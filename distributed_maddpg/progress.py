@@ -138,15 +138,6 @@ class Progress:
             table.add_row(*row)
         self._console.print(table)
 
-    def scorecard(self, card: dict[str, Any]) -> None:
-        """Show an evaluation by itself."""
-        table = Table(show_header=False, box=None, pad_edge=False)
-        for row in _evaluation_rows(card):
-            table.add_row(*row)
-        for eps, rates in card.get("success_by_eps", {}).items():
-            table.add_row(f"within {eps}", ", ".join(f"{name} {rate:.1f} %" for name, rate in rates.items()))
-        self._console.print(table)
-
 
 class _LogLines(logging.Handler):
     """Hands each message to a function."""

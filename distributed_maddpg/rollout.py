@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -106,12 +108,13 @@ class RolloutWorker:
         exploration: ExplorationConfig,
         env: VectorEnv,
         rng: np.random.Generator,
+        greedy: Sequence[bool] = (),
     ) -> None:
-        """Start all episodes of `env`; exploration draws from `rng`."""
+        """Start all episodes of `env`; exploration draws from `rng`, and leaves `greedy` agents alone."""
         spec = env.spec
         self._env, self._spec = env, spec
         self._policies = JointPolicy(algorithm, spec, env.num_envs)
-        self._explorer = self._policies.explore_with(exploration, rng)
+        self._explorer = self._policies.explore_with(exploration, rng, greedy)
         self._log = EpisodeLog(env.num_envs, spec.num_agents)
         self._action_sizes = np.array(spec.action_sizes)
         self._obs = env.reset()
@@ -257,13 +260,16 @@ class RolloutWorker:
         return report
 
 
-def make_rollout_worker(config: MADDPGConfig, index: int, life: int = 0) -> RolloutWorker:
+def make_rollout_worker(
+    config: MADDPGConfig, index: int, life: int = 0, greedy: Sequence[bool] = ()
+) -> RolloutWorker:
     """Build worker `index` of a run; it has its own environment copies and streams, and the first weights.
 
     Args:
         config: of the run.
         index: its place among the workers.
         life: how many times it was replaced; each life has streams of its own.
+        greedy: which agents act without exploration.
     """
     env = make_vector_env(
         config.env.id,
@@ -273,7 +279,7 @@ def make_rollout_worker(config: MADDPGConfig, index: int, life: int = 0) -> Roll
         **config.env.kwargs,
     )
     rng = generator(config.seed, "exploration", index, life)
-    worker = RolloutWorker(config.algorithm, config.exploration, env, rng)
+    worker = RolloutWorker(config.algorithm, config.exploration, env, rng, greedy)
     start = initial_policies(
         env.spec, config.algorithm.policy_hidden_sizes, integer_seed(config.seed, "learner")
     )

@@ -7,8 +7,15 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-Stage = Literal["env", "exploration", "replay", "learner", "evaluation"]
-_STAGE_KEYS: dict[Stage, int] = {"env": 0, "exploration": 1, "replay": 2, "learner": 3, "evaluation": 4}
+Stage = Literal["env", "exploration", "replay", "learner", "evaluation", "response"]
+_STAGE_KEYS: dict[Stage, int] = {
+    "env": 0,
+    "exploration": 1,
+    "replay": 2,
+    "learner": 3,
+    "evaluation": 4,
+    "response": 5,
+}
 
 
 def seed_sequence(seed: int, stage: Stage, index: int = 0, life: int = 0) -> np.random.SeedSequence:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import (
     Arrays,
     EnvSpec,
+    FloatArray,
     LearnerReport,
     RolloutReport,
     RunState,
@@ -38,12 +39,21 @@ from distributed_maddpg.types import (
 _LOG = logging.getLogger("distributed_maddpg")
 
 
+class Frozen(NamedTuple):
+    """Agents that do not learn but play greedily, as opponents or team-mates of those that do."""
+
+    agents: tuple[bool, ...]
+    """Which of the N."""
+    policies: FloatArray
+    """[N, P]; the rows of the others are not looked at."""
+
+
 class _Run:
     """What each run has of its own."""
 
-    def __init__(self, config: MADDPGConfig, spec: EnvSpec) -> None:
+    def __init__(self, config: MADDPGConfig, spec: EnvSpec, greedy: Sequence[bool]) -> None:
         self.config = config
-        self.worker = make_rollout_worker(config, 0)
+        self.worker = make_rollout_worker(config, 0, greedy=greedy)
         self.replay = make_replay_buffer(config, spec)
         self.log = IterationLog(spec, 0)
         self.evaluations: list[Evaluation] = []
@@ -86,15 +96,19 @@ class _Run:
 class SerialRoot:
     """Runs the stages in turn."""
 
-    def __init__(self, configs: Sequence[MADDPGConfig], spec: EnvSpec) -> None:
+    def __init__(self, configs: Sequence[MADDPGConfig], spec: EnvSpec, frozen: Frozen | None = None) -> None:
         """Build all stages of one run or more; their settings are equal but for the seed."""
         self._config = configs[0]
         self.pacer = Pacer(self._config.pacing)
-        self._runs = [_Run(config, spec) for config in configs]
+        self._runs = [_Run(config, spec, frozen.agents if frozen else ()) for config in configs]
         self._learner = make_learner(self._config, spec, [config.seed for config in configs])
         self.device = str(self._learner.device)
         self.device_reason = self._learner.device_reason
         self._torn = False
+        if frozen:
+            self._learner.freeze(frozen.agents, frozen.policies)
+            for run, weights in zip(self._runs, self._learner.published(), strict=True):
+                run.worker.set_weights(weights)
 
     def run(self, stop: Callable[[], bool]) -> bool:
         """Train until a report is due or `stop()` says so; return whether one is due."""

@@ -275,14 +275,16 @@ class MADDPG:
             num_episodes: how many.
             seed: of the start states; default: a stream of the run's seed that training never uses.
         """
+        return self.scorecard(num_episodes, seed).to_dict()
+
+    def scorecard(self, num_episodes: int, seed: int | None = None) -> Scorecard:
+        """Play as `evaluate` does; return the episodes themselves with what they say."""
         if num_episodes < 1:
             raise BadInput("num_episodes", num_episodes, "must be at least 1")
         key = integer_seed(self.config.seed if seed is None else seed, "evaluation", 0)
         if self._running is None and self._restored is not None:
-            card = evaluate_weights(self.config, self.policy_parameters(), num_episodes, key)
-        else:
-            card = self._root().evaluate(num_episodes, key, self._run)
-        return card.to_dict()
+            return evaluate_weights(self.config, self.policy_parameters(), num_episodes, key)
+        return self._root().evaluate(num_episodes, key, self._run)
 
     def compute_actions(
         self, obs: Mapping[str, npt.NDArray[Any]], explore: bool = False

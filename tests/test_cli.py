@@ -222,7 +222,21 @@ def test_evaluate_shows_a_table_on_stderr(run, capsys):
     assert main(["evaluate", str(run / "checkpoints" / "step_100"), "--episodes", "2"]) == 0
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "greedy returns" in captured.err
+    assert "Greedy returns, 2 episodes" in captured.err
+    assert "Trained and scripted teams against each other" in captured.err
+    assert "fresh team" not in captured.err
+
+
+def test_evaluate_tries_to_exploit_the_run_if_asked(run, capsys):
+    response = ["--best-response", "--best-response-updates", "101", "--episodes", "50"]
+    assert main(["evaluate", str(run), *response, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["best_response"]
+    assert (found["updates"], found["agent"]["episodes"]) == (101, 50)
+    assert "bounds" not in found["agent"]
+    informed = found["adversary"]["bounds"]["informed"]
+    assert informed["success"] > found["adversary"]["success"]["adversary"]
+    assert main(["evaluate", str(run), *response]) == 0
+    assert "A fresh team against the trained others, after 101 updates" in capsys.readouterr().err
 
 
 def test_resume_continues_counts_and_curves(capsys, tmp_path):

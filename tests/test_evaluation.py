@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 
 from distributed_maddpg import evaluation
+from distributed_maddpg.acting.joint_policy import JointPolicy
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec, make_vector_env
 from distributed_maddpg.envs.base import StepResult
 from distributed_maddpg.errors import TrainingError
-from distributed_maddpg.evaluation import Evaluation, Scorecard, evaluate, evaluate_weights, success_rates
+from distributed_maddpg.evaluation import Evaluation, Scorecard, evaluate, evaluate_matchups, evaluate_weights
 from distributed_maddpg.types import EpisodeReport, policy_layout
 
 
@@ -55,8 +56,9 @@ def test_exactly_the_asked_number_of_episodes_counts(num_envs, num_episodes):
 def test_a_card_is_the_mean_and_spread_of_the_returns():
     returns = np.array([[1.0, 10.0], [3.0, 20.0]])
     report = EpisodeReport(returns, np.array([4, 6]), np.zeros((2, 2, 0), np.float32))
-    card = Scorecard(("adversary_0", "agent_0"), report, 10).to_dict()
-    assert card == {
+    card = Scorecard(("adversary_0", "agent_0"), report, 10, report.final_distances)
+    assert card.intervals().keys() == {"agent_episode_returns_mean"}
+    assert card.to_dict() == {
         "episodes": 2,
         "episode_return_mean": 17.0,
         "agent_episode_returns_mean": {"adversary_0": 2.0, "agent_0": 15.0},
@@ -65,34 +67,29 @@ def test_a_card_is_the_mean_and_spread_of_the_returns():
     }
 
 
-DISTANCES = np.array(
-    [  # [episode][adversary, good, good][goal, other landmark]
-        [[0.3, 1.0], [0.1, 1.0], [1.0, 0.2]],  # all reached
-        [[0.5, 1.0], [0.3, 0.3], [1.0, 1.0]],  # one good agent covers both landmarks
-        [[0.1, 1.0], [0.5, 0.1], [0.6, 0.1]],  # the goal is covered by nobody
-        [[0.4, 0.1], [0.4, 1.0], [0.39, 1.0]],  # the bound itself is not within
-    ],
-    np.float32,
-)
-
-
-def test_success_rates_by_hand():
-    assert success_rates(DISTANCES, 0.4) == {"agents": 75.0, "adversary": 50.0, "coverage": 50.0}
-    assert success_rates(DISTANCES, 0.2) == {"agents": 25.0, "adversary": 25.0, "coverage": 0.0}
-    assert success_rates(DISTANCES, 2.0) == {"agents": 100.0, "adversary": 100.0, "coverage": 100.0}
-
-
 def test_success_stands_in_the_card_where_distances_are_known():
-    report = EpisodeReport(np.zeros((4, 3)), np.full(4, 25), DISTANCES)
-    card = Scorecard(("adversary_0", "agent_0", "agent_1"), report, 100).to_dict()
-    assert card["success"] == card["success_by_eps"]["0.4"] == success_rates(DISTANCES, 0.4)
-    assert list(card["success_by_eps"]) == [f"{k / 10}" for k in range(1, 11)]
+    final = np.array([[[0.3, 1.0], [0.1, 1.0], [1.0, 0.2]], [[0.5, 1.0], [0.6, 0.3], [1.0, 1.0]]], np.float32)
+    report = EpisodeReport(np.zeros((2, 3)), np.full(2, 25), final)
+    scorecard = Scorecard(("adversary_0", "agent_0", "agent_1"), report, 50, final / 2)
+    card = scorecard.to_dict()
+    assert card["success"] == card["success_by_eps"]["0.4"] == {"agents": 50, "adversary": 50, "coverage": 50}
+    assert card["success_by_eps"]["0.7"] == {"agents": 100, "adversary": 100, "coverage": 100}
+    assert (card["delta"], card["delta_by_eps"]["0.2"]) == (0.0, 50.0)
+    assert list(card["success_by_eps"]) == list(card["delta_by_eps"]) == [f"{k / 10}" for k in range(1, 11)]
     assert card["eps"] == 0.4
+    assert card["final_distance_mean"] == pytest.approx({"agents": 0.35, "adversary": 0.4, "coverage": 0.4})
+    assert card["minimal_distance_mean"] == pytest.approx(
+        {"agents": 0.175, "adversary": 0.2, "coverage": 0.2}
+    )
+    intervals = scorecard.intervals()
+    assert intervals["delta"] == (0.0, 0.0)  # of the differences: both hit and missed together
+    assert intervals["success"]["agents"][0] < 50 < intervals["success"]["agents"][1]
+    assert set(intervals) <= set(card)
 
 
 def test_an_evaluation_names_its_moment():
     report = EpisodeReport(np.ones((1, 1)), np.ones(1, np.int64), np.zeros((1, 1, 0), np.float32))
-    row = Evaluation(500, 7, Scorecard(("a_0",), report, 1)).to_dict()
+    row = Evaluation(500, 7, Scorecard(("a_0",), report, 1, report.final_distances)).to_dict()
     assert (row["num_env_steps"], row["num_updates"], row["episodes"]) == (500, 7, 1)
 
 
@@ -124,3 +121,55 @@ def test_idle_policies_stay_where_they_start():
     assert distances.mean() == pytest.approx(
         2 * 0.5214, abs=0.03
     )  # mean distance of points in a square of side 2
+
+
+def test_the_smallest_distance_is_that_of_any_frame_of_the_episode():
+    config = MADDPGConfig.from_dict({"rollout": {"num_envs": 3}})
+    spec = env_spec(config.env.id, "auto", config.env.kwargs)
+    flat = np.random.default_rng(0).normal(0, 1, (3, policy_layout(spec, (64, 64)).num_parameters))
+    card = evaluate_weights(config, flat.astype(np.float32), 3, 4)
+
+    env = make_vector_env(config.env.id, 3, 4)
+    policies = JointPolicy(config.algorithm, spec, 3)
+    policies.set_parameters(flat.astype(np.float32))
+    obs, smallest = env.reset(), np.full((3, 3, 2), np.inf)
+    for _ in range(26):  # the frame of the reset, and one after each of 25 steps
+        state = env.get_state()
+        goal, e = state["goal_landmark"], np.arange(3)
+        for place, mark in ((0, goal), (1, 1 - goal)):
+            apart = state["agent_positions"] - state["landmark_positions"][e, mark][:, None]
+            smallest[:, :, place] = np.minimum(smallest[:, :, place], np.linalg.norm(apart, axis=2))
+        if state["cycle"][0] == 24:
+            break
+        obs = env.step(policies.act(obs)).obs
+    env.step(policies.act(obs))
+    smallest = np.minimum(smallest, env.final_distances())
+    assert card.minimal_distances == pytest.approx(smallest, rel=1e-6)
+    assert (card.minimal_distances <= card.episodes.final_distances).all()
+    assert (card.minimal_distances < card.episodes.final_distances).any()
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+def test_matchups_play_every_pairing_from_the_same_start_states(continuous):
+    config = MADDPGConfig.from_dict(
+        {"rollout": {"num_envs": 50}, "env": {"kwargs": {"continuous_actions": continuous}}}
+    )
+    spec = env_spec(config.env.id, "auto", config.env.kwargs)
+    flat = np.zeros((3, policy_layout(spec, (64, 64)).num_parameters), np.float32)
+    found = {tuple(who.values()): card for who, card in evaluate_matchups(config, flat, 100, 7)}
+    assert len(found) == 9
+    rates = {who: card.to_dict()["success"] for who, card in found.items()}
+    assert rates["straight", "straight"]["adversary"] == rates["trained", "straight"]["agents"] == 100.0
+    assert (
+        rates["random", "trained"]["agents"] == rates["trained", "trained"]["agents"] < 50
+    )  # idle: same starts
+    assert rates["trained", "trained"] == evaluate_weights(config, flat, 100, 7).to_dict()["success"]
+
+
+def test_without_landmarks_only_random_players_are_a_measure():
+    config = MADDPGConfig.from_dict({"env": {"id": "mpe2.simple_speaker_listener_v4"}})
+    spec = env_spec(config.env.id, "auto", {})
+    flat = np.zeros((2, policy_layout(spec, (64, 64)).num_parameters), np.float32)
+    [(who, card)] = evaluate_matchups(config, flat, 3, 0)
+    assert set(who.values()) == {"random"}
+    assert len(card.episodes.lengths) == 3

@@ -112,13 +112,6 @@ def test_an_environment_of_ones_own_is_named_in_the_way_to_go_on():
     assert "train --resume runs/x --env.id mine.env" in stream.getvalue()
 
 
-def test_a_scorecard_lists_every_distance():
-    stream = io.StringIO()
-    Progress(stream).scorecard({**CARD, "success_by_eps": {"0.1": {"agents": 5.0}, "0.2": {"agents": 10.0}}})
-    assert "within 0.1" in stream.getvalue()
-    assert "agents 10.0 %" in stream.getvalue()
-
-
 def test_a_table_shows_headers_and_numbers_flush_right():
     stream = io.StringIO()
     Progress(stream).table("env", ("figure", "median"), [("env steps/s", "17,000"), ("ratio", "3")])

@@ -6,6 +6,8 @@ Gumbel-softmax: Jang et al. 2017 (arXiv:1611.01144), eq. 1-2. Ornstein-Uhlenbeck
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -80,15 +82,22 @@ class Explorer:
     """Adds the configured noise; its only state is its generator and the Ornstein-Uhlenbeck walk."""
 
     def __init__(
-        self, config: ExplorationConfig, maker: ActionMaker, num_envs: int, rng: np.random.Generator
+        self,
+        config: ExplorationConfig,
+        maker: ActionMaker,
+        num_envs: int,
+        rng: np.random.Generator,
+        greedy: Sequence[bool] = (),
     ) -> None:
-        """Prepare the noise of `num_envs` copies, drawn from `rng`."""
+        """Prepare the noise of `num_envs` copies, drawn from `rng`; `greedy` agents get none."""
         config.check_heads(tuple("gumbel" if own else "sigmoid" for own in maker.gumbel[:, 0, 0]))
         self._config, self._maker, self._rng = config, maker, rng
         shape = (maker.spec.num_agents, num_envs, max(maker.spec.action_sizes))
         self._walk = np.zeros(shape, np.float32)  # [N, E, A]
-        self._gumbel = maker.gumbel & (config.kind in ("auto", "gumbel"))
-        self._additive = ~maker.gumbel & (config.kind in ("auto", "gaussian", "ou"))
+        noisy = ~np.array(greedy or (False,) * maker.spec.num_agents)[:, None, None]  # [N, 1, 1]
+        self._noisy = noisy
+        self._gumbel = maker.gumbel & noisy & (config.kind in ("auto", "gumbel"))
+        self._additive = ~maker.gumbel & noisy & (config.kind in ("auto", "gaussian", "ou"))
 
     def magnitude(self, env_steps: int) -> float:
         """Return the noise's magnitude after `env_steps` environment steps of the whole run."""
@@ -109,7 +118,7 @@ class Explorer:
         if self._config.kind == "epsilon":
             chosen = self._rng.random(logits.shape[1]) < magnitude  # all agents of a copy together
             random = self._maker.uniform(self._rng, logits.shape)
-            actions = np.where(chosen[None, :, None], random, actions)
+            actions = np.where(chosen[None, :, None] & self._noisy, random, actions)
         return actions
 
     def get_state(self) -> Arrays:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -24,9 +26,17 @@ class JointPolicy:
         self._num_envs = num_envs
         self._explorer: Explorer | None = None
 
-    def explore_with(self, config: ExplorationConfig, rng: np.random.Generator) -> Explorer:
-        """Add exploration noise drawn from `rng` to `explore`; return its source, which has a state."""
-        self._explorer = Explorer(config, self._maker, self._num_envs, rng)
+    def explore_with(
+        self, config: ExplorationConfig, rng: np.random.Generator, greedy: Sequence[bool] = ()
+    ) -> Explorer:
+        """Add exploration noise drawn from `rng` to `explore`; return its source, which has a state.
+
+        Args:
+            config: the noise.
+            rng: where it is drawn from.
+            greedy: which of the N agents get none.
+        """
+        self._explorer = Explorer(config, self._maker, self._num_envs, rng, greedy)
         return self._explorer
 
     def set_parameters(self, flat: FloatArray) -> None:

@@ -158,6 +158,20 @@ class MADDPGUpdate:
         self._gumbel = _AgentMask([head == "gumbel" for head in config.heads(spec)], len(seeds), device)
         discrete = [kind == "discrete" for kind in spec.action_types]
         self._discrete = _AgentMask(discrete, len(seeds), device)
+        self._frozen: Tensor | None = None
+
+    def freeze(self, agents: Sequence[bool], policies: Tensor) -> None:
+        """Keep some agents' policies as they are from now on; the update has them act greedily.
+
+        Args:
+            agents: which of the N.
+            policies: [N, P]; the rows of the frozen ones are taken over.
+        """
+        frozen = torch.tensor(agents, device=self.policy.flat.device).repeat(len(self.generators))
+        self._frozen = frozen[:, None, None]
+        for networks in (self.policy, self.target_policy):
+            rows = policies.repeat(len(self.generators), 1)
+            networks.flat.copy_(torch.where(frozen[:, None], rows, networks.flat))
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Update every agent once on packed transitions `[S, B, width]`; return `METRICS` as `[5, M]`."""
@@ -228,7 +242,8 @@ class MADDPGUpdate:
         """Return actions `[M, A, B]` of logits: sigmoid, or Gumbel-softmax with fresh noise, by head."""
         if not self._gumbel.any:
             return torch.sigmoid(logits)
-        noisy = logits + gumbel_noise(self._uniform(logits))
+        noise = gumbel_noise(self._uniform(logits))
+        noisy = logits + (noise if self._frozen is None else noise.masked_fill_(self._frozen, 0.0))
         if self._config.temperature != 1.0:
             noisy = noisy / self._config.temperature
         relaxed = torch.softmax(self._columns.without_padding(noisy), dim=1)
@@ -271,6 +286,8 @@ class MADDPGUpdate:
 
     def _descend(self, networks: StackedNetworks, optimiser: Adam) -> Tensor:
         """Apply the gradient that stands in `networks.grad`; return each norm `[M]` before clipping."""
+        if self._frozen is not None and networks is self.policy:
+            networks.grad.masked_fill_(self._frozen[:, :, 0], 0.0)  # Adam leaves what never had a gradient
         norm: Tensor = torch.linalg.vector_norm(networks.grad, dim=1)
         if self._config.max_grad_norm > 0:
             networks.grad.mul_((self._config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)[:, None])

@@ -1,0 +1,63 @@
+from distributed_maddpg.report.card import card_tables
+
+RATES = {"agents": 90.0, "adversary": 40.0, "coverage": 50.0}
+CARD = {
+    "episodes": 20,
+    "agent_episode_returns_mean": {"adversary_0": -14.5, "agent_0": 5.25},
+    "eps": 0.4,
+    "success": RATES,
+    "delta": 50.0,
+    "success_by_eps": {"0.1": RATES},
+    "delta_by_eps": {"0.1": 50.0},
+    "final_distance_mean": {"agents": 0.1, "adversary": 0.5, "coverage": 0.3},
+    "minimal_distance_mean": {"agents": 0.05, "adversary": 0.2, "coverage": 0.15},
+    "ci95": {
+        "agent_episode_returns_mean": {"adversary_0": (-15.0, -14.0), "agent_0": None},
+        "success": dict.fromkeys(RATES, (1.0, 99.0)),
+        "delta": (40.0, 60.0),
+    },
+}
+PAIRING = {
+    "players": {"adversary": "random", "agent": "trained"},
+    "agent_episode_returns_mean": {"adversary_0": -1.0, "agent_0": 2.0},
+}
+
+
+def titled(card):
+    return {table.title: table for table in card_tables(card)}
+
+
+def test_every_number_of_a_card_stands_in_a_table():
+    pairing = {**PAIRING, "success": RATES, "delta": 50.0}
+    fresh = {"return_gain": 1.5, "success": RATES, "final_distance_mean": CARD["final_distance_mean"]}
+    bounds = {"bounds": {"uninformed": {"success": 67.2, "final_distance": 0.521}}}
+    response = {"updates": 5000, "adversary": {**fresh, **bounds}, "agent": fresh}
+    tables = titled({**CARD, "matchups": [pairing], "best_response": response})
+    rows = [table.rows for table in tables.values()]
+    assert rows == [
+        [("adversary_0", "-14.50", "-15.00 to -14.00"), ("agent_0", "+5.25", "")],
+        [
+            ("agents", "90.0", "1.0 to 99.0", "0.100", "0.050"),
+            ("adversary", "40.0", "1.0 to 99.0", "0.500", "0.200"),
+            ("coverage", "50.0", "1.0 to 99.0", "0.300", "0.150"),
+            ("delta", "50.0", "40.0 to 60.0", "", ""),
+        ],
+        [("0.1", "90.0", "40.0", "50.0", "50.0")],
+        [("random", "trained", "-1.00", "+2.00", "90.0", "40.0", "50.0", "50.0")],
+        [(team, "+1.50", "90.0", "40.0", "50.0", "0.500") for team in ("adversary", "agent")],
+        [("uninformed", "67.2", "0.521")],
+    ]
+    for table in tables.values():
+        assert {len(row) for row in table.rows} == {len(table.headers)}
+
+
+def test_without_landmarks_only_returns_are_shown():
+    card = {name: CARD[name] for name in ("episodes", "agent_episode_returns_mean", "ci95")}
+    response = {"updates": 10, "speaker": {"return_gain": 0.5}}
+    tables = titled({**card, "matchups": [PAIRING], "best_response": response})
+    assert [table.rows for table in tables.values()][1:] == [
+        [("random", "trained", "-1.00", "+2.00")],
+        [("speaker", "+0.50")],
+    ]
+    for table in tables.values():
+        assert {len(row) for row in table.rows} == {len(table.headers)}

@@ -1,0 +1,82 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from distributed_maddpg.best_response import response_settings, train_response
+from distributed_maddpg.config import AlgorithmConfig, MADDPGConfig
+from distributed_maddpg.envs import env_spec
+from distributed_maddpg.evaluation import evaluate_weights
+from distributed_maddpg.examination import adversary_bounds, best_responses, full_card, matchups
+from distributed_maddpg.types import initial_policies
+
+CONFIG = MADDPGConfig.preset("default")
+SPEC = env_spec(CONFIG.env.id, "auto", CONFIG.env.kwargs)
+
+
+def untrained(hidden_sizes=(64, 64)):
+    return initial_policies(SPEC, hidden_sizes, 3)
+
+
+def test_a_response_changes_only_the_fresh_team_and_repeats():
+    before = untrained()
+    first, again, other = (train_response(CONFIG, before, "adversary", 110, seed) for seed in (1, 1, 2))
+    assert (first == again).all()
+    assert (first[1:] == before[1:]).all()
+    assert (first[0] != before[0]).mean() > 0.9  # fresh, not trained further; padding is zero in both
+    assert (first[0] != other[0]).any()
+    agents = train_response(CONFIG, before, "agent", 110, 1)
+    assert (agents[0] == before[0]).all()
+    assert (agents[1:] != before[1:]).any(axis=1).all()
+
+
+def test_a_response_learns_by_one_recipe_whatever_the_run_was():
+    odd = AlgorithmConfig(
+        "ddpg", policy_hidden_sizes=(7,), policy_head="sigmoid", actor_lr=0.5, temperature=2.0
+    )
+    settings = response_settings(dataclasses.replace(CONFIG, algorithm=odd, num_workers=4), 300, 9)
+    assert (settings.seed, settings.num_workers, settings.pacing.total_env_steps) == (9, 0, 30_000)
+    own = dataclasses.replace(
+        settings.algorithm, policy_hidden_sizes=(64, 64), policy_head="gumbel", temperature=1.0
+    )
+    assert own == CONFIG.algorithm
+    assert settings.algorithm.policy_hidden_sizes == (7,)
+    assert (settings.algorithm.policy_head, settings.algorithm.temperature) == ("sigmoid", 2.0)
+
+
+@pytest.mark.slow
+def test_an_adversary_finds_a_team_that_gives_the_goal_away():
+    """Good agents that idle tell nothing; those trained against a blind adversary tell everything."""
+    idle = untrained()
+    idle[1:] = 0.0
+    naive = train_response(CONFIG, np.zeros_like(idle), "agent", 1500, 0)
+    distances = []
+    for team in (idle, naive):
+        found = best_responses(CONFIG, team, 2000, 1000, 0, lambda line: None)
+        assert found["adversary"]["return_gain"] > 0
+        distances.append(found["adversary"]["final_distance_mean"]["adversary"])
+        bound = found["adversary"]["bounds"]["uninformed"]["final_distance"]
+    assert distances[0] > 0.95 * bound  # nothing to be learnt: measured
+    assert distances[1] < 0.8 * bound
+
+
+def test_bounds_are_those_of_the_square_and_of_a_player_that_knows():
+    bounds = adversary_bounds(CONFIG, untrained(), 0)
+    assert bounds["uninformed"] == pytest.approx({"final_distance": 0.521, "success": 67.2}, rel=0.02)
+    # P(two points of a square of side 2 are less than 0.8 apart) = 0.345: the midpoint reaches both, or none.
+    assert bounds["uninformed_squared"] == pytest.approx({"final_distance": 0.521, "success": 34.5}, rel=0.03)
+    assert bounds["informed"] == {"final_distance": pytest.approx(0, abs=1e-3), "success": 100.0}
+
+
+def test_matchups_are_the_part_of_the_card_that_compares():
+    rows = matchups(CONFIG, untrained(), 20, 0)
+    assert len(rows) == 9
+    assert {frozenset(row) for row in rows} == {
+        frozenset({"players", "agent_episode_returns_mean", "success", "delta", "final_distance_mean"})
+    }
+
+
+def test_a_full_card_has_an_interval_round_each_mean():
+    card = full_card(evaluate_weights(CONFIG, untrained(), 200, 0))
+    for who, (low, high) in card["ci95"]["final_distance_mean"].items():
+        assert low < card["final_distance_mean"][who] < high
