@@ -35,7 +35,7 @@ from distributed_maddpg.storage import RemoteFolder, is_url
 from distributed_maddpg.tensors import MOST_HEADER_BYTES, read_header, read_rows, write_rows
 from distributed_maddpg.types import Arrays, StoredRows
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _MANIFEST, _STATE, _REPLAY = "manifest.json", "state.safetensors", "replay.safetensors"
 _TABLES = ("metrics.csv", "returns.csv")
 _FILES = (_STATE, _REPLAY, *_TABLES)

@@ -124,6 +124,8 @@ class AlgorithmConfig(_Section):
     """Discrete actions in the actor loss: one-hot forward, relaxed backward (otherwise relaxed in both)."""
     gamma: float = 0.95
     """Discount per environment step."""
+    n_step: int = 1
+    """Steps whose rewards a target sums before the critic's estimate; fewer where a fragment ends."""
     tau: float = 0.01
     """Share of the online weights that enters the targets after each update."""
     actor_lr: float = 0.01
@@ -145,7 +147,7 @@ class AlgorithmConfig(_Section):
         """Check the section."""
         _require_hidden_sizes("algorithm.policy_hidden_sizes", self.policy_hidden_sizes)
         _require_hidden_sizes("algorithm.critic_hidden_sizes", self.critic_hidden_sizes)
-        _require_positive("algorithm", self, "temperature", "actor_lr", "critic_lr")
+        _require_positive("algorithm", self, "n_step", "temperature", "actor_lr", "critic_lr")
         _require_not_negative("algorithm", self, "max_grad_norm", "regulariser_weight")
         for name, value in (("gamma", self.gamma), ("random_action_rows", self.random_action_rows)):
             _require(0 <= value <= 1, f"algorithm.{name}", value, "must lie in [0, 1]")

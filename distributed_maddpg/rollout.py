@@ -55,7 +55,7 @@ def pack_rows(
     actions: FloatArray,
     action_sizes: npt.NDArray[np.int64],
     rewards: FloatArray,
-    terminated: npt.NDArray[np.bool_],
+    discounts: FloatArray,
 ) -> None:
     """Write transitions in the order of `TransitionLayout`, in few passes over the rows.
 
@@ -65,7 +65,7 @@ def pack_rows(
         actions: [N, E, A] as the critic sees them; columns beyond an agent's own are left out.
         action_sizes: [N] the A_i.
         rewards: [E, N].
-        terminated: [E, N].
+        discounts: [E, N].
     """
     num_agents, width = len(action_sizes), rows.shape[1]
     joint = (width - 2 * num_agents - action_sizes.sum()) // 2  # columns of one time's observations
@@ -79,7 +79,44 @@ def pack_rows(
                 rows[e, at + k] = actions[i, e, k]
             at += action_sizes[i]
             rows[e, rewards_at + i] = rewards[e, i]
-            rows[e, width - num_agents + i] = terminated[e, i]
+            rows[e, width - num_agents + i] = discounts[e, i]
+
+
+@compiled
+def look_ahead(
+    rows: FloatArray,
+    ended: npt.NDArray[np.bool_],
+    n_step: int,
+    gamma: np.float32,
+    num_agents: int,
+    rewards_at: int,
+) -> None:
+    """Turn transitions of one step into transitions of up to n steps, in place (Sutton 1988's n-step return).
+
+    A transition's steps end with its episode, and with the rows there are.
+
+    Args:
+        rows: [T, E, width], step after step of the same E copies.
+        ended: [T, E] where an episode ended.
+        n_step: the most steps.
+        gamma: discount per step.
+        num_agents: N.
+        rewards_at: column of the first reward.
+    """
+    width = rows.shape[2]
+    for t in range(rows.shape[0]):
+        for e in range(rows.shape[1]):
+            last, factor = t, np.float32(1.0)
+            while last + 1 < min(rows.shape[0], t + n_step) and not ended[last, e]:
+                last += 1
+                factor *= gamma
+                for i in range(rewards_at, rewards_at + num_agents):
+                    rows[t, e, i] += factor * rows[last, e, i]
+            if last > t:
+                for k in range(rewards_at + num_agents, width - num_agents):
+                    rows[t, e, k] = rows[last, e, k]
+                for k in range(width - num_agents, width):
+                    rows[t, e, k] = factor * rows[last, e, k]
 
 
 def column_owner(layout: TransitionLayout, agents: tuple[str, ...], column: int) -> str:
@@ -89,7 +126,7 @@ def column_owner(layout: TransitionLayout, agents: tuple[str, ...], column: int)
         "action": layout.actions,
         "reward": [slice(at, at + 1) for at in range(layout.rewards.start, layout.rewards.stop)],
         "next observation": layout.next_obs,
-        "termination": [slice(at, at + 1) for at in range(layout.terminated.start, layout.terminated.stop)],
+        "discount": [slice(at, at + 1) for at in range(layout.discounts.start, layout.discounts.stop)],
     }
     return next(
         f"{part} of {agent}"
@@ -117,6 +154,7 @@ class RolloutWorker:
         self._explorer = self._policies.explore_with(exploration, rng, greedy)
         self._log = EpisodeLog(env.num_envs, spec.num_agents)
         self._action_sizes = np.array(spec.action_sizes)
+        self._n_step, self._gamma = algorithm.n_step, np.float32(algorithm.gamma)
         self._obs = env.reset()
         self._vector_steps = 0
         self._quarantined: list[str] = []
@@ -220,22 +258,26 @@ class RolloutWorker:
     def _collect(self, num_steps: int, env_steps: int) -> tuple[FloatArray, EpisodeReport]:
         """Do what `collect` says, once; `_NotFinite` at the first such number."""
         num_envs = self._env.num_envs
-        rows = np.empty((num_steps, num_envs, self._spec.transitions.width), np.float32)
+        layout = self._spec.transitions
+        rows = np.empty((num_steps, num_envs, layout.width), np.float32)
+        ended = np.zeros((num_steps, num_envs), np.bool_)
         reports: list[EpisodeReport] = []
         report, first = None, True
         for step in range(num_steps):
             # What no row has shown yet. Policies must not see it: environments refuse actions that are NaN.
             if (first or report is not None) and (line := bad_observation(self._obs, self._spec.agents)):
                 raise _NotFinite(f"{line} after vector step {self._vector_steps}")
-            report, first = self._step(rows[step], env_steps + step * num_envs), False
+            report, first = self._step(rows[step], ended[step], env_steps + step * num_envs), False
             if report is not None:
                 reports.append(report)
+        if self._n_step > 1:
+            look_ahead(rows, ended, self._n_step, self._gamma, self._spec.num_agents, layout.rewards.start)
         return rows.reshape(num_steps * num_envs, -1), EpisodeReport.concatenate(
             reports, self._spec.num_agents
         )
 
-    def _step(self, rows: FloatArray, env_steps: int) -> EpisodeReport | None:
-        """Take one vector step and write its transitions into rows `[E, width]`."""
+    def _step(self, rows: FloatArray, ended: npt.NDArray[np.bool_], env_steps: int) -> EpisodeReport | None:
+        """Take one vector step; write its transitions into rows `[E, width]`, and who ended into `[E]`."""
         actions, env_actions = self._policies.explore(self._obs, env_steps)
         result = self._env.step(env_actions)
         self._vector_steps += 1
@@ -245,7 +287,7 @@ class RolloutWorker:
             actions,
             self._action_sizes,
             result.rewards,
-            result.terminated,
+            self._gamma * ~result.terminated,
         )
         if not all_finite(rows):
             copy, column = first_not_finite(rows)
@@ -254,7 +296,7 @@ class RolloutWorker:
                 f"{what} in copy {copy} is {rows[copy, column]:g} at vector step {self._vector_steps}"
             )
         self._obs = result.obs
-        ended, report = self._log.step(result, self._env)
+        ended[:], report = self._log.step(result, self._env)
         if report is not None:
             self._policies.episodes_ended(ended)
         return report

@@ -56,10 +56,11 @@ def _slices(sizes: tuple[int, ...], start: int) -> tuple[slice, ...]:
 
 @dataclass(frozen=True)
 class TransitionLayout:
-    """A transition as one float32 row: obs | actions | rewards | next_obs | terminated, agent by agent.
+    """A transition as one float32 row: obs | actions | rewards | next_obs | discounts, agent by agent.
 
     Actions are stored as the critic sees them: the continuous vector, or a one-hot vector for discrete
     actions. The joint observation and action is the row's head, so that the critic's input is a view.
+    With n-step returns the rewards are sums over some steps, and `next_obs` is what these led to.
     For `simple_adversary` with two good agents a row holds 28 + 15 + 3 + 28 + 3 = 77 numbers.
     """
 
@@ -92,8 +93,8 @@ class TransitionLayout:
         return _slices(self.observation_sizes, self.rewards.stop)
 
     @cached_property
-    def terminated(self) -> slice:
-        """Columns of the N termination flags (1.0 where the agent's episode truly ended)."""
+    def discounts(self) -> slice:
+        """Columns of the N discounts of what follows `next_obs`: 0 where the episode truly ended."""
         return slice(self.next_obs[-1].stop, self.width)
 
     @cached_property

@@ -113,7 +113,7 @@ def test_nothing_is_pickled_and_nothing_else_is_left(saved):
     assert os.listdir(saved.parent) == ["step_40"]
     assert b"PROTO" not in (saved / "state.safetensors").read_bytes()
     manifest = json.loads((saved / "manifest.json").read_text())
-    assert (manifest["format_version"], manifest["counters"]) == (2, {"env_steps": 40, "updates": 12})
+    assert (manifest["format_version"], manifest["counters"]) == (3, {"env_steps": 40, "updates": 12})
     assert manifest["replay"] == {"inserted": 9, "num_rows": 7}
     assert manifest["packages"]["numpy"] == np.__version__
 
@@ -460,10 +460,10 @@ DAMAGE = {
     "large float": (write_manifest('{"a": 1e999}'), "1e999 is too large"),
     "large integer": (write_manifest('{"a": ' + "9" * 5000 + "}"), "is not valid JSON (Exceeds the limit"),
     "list manifest": (write_manifest("[]"), "does not hold a JSON object"),
-    "older format": (older_format, "format version 1, this package reads 2"),
-    "newer format": (lambda f: rewrite(f, format_version=3), "format version 3, this package reads 2"),
+    "older format": (older_format, "format version 1, this package reads 3"),
+    "newer format": (lambda f: rewrite(f, format_version=4), "format version 4, this package reads 3"),
     "no format": (lambda f: rewrite(f, format_version="drop"), "format version None"),
-    "float format": (lambda f: rewrite(f, format_version=2.0), "format version 2.0"),
+    "float format": (lambda f: rewrite(f, format_version=3.0), "format version 3.0"),
     "bool format": (lambda f: rewrite(f, format_version=True), "format version True"),
     "unknown setting": (lambda f: rewrite(f, config={"sed": 1}), "sed = 1: no such setting"),
     "bad setting": (lambda f: rewrite(f, config={"seed": -1}), "seed = -1"),

@@ -167,7 +167,7 @@ def test_every_column_has_an_owner():
     parts = {"observation": (2, 1), "action": (1, 2), "reward": (1, 1), "next observation": (2, 1)}
     expected = [
         f"{part} of {agent}"
-        for part, sizes in {**parts, "termination": (1, 1)}.items()
+        for part, sizes in {**parts, "discount": (1, 1)}.items()
         for agent, size in zip(agents, sizes, strict=True)
         for _ in range(size)
     ]

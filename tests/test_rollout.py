@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -10,11 +12,11 @@ from distributed_maddpg.types import TransitionLayout, Weights, policy_layout
 HIDDEN = (4,)
 
 
-def make(num_envs=2, exploration=None, **kwargs):
+def make(num_envs=2, exploration=None, algorithm=AlgorithmConfig(), **kwargs):  # noqa: B008 (frozen)
     """Return a worker on CountingEnv, whose observations and rewards are step numbers."""
     env = make_vector_env("tests.envs.counting:parallel_env", num_envs, 0, **kwargs)
     worker = RolloutWorker(
-        AlgorithmConfig(policy_hidden_sizes=HIDDEN),
+        dataclasses.replace(algorithm, policy_hidden_sizes=HIDDEN),
         exploration or ExplorationConfig(),
         env,
         np.random.default_rng(0),
@@ -26,20 +28,20 @@ def make(num_envs=2, exploration=None, **kwargs):
 
 
 def split(rows, layout):
-    return {name: rows[:, getattr(layout, name)] for name in ("rewards", "terminated")} | {
+    return {name: rows[:, getattr(layout, name)] for name in ("rewards", "discounts")} | {
         f"{name}_{agent}": rows[:, columns]
         for name in ("obs", "next_obs")
         for agent, columns in enumerate(getattr(layout, name))
     }
 
 
-def packed_by_numpy(layout, obs, actions, rewards, next_obs, terminated):
+def packed_by_numpy(layout, obs, actions, rewards, next_obs, discounts):
     rows = np.full((len(rewards), layout.width), np.nan, np.float32)
     for agent in range(len(obs)):
         rows[:, layout.obs[agent]] = obs[agent]
         rows[:, layout.actions[agent]] = actions[agent, :, : layout.action_sizes[agent]]
         rows[:, layout.next_obs[agent]] = next_obs[agent]
-    rows[:, layout.rewards], rows[:, layout.terminated] = rewards, terminated
+    rows[:, layout.rewards], rows[:, layout.discounts] = rewards, discounts
     return rows
 
 
@@ -50,11 +52,11 @@ def test_rows_are_packed_as_the_layout_says(obs_sizes, action_sizes):
     layout, rng, agents = TransitionLayout(obs_sizes, action_sizes), np.random.default_rng(0), len(obs_sizes)
     obs, next_obs = ([rng.random((7, size), np.float32) for size in obs_sizes] for _ in range(2))
     actions = rng.random((agents, 7, max(action_sizes)), np.float32)
-    rewards, terminated = rng.random((7, agents), np.float32), rng.random((7, agents)) < 0.5
+    rewards, discounts = (rng.random((7, agents), np.float32) for _ in range(2))
     rows = np.full((7, layout.width), np.nan, np.float32)
     both = (tuple(obs), tuple(next_obs))
-    pack_rows(rows, both, actions, np.array(action_sizes), rewards, terminated)
-    assert np.array_equal(rows, packed_by_numpy(layout, obs, actions, rewards, next_obs, terminated))
+    pack_rows(rows, both, actions, np.array(action_sizes), rewards, discounts)
+    assert np.array_equal(rows, packed_by_numpy(layout, obs, actions, rewards, next_obs, discounts))
 
 
 @pytest.mark.parametrize("terminate", [False, True])
@@ -72,11 +74,33 @@ def test_every_next_observation_is_one_step_on_within_and_at_the_end_of_an_episo
 
 
 @pytest.mark.parametrize("terminate", [False, True])
-def test_terminated_is_set_by_termination_only(terminate):
+def test_only_termination_cuts_the_bootstrap(terminate):
     worker, layout = make(num_agents=2, max_cycles=4, terminate=terminate)
     rows, _ = worker.collect(8, 0)
     last = np.repeat(np.arange(8) % 4 == 3, 2)
-    assert (rows[:, layout.terminated] == (last & terminate)[:, None]).all()
+    assert (rows[:, layout.discounts] == np.where(last & terminate, 0, np.float32(0.95))[:, None]).all()
+
+
+@pytest.mark.parametrize("terminate", [False, True])
+@pytest.mark.parametrize("n_step", [1, 2, 3, 10])
+def test_n_step_transitions_sum_rewards_until_episode_or_fragment_end(n_step, terminate):
+    worker, layout = make(
+        num_agents=2, max_cycles=5, terminate=terminate, algorithm=AlgorithmConfig(n_step=n_step, gamma=0.5)
+    )
+    for start in (0, 7):  # fragments of 7 steps: steps 0 to 6 of episodes of 5, then 7 to 13
+        rows, _ = worker.collect(7, 0)
+        rows = rows.reshape(7, 2, -1)
+        for t in range(7):
+            step, episode = (start + t) % 5, (start + t) // 5
+            taken = min(n_step, 5 - step, 7 - t)
+            total = sum(0.5**k * (step + 1 + k) for k in range(taken))  # a reward is the step's number
+            assert rows[t, :, layout.rewards] == pytest.approx(total)
+            for agent in range(2):
+                first = step + 1000 * episode + 1_000_000 * agent
+                assert (rows[t, :, layout.obs[agent]] == first).all()
+                assert (rows[t, :, layout.next_obs[agent]] == first + taken).all()
+            over = terminate and step + taken == 5
+            assert (rows[t, :, layout.discounts] == (0.0 if over else 0.5**taken)).all()
 
 
 def test_a_fragment_continues_where_the_last_one_ended():

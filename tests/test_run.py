@@ -485,13 +485,13 @@ def test_a_checkpoint_of_another_version_is_set_aside_but_never_begun_over(tmp_p
     newest, older = (folder / name / "manifest.json" for name in ("step_320", "step_160"))
     before = {path: path.read_bytes() for path in newest.parent.iterdir()}
     for manifest in (newest, older):
-        manifest.write_text(manifest.read_text().replace('"format_version": 2', '"format_version": 3'))
-    with pytest.raises(CheckpointError, match="format version 3, this package reads 2"):
+        manifest.write_text(manifest.read_text().replace('"format_version": 3', '"format_version": 4'))
+    with pytest.raises(CheckpointError, match="format version 4, this package reads 3"):
         auto(tmp_path)
     assert sorted(os.listdir(folder)) == ["step_160", "step_320"]
-    older.write_text(older.read_text().replace('"format_version": 3', '"format_version": 2'))
+    older.write_text(older.read_text().replace('"format_version": 4', '"format_version": 3'))
     said = auto(tmp_path)[1]
-    assert "format version 3" in said[0] and "going on from" in said[1] and "step_160" in said[1]
+    assert "format version 4" in said[0] and "going on from" in said[1] and "step_160" in said[1]
     [kept] = folder.glob("step_320.aside.*")
     assert all((kept / path.name).read_bytes() == data for path, data in before.items() if path != newest)
 

@@ -29,7 +29,7 @@ def test_teams_are_names_without_their_number():
 
 def test_a_rows_parts_cover_it_once_in_order():
     layout = SPEC.transitions
-    parts = [*layout.obs, *layout.actions, layout.rewards, *layout.next_obs, layout.terminated]
+    parts = [*layout.obs, *layout.actions, layout.rewards, *layout.next_obs, layout.discounts]
     assert covered(*parts) == list(range(layout.width))
     assert layout.width == 9 + 6 + 3 + 9 + 3
     assert layout.joint == slice(0, 15)

@@ -133,7 +133,7 @@ class HandwrittenUpdate(MADDPGUpdate):
         next_joint = self.target_critic.repeat(self._next_joint(batch, logits))
         target_layers = [self.target_critic.first(self.target_critic.frozen), *self.target_critic.frozen[1:]]
         next_q = critics.forward(target_layers, next_joint).squeeze(1)
-        target = td_target(columns.rewards(batch), columns.terminated(batch), next_q, self._config.gamma)
+        target = td_target(columns.rewards(batch), columns.discounts(batch), next_q)
 
         layers = [self.critic.first(self.critic.frozen), *self.critic.frozen[1:]]
         joint = self.critic.repeat(batch[..., columns.joint])

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 
-def td_target(rewards: Tensor, terminated: Tensor, next_q: Tensor, gamma: float) -> Tensor:
-    """One-step target y = r + gamma * (1 - terminated) * Q'(x', a').
+def td_target(rewards: Tensor, discounts: Tensor, next_q: Tensor) -> Tensor:
+    """Target y = r + discount * Q'(x', a').
 
     Args:
-        rewards: [N, B] reward of each agent.
-        terminated: [N, B] 1.0 where the agent's episode truly ended; a truncated one is bootstrapped.
+        rewards: [N, B] reward of each agent, discounted and summed over the steps that led to x'.
+        discounts: [N, B] gamma to the power of these steps; 0 where the agent's episode truly ended, not
+            where it was truncated.
         next_q: [N, B] target critics at the next joint observation and the target policies' actions.
-        gamma: discount per environment step, in [0, 1].
 
     Returns:
         [N, B], without gradient.
@@ -21,12 +21,12 @@ def td_target(rewards: Tensor, terminated: Tensor, next_q: Tensor, gamma: float)
     Raises:
         ValueError: if the shapes differ (a silent broadcast of [B] with [B, 1] is the classic bug).
     """
-    if not rewards.shape == terminated.shape == next_q.shape:
+    if not rewards.shape == discounts.shape == next_q.shape:
         raise ValueError(
-            f"shapes differ: rewards {tuple(rewards.shape)}, terminated {tuple(terminated.shape)}, "
+            f"shapes differ: rewards {tuple(rewards.shape)}, discounts {tuple(discounts.shape)}, "
             f"next_q {tuple(next_q.shape)}"
         )
-    return (rewards + gamma * (1.0 - terminated) * next_q).detach()
+    return (rewards + discounts * next_q).detach()
 
 
 def critic_loss(q: Tensor, target: Tensor) -> Tensor:

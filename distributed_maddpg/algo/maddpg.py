@@ -100,9 +100,9 @@ class _Columns:
         """Return `[M, B]`."""
         return batch[..., self._layout.rewards].transpose(1, 2).flatten(0, 1)
 
-    def terminated(self, batch: Tensor) -> Tensor:
+    def discounts(self, batch: Tensor) -> Tensor:
         """Return `[M, B]`."""
-        return batch[..., self._layout.terminated].transpose(1, 2).flatten(0, 1)
+        return batch[..., self._layout.discounts].transpose(1, 2).flatten(0, 1)
 
     def with_actions(self, obs: Tensor, actions: Tensor) -> Tensor:
         """Return the critics' input `[S, B, J]` of observations `[S, B, ...]` and actions `[M, A, B]`."""
@@ -208,7 +208,7 @@ class MADDPGUpdate:
             logits = self.target_policy(columns.padded_next_obs(batch)).transpose(1, 2)
             next_joint = self._next_joint(batch, logits)
             next_q = self.target_critic(next_joint)
-        target = td_target(columns.rewards(batch), columns.terminated(batch), next_q, self._config.gamma)
+        target = td_target(columns.rewards(batch), columns.discounts(batch), next_q)
         q = self.critic(batch[..., columns.joint])
         loss = critic_loss(q, target)
         norm = self._step(self.critic, self.critic_optimiser, loss)

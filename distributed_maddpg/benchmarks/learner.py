@@ -60,7 +60,7 @@ def _learning(learner: Learner, config: MADDPGConfig, spec: EnvSpec) -> Callable
     rng = np.random.default_rng(config.seed)
     ring = Ring(config.replay.capacity, spec.transitions.width)
     rows = rng.standard_normal((min(ring.capacity, _RANDOM_ROWS), spec.transitions.width), dtype=np.float32)
-    rows[:, spec.transitions.terminated] = 0.0
+    rows[:, spec.transitions.discounts] = config.algorithm.gamma
     while ring.size < ring.capacity:
         ring.add(rows)
     rings, updates = [ring] * learner.num_runs, _UPDATES_PER_CALL[learner.device.type]

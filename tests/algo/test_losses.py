@@ -13,17 +13,17 @@ from distributed_maddpg.algo.losses import (
 )
 
 
-def test_td_target_bootstraps_a_truncated_row_and_not_a_terminated_one():
+def test_td_target_adds_the_discounted_value():
     rewards = torch.tensor([[1.0, 1.0], [-2.0, 0.5]])
-    terminated = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    discounts = torch.tensor([[0.9, 0.0], [0.9, 0.9]])
     next_q = torch.tensor([[10.0, 10.0], [4.0, -2.0]])
-    target = td_target(rewards, terminated, next_q, 0.9)
+    target = td_target(rewards, discounts, next_q)
     assert torch.allclose(target, torch.tensor([[10.0, 1.0], [1.6, -1.3]]))
 
 
 def test_td_target_carries_no_gradient():
     next_q = torch.ones(2, 3, requires_grad=True)
-    assert not td_target(torch.zeros(2, 3), torch.zeros(2, 3), next_q, 0.9).requires_grad
+    assert not td_target(torch.zeros(2, 3), torch.zeros(2, 3), next_q).requires_grad
 
 
 @pytest.mark.parametrize("odd", [0, 1, 2])
@@ -31,7 +31,7 @@ def test_td_target_refuses_what_would_broadcast(odd):
     tensors = [torch.zeros(2, 3) for _ in range(3)]
     tensors[odd] = torch.zeros(2, 1)
     with pytest.raises(ValueError, match=r"shapes differ: rewards .*\(2, 1\)|\(2, 1\)"):
-        td_target(*tensors, 0.9)
+        td_target(*tensors)
 
 
 def test_critic_loss_is_the_mean_square_per_critic():

@@ -46,7 +46,8 @@ def make_batch(spec, size=16, seed=0):
     for columns, count, kind in zip(layout.actions, spec.action_sizes, spec.action_types, strict=True):
         draws = torch.rand(size, count, generator=generator)
         batch[:, columns] = one_hot(draws) if kind == "discrete" else draws
-    batch[:, layout.terminated] = (torch.rand(size, 3, generator=generator) < 0.3).to(batch.dtype)
+    terminated = torch.rand(size, 3, generator=generator) < 0.3
+    batch[:, layout.discounts] = torch.where(terminated, 0.0, 0.95).to(batch.dtype)
     return batch
 
 
@@ -109,10 +110,10 @@ class PlainUpdate:
 
     def critic_step(self, i, batch, next_joint):
         layout, agent = self.spec.transitions, self.agents[i]
-        reward, ended = batch[:, layout.rewards.start + i], batch[:, layout.terminated.start + i]
+        reward, discount = batch[:, layout.rewards.start + i], batch[:, layout.discounts.start + i]
         with torch.no_grad():
             next_q = agent.target_critic(self.seen(i, next_joint)).squeeze(1)
-            target = reward + torch.where(ended > 0, 0.0, self.config.gamma * next_q)
+            target = reward + discount * next_q
         q = agent.critic(self.seen(i, batch[:, layout.joint])).squeeze(1)
         loss = nn.functional.mse_loss(q, target)
         norm = self.step(agent.critic, agent.critic_optimiser, loss)
@@ -288,11 +289,11 @@ def test_a_ddpg_agent_learns_the_same_whatever_the_others_see_and_do():
     assert not torch.allclose(one.critic.flat[1], two.critic.flat[1], atol=1e-4)
 
 
-def test_only_termination_cuts_the_bootstrap():
+def test_a_discount_of_zero_cuts_the_bootstrap():
     spec, update = CONTINUOUS, trained(updates=0)
     batch = make_batch(spec)
     batch[:, spec.transitions.rewards] = 3.0
-    batch[:, spec.transitions.terminated] = 1.0
+    batch[:, spec.transitions.discounts] = 0.0
     update.target_critic.flat.fill_(10.0)
     q = update.critic(batch[None, :, spec.transitions.joint]).detach()
     loss = update(batch[None])[METRICS.index("critic_loss")]
