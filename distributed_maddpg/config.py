@@ -27,7 +27,7 @@ from distributed_maddpg.files import read_small
 from distributed_maddpg.presets import PRESETS
 from distributed_maddpg.types import EnvSpec
 
-Algorithm = Literal["maddpg", "ddpg"]
+Algorithm = Literal["maddpg", "ddpg", "matd3"]
 Head = Literal["sigmoid", "gumbel"]
 EnvArgument = int | float | bool | str
 
@@ -109,9 +109,12 @@ class AlgorithmConfig(_Section):
     """The MADDPG update (Lowe et al. 2017, arXiv:1706.02275) and its variants."""
 
     name: Algorithm = "maddpg"
-    """Critics see all observations and actions (maddpg) or only their own agent's (ddpg)."""
+    """maddpg: critics see all observations and actions. ddpg: only their own agent's. matd3: maddpg with two
+    critics an agent, the lower of which makes the target, and smoothed target actions."""
     team_overrides: dict[str, Algorithm] = field(default_factory=dict)
     """Another algorithm for some teams; a team is an agent's name without its number: agent, adversary."""
+    share_policies: bool = False
+    """One policy for all agents of a team whose observations and actions are alike in size."""
     policy_hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the policies' hidden layers (ReLU)."""
     critic_hidden_sizes: tuple[int, ...] = (64, 64)
@@ -132,6 +135,12 @@ class AlgorithmConfig(_Section):
     """Adam's learning rate of the policies."""
     critic_lr: float = 0.01
     """Adam's learning rate of the critics."""
+    policy_delay: int = 0
+    """Updates of the critics for each of policies and targets; 0: two if a team learns by matd3, else one."""
+    target_noise: float = 0.1
+    """Standard deviation of the noise on matd3's target actions, cut off at 2.5 times it; sigmoid heads."""
+    lr_end: float = 1.0
+    """Share of both rates that is left at the end of the run; they fall linearly."""
     max_grad_norm: float = 0.5
     """Gradient-norm limit of each network; 0 switches clipping off."""
     other_actions: Literal["replay", "current"] = "replay"
@@ -148,10 +157,13 @@ class AlgorithmConfig(_Section):
         _require_hidden_sizes("algorithm.policy_hidden_sizes", self.policy_hidden_sizes)
         _require_hidden_sizes("algorithm.critic_hidden_sizes", self.critic_hidden_sizes)
         _require_positive("algorithm", self, "n_step", "temperature", "actor_lr", "critic_lr")
-        _require_not_negative("algorithm", self, "max_grad_norm", "regulariser_weight")
+        _require_not_negative(
+            "algorithm", self, "max_grad_norm", "regulariser_weight", "policy_delay", "target_noise"
+        )
         for name, value in (("gamma", self.gamma), ("random_action_rows", self.random_action_rows)):
             _require(0 <= value <= 1, f"algorithm.{name}", value, "must lie in [0, 1]")
-        _require(0 < self.tau <= 1, "algorithm.tau", self.tau, "must lie in (0, 1]")
+        for name, value in (("tau", self.tau), ("lr_end", self.lr_end)):
+            _require(0 < value <= 1, f"algorithm.{name}", value, "must lie in (0, 1]")
 
     def per_agent(self, spec: EnvSpec) -> tuple[Algorithm, ...]:
         """Return each agent's algorithm."""
@@ -160,6 +172,10 @@ class AlgorithmConfig(_Section):
                 team in spec.teams, "algorithm.team_overrides", team, did_you_mean(team, set(spec.teams))
             )
         return tuple(self.team_overrides.get(team, self.name) for team in spec.teams)
+
+    def updates_per_policy_update(self, spec: EnvSpec) -> int:
+        """Return how many updates of the critics there are for each of policies and targets."""
+        return self.policy_delay or (2 if "matd3" in self.per_agent(spec) else 1)
 
     def heads(self, spec: EnvSpec) -> tuple[Head, ...]:
         """Return each agent's policy head."""
@@ -279,6 +295,11 @@ class PacingConfig(_Section):
             "evaluation_interval_env_steps",
             "checkpoint_interval_env_steps",
         )
+
+    @property
+    def total_updates(self) -> int:
+        """Updates that the whole run is worth."""
+        return max(0, int((self.total_env_steps - self.learning_starts) / self.env_steps_per_update))
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,14 @@ class Learner:
     """
 
     def __init__(
-        self, algorithm: AlgorithmConfig, config: LearnerConfig, spec: EnvSpec, seeds: Sequence[int]
+        self,
+        algorithm: AlgorithmConfig,
+        config: LearnerConfig,
+        spec: EnvSpec,
+        seeds: Sequence[int],
+        total_updates: int = 0,
     ) -> None:
-        """Initialise one run per seed."""
+        """Initialise one run per seed; over `total_updates` the learning rates fall, 0 leaves them alone."""
         torch.set_num_threads(config.num_threads)
         keep_freed_memory()
         self.device = choose_device(config.device)
@@ -84,7 +89,7 @@ class Learner:
         stacked = zip(self._stacks, self._metrics, strict=True)
         self._before = [RestorePoint(update, metrics) for update, metrics in stacked]
         self._seeds, self._agents, self._algorithm = tuple(seeds), spec.agents, algorithm
-        self._num_agents = spec.num_agents
+        self._num_agents, self._total_updates = spec.num_agents, total_updates
         self.batch_size = config.batch_size
         self._per_stack = len(stacks[0])
         self._metrics_count = 0
@@ -112,7 +117,8 @@ class Learner:
         with self._all_or_none(len(batches[0])):
             for index, (update, metrics) in enumerate(zip(self._stacks, self._metrics, strict=True)):
                 own = batches[index * self._per_stack : (index + 1) * self._per_stack]
-                for batch in _stacked(own).to(self.device):
+                for made, batch in enumerate(_stacked(own).to(self.device), self.updates):
+                    update.set_rates(self._rates_left(made))
                     metrics += update(batch)
 
     @property
@@ -148,7 +154,8 @@ class Learner:
         with self._all_or_none(
             updates
         ):  # which awaits a GPU: else the next publication seemed to take the time
-            for graphed in self._graphed:
+            for update, graphed in zip(self._stacks, self._graphed, strict=True):
+                update.set_rates(self._rates_left(self.updates))
                 graphed.learn(updates)
 
     @contextmanager
@@ -256,6 +263,12 @@ class Learner:
         if self._mirrors:  # the run's ring may be another one, too
             self._mirrors[run // self._per_stack].clear(run % self._per_stack)
 
+    def _rates_left(self, updates: int) -> float:
+        """Return the share of the learning rates that is left after so many updates."""
+        if updates >= self._total_updates:  # or there is no end to fall towards
+            return self._algorithm.lr_end if self._total_updates else 1.0
+        return 1.0 - (1.0 - self._algorithm.lr_end) * updates / self._total_updates
+
     def _place(self, run: int) -> tuple[HandwrittenUpdate, slice]:
         """Return the stack a run stands in, and its rows there."""
         first = run % self._per_stack * self._num_agents
@@ -271,10 +284,11 @@ def make_learner(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int] = ())
     seeds = seeds or (config.seed,)
     reproducible = config.sync or config.num_workers == 0
     if config.learner.device != "auto" or reproducible or not torch.cuda.is_available():
-        return Learner(config.algorithm, config.learner, spec, seeds)
+        return Learner(config.algorithm, config.learner, spec, seeds, config.pacing.total_updates)
     gpu, cpu = (trial_rate(_on(device, config), spec, seeds) for device in ("cuda", "cpu"))
     device, reason = faster_device(gpu, cpu)
-    learner = Learner(config.algorithm, _on(device, config).learner, spec, seeds)
+    settings = _on(device, config).learner
+    learner = Learner(config.algorithm, settings, spec, seeds, config.pacing.total_updates)
     learner.device_reason = reason
     _LOG.info("learner.device = %s", reason)
     return learner

@@ -323,7 +323,10 @@ def make_rollout_worker(
     rng = generator(config.seed, "exploration", index, life)
     worker = RolloutWorker(config.algorithm, config.exploration, env, rng, greedy)
     start = initial_policies(
-        env.spec, config.algorithm.policy_hidden_sizes, integer_seed(config.seed, "learner")
+        env.spec,
+        config.algorithm.policy_hidden_sizes,
+        integer_seed(config.seed, "learner"),
+        config.algorithm.share_policies,
     )
     worker.set_weights(Weights(0, 0, start))
     return worker

@@ -37,7 +37,7 @@ from distributed_maddpg.types import (
     taken_count,
 )
 
-_WEIGHT_PARTS = ("policy", "critic", "target_policy", "target_critic")
+_WEIGHT_PARTS = ("policy", "critic", "target_policy", "target_critic", "critic2", "target_critic2")
 
 
 class Root(Protocol):
@@ -366,7 +366,7 @@ class MADDPG:
     def weights_digest(self) -> str:
         """Return the SHA-256 of all networks' weights; equal digests mean bit-identical training."""
         state = self._root().learner_state(self._run)
-        return digest(*(state[part] for part in _WEIGHT_PARTS))
+        return digest(*(state[part] for part in _WEIGHT_PARTS if part in state))
 
     def checkpoint_due(self) -> bool:
         """Whether a checkpoint interval was passed since this was last asked."""

@@ -44,6 +44,15 @@ class EnvSpec:
         return tuple(re.sub(r"_\d+$", "", name) for name in self.agents)
 
     @cached_property
+    def alike(self) -> tuple[tuple[int, ...], ...]:
+        """The agents of each team whose observations and actions are of one size and kind; two or more."""
+        kinds = list(
+            zip(self.teams, self.observation_sizes, self.action_sizes, self.action_types, strict=True)
+        )
+        groups = [tuple(i for i, own in enumerate(kinds) if own == kind) for kind in dict.fromkeys(kinds)]
+        return tuple(group for group in groups if len(group) > 1)
+
+    @cached_property
     def transitions(self) -> TransitionLayout:
         """Where each part of a transition stands in a packed row."""
         return TransitionLayout(self.observation_sizes, self.action_sizes)
@@ -163,12 +172,18 @@ def policy_layout(spec: EnvSpec, hidden_sizes: tuple[int, ...]) -> StackedLayout
     return StackedLayout(spec.observation_sizes, hidden_sizes, max(spec.action_sizes))
 
 
-def initial_policies(spec: EnvSpec, hidden_sizes: tuple[int, ...], seed: int) -> FloatArray:
+def initial_policies(
+    spec: EnvSpec, hidden_sizes: tuple[int, ...], seed: int, shared: bool = False
+) -> FloatArray:
     """Return the policies `[N, P]` that a learner seeded with `seed` starts from.
 
-    Workers compute them as well, and so act before the learner is there.
+    Workers compute them as well, and so act before the learner is there. If `shared`, agents that are alike
+    start with the same one.
     """
-    return policy_layout(spec, hidden_sizes).initial(np.random.default_rng(seed))
+    policies = policy_layout(spec, hidden_sizes).initial(np.random.default_rng(seed))
+    for group in spec.alike if shared else ():
+        policies[list(group)] = policies[group[0]]
+    return policies
 
 
 def critic_layout(spec: EnvSpec, hidden_sizes: tuple[int, ...]) -> StackedLayout:

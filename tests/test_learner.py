@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -40,6 +42,37 @@ def test_learn_makes_one_update_per_batch_in_order():
     taken = stage.metrics()[0]
     assert list(taken) == list(METRICS)
     np.testing.assert_allclose(list(taken.values()), torch.stack(metrics).mean(0).numpy(), rtol=1e-5)
+
+
+def test_learning_rates_fall_by_the_count_of_updates_however_they_are_called():
+    falling = replace(ALGORITHM, lr_end=0.25)
+    whole, pieces = (Learner(falling, LearnerConfig(device="cpu"), SPEC, [1], 8) for _ in range(2))
+    plain = HandwrittenUpdate(falling, SPEC, torch.device("cpu"), [integer_seed(1, "learner")])
+    data = batches(12)
+    for made, batch in enumerate(data):
+        plain.set_rates(max(1.0 - 0.75 * made / 8, 0.25))
+        plain(torch.from_numpy(batch[None]))
+    whole.learn([data])
+    for piece in (data[:1], data[1:8], data[8:]):
+        pieces.learn([piece])
+    for stage in (whole, pieces):
+        assert np.array_equal(stage.weights().policies, plain.policy.flat.numpy())
+    constant = Learner(falling, LearnerConfig(device="cpu"), SPEC, [1])
+    constant.learn([data])
+    assert not np.array_equal(constant.weights().policies, plain.policy.flat.numpy())
+
+
+@pytest.mark.parametrize("delay", [2, 3])
+def test_matd3_goes_on_exactly_from_its_state(delay):
+    config = replace(ALGORITHM, name="matd3", policy_delay=delay, share_policies=True)
+    whole, first, second = (Learner(config, LearnerConfig(device="cpu"), SPEC, [1]) for _ in range(3))
+    data = batches(7)
+    whole.learn([data])
+    first.learn([data[:4]])
+    second.set_state(first.get_state())
+    second.learn([data[4:]])
+    assert equal(whole.get_state(), second.get_state())
+    assert {"critic2", "target_critic2", "policy_metrics"} < set(whole.get_state())
 
 
 def test_metrics_are_those_of_the_iteration():

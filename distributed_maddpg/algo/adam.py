@@ -17,11 +17,22 @@ class Adam:
 
     def __init__(self, values: Tensor, grad: Tensor, learning_rate: float) -> None:
         """Step `values` along `grad`, both changed only in place by anyone."""
-        self._values, self._grad, self._learning_rate = values, grad, learning_rate
+        self._values, self._grad = values, grad
+        # On a GPU a tensor, which a recorded step reads anew each time.
+        self._learning_rate: float | Tensor = learning_rate
+        if values.is_cuda:
+            self._learning_rate = torch.tensor(learning_rate, dtype=torch.float32, device=values.device)
         self.exp_avg = torch.zeros_like(values)
         self.exp_avg_sq = torch.zeros_like(values)
         self.steps = torch.zeros((), dtype=torch.float32, device=values.device)
         """Steps taken; on the device, so that a GPU can replay a recorded step."""
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Step so far from now on."""
+        if isinstance(self._learning_rate, Tensor):
+            self._learning_rate.fill_(learning_rate)
+        else:
+            self._learning_rate = learning_rate
 
     @torch.no_grad()
     def step(self) -> None:

@@ -34,7 +34,8 @@ class GraphedUpdates:
         `replay` must share `update.generators`: a run's state then covers its draws.
         """
         self._update, self._replay, self._metrics = update, replay, metrics
-        self._batch_size, self._records = batch_size, metrics.is_cuda
+        # Which update of the policies is due is asked of the host, and would be recorded for ever.
+        self._batch_size, self._records = batch_size, metrics.is_cuda and update.policy_delay == 1
         self._plan: list[tuple[int, Callable[[], None]]] = []
 
     def learn(self, updates: int) -> None:

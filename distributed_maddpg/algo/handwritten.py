@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from distributed_maddpg.algo.adam import Adam
 from distributed_maddpg.algo.losses import actor_loss, critic_loss, td_target
 from distributed_maddpg.algo.maddpg import MADDPGUpdate
-from distributed_maddpg.algo.networks import Layers, StackedNetworks
+from distributed_maddpg.algo.networks import CriticNetwork, Layers, StackedNetworks
 from distributed_maddpg.config import AlgorithmConfig
 from distributed_maddpg.types import EnvSpec
 
@@ -131,20 +132,32 @@ class HandwrittenUpdate(MADDPGUpdate):
         columns, critics = self._columns, self._memory.critics
         logits = self._memory.policies.forward(self.target_policy.frozen, columns.padded_next_obs(batch))
         next_joint = self.target_critic.repeat(self._next_joint(batch, logits))
-        target_layers = [self.target_critic.first(self.target_critic.frozen), *self.target_critic.frozen[1:]]
-        next_q = critics.forward(target_layers, next_joint).squeeze(1)
-        target = td_target(columns.rewards(batch), columns.discounts(batch), next_q)
-
-        layers = [self.critic.first(self.critic.frozen), *self.critic.frozen[1:]]
+        values = []
+        for _, target_critic, _ in self._critics():
+            layers = [target_critic.first(target_critic.frozen), *target_critic.frozen[1:]]
+            q = critics.forward(layers, next_joint).squeeze(1)
+            values.append(q.clone() if self._twin.any else q)  # it stands until the next pass
+        target = td_target(columns.rewards(batch), columns.discounts(batch), self._lowest(values))
         joint = self.critic.repeat(batch[..., columns.joint])
+        first, *_ = [
+            self._update_critic(critic, optimiser, joint, target) for critic, _, optimiser in self._critics()
+        ]
+        return first
+
+    def _update_critic(
+        self, critic: CriticNetwork, optimiser: Adam, joint: Tensor, target: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Step critics towards targets `[M, B]` on inputs `[M, B, J]`; return as `_update_critics` does."""
+        critics = self._memory.critics
+        layers = [critic.first(critic.frozen), *critic.frozen[1:]]
         q = critics.forward(layers, joint).squeeze(1)
         loss, q_mean = critic_loss(q, target), q.mean(dim=1)
         grad_q = (q - target).mul_(2.0 / self._batch_size).unsqueeze(1)
-        grad = critics.backward(layers, grad_q, self.critic.grad_layers)
-        _layer_gradient(joint, grad, self.critic.grad_layers[0])
-        if self.critic.mask is not None:
-            self.critic.grad_layers[0][0].mul_(self.critic.mask)
-        return loss, q_mean, self._descend(self.critic, self.critic_optimiser)
+        grad = critics.backward(layers, grad_q, critic.grad_layers)
+        _layer_gradient(joint, grad, critic.grad_layers[0])
+        if critic.mask is not None:
+            critic.grad_layers[0][0].mul_(critic.mask)
+        return loss, q_mean, self._descend(critic, optimiser)
 
     def _update_policies(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         columns, config, memory = self._columns, self._config, self._memory

@@ -68,6 +68,14 @@ def gumbel_noise(uniform: Tensor) -> Tensor:
     return uniform.clamp_min_(1e-30).log_().neg_().log_().neg_()
 
 
+def smoothing_noise(normal: Tensor, deviation: float) -> Tensor:
+    """Turn standard normal numbers into the noise of target actions, cut off, in place.
+
+    Fujimoto et al. 2018 (arXiv:1802.09477), eq. 14.
+    """
+    return normal.mul_(deviation).clamp_(-2.5 * deviation, 2.5 * deviation)
+
+
 def one_hot_like(relaxed: Tensor) -> Tensor:
     """Return the one-hot vectors of the largest entries along axis 1 of `[N, A, B]`."""
     return torch.zeros_like(relaxed).scatter_(1, relaxed.argmax(dim=1, keepdim=True), 1.0)

@@ -18,12 +18,20 @@ from distributed_maddpg.algo.losses import (
     critic_loss,
     gumbel_noise,
     one_hot_like,
+    smoothing_noise,
     straight_through,
     td_target,
 )
 from distributed_maddpg.algo.networks import CriticNetwork, PolicyNetwork, StackedNetworks
 from distributed_maddpg.config import AlgorithmConfig
-from distributed_maddpg.types import EnvSpec, critic_layout, initial_policies, policy_layout
+from distributed_maddpg.types import (
+    EnvSpec,
+    FloatArray,
+    StackedLayout,
+    critic_layout,
+    initial_policies,
+    policy_layout,
+)
 
 METRICS = ("critic_loss", "actor_loss", "q_mean", "critic_grad_norm", "actor_grad_norm")
 _IMPOSSIBLE = -1e9
@@ -33,6 +41,7 @@ class _AgentMask:
     """Which agents have a property, as a mask `[M, 1, 1]`; `any` and `all` never ask the device."""
 
     def __init__(self, agents: list[bool], runs: int, device: torch.device) -> None:
+        self.agents = agents
         self.mask = torch.tensor(agents, device=device).repeat(runs)[:, None, None]
         self.any, self.all = any(agents), all(agents)
 
@@ -130,6 +139,19 @@ def _padded(rows: Tensor, columns: tuple[slice, ...], dim: int) -> Tensor:
     return padded.flatten(0, 1)
 
 
+def _initial_critics(
+    layout: StackedLayout, spec: EnvSpec, decentralised: Sequence[bool], seed: tuple[int, int]
+) -> FloatArray:
+    """Return critics `[N, P]`; those that see only their own agent at the scale of so many inputs."""
+    critics = layout.initial(np.random.default_rng(seed))
+    weight, bias, joint, _ = layout.layers[0]
+    for agent, alone in enumerate(decentralised):
+        if alone:
+            own = spec.observation_sizes[agent] + spec.action_sizes[agent]
+            critics[agent, weight.start : bias.stop] *= np.sqrt(np.float32(joint / own))
+    return critics
+
+
 class MADDPGUpdate:
     """Networks, targets, optimisers and the update that moves them.
 
@@ -142,23 +164,54 @@ class MADDPGUpdate:
     ) -> None:
         """Initialise one run per seed; a seed gives the same initial parameters on every device."""
         layout = policy_layout(spec, config.policy_hidden_sizes)
-        initial = np.concatenate([initial_policies(spec, config.policy_hidden_sizes, seed) for seed in seeds])
+        sizes, shared = config.policy_hidden_sizes, config.share_policies
+        initial = np.concatenate([initial_policies(spec, sizes, seed, shared) for seed in seeds])
         self.policy, self.target_policy = (PolicyNetwork(layout, initial, device) for _ in range(2))
         layout = critic_layout(spec, config.critic_hidden_sizes)
-        initial = np.concatenate([layout.initial(np.random.default_rng((seed, 1))) for seed in seeds])
-        decentralised = tuple(name == "ddpg" for name in config.per_agent(spec))
+        names = config.per_agent(spec)
+        decentralised = tuple(name == "ddpg" for name in names)
+        initial = np.concatenate([_initial_critics(layout, spec, decentralised, (seed, 1)) for seed in seeds])
         self.critic, self.target_critic = (
             CriticNetwork(layout, initial, device, spec, decentralised) for _ in range(2)
         )
         self.policy_optimiser = Adam(self.policy.flat, self.policy.grad, config.actor_lr)
         self.critic_optimiser = Adam(self.critic.flat, self.critic.grad, config.critic_lr)
+        self._twin = _AgentMask([name == "matd3" for name in names], len(seeds), device)
+        if self._twin.any:
+            again = [_initial_critics(layout, spec, decentralised, (seed, 2)) for seed in seeds]
+            initial = np.concatenate(again)
+            self.critic2, self.target_critic2 = (
+                CriticNetwork(layout, initial, device, spec, decentralised) for _ in range(2)
+            )
+            self.critic2_optimiser = Adam(self.critic2.flat, self.critic2.grad, config.critic_lr)
+        self.policy_delay = config.updates_per_policy_update(spec)
+        """Updates of the critics for each of policies and targets."""
+        self._policy_metrics = torch.zeros(2, len(seeds) * spec.num_agents, device=device)
+        """[2, M] loss and gradient norm of the latest update of the policies."""
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         self._config = config
         self._columns = _Columns(spec, len(seeds), device)
         self._gumbel = _AgentMask([head == "gumbel" for head in config.heads(spec)], len(seeds), device)
         discrete = [kind == "discrete" for kind in spec.action_types]
         self._discrete = _AgentMask(discrete, len(seeds), device)
+        sigmoid = [head == "sigmoid" for head in config.heads(spec)]
+        smoothed = [twin and own for twin, own in zip(self._twin.agents, sigmoid, strict=True)]
+        self._smoothed = _AgentMask(
+            smoothed if config.target_noise else [False] * len(names), len(seeds), device
+        )
+        self._shared = [
+            torch.tensor(group, device=device)
+            + spec.num_agents * torch.arange(len(seeds), device=device)[:, None]
+            for group in (spec.alike if shared else ())
+        ]
+        """Rows [S, agents] of policies that are one."""
         self._frozen: Tensor | None = None
+
+    def set_rates(self, share: float) -> None:
+        """Learn at this share of the configured learning rates from now on."""
+        for name, optimiser in self.optimisers().items():
+            rate = self._config.actor_lr if name == "policy_optimiser" else self._config.critic_lr
+            optimiser.set_learning_rate(share * rate)
 
     def freeze(self, agents: Sequence[bool], policies: Tensor) -> None:
         """Keep some agents' policies as they are from now on; the update has them act greedily.
@@ -169,32 +222,53 @@ class MADDPGUpdate:
         """
         frozen = torch.tensor(agents, device=self.policy.flat.device).repeat(len(self.generators))
         self._frozen = frozen[:, None, None]
+        self._shared = [rows for rows in self._shared if not agents[int(rows[0, 0])]]
         for networks in (self.policy, self.target_policy):
             rows = policies.repeat(len(self.generators), 1)
             networks.flat.copy_(torch.where(frozen[:, None], rows, networks.flat))
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Update every agent once on packed transitions `[S, B, width]`; return `METRICS` as `[5, M]`."""
-        critic_metrics = self._update_critics(batch)
-        actor_metrics = self._update_policies(batch)
-        with torch.no_grad():
-            for online, target in ((self.policy, self.target_policy), (self.critic, self.target_critic)):
-                target.flat.lerp_(online.flat, self._config.tau)
-        loss, q_mean, critic_norm = critic_metrics
-        actor, actor_norm = actor_metrics
+        due = self.policy_delay == 1 or int(self.critic_optimiser.steps) % self.policy_delay == 0
+        loss, q_mean, critic_norm = self._update_critics(batch)
+        if due:
+            self._policy_metrics[0], self._policy_metrics[1] = self._update_policies(batch)
+            with torch.no_grad():
+                for name, target in self._networks().items():
+                    if name.startswith("target_"):
+                        online = getattr(self, name.removeprefix("target_"))
+                        target.flat.lerp_(online.flat, self._config.tau)
+        actor, actor_norm = self._policy_metrics
         return torch.stack((loss, actor, q_mean, critic_norm, actor_norm))
 
     def rows(self) -> dict[str, Tensor]:
-        """Return what has a row per network, `[M, P]` each: parameters, targets, Adam's moments."""
-        networks = ("policy", "critic", "target_policy", "target_critic")
-        rows: dict[str, Tensor] = {name: getattr(self, name).flat for name in networks}
+        """Return what has a row per network, `[M, ...]` each: parameters, targets, Adam's moments."""
+        rows: dict[str, Tensor] = {name: networks.flat for name, networks in self._networks().items()}
         for name, optimiser in self.optimisers().items():
             rows |= {f"{name}.exp_avg": optimiser.exp_avg, f"{name}.exp_avg_sq": optimiser.exp_avg_sq}
+        if self.policy_delay > 1:
+            rows["policy_metrics"] = self._policy_metrics.T
         return rows
 
     def optimisers(self) -> dict[str, Adam]:
         """Return the optimisers by name."""
-        return {"policy_optimiser": self.policy_optimiser, "critic_optimiser": self.critic_optimiser}
+        optimisers = {"policy_optimiser": self.policy_optimiser, "critic_optimiser": self.critic_optimiser}
+        return optimisers | ({"critic2_optimiser": self.critic2_optimiser} if self._twin.any else {})
+
+    def _networks(self) -> dict[str, StackedNetworks]:
+        """Return the networks by name."""
+        names = ["policy", "critic", "target_policy", "target_critic"]
+        names += ["critic2", "target_critic2"] if self._twin.any else []
+        return {name: getattr(self, name) for name in names}
+
+    def _critics(self) -> list[tuple[CriticNetwork, CriticNetwork, Adam]]:
+        """Return online and target critics with their optimiser: one of each, or two."""
+        first = (self.critic, self.target_critic, self.critic_optimiser)
+        return (
+            [first, (self.critic2, self.target_critic2, self.critic2_optimiser)]
+            if self._twin.any
+            else [first]
+        )
 
     def state(self) -> dict[str, Tensor]:
         """Return every tensor that an update changes and the next one depends on."""
@@ -207,12 +281,21 @@ class MADDPGUpdate:
         with torch.no_grad():
             logits = self.target_policy(columns.padded_next_obs(batch)).transpose(1, 2)
             next_joint = self._next_joint(batch, logits)
-            next_q = self.target_critic(next_joint)
+            next_q = self._lowest([target(next_joint) for _, target, _ in self._critics()])
         target = td_target(columns.rewards(batch), columns.discounts(batch), next_q)
-        q = self.critic(batch[..., columns.joint])
-        loss = critic_loss(q, target)
-        norm = self._step(self.critic, self.critic_optimiser, loss)
-        return loss.detach(), q.detach().mean(dim=1), norm
+        found = []
+        for critic, _, optimiser in self._critics():
+            q = critic(batch[..., columns.joint])
+            loss = critic_loss(q, target)
+            norm = self._step(critic, optimiser, loss)
+            found.append((loss.detach(), q.detach().mean(dim=1), norm))
+        return found[0]
+
+    def _lowest(self, values: Sequence[Tensor]) -> Tensor:
+        """Return the first critics' values `[M, B]`, or the lower of both where an agent has two."""
+        if not self._twin.any:
+            return values[0]
+        return torch.where(self._twin.mask[:, :, 0], torch.minimum(*values), values[0])
 
     def _update_policies(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Step the policies; return (losses, gradient norms), each `[M]`."""
@@ -229,7 +312,7 @@ class MADDPGUpdate:
 
     def _next_joint(self, batch: Tensor, logits: Tensor) -> Tensor:
         """Return the target critics' input `[S, B, J]`: next observations, actions of logits `[M, A, B]`."""
-        actions = self._randomised(self._hardened(self._relaxed(logits), True))
+        actions = self._randomised(self._smooth(self._hardened(self._relaxed(logits), True)))
         return self._columns.with_actions(batch[..., self._columns.next_obs], actions)
 
     def _joint_of_others(self, batch: Tensor, actions: Tensor) -> Tensor:
@@ -255,6 +338,13 @@ class MADDPGUpdate:
             return relaxed
         return torch.where(self._discrete.mask, straight_through(relaxed), relaxed)
 
+    def _smooth(self, actions: Tensor) -> Tensor:
+        """Add noise to target actions `[M, A, B]` where matd3 does, within [0, 1]."""
+        if not self._smoothed.any:
+            return actions
+        noise = smoothing_noise(self._normal(actions), self._config.target_noise)
+        return torch.where(self._smoothed.mask, (actions + noise).clamp_(0.0, 1.0), actions)
+
     def _randomised(self, actions: Tensor) -> Tensor:
         """Make columns of actions `[M, A, B]` uniform random ones, as the notebook's critics saw them."""
         probability = self._config.random_action_rows
@@ -277,6 +367,13 @@ class MADDPGUpdate:
             run.uniform_(generator=generator)
         return drawn
 
+    def _normal(self, like: Tensor) -> Tensor:
+        """Draw standard normal numbers, as `_uniform` does."""
+        drawn = torch.empty(like.shape, device=like.device)
+        for run, generator in zip(drawn.chunk(len(self.generators)), self.generators, strict=True):
+            run.normal_(generator=generator)
+        return drawn
+
     def _step(self, networks: StackedNetworks, optimiser: Adam, loss: Tensor) -> Tensor:
         """Apply the gradient of `loss [M]`; return each network's gradient norm `[M]` before clipping."""
         leaves = [leaf for layer in networks.layers for leaf in layer]
@@ -286,10 +383,15 @@ class MADDPGUpdate:
 
     def _descend(self, networks: StackedNetworks, optimiser: Adam) -> Tensor:
         """Apply the gradient that stands in `networks.grad`; return each norm `[M]` before clipping."""
+        shared = self._shared if networks is self.policy else ()
+        for rows in shared:
+            networks.grad[rows] = networks.grad[rows].mean(dim=1, keepdim=True).expand(-1, rows.shape[1], -1)
         if self._frozen is not None and networks is self.policy:
             networks.grad.masked_fill_(self._frozen[:, :, 0], 0.0)  # Adam leaves what never had a gradient
         norm: Tensor = torch.linalg.vector_norm(networks.grad, dim=1)
         if self._config.max_grad_norm > 0:
             networks.grad.mul_((self._config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)[:, None])
         optimiser.step()
+        for rows in shared:  # whose last bits may differ: vector units round otherwise than single numbers
+            networks.flat[rows] = networks.flat[rows[:, :1]].expand(-1, rows.shape[1], -1)
         return norm

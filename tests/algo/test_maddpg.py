@@ -62,10 +62,16 @@ class PlainAgent:
         self.policy = perceptron(
             update.policy, agent, spec.observation_sizes[agent], spec.action_sizes[agent]
         )
-        self.critic = perceptron(update.critic, agent, spec.transitions.joint.stop, 1)
-        self.target_policy, self.target_critic = copy.deepcopy(self.policy), copy.deepcopy(self.critic)
+        self.twin = config.per_agent(spec)[agent] == "matd3"
+        stacks = [update.critic, update.critic2] if self.twin else [update.critic]
+        self.critics = [perceptron(stack, agent, spec.transitions.joint.stop, 1) for stack in stacks]
+        self.critic = self.critics[0]
+        self.target_policy, self.target_critics = copy.deepcopy(self.policy), copy.deepcopy(self.critics)
+        self.target_critic = self.target_critics[0]
         self.policy_optimiser = torch.optim.Adam(self.policy.parameters(), config.actor_lr)
-        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), config.critic_lr)
+        self.critic_optimisers = [
+            torch.optim.Adam(own.parameters(), config.critic_lr) for own in self.critics
+        ]
 
 
 def perceptron(stack, agent, width_in, width_out):
@@ -86,46 +92,69 @@ class PlainUpdate:
     def __init__(self, update, config, spec):
         self.config, self.spec = config, spec
         self.agents = [PlainAgent(update, i, config, spec) for i in range(3)]
+        self.groups = [(i,) for i in range(3)]
+        if config.share_policies:
+            self.groups = [(0,), (1, 2)]  # red_0, and the two of team blue
+            for part in ("policy", "target_policy", "policy_optimiser"):
+                setattr(self.agents[2], part, getattr(self.agents[1], part))
+        self.delay = config.policy_delay or (2 if "matd3" in config.per_agent(spec) else 1)
+        self.updates, self.actor_metrics = 0, None
         self.generator = torch.Generator()
         self.generator.set_state(update.generators[0].get_state())
 
     def __call__(self, batch):
-        layout, config, spec = self.spec.transitions, self.config, self.spec
+        layout, spec = self.spec.transitions, self.spec
         discrete = [kind == "discrete" for kind in spec.action_types]
         next_logits = [a.target_policy(batch[:, layout.next_obs[i]]) for i, a in enumerate(self.agents)]
-        next_actions = self.randomised(self.sample(next_logits, discrete))
+        next_actions = self.randomised(self.smoothed(self.sample(next_logits, discrete)))
         next_joint = torch.cat([batch[:, columns] for columns in layout.next_obs] + next_actions, 1)
         metrics = [self.critic_step(i, batch, next_joint.detach()) for i in range(3)]
+        if self.updates % self.delay == 0:
+            self.actor_metrics = self.delayed(batch)
+        self.updates += 1
+        return torch.tensor([own + late for own, late in zip(metrics, self.actor_metrics, strict=True)]).T[
+            [0, 3, 1, 2, 4]
+        ]
+
+    def delayed(self, batch):
+        """Step the policies and move the targets; return each agent's loss and gradient norm."""
+        layout, config, spec = self.spec.transitions, self.config, self.spec
+        discrete = [kind == "discrete" for kind in spec.action_types]
         logits = [a.policy(batch[:, layout.obs[i]]) for i, a in enumerate(self.agents)]
         actions = self.sample(logits, [own and config.straight_through for own in discrete])
         others = [batch[:, columns] for columns in layout.actions]
         if config.other_actions == "current":
             others = self.randomised([action.detach() for action in actions])
-        for i in range(3):
-            metrics[i] += self.policy_step(i, batch, logits[i], actions[i], others)
+        losses = [self.policy_loss(i, batch, logits[i], actions[i], others) for i in range(3)]
+        norms = {}
+        for group in self.groups:
+            agent, loss = self.agents[group[0]], sum(losses[i] for i in group) / len(group)
+            norms |= dict.fromkeys(group, self.step(agent.policy, agent.policy_optimiser, loss))
+            polyak(agent.policy, agent.target_policy, config.tau)
         for a in self.agents:
-            polyak(a.policy, a.target_policy, config.tau)
-            polyak(a.critic, a.target_critic, config.tau)
-        return torch.tensor(metrics).T[[0, 3, 1, 2, 4]]
+            for critic, target in zip(a.critics, a.target_critics, strict=True):
+                polyak(critic, target, config.tau)
+        return [[losses[i].item(), norms[i]] for i in range(3)]
 
     def critic_step(self, i, batch, next_joint):
         layout, agent = self.spec.transitions, self.agents[i]
         reward, discount = batch[:, layout.rewards.start + i], batch[:, layout.discounts.start + i]
         with torch.no_grad():
-            next_q = agent.target_critic(self.seen(i, next_joint)).squeeze(1)
-            target = reward + discount * next_q
-        q = agent.critic(self.seen(i, batch[:, layout.joint])).squeeze(1)
-        loss = nn.functional.mse_loss(q, target)
-        norm = self.step(agent.critic, agent.critic_optimiser, loss)
-        return [loss.item(), q.mean().item(), norm]
+            values = [critic(self.seen(i, next_joint)).squeeze(1) for critic in agent.target_critics]
+            target = reward + discount * torch.stack(values).min(dim=0).values
+        metrics = []
+        for critic, optimiser in zip(agent.critics, agent.critic_optimisers, strict=True):
+            q = critic(self.seen(i, batch[:, layout.joint])).squeeze(1)
+            loss = nn.functional.mse_loss(q, target)
+            metrics.append([loss.item(), q.mean().item(), self.step(critic, optimiser, loss)])
+        return metrics[0]
 
-    def policy_step(self, i, batch, logits, action, others):
+    def policy_loss(self, i, batch, logits, action, others):
         layout, agent = self.spec.transitions, self.agents[i]
         joint = [batch[:, columns] for columns in layout.obs] + [*others[:i], action, *others[i + 1 :]]
         q = agent.critic(self.seen(i, torch.cat(joint, 1)))
         small = logits if self.config.regulariser == "logits" else action
-        loss = self.config.regulariser_weight * (small**2).mean() - q.mean()
-        return [loss.item(), self.step(agent.policy, agent.policy_optimiser, loss)]
+        return self.config.regulariser_weight * (small**2).mean() - q.mean()
 
     def step(self, network, optimiser, loss):
         optimiser.zero_grad()
@@ -136,7 +165,7 @@ class PlainUpdate:
         return norm
 
     def seen(self, i, joint):
-        if self.config.per_agent(self.spec)[i] == "maddpg":
+        if self.config.per_agent(self.spec)[i] != "ddpg":
             return joint
         kept = torch.zeros_like(joint)
         for columns in (self.spec.transitions.obs[i], self.spec.transitions.actions[i]):
@@ -156,6 +185,19 @@ class PlainUpdate:
             relaxed = torch.softmax((own + noise[i, :, : own.shape[1]]) / self.config.temperature, 1)
             actions.append(one_hot(relaxed) + relaxed - relaxed.detach() if hard[i] else relaxed)
         return actions
+
+    def smoothed(self, actions):
+        deviation, heads = self.config.target_noise, self.config.heads(self.spec)
+        smoothed = [agent.twin and head == "sigmoid" for agent, head in zip(self.agents, heads, strict=True)]
+        if not any(smoothed) or deviation == 0:
+            return actions
+        shape = (3, max(self.spec.action_sizes), len(actions[0]))
+        noise = torch.empty(shape).normal_(generator=self.generator).transpose(1, 2)
+        noise = (deviation * noise).clamp(-2.5 * deviation, 2.5 * deviation)
+        return [
+            (own + noise[i, :, : own.shape[1]]).clamp(0, 1) if smoothed[i] else own
+            for i, own in enumerate(actions)
+        ]
 
     def randomised(self, actions):
         probability, rows = self.config.random_action_rows, len(actions[0])
@@ -194,6 +236,14 @@ CASES = {
     "ddpg": (CONTINUOUS, {"name": "ddpg"}),
     "ddpg_team": (MIXED, {"team_overrides": {"blue": "ddpg"}, "other_actions": "current"}),
     "maddpg_team": (CONTINUOUS, {"name": "ddpg", "team_overrides": {"red": "maddpg"}}),
+    "shared": (EVEN, {"share_policies": True}),
+    "shared_gumbel": (EVEN, {"share_policies": True, "policy_head": "gumbel"}),
+    "matd3": (CONTINUOUS, {"name": "matd3"}),
+    "matd3_of_one_team": (MIXED, {"team_overrides": {"red": "matd3"}, "policy_delay": 1}),
+    "matd3_gumbel_shared": (EVEN, {"name": "matd3", "policy_head": "gumbel", "share_policies": True}),
+    "matd3_without_smoothing": (CONTINUOUS, {"name": "matd3", "target_noise": 0.0, "policy_delay": 3}),
+    "delayed_policies": (DISCRETE, {"policy_delay": 2}),
+    "matd3_beside_ddpg": (CONTINUOUS, {"name": "matd3", "team_overrides": {"red": "ddpg"}}),
     "random_rows": (CONTINUOUS, {"random_action_rows": 0.4}),
     "random_rows_current": (MIXED, {"random_action_rows": 0.4, "other_actions": "current"}),
     "random_rows_discrete": (DISCRETE, {"random_action_rows": 1.0, "other_actions": "current"}),
@@ -355,3 +405,50 @@ def test_what_a_gpu_does_in_fewer_kernels_is_the_same_update(case, double):
         batch = make_batch(spec, seed=seed).expand(2, -1, -1)
         assert torch.allclose(ours(batch), plain(batch), rtol=1e-6, atol=1e-9)
     assert torch.allclose(weights(ours), weights(plain), rtol=0, atol=1e-7)
+
+
+def test_a_decentralised_critic_starts_at_the_scale_of_its_own_inputs():
+    wide = EnvSpec(NAMES, (40, 40, 40), (5, 5, 5), ("continuous",) * 3)
+    config = replace(SMALL, name="ddpg", team_overrides={"blue": "maddpg"}, critic_hidden_sizes=(500,))
+    weight, bias = HandwrittenUpdate(config, wide, CPU, [1]).critic.layers[0]
+    for agent, inputs in enumerate((45, 135, 135)):
+        for part in (weight, bias):  # uniform within 1 / sqrt(inputs)
+            assert part[agent].abs().max().item() == pytest.approx(inputs**-0.5, rel=0.01)
+
+
+def test_agents_that_share_a_policy_keep_one_and_the_others_their_own():
+    update = trained(EVEN, updates=30, share_policies=True, max_grad_norm=0.0)
+    for networks in (update.policy, update.target_policy):
+        assert torch.equal(networks.flat[1], networks.flat[2])
+        assert not torch.equal(networks.flat[0], networks.flat[1])
+    assert not torch.equal(update.critic.flat[1], update.critic.flat[2])
+
+
+def test_a_frozen_agent_stays_and_acts_greedily_in_every_target():
+    kept = torch.randn(3, trained(updates=0, spec=EVEN, policy_head="gumbel").policy.flat.shape[1])
+    frozen = trained(EVEN, updates=0, policy_head="gumbel", share_policies=True)
+    frozen.freeze((False, True, True), kept)
+    first = frozen.policy.flat[0].clone()
+    for k in range(5):
+        frozen(make_batch(EVEN, seed=k)[None])
+    for networks in (frozen.policy, frozen.target_policy):
+        assert torch.equal(networks.flat[1:], kept[1:])  # each its own, although the settings share policies
+    assert not torch.equal(frozen.policy.flat[0], first)
+    logits = torch.randn(3, 2, 6)
+    relaxed = frozen._relaxed(logits)
+    assert torch.equal(relaxed[1:], torch.softmax(logits, dim=1)[1:])
+    assert not torch.allclose(relaxed[0], torch.softmax(logits, dim=1)[0])
+
+
+@pytest.mark.parametrize("kind", [MADDPGUpdate, HandwrittenUpdate])
+def test_learning_rates_can_be_scaled_while_learning(kind):
+    slow = replace(SMALL, actor_lr=0.002, critic_lr=0.004)
+    fast = replace(SMALL, actor_lr=0.02, critic_lr=0.04)
+    one, two = (kind(config, CONTINUOUS, CPU, seeds=[1]) for config in (slow, fast))
+    two.set_rates(0.1)
+    batch = make_batch(CONTINUOUS)[None]
+    one(batch), two(batch)
+    assert torch.allclose(weights(one), weights(two), rtol=0, atol=1e-7)
+    two.set_rates(1.0)
+    one(batch), two(batch)
+    assert not torch.allclose(weights(one), weights(two), rtol=0, atol=1e-3)
