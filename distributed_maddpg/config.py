@@ -204,6 +204,8 @@ class ExplorationConfig(_Section):
     """Magnitude from `decay_env_steps` on."""
     decay_env_steps: int = 0
     """Environment steps over which the magnitude moves from start to end."""
+    episode_offset: float = 0.0
+    """Standard deviation of an offset of the logits that stays for an episode; beside any kind of noise."""
     ou_theta: float = 0.15
     """Pull of the Ornstein-Uhlenbeck noise towards zero, per step."""
 
@@ -219,7 +221,7 @@ class ExplorationConfig(_Section):
 
     def __post_init__(self) -> None:
         """Check the section."""
-        _require_not_negative("exploration", self, "start", "end", "decay_env_steps")
+        _require_not_negative("exploration", self, "start", "end", "decay_env_steps", "episode_offset")
         _require(0 < self.ou_theta <= 1, "exploration.ou_theta", self.ou_theta, "must lie in (0, 1]")
         if self.kind == "epsilon":
             for name, value in (("start", self.start), ("end", self.end)):

@@ -45,7 +45,10 @@ BAD = [
         {"algorithm": {"critic_hidden_sizes": [64, 0]}},
         "algorithm.critic_hidden_sizes = (64, 0): needs one or more",
     ),
-    ({"algorithm": {"name": "matd3"}}, "algorithm.name = 'matd3': input should be 'maddpg' or 'ddpg'"),
+    (
+        {"algorithm": {"name": "maddgp"}},
+        "algorithm.name = 'maddgp': input should be 'maddpg', 'ddpg' or 'matd3'",
+    ),
     ({"exploration": {"kind": "noise"}}, "exploration.kind = 'noise': input should be 'auto'"),
     ({"exploration": {"start": -1.0}}, "exploration.start = -1.0: must be zero or a positive number"),
     ({"exploration": {"ou_theta": 0.0}}, "exploration.ou_theta = 0.0: must lie in (0, 1]"),

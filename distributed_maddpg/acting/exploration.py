@@ -94,10 +94,12 @@ class Explorer:
         self._config, self._maker, self._rng = config, maker, rng
         shape = (maker.spec.num_agents, num_envs, max(maker.spec.action_sizes))
         self._walk = np.zeros(shape, np.float32)  # [N, E, A]
+        self._offset = np.zeros(shape, np.float32)  # [N, E, A]
         noisy = ~np.array(greedy or (False,) * maker.spec.num_agents)[:, None, None]  # [N, 1, 1]
         self._noisy = noisy
         self._gumbel = maker.gumbel & noisy & (config.kind in ("auto", "gumbel"))
         self._additive = ~maker.gumbel & noisy & (config.kind in ("auto", "gaussian", "ou"))
+        self.reset(np.ones(num_envs, np.bool_))
 
     def magnitude(self, env_steps: int) -> float:
         """Return the noise's magnitude after `env_steps` environment steps of the whole run."""
@@ -109,6 +111,8 @@ class Explorer:
     def actions(self, logits: FloatArray, env_steps: int) -> FloatArray:
         """Return noisy actions `[N, E, A]` in [0, 1] for logits of the same shape."""
         magnitude = np.float32(self.magnitude(env_steps))
+        if self._config.episode_offset > 0:
+            logits = logits + self._offset
         if self._gumbel.any():
             logits = logits + self._gumbel * magnitude * self._gumbel_noise(logits.shape)
         actions = self._maker.relaxed(logits)
@@ -122,21 +126,26 @@ class Explorer:
         return actions
 
     def get_state(self) -> Arrays:
-        """Return the generator and the walk `[N, E, A]`."""
-        return {"generator": pack_generator(self._rng), "walk": self._walk.copy()}
+        """Return the generator, the walk and the offsets, `[N, E, A]` each."""
+        generator = pack_generator(self._rng)
+        return {"generator": generator, "walk": self._walk.copy(), "offset": self._offset.copy()}
 
     def set_state(self, state: Arrays) -> None:
         """Go on from what `get_state` returned; ValueError if it does not fit."""
-        walk = taken(state, "walk", self._walk.shape, np.float32)
-        if not np.isfinite(walk).all():
-            raise ValueError("walk holds numbers that are not finite")
-        self._walk = walk
+        walk, offset = (taken(state, name, self._walk.shape, np.float32) for name in ("walk", "offset"))
+        if not np.isfinite(walk).all() or not np.isfinite(offset).all():
+            raise ValueError("walk or offset holds numbers that are not finite")
+        self._walk, self._offset = walk, offset
         restore_generator(self._rng, taken(state, "generator", (6,), np.uint64))
 
     def reset(self, ended: npt.NDArray[np.bool_]) -> None:
-        """Start the walk of the copies `[E]` whose episode ended at zero again."""
+        """Start the walk of the copies `[E]` whose episode ended at zero again, and draw them new offsets."""
         if self._config.kind == "ou":
             self._walk[:, ended] = 0.0
+        if self._config.episode_offset > 0 and ended.any():
+            agents, _, width = self._offset.shape
+            drawn = self._rng.standard_normal((agents, int(ended.sum()), width), dtype=np.float32)
+            self._offset[:, ended] = np.float32(self._config.episode_offset) * drawn * self._noisy
 
     def _gumbel_noise(self, shape: tuple[int, ...]) -> FloatArray:
         # -log of a standard exponential is a standard Gumbel; the floor keeps a drawn 0 finite.

@@ -192,3 +192,38 @@ def test_noise_repeats_with_its_seed(kind):
     first, again, other = (explorer(kind, seed=s, num_envs=4).actions(zeros(4), 0) for s in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_an_offset_stays_for_an_episode_and_is_drawn_anew_for_the_next():
+    explore = explorer("none", num_envs=2000, episode_offset=0.5)
+    first = explore.actions(zeros(2000), 0)
+    logits = np.log(first / (1 - first))
+    assert logits[0, :, :2].std() == pytest.approx(0.5, rel=0.05)
+    assert (explore.actions(zeros(2000), 1) == first).all()
+    ended = np.arange(2000) < 500
+    explore.reset(ended)
+    second = explore.actions(zeros(2000), 2)
+    assert (second[:, 500:] == first[:, 500:]).all()
+    assert (second[:, :500] != first[:, :500]).all()
+
+
+def test_offsets_go_on_from_a_state():
+    one, two = (explorer("none", num_envs=4, seed=seed, episode_offset=1.0) for seed in (0, 1))
+    two.set_state(one.get_state())
+    for _ in range(2):
+        assert (one.actions(zeros(4), 0) == two.actions(zeros(4), 0)).all()
+        one.reset(np.ones(4, bool)), two.reset(np.ones(4, bool))
+    state = one.get_state()
+    state["offset"][0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        two.set_state(state)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "gaussian", "ou", "gumbel"])
+def test_greedy_agents_get_no_noise_of_any_kind(kind):
+    head = "gumbel" if kind == "gumbel" else "sigmoid"
+    config = ExplorationConfig(kind, start=1.0, end=1.0, episode_offset=1.0)
+    explore = Explorer(config, maker((head, head)), 50, np.random.default_rng(0), (True, False))
+    actions, greedy = explore.actions(zeros(50), 0), maker((head, head)).relaxed(zeros(50))
+    assert (actions[0] == greedy[0]).all()
+    assert (actions[1, :, :2] != greedy[1, :, :2]).all()
