@@ -12,11 +12,12 @@ import dataclasses
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import tyro
 
@@ -31,6 +32,7 @@ from distributed_maddpg.errors import (
     TrainingError,
     did_you_mean,
 )
+from distributed_maddpg.experiments.options import CrossPlayOptions, ReproduceOptions
 
 if TYPE_CHECKING:
     from distributed_maddpg.checkpoint import Checkpoint
@@ -43,11 +45,15 @@ _DEBUG = "DISTRIBUTED_MADDPG_DEBUG"
 _AUTO = "auto"
 _BENCHMARK_DEFAULTS = BenchmarkOptions()
 _CHAOS_DEFAULTS = ChaosOptions()
+_CROSS_PLAY_DEFAULTS = CrossPlayOptions()
+_REPRODUCE_DEFAULTS = ReproduceOptions()
 
 _USAGE = """usage: distributed-maddpg COMMAND ...
 
   train                      train and leave a run folder with checkpoints, curves and a report
   evaluate CHECKPOINT        play greedy episodes and print the scorecard; --best-response tries to exploit it
+  cross-play CHECKPOINT...   play every team against every opponent, and print the matrix
+  reproduce EXPERIMENT       train and compare what the paper's table does: physical-deception
   benchmark WHAT             measure env, rollout, replay, learner, train, scaling or all
   report RUN_DIR             write a run's report.html anew
   chaos                      kill and freeze a job's processes at random, and measure how it recovers
@@ -104,6 +110,37 @@ class EvaluateCommand:
     """Updates that each of them learns for; about 25 s."""
     json: bool = False
     """Print one JSON object on stdout instead of a table."""
+
+
+@dataclass(frozen=True)
+class CrossPlayCommand:
+    """Play the teams of any checkpoints of one environment against each other's opponents, in Ray tasks."""
+
+    checkpoints: tyro.conf.Positional[tuple[str, ...]]
+    """Checkpoints, or run folders for the newest of each; one or more."""
+    options: Annotated[CrossPlayOptions, tyro.conf.arg(name="")] = _CROSS_PLAY_DEFAULTS
+    out: str = ""
+    """Folder for cross_play.json, cross_play.csv and cross_play.html with the heat maps."""
+    env_id: Annotated[str, tyro.conf.arg(name="env.id")] = ""
+    """The checkpoints' environment, to allow that it is imported and run; needed for one of your own."""
+    json: bool = False
+    """Print one JSON object on stdout instead of tables."""
+
+
+@dataclass(frozen=True)
+class ReproduceCommand:
+    """Train good agents and adversaries by MADDPG and DDPG, all four pairings, as the paper does.
+
+    Writes results.json, README.md and curves.html. Started again it goes on where it was stopped.
+    """
+
+    experiment: tyro.conf.Positional[Literal["physical-deception"]]
+    """Which experiment."""
+    options: Annotated[ReproduceOptions, tyro.conf.arg(name="")] = _REPRODUCE_DEFAULTS
+    out: str = ""
+    """Folder for runs and results; default: reproductions/physical-deception-n<agents>-<preset>-<budget>."""
+    json: bool = False
+    """Print one JSON object on stdout instead of tables."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +218,8 @@ def _dispatch(arguments: list[str]) -> int:
     commands = {
         "train": _train,
         "evaluate": _evaluate,
+        "cross-play": _cross_play,
+        "reproduce": _reproduce,
         "benchmark": _benchmark,
         "report": _report,
         "chaos": _chaos,
@@ -371,6 +410,57 @@ def _evaluate(arguments: list[str]) -> int:
         _print_json({"checkpoint": path, "seed": command.seed, **card})
     else:
         _show_tables(card_tables(card), progress)
+    return 0
+
+
+def _cross_play(arguments: list[str]) -> int:
+    command = parse(CrossPlayCommand, "cross-play", arguments)
+
+    from distributed_maddpg.experiments.cross_play import (  # noqa: PLC0415
+        cross_play,
+        read_entrants,
+        write_cross_play,
+    )
+    from distributed_maddpg.experiments.tables import cross_play_tables  # noqa: PLC0415
+    from distributed_maddpg.progress import Progress  # noqa: PLC0415
+    from distributed_maddpg.run_folder import check_writable  # noqa: PLC0415
+
+    progress = Progress()
+    if command.out:
+        check_writable(Path(command.out))
+    with contextlib.redirect_stdout(sys.stderr):
+        entrants = read_entrants(command.checkpoints, command.env_id)
+        result = cross_play(entrants, command.options, progress.note)
+    for path in write_cross_play(Path(command.out), result) if command.out else []:
+        progress.note(f"wrote {path}")
+    if command.json:
+        _print_json(result)
+    else:
+        _show_tables(cross_play_tables(result), progress)
+    return 0
+
+
+def _reproduce(arguments: list[str]) -> int:
+    command = parse(ReproduceCommand, "reproduce", arguments)
+
+    from distributed_maddpg.experiments.reproduction import (  # noqa: PLC0415
+        default_out,
+        reproduce,
+        write_reproduction,
+    )
+    from distributed_maddpg.experiments.tables import reproduction_tables  # noqa: PLC0415
+    from distributed_maddpg.progress import Progress  # noqa: PLC0415
+
+    progress = Progress()
+    out = Path(command.out) if command.out else default_out(command.options)
+    with contextlib.redirect_stdout(sys.stderr):
+        result = reproduce(command.options, out, progress.note)
+    for path in write_reproduction(out, result, shlex.join(["distributed-maddpg", "reproduce", *arguments])):
+        progress.note(f"wrote {path}")
+    if command.json:
+        _print_json(result)
+    else:
+        _show_tables(reproduction_tables(result), progress)
     return 0
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -219,6 +219,27 @@ def evaluate_matchups(
             play = by_team(env.spec, {team: scripted[name] for team, name in played_by.items()})
             found.append((played_by, evaluate(env, play, num_episodes)))
     return found
+
+
+class Side(NamedTuple):
+    """A run whose policies play."""
+
+    config: MADDPGConfig
+    parameters: FloatArray
+    """[N, P]"""
+
+
+def evaluate_sides(sides: Mapping[str, Side], num_episodes: int, seed: int) -> Scorecard:
+    """Play greedy episodes in which each team acts as the run says that is named for it.
+
+    Args:
+        sides: by team; of the same environment, which is built as for the first.
+        num_episodes: how many.
+        seed: of the start states.
+    """
+    with _copies(next(iter(sides.values())).config, num_episodes, seed) as env:
+        players = {team: greedy_play(side.config, env, side.parameters) for team, side in sides.items()}
+        return evaluate(env, by_team(env.spec, players), num_episodes)
 
 
 def greedy_play(config: MADDPGConfig, env: VectorEnv, parameters: FloatArray) -> Play:

@@ -130,12 +130,13 @@ class Progress:
 
     def table(self, title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Show a table of text; columns of numbers stand flush right."""
-        table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         for column, header in enumerate(headers):
             numeric = all(row[column][:1].isdigit() or not row[column] for row in rows)
             table.add_column(header, justify="right" if numeric else "left", header_style="dim")
         for row in rows:
             table.add_row(*row)
+        self._console.print(title, style="bold", markup=False)  # rich would fold it to the table's width
         self._console.print(table)
 
 

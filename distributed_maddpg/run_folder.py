@@ -302,3 +302,19 @@ def _locked(folder: Path) -> TextIO:
     except OSError:
         return file  # a file system without locks
     return file
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder for results, before anything is worked out that could not be kept.
+
+    Raises:
+        BadInput: if that is no folder, or cannot be written to.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise BadInput("out", str(folder), "is a file; name a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput("out", str(folder), f"cannot be created ({error.strerror})") from None
+    if not os.access(folder, os.W_OK):
+        raise BadInput("out", str(folder), "cannot be written to; name another folder")

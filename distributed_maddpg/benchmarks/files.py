@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from distributed_maddpg.benchmarks.document import write_markdown
 from distributed_maddpg.benchmarks.options import KINDS
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.report.scaling import scaling_page
+from distributed_maddpg.run_folder import check_writable
 
 _KEYS = {
     "benchmark",
@@ -34,14 +34,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         BadInput: if the path is no folder that can be written to, or holds a result that cannot be read.
     """
-    if folder.exists() and not folder.is_dir():
-        raise BadInput("out", str(folder), "is a file; name a folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput("out", str(folder), f"cannot be created ({error.strerror})") from None
-    if not os.access(folder, os.W_OK):
-        raise BadInput("out", str(folder), "cannot be written to; name another folder")
+    check_writable(folder)
     read_results(folder)  # refuses a damaged one
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import html
 import json
 import math
@@ -12,6 +11,8 @@ from typing import Any
 
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.metrics import write_aside
+from distributed_maddpg.report.curves import read_curves, write_curves
+from distributed_maddpg.report.table_files import read_numbers
 
 _SMOOTHING = 9
 """Points of the moving average over returns, as in the notebook this project grew from."""
@@ -20,16 +21,25 @@ _SMOOTHING = 9
 def write_report(run_dir: Path) -> Path:
     """Write `report.html` into a run folder from its CSV files; return its path.
 
+    Where the folder holds the runs of several seeds, the page shows their curves together.
+
     Raises:
         BadInput: if the folder holds no run.
     """
+    seeds = sorted(run_dir.glob("seed_*/returns.csv"))
+    if seeds and not (run_dir / "metrics.csv").exists():
+        path = run_dir / "report.html"
+        write_curves(path, run_dir.name, {"": [read_curves(each.parent) for each in seeds]})
+        return path
     # Imported here: plotly costs half a second that only a report should pay.
     import plotly.graph_objects as go  # noqa: PLC0415
     from plotly.io import to_html  # noqa: PLC0415
 
-    metrics = _read(run_dir / "metrics.csv")
+    metrics = read_numbers(run_dir / "metrics.csv")
     # A run interrupted before its first evaluation has no returns yet.
-    returns = _read(run_dir / "returns.csv") if (run_dir / "returns.csv").exists() else {"env_steps": []}
+    returns = (
+        read_numbers(run_dir / "returns.csv") if (run_dir / "returns.csv").exists() else {"env_steps": []}
+    )
     if not metrics["num_env_steps_sampled_lifetime"]:
         raise BadInput("run_dir", str(run_dir), "holds no metrics yet; train first")
     figures = [figure for figure in (*_evaluation_figures(returns), *_training_figures(metrics)) if figure]
@@ -110,26 +120,6 @@ def moving_average(values: list[float], width: int = _SMOOTHING) -> list[float]:
         math.fsum(values[max(0, i - width + 1) : i + 1]) / (i + 1 - max(0, i - width + 1))
         for i in range(len(values))
     ]
-
-
-def _read(path: Path) -> dict[str, list[float]]:
-    """Return the columns of a CSV file as numbers; what is no number becomes NaN."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise BadInput("run_dir", str(path.parent), f"holds no run ({path.name}: {error.strerror})") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadInput("run_dir", str(path.parent), f"{path.name} is no CSV file ({error})") from None
-    names = list(rows[0]) if rows else ["env_steps", "num_env_steps_sampled_lifetime"]
-    return {name: [_number(row[name]) for row in rows] for name in names}
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return math.nan
 
 
 def _summary(run_dir: Path) -> str:

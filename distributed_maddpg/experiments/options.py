@@ -1,0 +1,62 @@
+"""What experiments can be asked for (floor F5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from distributed_maddpg.errors import BadInput
+
+
+@dataclass(frozen=True)
+class CrossPlayOptions:
+    """How the teams play."""
+
+    episodes: int = 1000
+    """Episodes of each pairing, all from the same start states."""
+    seed: int = 0
+    """Seed of the start states; the same seed gives the same numbers."""
+    address: str = ""
+    """Address of a running Ray cluster; empty: that of the surrounding Ray job, else a local one."""
+    in_process: bool = False
+    """Play one pairing after another in this process, without Ray."""
+    timeout_s: float = 600.0
+    """Longest wait for the next pairing to end."""
+
+    def __post_init__(self) -> None:
+        """Check them."""
+        for name, least in (("episodes", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise BadInput(name, getattr(self, name), f"must be at least {least}")
+        if not self.timeout_s > 0:
+            raise BadInput("timeout_s", self.timeout_s, "must be a positive number")
+
+
+@dataclass(frozen=True)
+class ReproduceOptions:
+    """What to train, and how long."""
+
+    num_good_agents: int = 2
+    """Good agents, and landmarks; the paper has 2 and 4."""
+    seeds: int = 5
+    """Runs of each of the four pairings, with the seeds 0 and up; more can be added later."""
+    budget: Literal["full", "small"] = "full"
+    """full: the preset's own length. small: some seconds a run, which proves nothing but that it works."""
+    preset: str = "paper"
+    """Settings of all runs: paper, or another preset of simple_adversary."""
+    episodes: int = 1000
+    """Greedy episodes of each run's evaluation, and of each pairing of the cross-play."""
+    address: str = ""
+    """Address of a running Ray cluster; empty: that of the surrounding Ray job, else a local one."""
+    in_process: bool = False
+    """Train one run after another in this process, without Ray."""
+    timeout_s: float = 14_400.0
+    """Longest wait for the next run to end."""
+
+    def __post_init__(self) -> None:
+        """Check them."""
+        for name, least in (("num_good_agents", 1), ("seeds", 1), ("episodes", 1)):
+            if getattr(self, name) < least:
+                raise BadInput(name, getattr(self, name), f"must be at least {least}")
+        if not self.timeout_s > 0:
+            raise BadInput("timeout_s", self.timeout_s, "must be a positive number")

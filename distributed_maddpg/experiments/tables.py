@@ -1,0 +1,123 @@
+"""Results of experiments as tables of text (floor F5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from distributed_maddpg.report.tables import Table, markdown_table
+
+
+def cross_play_tables(result: Mapping[str, Any]) -> list[Table]:
+    """Return a matrix of each number that tells who won, and means by algorithm where there are several."""
+    rows, columns = result["teams"]
+    labels = [entrant["label"] for entrant in result["entrants"]]
+    cells = {(match[rows], match[columns]): _won(match) for match in result["matches"]}
+    tables = []
+    for name in cells[0, 0]:
+        lines = [
+            (label, *(f"{cells[i, j][name]:.1f}" for j in range(len(labels))))
+            for i, label in enumerate(labels)
+        ]
+        tables.append(Table(f"{name}: {rows} of a row against {columns} of a column", ("", *labels), lines))
+    if result["by_algorithm"]:
+        tables.append(_by_algorithm(result["by_algorithm"], rows, columns))
+    return tables
+
+
+def _by_algorithm(groups: list[Mapping[str, Any]], rows: str, columns: str) -> Table:
+    names = [name for name in groups[0] if name.startswith(("success/", "delta", "agent_episode"))]
+    headers = (rows, columns, "pairings", *(name.rpartition("/")[2] for name in names))
+    lines = [
+        (str(of[rows]), str(of[columns]), str(of["matches"]), *(f"{of[name]:.1f}" for name in names))
+        for of in groups
+    ]
+    return Table("Means by the algorithms that the teams learnt by", headers, lines)
+
+
+def _won(match: Mapping[str, Any]) -> dict[str, float]:
+    """Return success in percent, or returns where the environment has no landmarks."""
+    if "success" not in match:
+        return dict(match["agent_episode_returns_mean"])
+    return {**{f"{name} %": rate for name, rate in match["success"].items()}, "delta": match["delta"]}
+
+
+def reproduction_tables(result: Mapping[str, Any]) -> list[Table]:
+    """Return the paper's table with ours beside it, the distances and returns, and the cross-play."""
+    return [_beside_published(result["rows"]), _distances(result["rows"]), *_crossed(result["cross_play"])]
+
+
+def reproduction_document(result: Mapping[str, Any], command: str) -> str:
+    """Return a reproduction as Markdown, ready for a documentation folder."""
+    options, settings = result["options"], result["settings"]
+    steps = settings["pacing"]["total_env_steps"]
+    cycles = settings["env"]["kwargs"].get("max_cycles", 25)
+    squared = settings["env"]["kwargs"].get("squared_adversary_reward", False)
+    head = (
+        f"# Physical deception, {options['num_good_agents']} good agents\n\n"
+        f"`{command}`: preset `{options['preset']}`, {steps // cycles:,} episodes of {cycles} steps, "
+        f"{options['seeds']} seeds a row, adversary paid by the {'squared ' if squared else ''}distance. "
+        f"Greedy policies, {options['episodes']} episodes from fresh start states, within 0.4 at the end."
+    )
+    if options["budget"] == "small":
+        head += "\n\nThis is the small budget: it shows that the experiment runs, and nothing about learning."
+    parts = [head]
+    for table in reproduction_tables(result):
+        parts += [f"## {table.title}", markdown_table(table)]
+    return "\n\n".join([*parts, _NOTES]) + "\n"
+
+
+_NOTES = """Figures of the paper are quoted from memory and not verified; the replication evaluated its
+training policies with their noise. Brackets are 95 % bootstrap intervals of the mean over seeds, IQM is the
+interquartile mean."""
+
+
+def _beside_published(rows: list[Mapping[str, Any]]) -> Table:
+    headers = (
+        "good agents",
+        "adversary",
+        "agents %",
+        "adversary %",
+        "delta",
+        "coverage %",
+        "paper",
+        "replication",
+    )
+    lines = [
+        (
+            row["agent_by"],
+            row["adversary_by"],
+            *(_with_interval(row[name], ".1f") for name in ("agents", "adversary", "delta", "coverage")),
+            *(_rates(row["published"].get(source)) for source in ("paper", "replication")),
+        )
+        for row in rows
+    ]
+    return Table("Success, beside the published agents / adversary (delta)", headers, lines)
+
+
+def _distances(rows: list[Mapping[str, Any]]) -> Table:
+    names = ("agents_distance", "adversary_distance", "return_agent_0", "return_adversary_0")
+    headers = ("good agents", "adversary", *(name.replace("_", " ") for name in names))
+    lines = [
+        (row["agent_by"], row["adversary_by"], *(_with_interval(row[name], ".2f") for name in names))
+        for row in rows
+    ]
+    return Table("Distance from the goal in the last frame, and returns", headers, lines)
+
+
+def _crossed(result: Mapping[str, Any]) -> list[Table]:
+    """Return the means over all pairings of runs whose two teams learnt by one algorithm."""
+    rows, columns = result["teams"]
+    if not result["by_algorithm"]:
+        return []
+    table = _by_algorithm(result["by_algorithm"], rows, columns)
+    return [Table("Cross-play: teams of different runs against each other", table.headers, table.rows)]
+
+
+def _with_interval(of: Mapping[str, Any], form: str) -> str:
+    interval = f" [{of['ci95'][0]:{form}}, {of['ci95'][1]:{form}}]" if of["ci95"] else ""
+    return f"{of['mean']:{form}}{interval}, IQM {of['iqm']:{form}}"
+
+
+def _rates(rates: tuple[float, float] | None) -> str:
+    return "" if rates is None else f"{rates[0]:.1f} / {rates[1]:.1f} ({rates[0] - rates[1]:.1f})"

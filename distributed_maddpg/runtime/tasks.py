@@ -1,0 +1,55 @@
+"""Independent pieces of work side by side on a cluster (floor F4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import ray
+
+from distributed_maddpg.config import MADDPGConfig, RayConfig
+from distributed_maddpg.errors import TrainingError
+from distributed_maddpg.runtime.calls import ask, overdue
+from distributed_maddpg.runtime.cluster import connect, disconnect
+
+R = TypeVar("R")
+
+_RETRIES = 2
+"""How often a piece is begun again whose process was lost, with its node for instance."""
+_ANSWER_S = 60.0
+
+
+def in_parallel(
+    work: Callable[..., R], calls: Mapping[str, tuple[Any, ...]], address: str, timeout_s: float
+) -> Iterator[tuple[str, R]]:
+    """Do `work(*arguments)` for each of `calls` on a CPU of its own; yield name and result as they end.
+
+    Args:
+        work: a function of a module, which the other processes import.
+        calls: arguments by a name for a person.
+        address: of a running cluster; empty: that of the surrounding Ray job, else a local one for these.
+        timeout_s: longest wait for the next piece to end.
+
+    Raises:
+        TrainingError: if a piece fails or none ends in time; the others are given up then.
+    """
+    ours = connect(MADDPGConfig(ray=RayConfig(address=address)))
+    waiting: dict[ray.ObjectRef[R], str] = {}
+    try:
+        task = ray.remote(work).options(
+            num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD", enable_task_events=False
+        )
+        waiting = {task.remote(*arguments): name for name, arguments in calls.items()}
+        while waiting:
+            ready, _ = ray.wait(list(waiting), timeout=timeout_s)
+            if not ready:
+                raise overdue(", ".join(waiting.values()), timeout_s)
+            name = waiting.pop(ready[0])
+            yield name, ask(name, ready[0], _ANSWER_S)
+    finally:
+        for call in waiting:
+            with suppress(ray.exceptions.RayError, TrainingError):
+                ray.cancel(call, force=True)
+        if ours:
+            disconnect()

@@ -1,0 +1,154 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from distributed_maddpg.checkpoint import Checkpoint, save_checkpoint
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.errors import BadInput
+from distributed_maddpg.evaluation import Side, evaluate_sides, evaluate_weights
+from distributed_maddpg.experiments.cross_play import (
+    _labels,
+    cross_play,
+    play_match,
+    read_entrants,
+    write_cross_play,
+)
+from distributed_maddpg.experiments.options import CrossPlayOptions
+from distributed_maddpg.experiments.tables import cross_play_tables
+from distributed_maddpg.seeding import integer_seed
+from distributed_maddpg.trainer import MADDPG
+
+HERE = CrossPlayOptions(episodes=20, seed=3, in_process=True)
+
+
+def saved(folder, seed=0, env=None, **algorithm):
+    """Save the untrained start of a run; return the path."""
+    values = {"seed": seed, "num_workers": 0, "algorithm": algorithm, "replay": {"capacity": 20_000}}
+    values["env"] = env or {"kwargs": {"N": 2, "max_cycles": 5, "continuous_actions": True}}
+    with MADDPG(MADDPGConfig.from_dict(values)) as algo:
+        return algo.save(folder)
+
+
+@pytest.fixture(scope="module")
+def entrants(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("entrants")
+    paths = [
+        saved(folder / "narrow", 1, policy_hidden_sizes=[4]),
+        saved(
+            folder / "wide",
+            2,
+            policy_hidden_sizes=[9, 9],
+            policy_head="gumbel",
+            team_overrides={"agent": "ddpg"},
+        ),
+    ]
+    return read_entrants(paths, "")
+
+
+def test_a_matrix_of_all_pairings_by_value(entrants):
+    said = []
+    result = cross_play(entrants, HERE, said.append)
+    assert said == ["4 pairings of 20 episodes"]
+    assert result["teams"] == ["agent", "adversary"]
+    assert [(match["agent"], match["adversary"]) for match in result["matches"]] == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    ]
+    for match in result["matches"]:
+        sides = {"agent": entrants[match["agent"]].side, "adversary": entrants[match["adversary"]].side}
+        expected = play_match(sides, 20, integer_seed(3, "evaluation", 0))
+        assert {name: match[name] for name in expected} == expected
+    # Against itself a run plays as it always does.
+    narrow = entrants[0].side
+    alone = evaluate_weights(narrow.config, narrow.parameters, 20, integer_seed(3, "evaluation", 0)).to_dict()
+    assert result["matches"][0]["success"] == alone["success"]
+    assert result["matches"][0]["agent_episode_returns_mean"] == alone["agent_episode_returns_mean"]
+
+
+def test_each_team_acts_as_its_own_run(entrants):
+    still = entrants[0].side.parameters.copy()
+    still[0] = 0.0  # an adversary that idles
+    idle = Side(entrants[0].side.config, still)
+    sides = {"agent": entrants[1].side, "adversary": idle}
+    first = evaluate_sides(sides, 30, 0).episodes.final_distances
+    other = evaluate_sides({"agent": entrants[0].side, "adversary": idle}, 30, 0).episodes.final_distances
+    assert (first[:, 0] == other[:, 0]).all()  # whoever it plays with
+    assert (first[:, 1:] != other[:, 1:]).any()
+
+
+def test_algorithms_are_compared_where_there_are_several(entrants):
+    groups = cross_play(entrants, HERE, lambda line: None)["by_algorithm"]
+    assert [(group["agent"], group["adversary"], group["matches"]) for group in groups] == [
+        ("maddpg", "maddpg", 2),
+        ("ddpg", "maddpg", 2),
+    ]
+    result = cross_play(entrants[:1], HERE, lambda line: None)
+    assert result["by_algorithm"] == []
+    matches = cross_play(entrants, HERE, lambda line: None)["matches"]
+    deltas = [match["delta"] for match in matches[2:]]
+    assert groups[1]["delta"] == pytest.approx(np.mean(deltas))
+
+
+def test_results_are_files_and_tables(entrants, tmp_path):
+    result = cross_play(entrants, HERE, lambda line: None)
+    paths = write_cross_play(tmp_path / "out", result)
+    assert json.loads(paths[0].read_text()) == json.loads(json.dumps(result))
+    with paths[1].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["agent"], row["adversary"]) for row in rows][1] == ("narrow", "wide")
+    assert float(rows[2]["delta"]) == result["matches"][2]["delta"]
+    assert paths[2].read_text().count("Plotly.newPlot(") == len(rows[0]) - 2  # a map of each number
+    titles = [table.title for table in cross_play_tables(result)]
+    assert titles[0] == "agents %: agent of a row against adversary of a column"
+    assert titles[-1] == "Means by the algorithms that the teams learnt by"
+    assert cross_play_tables(result)[3].rows[1][0] == "wide"
+
+
+def test_what_cannot_meet_is_refused(tmp_path):
+    two, three = (
+        saved(tmp_path / f"n{n}", env={"kwargs": {"N": n, "continuous_actions": True}}) for n in (2, 3)
+    )
+    with pytest.raises(BadInput, match=r"checkpoints = .*n3.*they cannot meet"):
+        read_entrants([two, three], "")
+    with pytest.raises(BadInput, match="names one of them twice"):
+        read_entrants([two, two], "")
+    with pytest.raises(BadInput, match="name checkpoints"):
+        read_entrants([], "")
+    spread = saved(tmp_path / "spread", env={"id": "mpe2.simple_spread_v3"})
+    with pytest.raises(BadInput, match="has the teams agent; it takes two to play"):
+        read_entrants([spread], "")
+    for values in ({"episodes": 0}, {"seed": -1}, {"timeout_s": 0.0}):
+        with pytest.raises(BadInput):
+            CrossPlayOptions(**values)
+
+
+def test_without_landmarks_returns_are_compared(tmp_path):
+    env = {"id": "mpe2.simple_push_v3", "kwargs": {"max_cycles": 5}}
+    entrants = read_entrants([saved(tmp_path / name, seed, env) for seed, name in enumerate("ab")], "")
+    result = cross_play(entrants, CrossPlayOptions(episodes=3, in_process=True), lambda line: None)
+    tables = cross_play_tables(result)
+    assert [table.title.split(":")[0] for table in tables] == ["adversary_0", "agent_0"]
+    write_cross_play(tmp_path / "out", result)
+
+
+def test_labels_tell_paths_apart():
+    assert _labels(["runs/a", "runs/b/"]) == ["a", "b"]
+    assert _labels(["x/seed_0", "y/seed_0"]) == ["x/seed_0", "y/seed_0"]
+
+
+@pytest.mark.ray
+def test_tasks_on_ray_play_the_same(entrants, ray_cluster):
+    over_ray = cross_play(entrants, CrossPlayOptions(episodes=20, seed=3, timeout_s=120.0), lambda line: None)
+    assert over_ray == cross_play(entrants, HERE, lambda line: None)
+
+
+def test_checkpoints_without_transitions_can_play(entrants, tmp_path):
+    algo = MADDPG.from_checkpoint(entrants[0].path)
+    assert isinstance(algo._restored, Checkpoint)
+    save_checkpoint(tmp_path / "small", algo._restored)
+    [again] = read_entrants([str(tmp_path / "small")], "")
+    assert (again.side.parameters == entrants[0].side.parameters).all()
