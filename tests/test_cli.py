@@ -61,7 +61,7 @@ BAD = {
         "algorithm.actor_lr = -0.1: must be a positive",
     ),
     "not a number": (["train", "--seed", "x"], "--seed"),
-    "unknown choice": (["train", "--algorithm.name", "matd3"], "--algorithm.name"),
+    "unknown choice": (["train", "--algorithm.name", "maddgp"], "--algorithm.name"),
     "batch above capacity": (
         ["train", "--replay.capacity", "20000", "--learner.batch-size", "30000"],
         "learner.batch_size = 30000: is more than replay.capacity (20000)",

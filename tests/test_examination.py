@@ -35,7 +35,8 @@ def test_a_response_learns_by_one_recipe_whatever_the_run_was():
         "ddpg", policy_hidden_sizes=(7,), policy_head="sigmoid", actor_lr=0.5, temperature=2.0
     )
     settings = response_settings(dataclasses.replace(CONFIG, algorithm=odd, num_workers=4), 300, 9)
-    assert (settings.seed, settings.num_workers, settings.pacing.total_env_steps) == (9, 0, 30_000)
+    env_steps = 300 * CONFIG.pacing.env_steps_per_update
+    assert (settings.seed, settings.num_workers, settings.pacing.total_env_steps) == (9, 0, env_steps)
     own = dataclasses.replace(
         settings.algorithm, policy_hidden_sizes=(64, 64), policy_head="gumbel", temperature=1.0
     )
