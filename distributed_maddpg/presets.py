@@ -7,10 +7,20 @@ from typing import Any
 _SIMPLE_ADVERSARY = {"N": 2, "max_cycles": 25, "continuous_actions": True}
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The best recipe known that ends within two minutes on two cores (docs/learning.md).
+    # The best recipe known that ends within three minutes on two cores (docs/learning.md).
     "default": {
         "env": {"kwargs": _SIMPLE_ADVERSARY},
-        "algorithm": {"policy_head": "gumbel", "actor_lr": 0.003, "critic_lr": 0.003},
+        "rollout": {"fragment_steps": 25},
+        "algorithm": {
+            "policy_head": "gumbel",
+            "share_policies": True,
+            "n_step": 3,
+            "actor_lr": 0.003,
+            "critic_lr": 0.003,
+            "lr_end": 0.05,
+            "regulariser_weight": 0.01,
+        },
+        "exploration": {"episode_offset": 1.0},
         "learner": {"batch_size": 512},
         "pacing": {"evaluation_interval_env_steps": 50_000},
     },
@@ -37,9 +47,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "evaluation": {"episodes": 100},
     },
-    # Lowe et al. 2017 with the choices of the authors' code: 60 000 episodes of 25 steps.
+    # Lowe et al. 2017 with the choices of the authors' code and environment: 60 000 episodes of 25 steps.
     "paper": {
-        "env": {"kwargs": _SIMPLE_ADVERSARY},
+        "env": {"kwargs": {**_SIMPLE_ADVERSARY, "squared_adversary_reward": True}},
         "algorithm": {"policy_head": "gumbel"},
         "pacing": {"total_env_steps": 1_500_000, "learning_starts": 25_600},
     },
