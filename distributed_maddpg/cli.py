@@ -104,6 +104,8 @@ class EvaluateCommand:
     """Seed of the start states; the same seed gives the same numbers."""
     env_id: Annotated[str, tyro.conf.arg(name="env.id")] = ""
     """The checkpoint's environment, to allow that it is imported and run; needed for one of your own."""
+    matchups: bool = True
+    """Also play the teams against scripted ones, which takes four to nine times as long."""
     best_response: bool = False
     """Also train a fresh opponent of each team, which shows how far the team can be exploited."""
     best_response_updates: int = 5_000
@@ -402,7 +404,8 @@ def _evaluate(arguments: list[str]) -> int:
     ):
         run = (algo.config, algo.policy_parameters())
         card = full_card(algo.scorecard(command.episodes, command.seed))
-        card["matchups"] = matchups(*run, command.episodes, command.seed)
+        if command.matchups:
+            card["matchups"] = matchups(*run, command.episodes, command.seed)
         if command.best_response:
             budget = (command.best_response_updates, command.episodes, command.seed)
             card["best_response"] = best_responses(*run, *budget, progress.note)

@@ -200,15 +200,14 @@ def evaluate_matchups(
     """Play trained and scripted teams against each other, each time from the same start states.
 
     Returns:
-        For each pairing who played which team, "trained", "random" or "straight" to the goal, and the card;
-        where the environment knows no landmarks, only that of random players.
+        For each pairing who played which team, "trained", "random" or, where the environment knows
+        landmarks, "straight" to the goal; and the card.
     """
     with _copies(config, 1, seed) as env:
         teams, knows_landmarks = tuple(dict.fromkeys(env.spec.teams)), env.final_distances() is not None
-    names = ("trained", "random", "straight") if knows_landmarks else ("random",)
-    pairings = itertools.product(names, repeat=len(teams)) if knows_landmarks else [names * len(teams)]
+    names = ("trained", "random", "straight") if knows_landmarks else ("trained", "random")
     found = []
-    for pairing in pairings:
+    for pairing in itertools.product(names, repeat=len(teams)):
         with _copies(config, num_episodes, seed) as env:
             scripted = {
                 "trained": greedy_play(config, env, parameters),

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -166,10 +168,12 @@ def test_matchups_play_every_pairing_from_the_same_start_states(continuous):
     assert rates["trained", "trained"] == evaluate_weights(config, flat, 100, 7).to_dict()["success"]
 
 
-def test_without_landmarks_only_random_players_are_a_measure():
+def test_without_landmarks_random_players_are_the_measure():
     config = MADDPGConfig.from_dict({"env": {"id": "mpe2.simple_speaker_listener_v4"}})
     spec = env_spec(config.env.id, "auto", {})
     flat = np.zeros((2, policy_layout(spec, (64, 64)).num_parameters), np.float32)
-    [(who, card)] = evaluate_matchups(config, flat, 3, 0)
-    assert set(who.values()) == {"random"}
-    assert len(card.episodes.lengths) == 3
+    found = evaluate_matchups(config, flat, 3, 0)
+    assert [tuple(who.values()) for who, _ in found] == list(
+        itertools.product(("trained", "random"), repeat=2)
+    )
+    assert all(len(card.episodes.lengths) == 3 for _, card in found)

@@ -55,6 +55,8 @@ def _by_eps(card: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _matchups(card: Mapping[str, Any]) -> Iterator[Table]:
+    if "matchups" not in card:
+        return
     rows: list[tuple[str, ...]] = []
     for pairing in card["matchups"]:
         returns = (f"{value:+.2f}" for value in pairing["agent_episode_returns_mean"].values())
