@@ -7,7 +7,7 @@ import pytest
 from distributed_maddpg import MADDPG, MADDPGConfig
 from distributed_maddpg.evaluation import evaluate_matchups
 
-# Env steps, and what each team must gain in return over random players: all teams being replaced by these where
+# Env steps, and what each team must gain in return over random players: all teams replaced by these where
 # they work together, the team alone where they compete. About half of what was measured.
 COOPERATIVE = ("mpe2.simple_spread_v3", "mpe2.simple_speaker_listener_v4")
 MARGINS = {
