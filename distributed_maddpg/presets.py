@@ -10,7 +10,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The best recipe known that ends within three minutes on two cores (docs/learning.md).
     "default": {
         "env": {"kwargs": _SIMPLE_ADVERSARY},
-        "rollout": {"fragment_steps": 25},
+        "rollout": {"num_envs": 32, "fragment_steps": 25},
         "algorithm": {
             "policy_head": "gumbel",
             "share_policies": True,
@@ -22,7 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "exploration": {"episode_offset": 1.0},
         "learner": {"batch_size": 512},
-        "pacing": {"evaluation_interval_env_steps": 50_000},
+        "pacing": {"env_steps_per_update": 50.0, "evaluation_interval_env_steps": 50_000},
     },
     # The teaching notebook this project grew from: 5 000 episodes of 40 steps.
     "notebook": {

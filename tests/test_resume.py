@@ -51,6 +51,11 @@ CONFIGS = {
     "discrete": small(env={"kwargs": {"continuous_actions": False}}),
     "ou": small(exploration={"kind": "ou", "start": 0.3}, algorithm={"policy_head": "sigmoid"}),
     "ddpg for one team": small(algorithm={"team_overrides": {"agent": "ddpg"}}),
+    "the default recipe": small(
+        algorithm={"policy_head": "gumbel", "share_policies": True, "n_step": 3, "lr_end": 0.1},
+        exploration={"episode_offset": 1.0},
+    ),
+    "matd3": small(algorithm={"name": "matd3", "team_overrides": {"adversary": "maddpg"}}),
     "an environment of PettingZoo": on_target(),
 }
 
