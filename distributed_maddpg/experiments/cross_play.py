@@ -23,7 +23,7 @@ from distributed_maddpg.run_folder import newest_checkpoint
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.trainer import MADDPG
 
-_SHOWN = ("agent_episode_returns_mean", "success", "delta", "final_distance_mean")
+_SHOWN = ("success", "delta", "final_distance_mean", "agent_episode_returns_mean")
 _TEAMS = 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.metrics import write_aside
+from distributed_maddpg.report.html import page
 from distributed_maddpg.report.table_files import read_numbers
 
 Curves = Mapping[str, Sequence[float]]
@@ -57,11 +59,12 @@ def write_curves(path: Path, title: str, groups: Mapping[str, Sequence[Curves]],
             template="plotly_white",
             height=420,
             showlegend=len(groups) > 1,
+            legend_traceorder="normal",  # plotly turns it round where areas are filled
         )
         parts.append(to_html(figure, full_html=False, include_plotlyjs=not parts))
     seeds = ", ".join(f"{group} {len(runs)}".strip() for group, runs in groups.items())
     text = f"Mean over seeds, and a band from the least to the most of them; seeds: {seeds}. {note}"
-    write_aside(path, _PAGE.format(title=title, text=text, figures="\n".join(parts)))
+    write_aside(path, page(title, "\n".join([f"<p>{html.escape(text)}</p>", *parts])))
 
 
 def over_seeds(runs: Sequence[Curves], name: str) -> tuple[npt.NDArray[np.float64], ...]:
@@ -85,12 +88,3 @@ def _numbers(groups: Mapping[str, Sequence[Curves]]) -> list[str]:
 def _pale(colour: str) -> str:
     red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.18)"
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>body{{font-family:system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}}</style>
-</head><body><h1>{title}</h1><p>{text}</p>
-{figures}
-</body></html>
-"""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from distributed_maddpg.metrics import write_aside
+from distributed_maddpg.report.html import page
 
 _SQUARE, _MARGIN = 70, 160  # pixels
 
@@ -40,5 +41,4 @@ def write_heat_maps(
         )
         figure.update_xaxes(title=axes[1], type="category").update_yaxes(title=axes[0], type="category")
         parts.append(to_html(figure, full_html=False, include_plotlyjs=index == 0))
-    head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>'
-    write_aside(path, f"{head}<body><h1>{title}</h1>\n" + "\n".join(parts) + "\n</body></html>\n")
+    write_aside(path, page(title, "\n".join(parts)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import ray
@@ -18,6 +20,19 @@ R = TypeVar("R")
 _RETRIES = 2
 """How often a piece is begun again whose process was lost, with its node for instance."""
 _ANSWER_S = 60.0
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end this as SIGINT does; Ray's own handler, which came with it, exits and leaves agents."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def in_parallel(
@@ -41,12 +56,13 @@ def in_parallel(
             num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD", enable_task_events=False
         )
         waiting = {task.remote(*arguments): name for name, arguments in calls.items()}
-        while waiting:
-            ready, _ = ray.wait(list(waiting), timeout=timeout_s)
-            if not ready:
-                raise overdue(", ".join(waiting.values()), timeout_s)
-            name = waiting.pop(ready[0])
-            yield name, ask(name, ready[0], _ANSWER_S)
+        with _sigterm_interrupts():
+            while waiting:
+                ready, _ = ray.wait(list(waiting), timeout=timeout_s)
+                if not ready:
+                    raise overdue(", ".join(waiting.values()), timeout_s)
+                name = waiting.pop(ready[0])
+                yield name, ask(name, ready[0], _ANSWER_S)
     finally:
         for call in waiting:
             with suppress(ray.exceptions.RayError, TrainingError):

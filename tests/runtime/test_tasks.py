@@ -1,10 +1,15 @@
 import os
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
+from distributed_maddpg.cli import main
 from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.runtime.tasks import in_parallel
+from tests.runtime.processes import session_processes
 
 pytestmark = pytest.mark.ray
 
@@ -37,3 +42,41 @@ def test_a_piece_that_never_ends_is_given_up(ray_cluster):
     with pytest.raises(TrainingError, match="the endless one did not answer within 2 s"):
         list(in_parallel(work, {"the endless one": (1, 600.0)}, "", 2.0))
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_reproduction_that_is_stopped_leaves_nobody_and_goes_on(tmp_path, number):
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "distributed_maddpg",
+        "reproduce",
+        "physical-deception",
+        "--budget",
+        "small",
+    ]
+    command += ["--seeds", "1", "--episodes", "20", "--out", str(out)]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not list((out / "results").glob("*.json")):
+            assert time.monotonic() < deadline and process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 1
+        assert (tmp_path / "log").read_text().splitlines()[-1] == "error: interrupted"
+        deadline = time.monotonic() + 5
+        while (left := session_processes(process.pid)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not left
+    finally:
+        for each in session_processes(process.pid):
+            os.kill(each, signal.SIGKILL)
+    done = {path: path.stat().st_mtime_ns for path in (out / "results").iterdir()}
+    assert 1 <= len(done) < 4
+    assert main(["reproduce", "physical-deception", *command[5:], "--in-process"]) == 0
+    assert all(path.stat().st_mtime_ns == at for path, at in done.items())
+    assert len(list((out / "results").iterdir())) == 4
