@@ -374,6 +374,12 @@ class MADDPGConfig(_Section):
             batch,
             f"is more than replay.capacity ({capacity}); lower the one or raise the other",
         )
+        _require(
+            self.algorithm.n_step <= self.rollout.fragment_steps,
+            "algorithm.n_step",
+            self.algorithm.n_step,
+            f"is more than rollout.fragment_steps ({self.rollout.fragment_steps}), where sums end; raise that",
+        )
         starts, fragment = self.pacing.learning_starts, self.rollout.fragment_env_steps
         _require(
             starts <= capacity,

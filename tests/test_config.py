@@ -69,6 +69,9 @@ BAD = [
         {"learner": {"batch_size": 2_000_000}},
         "learner.batch_size = 2000000: is more than replay.capacity (1000000)",
     ),
+    ({"algorithm": {"n_step": 5}}, "algorithm.n_step = 5: is more than rollout.fragment_steps (4)"),
+    ({"algorithm": {"lr_end": 0.0}}, "algorithm.lr_end = 0.0: must lie in (0, 1]"),
+    ({"exploration": {"episode_offset": -1.0}}, "exploration.episode_offset = -1.0: must be zero or"),
     ({"replay": {"capacity": 5000}}, "pacing.learning_starts = 10000: is more than replay.capacity (5000)"),
     (
         {"rollout": {"num_envs": 10**6}},
