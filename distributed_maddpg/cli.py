@@ -72,7 +72,7 @@ class TrainCommand:
 
     settings: Annotated[MADDPGConfig, tyro.conf.arg(name="")]
     preset: str = "default"
-    """Settings to start from: default, notebook or paper."""
+    """Settings to start from: default, deception, notebook or paper."""
     config: str = ""
     """TOML file with settings laid over the preset's; it may name its own preset."""
     resume: str = ""

@@ -378,7 +378,7 @@ class MADDPGConfig(_Section):
             self.algorithm.n_step <= self.rollout.fragment_steps,
             "algorithm.n_step",
             self.algorithm.n_step,
-            f"is more than rollout.fragment_steps ({self.rollout.fragment_steps}), where sums end; raise that",
+            f"is more than rollout.fragment_steps ({self.rollout.fragment_steps}), where sums end",
         )
         starts, fragment = self.pacing.learning_starts, self.rollout.fragment_env_steps
         _require(

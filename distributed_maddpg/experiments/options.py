@@ -43,7 +43,7 @@ class ReproduceOptions:
     budget: Literal["full", "small"] = "full"
     """full: the preset's own length. small: some seconds a run, which proves nothing but that it works."""
     preset: str = "paper"
-    """Settings of all runs: paper, or another preset of simple_adversary."""
+    """Settings of all runs: paper, its authors' choices; deception, ours for the same; or another one."""
     episodes: int = 1000
     """Greedy episodes of each run's evaluation, and of each pairing of the cross-play."""
     address: str = ""
