@@ -8,13 +8,14 @@ many of them as possible.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 DoubleArray = npt.NDArray[np.float64]
 
-_ROUNDS = 300
+_ROUNDS, _MOST_DISTANCES = 300, 2**22
 _SMOOTHING = 1e-9
 """Keeps Weiszfeld's weights finite on a landmark; landmarks are tried by themselves, too."""
 
@@ -24,6 +25,10 @@ def uninformed_distances(landmarks: DoubleArray) -> DoubleArray:
 
     That is the distance from their geometric median (Weiszfeld 1937); of two, half their distance.
     """
+    return _in_chunks(_median_distances, landmarks)
+
+
+def _median_distances(landmarks: DoubleArray) -> DoubleArray:
     point = landmarks.mean(axis=1, keepdims=True)  # [n, 1, 2]
     for _ in range(_ROUNDS):
         weight = 1.0 / (_apart(landmarks, point) + _SMOOTHING)  # [n, L]
@@ -41,6 +46,10 @@ def uninformed_shares(landmarks: DoubleArray, eps: float) -> DoubleArray:
 
     Discs of radius eps round the landmarks overlap most at a landmark or where two of their circles meet.
     """
+    return _in_chunks(lambda part: _most_shares(part, eps), landmarks)
+
+
+def _most_shares(landmarks: DoubleArray, eps: float) -> DoubleArray:
     candidates = [landmarks]
     for i, j in itertools.combinations(range(landmarks.shape[1]), 2):
         middle = (landmarks[:, i] + landmarks[:, j]) / 2
@@ -61,6 +70,12 @@ def centroid_distances(landmarks: DoubleArray) -> DoubleArray:
     There an uninformed adversary waits that is paid by the squared distance.
     """
     return _apart(landmarks, landmarks.mean(axis=1, keepdims=True))
+
+
+def _in_chunks(work: Callable[[DoubleArray], DoubleArray], landmarks: DoubleArray) -> DoubleArray:
+    """Do `work` on so few episodes at a time that the distances between all points fit into memory."""
+    rows = max(1, _MOST_DISTANCES // landmarks.shape[1] ** 3)
+    return np.concatenate([work(landmarks[at : at + rows]) for at in range(0, len(landmarks), rows)])
 
 
 def _apart(landmarks: DoubleArray, point: DoubleArray) -> DoubleArray:

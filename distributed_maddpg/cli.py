@@ -105,7 +105,7 @@ class EvaluateCommand:
     env_id: Annotated[str, tyro.conf.arg(name="env.id")] = ""
     """The checkpoint's environment, to allow that it is imported and run; needed for one of your own."""
     matchups: bool = True
-    """Also play the teams against scripted ones, which takes four to nine times as long."""
+    """Also play the teams against scripted ones: up to nine more evaluations."""
     best_response: bool = False
     """Also train a fresh opponent of each team, which shows how far the team can be exploited."""
     best_response_updates: int = 5_000

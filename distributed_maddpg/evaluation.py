@@ -32,6 +32,9 @@ from distributed_maddpg.scores import (
 from distributed_maddpg.types import EpisodeReport, FloatArray
 
 _LONGEST_EPISODE = 100_000
+_MOST_CROSSED = 2
+_CROSS_PLAY_COPIES = 64
+"""Whatever the runs had: the number decides the start states, which all pairings must share."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Scorecard:
     episodes: EpisodeReport
     env_steps: int
     """Steps of one environment summed over the counted episodes."""
-    minimal_distances: FloatArray
-    """[n, N, L] each agent's smallest distance from each landmark during an episode, goal first; or L = 0."""
+    closest: FloatArray
+    """[n, 3] the smallest of `goal_distances` of any frame of an episode, in their order; or [n, 0]."""
 
     @property
     def knows_landmarks(self) -> bool:
@@ -87,9 +90,10 @@ class Scorecard:
         return found
 
     def _goal_distances(self) -> dict[str, dict[str, FloatArray]]:
+        final = goal_distances(self.episodes.final_distances)
         return {
-            "final_distance_mean": goal_distances(self.episodes.final_distances),
-            "minimal_distance_mean": goal_distances(self.minimal_distances),
+            "final_distance_mean": final,
+            "minimal_distance_mean": dict(zip(final, self.closest.T, strict=True)),
         }
 
 
@@ -156,7 +160,7 @@ def evaluate(
 
 
 class _Closest:
-    """The smallest distances `[E, N, L]` of the running episodes, the goal first; L = 0 without landmarks."""
+    """The smallest `goal_distances` of the running episodes, `[E, 3]`, or `[E, 0]` without landmarks."""
 
     def __init__(self, env: VectorEnv) -> None:
         """Begin with the first frames of `env`."""
@@ -164,18 +168,24 @@ class _Closest:
         self._smallest = self._now()
 
     def step(self, ended: npt.NDArray[np.bool_]) -> FloatArray:
-        """Count the frame a step led to; return `[n, N, L]` of the copies `[E]` that ended."""
+        """Count the frame a step led to; return `[n, 3]` of the copies `[E]` that ended."""
         final, now = self._env.final_distances(), self._now()
         if final is None:
             return now[ended]
-        smallest = np.minimum(self._smallest, np.where(ended[:, None, None], final, now))
-        self._smallest = np.where(ended[:, None, None], now, smallest)
+        over = ended[:, None]
+        smallest = np.minimum(self._smallest, np.where(over, _goal_columns(final), now))
+        self._smallest = np.where(over, now, smallest)
         return smallest[ended]
 
     def _now(self) -> FloatArray:
         if not self._known:
-            return np.zeros((self._env.num_envs, len(self._env.agents), 0), np.float32)
-        return landmark_distances(self._env.get_state())
+            return np.zeros((self._env.num_envs, 0), np.float32)
+        return _goal_columns(landmark_distances(self._env.get_state()))
+
+
+def _goal_columns(distances: FloatArray) -> FloatArray:
+    """Return `goal_distances` of `[E, N, L]` side by side, `[E, 3]`."""
+    return np.stack(list(goal_distances(distances).values()), axis=1)
 
 
 def _check_returns(report: EpisodeReport, copies: npt.NDArray[np.int64], agents: tuple[str, ...]) -> None:
@@ -201,23 +211,33 @@ def evaluate_matchups(
 
     Returns:
         For each pairing who played which team, "trained", "random" or, where the environment knows
-        landmarks, "straight" to the goal; and the card.
+        landmarks, "straight" to the goal; and the card. Of more than two teams at most one is trained, or
+        not, alone.
     """
     with _copies(config, 1, seed) as env:
         teams, knows_landmarks = tuple(dict.fromkeys(env.spec.teams)), env.final_distances() is not None
     names = ("trained", "random", "straight") if knows_landmarks else ("trained", "random")
-    found = []
-    for pairing in itertools.product(names, repeat=len(teams)):
-        with _copies(config, num_episodes, seed) as env:
-            scripted = {
-                "trained": greedy_play(config, env, parameters),
-                "random": random_play(env.spec, np.random.default_rng(seed)),
-                "straight": straight_play(env.spec, env.get_state),
-            }
-            played_by = dict(zip(teams, pairing, strict=True))
-            play = by_team(env.spec, {team: scripted[name] for team, name in played_by.items()})
-            found.append((played_by, evaluate(env, play, num_episodes)))
-    return found
+    pairings = list(itertools.product(names, repeat=len(teams)))
+    if len(teams) > _MOST_CROSSED:
+        pairings = [
+            own for own in pairings if 1 in (own.count("trained"), own.count("random")) or len(set(own)) == 1
+        ]
+    played_by = [dict(zip(teams, own, strict=True)) for own in pairings]
+    return [(who, evaluate_scripted(config, parameters, who, num_episodes, seed)) for who in played_by]
+
+
+def evaluate_scripted(
+    config: MADDPGConfig, parameters: FloatArray, played_by: Mapping[str, str], num_episodes: int, seed: int
+) -> Scorecard:
+    """Play with each team "trained", "random" or "straight", as `played_by` says; see `evaluate_matchups`."""
+    with _copies(config, num_episodes, seed) as env:
+        players = {
+            "trained": greedy_play(config, env, parameters),
+            "random": random_play(env.spec, np.random.default_rng(seed)),
+            "straight": straight_play(env.spec, env.get_state),
+        }
+        play = by_team(env.spec, {team: players[name] for team, name in played_by.items()})
+        return evaluate(env, play, num_episodes)
 
 
 class Side(NamedTuple):
@@ -236,7 +256,7 @@ def evaluate_sides(sides: Mapping[str, Side], num_episodes: int, seed: int) -> S
         num_episodes: how many.
         seed: of the start states.
     """
-    with _copies(next(iter(sides.values())).config, num_episodes, seed) as env:
+    with _copies(next(iter(sides.values())).config, num_episodes, seed, _CROSS_PLAY_COPIES) as env:
         players = {team: greedy_play(side.config, env, side.parameters) for team, side in sides.items()}
         return evaluate(env, by_team(env.spec, players), num_episodes)
 
@@ -249,9 +269,9 @@ def greedy_play(config: MADDPGConfig, env: VectorEnv, parameters: FloatArray) ->
 
 
 @contextmanager
-def _copies(config: MADDPGConfig, num_episodes: int, seed: int) -> Iterator[VectorEnv]:
-    """Make the environment copies of an evaluation, and close them."""
-    copies = min(num_episodes, config.rollout.num_envs)
+def _copies(config: MADDPGConfig, num_episodes: int, seed: int, most: int = 0) -> Iterator[VectorEnv]:
+    """Make the environment copies of an evaluation, at most so many or the run's own number; close them."""
+    copies = min(num_episodes, most or config.rollout.num_envs)
     env = make_vector_env(config.env.id, copies, seed, backend=config.env.backend, **config.env.kwargs)
     try:
         yield env

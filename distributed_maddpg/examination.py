@@ -11,7 +11,12 @@ from distributed_maddpg.best_response import train_response
 from distributed_maddpg.bounds import centroid_distances, uninformed_distances, uninformed_shares
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec, make_vector_env
-from distributed_maddpg.evaluation import Scorecard, evaluate_matchups, evaluate_weights
+from distributed_maddpg.evaluation import (
+    Scorecard,
+    evaluate_matchups,
+    evaluate_scripted,
+    evaluate_weights,
+)
 from distributed_maddpg.scores import SUCCESS_EPS
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import FloatArray
@@ -60,16 +65,18 @@ def best_responses(
     spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
     key = integer_seed(seed, "evaluation", 0)
     before = evaluate_weights(config, parameters, num_episodes, key)
-    found: dict[str, Any] = {"updates": updates}
+    found: dict[str, Any] = {}
+    bounds = adversary_bounds(config, parameters, key) if before.knows_landmarks else {}
     for index, team in enumerate(dict.fromkeys(spec.teams)):
         note(f"training a fresh {team} against the others: {updates} updates")
-        trained = train_response(config, parameters, team, updates, integer_seed(seed, "response", index))
-        after = evaluate_weights(config, trained, num_episodes, key)
+        response = train_response(config, parameters, team, updates, integer_seed(seed, "response", index))
+        found["updates"] = response.updates
+        after = evaluate_weights(config, response.policies, num_episodes, key)
         own = np.array([own == team for own in spec.teams])
         gain = (after.episodes.returns - before.episodes.returns)[:, own].mean()
         found[team] = {"return_gain": float(gain), **full_card(after)}
-    if before.knows_landmarks:
-        found[_ADVERSARY]["bounds"] = adversary_bounds(config, parameters, key)
+    if bounds:
+        found[_ADVERSARY]["bounds"] = bounds
     return found
 
 
@@ -90,8 +97,8 @@ def adversary_bounds(config: MADDPGConfig, parameters: FloatArray, seed: int) ->
     kernel.reset()
     landmarks = kernel.get_state()["landmark_positions"]
     centroid = centroid_distances(landmarks)
-    everyone = evaluate_matchups(config, parameters, _INFORMED_EPISODES, seed)
-    informed = next(card for who, card in everyone if list(who.values()) == ["straight", "trained"]).to_dict()
+    players = {_ADVERSARY: "straight", "agent": "trained"}
+    informed = evaluate_scripted(config, parameters, players, _INFORMED_EPISODES, seed).to_dict()
     return {
         "uninformed": {
             "final_distance": float(uninformed_distances(landmarks).mean()),

@@ -116,6 +116,7 @@ class Learner:
         """
         with self._all_or_none(len(batches[0])):
             for index, (update, metrics) in enumerate(zip(self._stacks, self._metrics, strict=True)):
+                update.updates_made = self.updates
                 own = batches[index * self._per_stack : (index + 1) * self._per_stack]
                 for made, batch in enumerate(_stacked(own).to(self.device), self.updates):
                     update.set_rates(self._rates_left(made))
@@ -155,6 +156,7 @@ class Learner:
             updates
         ):  # which awaits a GPU: else the next publication seemed to take the time
             for update, graphed in zip(self._stacks, self._graphed, strict=True):
+                update.updates_made = self.updates
                 update.set_rates(self._rates_left(self.updates))
                 graphed.learn(updates)
 

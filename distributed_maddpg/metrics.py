@@ -272,7 +272,10 @@ def write_aside(path: Path, text: str) -> None:
     """Write a small file beside its name and rename it into place, so that it is never seen half."""
     draft = path.with_name(f".{path.name}.tmp")
     try:
-        draft.write_text(text, encoding="utf-8", newline="")
+        with draft.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut could leave the new name with nothing in it
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

@@ -272,6 +272,8 @@ class RolloutWorker:
                 reports.append(report)
         if self._n_step > 1:
             look_ahead(rows, ended, self._n_step, self._gamma, self._spec.num_agents, layout.rewards.start)
+            if not all_finite(rows.reshape(-1, layout.width)):
+                raise _NotFinite(f"sum of {self._n_step} rewards before vector step {self._vector_steps}")
         return rows.reshape(num_steps * num_envs, -1), EpisodeReport.concatenate(
             reports, self._spec.num_agents
         )

@@ -202,8 +202,9 @@ def train_seeds(
         "files": {"run_dir": str(run_dir)},
         "runs": runs,
     }
-    if all("evaluation" in run for run in runs):
-        summary["files"]["report"] = str(write_report(run_dir))
+    if all("evaluation" in run and "problem" not in run for run in runs):
+        with suppress(OSError):  # the runs have pages of their own
+            summary["files"]["report"] = str(write_report(run_dir))
     write_aside(run_dir / _SUMMARY, _json(summary))
     return summary
 

@@ -293,7 +293,7 @@ class MADDPG:
 
         Args:
             obs: `[O_i]`, or `[E, O_i]` for E copies, of every agent.
-            explore: with the configured exploration noise.
+            explore: with the configured exploration noise, which begins afresh with each call.
 
         Returns:
             `[A_i]` or `[E, A_i]` float32 in [0, 1] for continuous agents, an integer or `[E]` for discrete.
@@ -531,6 +531,20 @@ def _misfit(algo: MADDPG, checkpoint: Checkpoint) -> tuple[str, object, str] | N
             array = checkpoint.state.get(f"learner/{part}")
             if array is None or array.shape != shape or array.dtype != np.float32:
                 return field, value, f"needs float32 {part} weights of shape {shape}"
+    return _misfit_of_learning(config, checkpoint, spec)
+
+
+def _misfit_of_learning(
+    config: MADDPGConfig, checkpoint: Checkpoint, spec: EnvSpec
+) -> tuple[str, object, str] | None:
+    """Return why learning cannot go on with these settings from a checkpoint that fits its own, or None."""
+    own, old = config.algorithm, checkpoint.config.algorithm
+    if own.per_agent(spec) != old.per_agent(spec) and "matd3" in own.per_agent(spec):
+        return "algorithm.name", own.name, f"needs a second critic, and it was trained with {old.name}"
+    if own.updates_per_policy_update(spec) > 1 and old.updates_per_policy_update(spec) == 1:
+        return "algorithm.policy_delay", own.policy_delay, "it was trained without; begin another run"
+    if own.gamma != old.gamma:
+        return "algorithm.gamma", own.gamma, f"its transitions are stored with {old.gamma}; begin another run"
     return None
 
 

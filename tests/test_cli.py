@@ -228,15 +228,16 @@ def test_evaluate_shows_a_table_on_stderr(run, capsys):
 
 
 def test_evaluate_tries_to_exploit_the_run_if_asked(run, capsys):
-    response = ["--best-response", "--best-response-updates", "101", "--episodes", "50"]
+    response = ["--best-response", "--best-response-updates", "11", "--episodes", "50"]
     assert main(["evaluate", str(run), *response, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["best_response"]
-    assert (found["updates"], found["agent"]["episodes"]) == (101, 50)
+    updates = found["updates"]
+    assert 11 <= updates < 30 and found["agent"]["episodes"] == 50
     assert "bounds" not in found["agent"]
     informed = found["adversary"]["bounds"]["informed"]
     assert informed["success"] > found["adversary"]["success"]["adversary"]
     assert main(["evaluate", str(run), *response]) == 0
-    assert "A fresh team against the trained others, after 101 updates" in capsys.readouterr().err
+    assert f"A fresh team against the trained others, after {updates} updates" in capsys.readouterr().err
 
 
 def test_resume_continues_counts_and_curves(capsys, tmp_path):

@@ -58,7 +58,7 @@ def test_exactly_the_asked_number_of_episodes_counts(num_envs, num_episodes):
 def test_a_card_is_the_mean_and_spread_of_the_returns():
     returns = np.array([[1.0, 10.0], [3.0, 20.0]])
     report = EpisodeReport(returns, np.array([4, 6]), np.zeros((2, 2, 0), np.float32))
-    card = Scorecard(("adversary_0", "agent_0"), report, 10, report.final_distances)
+    card = Scorecard(("adversary_0", "agent_0"), report, 10, np.zeros((2, 0)))
     assert card.intervals().keys() == {"agent_episode_returns_mean"}
     assert card.to_dict() == {
         "episodes": 2,
@@ -72,7 +72,9 @@ def test_a_card_is_the_mean_and_spread_of_the_returns():
 def test_success_stands_in_the_card_where_distances_are_known():
     final = np.array([[[0.3, 1.0], [0.1, 1.0], [1.0, 0.2]], [[0.5, 1.0], [0.6, 0.3], [1.0, 1.0]]], np.float32)
     report = EpisodeReport(np.zeros((2, 3)), np.full(2, 25), final)
-    scorecard = Scorecard(("adversary_0", "agent_0", "agent_1"), report, 50, final / 2)
+    scorecard = Scorecard(
+        ("adversary_0", "agent_0", "agent_1"), report, 50, np.array([[0.1, 0.2, 0.3], [0.3, 0.4, 0.5]])
+    )
     card = scorecard.to_dict()
     assert card["success"] == card["success_by_eps"]["0.4"] == {"agents": 50, "adversary": 50, "coverage": 50}
     assert card["success_by_eps"]["0.7"] == {"agents": 100, "adversary": 100, "coverage": 100}
@@ -80,9 +82,7 @@ def test_success_stands_in_the_card_where_distances_are_known():
     assert list(card["success_by_eps"]) == list(card["delta_by_eps"]) == [f"{k / 10}" for k in range(1, 11)]
     assert card["eps"] == 0.4
     assert card["final_distance_mean"] == pytest.approx({"agents": 0.35, "adversary": 0.4, "coverage": 0.4})
-    assert card["minimal_distance_mean"] == pytest.approx(
-        {"agents": 0.175, "adversary": 0.2, "coverage": 0.2}
-    )
+    assert card["minimal_distance_mean"] == pytest.approx({"agents": 0.2, "adversary": 0.3, "coverage": 0.4})
     intervals = scorecard.intervals()
     assert intervals["delta"] == (0.0, 0.0)  # of the differences: both hit and missed together
     assert intervals["success"]["agents"][0] < 50 < intervals["success"]["agents"][1]
@@ -91,7 +91,7 @@ def test_success_stands_in_the_card_where_distances_are_known():
 
 def test_an_evaluation_names_its_moment():
     report = EpisodeReport(np.ones((1, 1)), np.ones(1, np.int64), np.zeros((1, 1, 0), np.float32))
-    row = Evaluation(500, 7, Scorecard(("a_0",), report, 1, report.final_distances)).to_dict()
+    row = Evaluation(500, 7, Scorecard(("a_0",), report, 1, np.zeros((1, 0)))).to_dict()
     assert (row["num_env_steps"], row["num_updates"], row["episodes"]) == (500, 7, 1)
 
 
@@ -134,21 +134,46 @@ def test_the_smallest_distance_is_that_of_any_frame_of_the_episode():
     env = make_vector_env(config.env.id, 3, 4)
     policies = JointPolicy(config.algorithm, spec, 3)
     policies.set_parameters(flat.astype(np.float32))
-    obs, smallest = env.reset(), np.full((3, 3, 2), np.inf)
-    for _ in range(26):  # the frame of the reset, and one after each of 25 steps
+    obs, frames = env.reset(), []
+    for _ in range(25):  # the frame of the reset, and one after each of 25 steps
         state = env.get_state()
         goal, e = state["goal_landmark"], np.arange(3)
-        for place, mark in ((0, goal), (1, 1 - goal)):
-            apart = state["agent_positions"] - state["landmark_positions"][e, mark][:, None]
-            smallest[:, :, place] = np.minimum(smallest[:, :, place], np.linalg.norm(apart, axis=2))
-        if state["cycle"][0] == 24:
-            break
+        apart = [
+            np.linalg.norm(state["agent_positions"] - state["landmark_positions"][e, mark][:, None], axis=2)
+            for mark in (goal, 1 - goal)
+        ]
+        frames.append(np.stack(apart, axis=2))
         obs = env.step(policies.act(obs)).obs
-    env.step(policies.act(obs))
-    smallest = np.minimum(smallest, env.final_distances())
-    assert card.minimal_distances == pytest.approx(smallest, rel=1e-6)
-    assert (card.minimal_distances <= card.episodes.final_distances).all()
-    assert (card.minimal_distances < card.episodes.final_distances).any()
+    frames.append(env.final_distances())
+    for e, found in enumerate(card.closest):
+        agents = min(min(frame[e, 1:, 0]) for frame in frames)
+        adversary = min(frame[e, 0, 0] for frame in frames)
+        coverage = min(max(min(frame[e, 1:, mark]) for mark in (0, 1)) for frame in frames)  # all at once
+        assert found == pytest.approx([agents, adversary, coverage], rel=1e-6)
+
+
+def test_whoever_visits_one_landmark_after_the_other_covers_neither():
+    class Scripted:
+        agents, num_envs = ("adversary_0", "agent_0"), 1
+
+        def __init__(self):
+            self.frames = iter([[0.0, 2.0], [2.0, 0.0], [1.5, 1.0]])
+
+        def final_distances(self):
+            return np.full((1, 2, 2), 3.0, np.float32)
+
+        def get_state(self):
+            goal, other = next(self.frames)  # distances of the agent on a line from both landmarks
+            marks = np.array([[[goal, 0.0], [-other, 0.0]]])
+            return {
+                "agent_positions": np.zeros((1, 2, 2)),
+                "landmark_positions": marks,
+                "goal_landmark": np.array([0]),
+            }
+
+    closest = evaluation._Closest(Scripted())
+    closest.step(np.array([False]))
+    assert closest.step(np.array([True])) == pytest.approx(np.array([[0.0, 0.0, 2.0]]))
 
 
 @pytest.mark.parametrize("continuous", [True, False])

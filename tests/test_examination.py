@@ -8,6 +8,7 @@ from distributed_maddpg.config import AlgorithmConfig, MADDPGConfig
 from distributed_maddpg.envs import env_spec
 from distributed_maddpg.evaluation import evaluate_weights
 from distributed_maddpg.examination import adversary_bounds, best_responses, full_card, matchups
+from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import initial_policies
 
 CONFIG = MADDPGConfig.preset("default")
@@ -20,14 +21,25 @@ def untrained(hidden_sizes=(64, 64)):
 
 def test_a_response_changes_only_the_fresh_team_and_repeats():
     before = untrained()
-    first, again, other = (train_response(CONFIG, before, "adversary", 110, seed) for seed in (1, 1, 2))
+    first, again, other = (
+        train_response(CONFIG, before, "adversary", 30, seed).policies for seed in (1, 1, 2)
+    )
     assert (first == again).all()
     assert (first[1:] == before[1:]).all()
     assert (first[0] != before[0]).mean() > 0.9  # fresh, not trained further; padding is zero in both
     assert (first[0] != other[0]).any()
-    agents = train_response(CONFIG, before, "agent", 110, 1)
+    agents = train_response(CONFIG, before, "agent", 30, 1).policies
     assert (agents[0] == before[0]).all()
     assert (agents[1:] != before[1:]).any(axis=1).all()
+
+
+@pytest.mark.parametrize("updates", [1, 7, 40])
+def test_a_response_learns_for_as_long_as_asked_and_says_so(updates):
+    response = train_response(CONFIG, untrained(), "adversary", updates, 1)
+    a_fragment = CONFIG.rollout.fragment_env_steps / CONFIG.pacing.env_steps_per_update
+    assert updates <= response.updates < updates + a_fragment
+    fresh = initial_policies(SPEC, (64, 64), integer_seed(1, "learner"), shared=True)
+    assert (response.policies[0] != fresh[0]).mean() > 0.9
 
 
 def test_a_response_learns_by_one_recipe_whatever_the_run_was():
@@ -35,7 +47,7 @@ def test_a_response_learns_by_one_recipe_whatever_the_run_was():
         "ddpg", policy_hidden_sizes=(7,), policy_head="sigmoid", actor_lr=0.5, temperature=2.0
     )
     settings = response_settings(dataclasses.replace(CONFIG, algorithm=odd, num_workers=4), 300, 9)
-    env_steps = 300 * CONFIG.pacing.env_steps_per_update
+    env_steps = CONFIG.pacing.learning_starts + 299 * CONFIG.pacing.env_steps_per_update
     assert (settings.seed, settings.num_workers, settings.pacing.total_env_steps) == (9, 0, env_steps)
     own = dataclasses.replace(
         settings.algorithm, policy_hidden_sizes=(64, 64), policy_head="gumbel", temperature=1.0
@@ -50,7 +62,7 @@ def test_an_adversary_finds_a_team_that_gives_the_goal_away():
     """Good agents that idle tell nothing; those trained against a blind adversary tell everything."""
     idle = untrained()
     idle[1:] = 0.0
-    naive = train_response(CONFIG, np.zeros_like(idle), "agent", 1500, 0)
+    naive = train_response(CONFIG, np.zeros_like(idle), "agent", 1500, 0).policies
     distances = []
     for team in (idle, naive):
         found = best_responses(CONFIG, team, 2000, 1000, 0, lambda line: None)

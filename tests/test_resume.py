@@ -11,7 +11,7 @@ import pytest
 from distributed_maddpg import MADDPG
 from distributed_maddpg.checkpoint import load_checkpoint
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.errors import CheckpointError, TrainingError
+from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
 from distributed_maddpg.metrics import digest, flatten
 from distributed_maddpg.trainer import train_together
 from distributed_maddpg.types import RunState
@@ -387,3 +387,22 @@ def test_transitions_of_another_width_are_refused(checkpoints):
     checkpoint, rows = checkpoints["ou"]
     with pytest.raises(CheckpointError, match=r"stored rows have shape .* expected"):
         restart(checkpoint, [chunk[:, 1:] for chunk in rows], checkpoint.state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"name": "matd3"},
+            r"algorithm\.name = 'matd3': needs a second critic, and it was trained with maddpg",
+        ),
+        ({"policy_delay": 2}, r"algorithm\.policy_delay = 2: it was trained without"),
+        ({"gamma": 0.5}, r"algorithm\.gamma = 0\.5: its transitions are stored with 0\.95"),
+    ],
+)
+def test_what_a_checkpoint_cannot_go_on_with_is_bad_input_before_anything_starts(tmp_path, changes, message):
+    with MADDPG(small()) as algo:
+        algo.train()
+        path = algo.save(tmp_path / "saved")
+    with pytest.raises(BadInput, match=message):
+        MADDPG.from_checkpoint(path, small(algorithm=changes))

@@ -5,6 +5,7 @@ import pytest
 
 from distributed_maddpg.config import AlgorithmConfig, ExplorationConfig, MADDPGConfig
 from distributed_maddpg.envs import make_vector_env
+from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.rollout import RolloutWorker, make_rollout_worker, pack_rows
 from distributed_maddpg.seeding import generator
 from distributed_maddpg.types import TransitionLayout, Weights, policy_layout
@@ -203,3 +204,15 @@ def test_an_environment_that_does_otherwise_from_its_seed_begins_new_episodes_an
     assert split(rows, layout)["rewards"][:, 0].tolist() == [1, 1, 2, 2]
     assert episodes.lengths.tolist() == [2, 2]
     assert long.set_state(long.get_state()) == ""
+
+
+def test_a_sum_of_rewards_that_overflows_is_no_transition(monkeypatch):
+    worker, _ = make(num_envs=2, max_cycles=8, algorithm=AlgorithmConfig(n_step=3, gamma=1.0))
+    env, step = worker._env, worker._env.step
+    large = np.full((2, 2), 2e38, np.float32)
+    monkeypatch.setattr(env, "step", lambda actions: step(actions)._replace(rewards=large))
+    with (
+        np.errstate(over="ignore"),
+        pytest.raises(TrainingError, match="sum of 3 rewards before vector step"),
+    ):
+        worker.collect(4, 0)

@@ -186,6 +186,8 @@ class MADDPGUpdate:
             self.critic2_optimiser = Adam(self.critic2.flat, self.critic2.grad, config.critic_lr)
         self.policy_delay = config.updates_per_policy_update(spec)
         """Updates of the critics for each of policies and targets."""
+        self.updates_made = 0
+        """Set by whoever goes on from another count."""
         self._policy_metrics = torch.zeros(2, len(seeds) * spec.num_agents, device=device)
         """[2, M] loss and gradient norm of the latest update of the policies."""
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
@@ -229,7 +231,8 @@ class MADDPGUpdate:
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Update every agent once on packed transitions `[S, B, width]`; return `METRICS` as `[5, M]`."""
-        due = self.policy_delay == 1 or int(self.critic_optimiser.steps) % self.policy_delay == 0
+        due = self.updates_made % self.policy_delay == 0
+        self.updates_made += 1
         loss, q_mean, critic_norm = self._update_critics(batch)
         if due:
             self._policy_metrics[0], self._policy_metrics[1] = self._update_policies(batch)

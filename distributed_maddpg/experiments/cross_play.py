@@ -142,12 +142,15 @@ def _played(
 def _by_algorithm(
     entrants: Sequence[Entrant], matches: Sequence[Mapping[str, Any]], rows: str, columns: str
 ) -> list[dict[str, Any]]:
-    """Return means over the pairings of each two algorithms; none where all learnt by one."""
+    """Return means over the pairings of each two algorithms; none where all learnt by one.
+
+    Teams that learnt in the same run are left out: they know each other.
+    """
     grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for match in matches:
+    for match in (own for own in matches if own[rows] != own[columns]):
         pair = entrants[match[rows]].algorithms[rows], entrants[match[columns]].algorithms[columns]
         grouped.setdefault(pair, []).append(_numbers(match))
-    if len(grouped) == 1:
+    if len(grouped) <= 1:
         return []
     return [
         {

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from distributed_maddpg.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.errors import BadInput, TrainingError
+from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
 from distributed_maddpg.evaluation import Side
 from distributed_maddpg.examination import full_card
 from distributed_maddpg.experiments.cross_play import Entrant, cross_play, write_cross_play
@@ -67,7 +67,7 @@ class Outcome:
 
 
 def default_out(options: ReproduceOptions) -> Path:
-    """Return the folder of an experiment; what differs but in its number of seeds has another one."""
+    """Return the folder of an experiment; only seeds and episodes may differ within one."""
     parts = ("physical-deception", f"n{options.num_good_agents}", options.preset, options.budget)
     return Path("reproductions") / "-".join(parts)
 
@@ -86,20 +86,43 @@ def reproduce(options: ReproduceOptions, out: Path, note: Callable[[str], None])
     MADDPG(experiment)  # refuses what cannot run, and starts nothing
     _claim(out, options, experiment)
     names = {_name(pairing, seed): (pairing, seed) for pairing in PAIRINGS for seed in range(options.seeds)}
-    missing = {name: run for name, run in names.items() if not _result(out, name).exists()}
-    note(f"{len(names)} runs, of which {len(names) - len(missing)} are done; files go to {out}")
+    results = {name: kept for name in names if (kept := _kept(out, name, options.episodes, note))}
+    note(f"{len(names)} runs, of which {len(results)} are done; files go to {out}")
     calls = {
         name: (_settings(options, *run).to_dict(), str(out.absolute() / "runs" / name), options.episodes)
-        for name, run in missing.items()
+        for name, run in names.items()
+        if name not in results
     }
     for name, outcome in _trained(calls, options):
         save_checkpoint(out / "checkpoints" / name, outcome.checkpoint)
-        values = {"card": outcome.card, "curves": outcome.curves}
-        write_aside(_result(out, name), json.dumps(values) + "\n")
+        results[name] = _keep(out, name, {"card": outcome.card, "curves": outcome.curves})
         rates = ", ".join(f"{who} {rate:.1f} %" for who, rate in outcome.card["success"].items())
         note(f"{name}: {rates}")
-    results = {name: json.loads(_result(out, name).read_text(encoding="utf-8")) for name in names}
     return _compared(options, out, names, results, note)
+
+
+def _kept(out: Path, name: str, episodes: int, note: Callable[[str], None]) -> dict[str, Any] | None:
+    """Return a run's result, evaluated anew if for other episodes; None if it must be made."""
+    path = _result(out, name)
+    if not path.exists():
+        return None
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        algo = MADDPG.from_checkpoint(out / "checkpoints" / name)
+        if values["card"]["episodes"] != episodes:
+            card = full_card(algo.scorecard(episodes, _SEED_OF_START_STATES))
+            values = _keep(out, name, {"card": card, "curves": values["curves"]})
+    except (OSError, ValueError, KeyError, TypeError, CheckpointError) as error:
+        note(f"{path}: cannot be used ({type(error).__name__}: {error}); the run is made again")
+        return None
+    return values
+
+
+def _keep(out: Path, name: str, values: dict[str, Any]) -> dict[str, Any]:
+    text = json.dumps(values)
+    write_aside(_result(out, name), text + "\n")
+    kept: dict[str, Any] = json.loads(text)  # as whoever reads it finds it
+    return kept
 
 
 def write_reproduction(out: Path, result: Mapping[str, Any], command: str) -> list[Path]:
@@ -147,12 +170,14 @@ def _settings(options: ReproduceOptions, pairing: Pairing, seed: int) -> MADDPGC
     base = MADDPGConfig.preset(options.preset)
     if base.env.id != "simple_adversary":
         raise BadInput("preset", options.preset, f"trains {base.env.id}, not simple_adversary")
+    small = dict(_SMALL) if options.budget == "small" else {}
     changes: dict[str, Any] = {
-        **(_SMALL if options.budget == "small" else {}),
         "seed": seed,
         "num_workers": 0,
+        "learner": {**small.pop("learner", {}), "device": "cpu"},  # as many run on a machine as it has cores
         "env": {"kwargs": {"N": options.num_good_agents}},
         "algorithm": {"team_overrides": pairing._asdict()},
+        **small,
     }
     return MADDPGConfig.from_dict(changes, base)
 
@@ -168,7 +193,6 @@ def _claim(out: Path, options: ReproduceOptions, experiment: MADDPGConfig) -> No
         "experiment": "physical-deception",
         "num_good_agents": options.num_good_agents,
         "budget": options.budget,
-        "episodes": options.episodes,
         "settings": experiment.to_dict(),
     }
     text = json.dumps(mine, indent=2) + "\n"

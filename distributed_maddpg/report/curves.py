@@ -29,14 +29,13 @@ def read_curves(run_dir: Path) -> dict[str, list[float]]:
     return read_numbers(run_dir / "returns.csv")
 
 
-def write_curves(path: Path, title: str, groups: Mapping[str, Sequence[Curves]], note: str = "") -> None:
+def write_curves(path: Path, title: str, groups: Mapping[str, Sequence[Curves]]) -> None:
     """Write a page with a figure of each number: each group's mean over its runs, and a band.
 
     Args:
         path: of the page.
         title: of the page.
         groups: the curves of each group's runs, which differ in their seeds.
-        note: a paragraph under the title.
     """
     # Imported here: plotly costs half a second that only who wants a page should pay.
     import plotly.graph_objects as go  # noqa: PLC0415
@@ -63,7 +62,7 @@ def write_curves(path: Path, title: str, groups: Mapping[str, Sequence[Curves]],
         )
         parts.append(to_html(figure, full_html=False, include_plotlyjs=not parts))
     seeds = ", ".join(f"{group} {len(runs)}".strip() for group, runs in groups.items())
-    text = f"Mean over seeds, and a band from the least to the most of them; seeds: {seeds}. {note}"
+    text = f"Mean over seeds, and a band from the least to the most of them; seeds: {seeds}."
     write_aside(path, page(title, "\n".join([f"<p>{html.escape(text)}</p>", *parts])))
 
 

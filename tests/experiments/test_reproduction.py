@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -44,7 +45,11 @@ def test_all_four_pairings_are_trained_compared_and_written(done):
         assert f'adversary = "{pairing.adversary}"' in settings
     assert len({json.dumps(card) for card in result["runs"].values()}) == 4
     groups = result["cross_play"]["by_algorithm"]
-    assert {(group["agent"], group["adversary"]) for group in groups} == set(PAIRINGS)
+    # With one seed, teams of one algorithm meet only those they learnt with, which are left out.
+    assert {(group["agent"], group["adversary"]) for group in groups} == {
+        ("maddpg", "ddpg"),
+        ("ddpg", "maddpg"),
+    }
     text = (done / "README.md").read_text()
     assert "94.7 / 34.0 (60.7)" in text and "small budget" in text
     assert (
@@ -58,7 +63,7 @@ def test_checkpoints_of_runs_that_ended_hold_no_transitions(done):
         assert json.loads(manifest.read_text())["replay"] is None
 
 
-def test_what_is_done_is_not_done_again(done, monkeypatch):
+def test_what_is_done_is_not_done_again(done, monkeypatch, tmp_path):
     def never(*arguments):
         raise AssertionError
 
@@ -66,9 +71,31 @@ def test_what_is_done_is_not_done_again(done, monkeypatch):
     before = json.loads((done / "results.json").read_text())
     again = reproduce(SMALL, done, lambda line: None)
     assert json.loads(json.dumps(again)) == before
-    (done / "results" / "ddpg-ddpg-seed_0.json").unlink()
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+    (out / "results" / "ddpg-ddpg-seed_0.json").unlink()
     with pytest.raises(AssertionError):
-        reproduce(SMALL, done, lambda line: None)
+        reproduce(SMALL, out, lambda line: None)
+
+
+def test_other_episodes_are_played_and_nothing_is_trained_again(done, monkeypatch, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+    monkeypatch.setattr(reproduction, "train_one", None)
+    again = reproduce(dataclasses.replace(SMALL, episodes=30), out, lambda line: None)
+    assert {card["episodes"] for card in again["runs"].values()} == {30}
+
+
+def test_a_damaged_result_is_made_again_before_anything_else_and_ends_the_same(done, tmp_path):
+    out, said = tmp_path / "out", []
+    shutil.copytree(done, out)
+    before = json.loads((out / "results.json").read_text())
+    (out / "results" / "ddpg-ddpg-seed_0.json").write_text("")
+    shutil.rmtree(out / "checkpoints" / "maddpg-ddpg-seed_0")
+    result = reproduce(SMALL, out, said.append)
+    assert ["the run is made again" in line for line in said[:3]] == [True, True, False]
+    assert "4 runs, of which 2 are done" in said[2]
+    assert json.loads(json.dumps(result["runs"])) == before["runs"]
 
 
 def test_a_run_that_was_cut_goes_on_and_ends_the_same(done, tmp_path, monkeypatch):
@@ -98,9 +125,7 @@ def test_a_run_that_was_cut_goes_on_and_ends_the_same(done, tmp_path, monkeypatc
     assert resumed.curves == whole.curves
 
 
-@pytest.mark.parametrize(
-    "changes", [{"num_good_agents": 4}, {"episodes": 30}, {"preset": "default"}, {"budget": "full"}]
-)
+@pytest.mark.parametrize("changes", [{"num_good_agents": 4}, {"preset": "default"}, {"budget": "full"}])
 def test_a_folder_of_another_experiment_is_refused(done, changes):
     with pytest.raises(BadInput, match=r"out = .*holds an experiment with other settings"):
         reproduce(dataclasses.replace(SMALL, **changes), done, lambda line: None)
