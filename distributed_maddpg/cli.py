@@ -409,11 +409,8 @@ def _evaluate(arguments: list[str]) -> int:
         if command.best_response:
             budget = (command.best_response_updates, command.episodes, command.seed)
             card["best_response"] = best_responses(*run, *budget, progress.note)
-    if command.json:
-        _print_json({"checkpoint": path, "seed": command.seed, **card})
-    else:
-        _show_tables(card_tables(card), progress)
-    return 0
+    result = {"checkpoint": path, "seed": command.seed, **card}
+    return _present(result, card_tables(card), command.json, progress)
 
 
 def _cross_play(arguments: list[str]) -> int:
@@ -436,11 +433,7 @@ def _cross_play(arguments: list[str]) -> int:
         result = cross_play(entrants, command.options, progress.note)
     for path in write_cross_play(Path(command.out), result) if command.out else []:
         progress.note(f"wrote {path}")
-    if command.json:
-        _print_json(result)
-    else:
-        _show_tables(cross_play_tables(result), progress)
-    return 0
+    return _present(result, cross_play_tables(result), command.json, progress)
 
 
 def _reproduce(arguments: list[str]) -> int:
@@ -460,11 +453,7 @@ def _reproduce(arguments: list[str]) -> int:
         result = reproduce(command.options, out, progress.note)
     for path in write_reproduction(out, result, shlex.join(["distributed-maddpg", "reproduce", *arguments])):
         progress.note(f"wrote {path}")
-    if command.json:
-        _print_json(result)
-    else:
-        _show_tables(reproduction_tables(result), progress)
-    return 0
+    return _present(result, reproduction_tables(result), command.json, progress)
 
 
 def _benchmark(arguments: list[str]) -> int:
@@ -505,6 +494,15 @@ def _show(results: list[dict[str, Any]], progress: Progress) -> None:
     for result in results:
         _show_tables(tables(result), progress)
     progress.note(f"machine: {machine_text(results[0]['machine'])}")
+
+
+def _present(result: dict[str, Any], shown: Sequence[Table], as_json: bool, progress: Progress) -> int:
+    """Print a result as JSON on stdout, or show its tables; return the exit code."""
+    if as_json:
+        _print_json(result)
+    else:
+        _show_tables(shown, progress)
+    return 0
 
 
 def _show_tables(shown: Sequence[Table], progress: Progress) -> None:

@@ -136,12 +136,7 @@ class RunFolder:
             BadInput: if it cannot be created or written to, or another process is using it.
         """
         self.path = path
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadInput("run_dir", str(path), f"cannot be created ({error.strerror})") from None
-        if not os.access(path, os.W_OK):
-            raise BadInput("run_dir", str(path), "cannot be written to; name another folder")
+        _make(path, "run_dir")
         self._lock = _locked(path)
         self._elsewhere: TextIO | None = None
         self._marked = False
@@ -312,9 +307,14 @@ def check_writable(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise BadInput("out", str(folder), "is a file; name a folder")
+    _make(folder, "out")
+
+
+def _make(folder: Path, field: str) -> None:
+    """Make a folder where there is none; refuse one that cannot be written to, as the value of `field`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput("out", str(folder), f"cannot be created ({error.strerror})") from None
+        raise BadInput(field, str(folder), f"cannot be created ({error.strerror})") from None
     if not os.access(folder, os.W_OK):
-        raise BadInput("out", str(folder), "cannot be written to; name another folder")
+        raise BadInput(field, str(folder), "cannot be written to; name another folder")
