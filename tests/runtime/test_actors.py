@@ -28,7 +28,7 @@ def _config() -> MADDPGConfig:
             "num_workers": 2,
             "env": {"id": "tests.envs.counting:parallel_env", "kwargs": {"max_cycles": _CYCLES}},
             "rollout": {"num_envs": _ENVS, "fragment_steps": _STEPS},
-            "algorithm": {"policy_head": "auto"},
+            "algorithm": {"policy_head": "auto", "n_step": 1},
             "exploration": {"kind": "auto", "start": 1.0, "end": 1.0},
             "learner": {"batch_size": 16},
         },
