@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import psutil
 import ray
+
+
+def go_on(step: Callable[[], object], within_s: float = 120) -> None:
+    """Repeat a step until it raises what a test waits for, but no longer than this."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        step()
 
 
 def pid(actor: Any) -> int:

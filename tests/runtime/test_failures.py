@@ -23,7 +23,7 @@ from distributed_maddpg.types import FaultEvent
 from tests.envs.target import target_config
 
 ray = pytest.importorskip("ray")
-from tests.runtime.processes import gone, pid  # noqa: E402
+from tests.runtime.processes import go_on, gone, pid  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -45,8 +45,7 @@ def _failing(timeout_s: float = 60.0, **kwargs: Any) -> MADDPGConfig:
 
 def _until_it_fails(root: Any) -> str:
     with pytest.raises(TrainingError) as raised:
-        while True:
-            root.run(lambda: False)
+        go_on(lambda: root.run(lambda: False))
     return str(raised.value)
 
 
@@ -122,8 +121,7 @@ def test_processes_that_do_not_start_in_time_are_named_and_ended(sync: bool) -> 
         else r"^0 rollout workers for 10 s \(ray.timeout_s\), ray.min_workers = 1$"
     )
     with pytest.raises(TrainingError, match=line), MADDPG(config) as algo:
-        while True:
-            algo.train()
+        go_on(algo.train)
     deadline = time.monotonic() + 10
     while ray.available_resources().get("CPU") != 4.0 and time.monotonic() < deadline:
         time.sleep(0.1)

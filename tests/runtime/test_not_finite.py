@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import Diverged, TrainingError
 
 ray = pytest.importorskip("ray")
+from tests.runtime.processes import go_on  # noqa: E402
 
 pytestmark = pytest.mark.ray
 
@@ -46,8 +48,7 @@ def test_an_environment_that_stays_broken_ends_the_run(
     with pytest.raises(
         TrainingError, match=r"^environment: 5 fragments in a row were not finite, last the next "
     ):
-        while True:
-            root.run(lambda: False)
+        go_on(lambda: root.run(lambda: False))
 
 
 @pytest.mark.parametrize("sync", [False, True])
@@ -59,13 +60,12 @@ def test_a_diverged_learner_arrives_as_such_and_its_state_can_still_be_had(
         root.run(lambda: False)
 
     def spoil(actor: Any) -> None:
-        for optimiser in actor._learner._stacks[0].optimisers().values():
-            optimiser._learning_rate = 1e30
+        [update] = actor._learner._stacks
+        update._config = replace(update._config, actor_lr=1e14, critic_lr=1e14)
 
     ray.get(root._processes.learner.__ray_call__.remote(spoil), timeout=60)
     with pytest.raises(Diverged, match=r"^learner: \w+ of .* stopped being finite between updates \d+ and "):
-        while True:
-            root.run(lambda: False)
+        go_on(lambda: root.run(lambda: False))
     state = root.learner_state(0)
     assert all(np.isfinite(array).all() for array in state.values())
     assert state["updates"] == root.pacer.updates > 0
