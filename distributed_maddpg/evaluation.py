@@ -234,7 +234,7 @@ def evaluate_scripted(
         players = {
             "trained": greedy_play(config, env, parameters),
             "random": random_play(env.spec, np.random.default_rng(seed)),
-            "straight": straight_play(env.spec, env.get_state),
+            "straight": straight_play(env.spec, env.get_state, bool(config.env.kwargs.get("velocity_first"))),
         }
         play = by_team(env.spec, {team: players[name] for team, name in played_by.items()})
         return evaluate(env, play, num_episodes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 _SIMPLE_ADVERSARY = {"N": 2, "max_cycles": 25, "continuous_actions": True}
-_PAPERS_ADVERSARY = {**_SIMPLE_ADVERSARY, "squared_adversary_reward": True}
+_PAPERS_ADVERSARY = {**_SIMPLE_ADVERSARY, "squared_adversary_reward": True, "velocity_first": True}
 
 # What the search of docs/learning.md ended with.
 _RECIPE: dict[str, dict[str, Any]] = {

@@ -13,8 +13,9 @@ from distributed_maddpg.types import Arrays, EnvSpec, FloatArray
 Play = Callable[[tuple[FloatArray, ...]], EnvActions]
 """From observations `[E, O_i]` of all agents to the actions of all agents."""
 
-_DAMPED, _PUSH = 0.175, 0.05
-"""MPE's next position but one is p + 0.175 v + 0.05 u, for a push u in [-1, 1] and dt 0.1."""
+_DAMPED, _DAMPED_VELOCITY_FIRST, _PUSH = 0.175, 0.075, 0.05
+"""The first position that a push u in [-1, 1] has moved is p + 0.175 v + 0.05 u: MPE2's next but one, or, in
+OpenAI's MPE, the next, p + 0.075 v + 0.05 u."""
 _WORTH_A_PUSH = 0.5
 
 
@@ -33,7 +34,7 @@ def random_play(spec: EnvSpec, rng: np.random.Generator) -> Play:
     return play
 
 
-def straight_play(spec: EnvSpec, state: Callable[[], Arrays]) -> Play:
+def straight_play(spec: EnvSpec, state: Callable[[], Arrays], velocity_first: bool = False) -> Play:
     """Return a player of `simple_adversary` in which all, the adversary too, head for the goal and stop.
 
     It knows the goal: as good agents it deceives nobody, as an adversary it is as good as one can be.
@@ -41,14 +42,16 @@ def straight_play(spec: EnvSpec, state: Callable[[], Arrays]) -> Play:
     Args:
         spec: of the environment.
         state: returns the environment's state of now.
+        velocity_first: as the environment has it.
     """
+    damped = _DAMPED_VELOCITY_FIRST if velocity_first else _DAMPED
 
     def play(obs: tuple[FloatArray, ...]) -> EnvActions:
         now = state()
         copies = np.arange(len(obs[0]))
         goal = now["landmark_positions"][copies, now["goal_landmark"]]  # [E, 2]
         apart = goal[:, None] - now["agent_positions"]  # [E, N, 2]
-        push = np.clip((apart - _DAMPED * now["agent_velocities"]) / _PUSH, -1.0, 1.0)
+        push = np.clip((apart - damped * now["agent_velocities"]) / _PUSH, -1.0, 1.0)
         take = _as_choices if spec.action_types[0] == "discrete" else _as_vectors
         return tuple(take(push[:, agent]) for agent in range(spec.num_agents))
 

@@ -60,6 +60,8 @@ class Rules(NamedTuple):
     """O_0, numbers in the adversary's observation; a good agent's has two more."""
     squared: bool
     """Whether the adversary is paid by the squared distance."""
+    velocity_first: bool
+    """Whether agents move by their new velocity instead of the old one."""
 
 
 class JointActions(NamedTuple):
@@ -262,8 +264,8 @@ def _push(push: int, negative: int) -> float:
 
 
 @compiled
-def _move(worlds: Worlds, actions: JointActions, continuous: bool) -> None:
-    """Integrate all copies: position by the old velocity, then damping, then force."""
+def _move(worlds: Worlds, actions: JointActions, continuous: bool, velocity_first: bool) -> None:
+    """Integrate all copies: position by the old velocity, then damping, then force; or position last."""
     positions, velocities = worlds.positions, worlds.velocities
     for i in range(positions.shape[1]):
         for e in range(positions.shape[0]):
@@ -272,10 +274,14 @@ def _move(worlds: Worlds, actions: JointActions, continuous: bool) -> None:
                 force_y = _difference(actions.vectors[i, e, 4], actions.vectors[i, e, 3])
             else:
                 force_x, force_y = _push(actions.pushes[i, e], 1), _push(actions.pushes[i, e], 3)
-            positions[e, i, 0] += velocities[e, i, 0] * 0.1
-            positions[e, i, 1] += velocities[e, i, 1] * 0.1
+            if not velocity_first:
+                positions[e, i, 0] += velocities[e, i, 0] * 0.1
+                positions[e, i, 1] += velocities[e, i, 1] * 0.1
             velocities[e, i, 0] = velocities[e, i, 0] * 0.75 + (force_x * 5.0) * 0.1
             velocities[e, i, 1] = velocities[e, i, 1] * 0.75 + (force_y * 5.0) * 0.1
+            if velocity_first:
+                positions[e, i, 0] += velocities[e, i, 0] * 0.1
+                positions[e, i, 1] += velocities[e, i, 1] * 0.1
 
 
 @compiled
@@ -341,7 +347,7 @@ def step_all(worlds: Worlds, rules: Rules, actions: JointActions, outcome: Outco
     """
     if not _are_valid(actions):
         return -1
-    _move(worlds, actions, rules.continuous)
+    _move(worlds, actions, rules.continuous, rules.velocity_first)
     num_ended = 0
     for e in range(len(worlds.goal)):
         _reward(worlds, rules.squared, e, outcome.rewards)

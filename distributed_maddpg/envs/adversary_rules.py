@@ -25,7 +25,7 @@ _MOST_ENTITIES, _MOST_CYCLES = 10_000, 2**31
 
 @dataclass(frozen=True)
 class AdversaryOptions:
-    """The keywords of `mpe2.simple_adversary_v3.parallel_env`, with its names and defaults; one is ours."""
+    """The keywords of `mpe2.simple_adversary_v3.parallel_env`, with its names and defaults; two are ours."""
 
     N: int = 2
     """Good agents, and landmarks."""
@@ -45,6 +45,8 @@ class AdversaryOptions:
     """Landmarks each agent observes, nearest first; None = all."""
     squared_adversary_reward: bool = False
     """Ours: the adversary is paid minus the squared distance, as in OpenAI's MPE, which the paper used."""
+    velocity_first: bool = False
+    """Ours: agents move by their new velocity, as in OpenAI's MPE, instead of the old one."""
 
     def __post_init__(self) -> None:
         """Refuse values MPE2 could not use."""
@@ -56,7 +58,7 @@ class AdversaryOptions:
                 raise BadInput(f"env.kwargs.{name}", value, "must be a whole number, at least 1")
             if not optional and value > most:
                 raise BadInput(f"env.kwargs.{name}", value, f"must be at most {most}")
-        flags = ("continuous_actions", "dynamic_rescaling", "benchmark_data", "squared_adversary_reward")
+        flags = [field.name for field in dataclasses.fields(self) if field.type == "bool"]
         for name in flags:
             if not isinstance(getattr(self, name), bool):
                 raise BadInput(f"env.kwargs.{name}", getattr(self, name), "must be true or false")

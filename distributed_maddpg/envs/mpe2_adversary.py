@@ -19,21 +19,26 @@ from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
 from distributed_maddpg.seeding import pack_generator
 from distributed_maddpg.types import FloatArray
 
+_OURS = ("squared_adversary_reward", "velocity_first")
+
 
 class MPE2AdversaryEnv(PettingZooVectorEnv):
     """E copies of MPE2's environment, whose worlds and generators are read and written directly.
 
     Args:
         factory: `parallel_env` of MPE2.     num_envs: E.     seed: as of the kernel.
-        kwargs: keywords of `parallel_env`, and one of ours, see `AdversaryOptions`.
+        kwargs: keywords of `parallel_env`, and two of ours, see `AdversaryOptions`.
     """
 
     def __init__(self, factory: Callable[..., Any], num_envs: int, seed: int, **kwargs: Any) -> None:
         self.options = AdversaryOptions.from_kwargs(kwargs)
-        squared = kwargs.pop("squared_adversary_reward", False)
+        squared, velocity_first = (kwargs.pop(name, False) for name in _OURS)
         super().__init__(lambda: factory(**kwargs), num_envs, seed, "simple_adversary")
-        for env in self.envs if squared else ():
-            env.unwrapped.scenario.adversary_reward = _minus_squared_distance
+        for env in self.envs:
+            if squared:
+                env.unwrapped.scenario.adversary_reward = _minus_squared_distance
+            if velocity_first:
+                _move_by_the_new_velocity(env.unwrapped.world)
         self._distances = np.zeros((num_envs, self.options.N + 1, self.options.N), np.float32)
         self._reseed(seed)
 
@@ -99,6 +104,19 @@ def _minus_squared_distance(agent: Any, _world: Any) -> float:
     """Return the adversary's reward in OpenAI's MPE, in place of the scenario's own."""
     apart = agent.state.p_pos - agent.goal_a.state.p_pos
     return -float(np.sum(np.square(apart)))
+
+
+def _move_by_the_new_velocity(world: Any) -> None:
+    """Have a world take each step as OpenAI's MPE does, with the velocities that are MPE2's own."""
+    original = world.integrate_state
+
+    def integrate_state(forces: Any) -> None:
+        before = [agent.state.p_pos.copy() for agent in world.agents]
+        original(forces)
+        for agent, position in zip(world.agents, before, strict=True):
+            agent.state.p_pos = position + agent.state.p_vel * world.dt
+
+    world.integrate_state = integrate_state
 
 
 def _goal(world: Any) -> int:

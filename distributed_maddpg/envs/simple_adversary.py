@@ -65,6 +65,7 @@ class SimpleAdversary:
             self.options.num_landmark_neighbors or 0,
             self.spec.observation_sizes[0],
             self.options.squared_adversary_reward,
+            self.options.velocity_first,
         )
         landmarks = self.options.N
         self._worlds = Worlds(

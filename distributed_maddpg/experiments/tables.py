@@ -51,12 +51,15 @@ def reproduction_document(result: Mapping[str, Any], command: str) -> str:
     """Return a reproduction as Markdown, ready for a documentation folder."""
     options, settings = result["options"], result["settings"]
     steps = settings["pacing"]["total_env_steps"]
-    cycles = settings["env"]["kwargs"].get("max_cycles", 25)
-    squared = settings["env"]["kwargs"].get("squared_adversary_reward", False)
+    kwargs = settings["env"]["kwargs"]
+    cycles = kwargs.get("max_cycles", 25)
+    paid = "squared distance" if kwargs.get("squared_adversary_reward") else "distance"
+    moved = "new" if kwargs.get("velocity_first") else "old"
     head = (
         f"# Physical deception, {options['num_good_agents']} good agents\n\n"
         f"`{command}`: preset `{options['preset']}`, {steps // cycles:,} episodes of {cycles} steps, "
-        f"{options['seeds']} seeds a row, adversary paid by the {'squared ' if squared else ''}distance. "
+        f"{options['seeds']} seeds a row, adversary paid by the {paid}, agents moved by their {moved} "
+        "velocity. "
         f"Greedy policies, {options['episodes']} episodes from fresh start states, within 0.4 at the end."
     )
     if options["budget"] == "small":

@@ -5,11 +5,13 @@ from distributed_maddpg.acting.scripted import by_team, random_play, straight_pl
 from distributed_maddpg.envs import make_vector_env
 
 
+@pytest.mark.parametrize("velocity_first", [True, False])
 @pytest.mark.parametrize("continuous", [True, False])
-def test_everyone_reaches_the_goal_and_stays(continuous):
-    env = make_vector_env("simple_adversary", 200, 0, N=3, max_cycles=40, continuous_actions=continuous)
+def test_everyone_reaches_the_goal_and_stays(continuous, velocity_first):
+    rules = {"N": 3, "max_cycles": 40, "continuous_actions": continuous, "velocity_first": velocity_first}
+    env = make_vector_env("simple_adversary", 200, 0, **rules)
     obs = env.reset()
-    play = straight_play(env.spec, env.get_state)
+    play = straight_play(env.spec, env.get_state, velocity_first)
     for _ in range(40):
         obs = env.step(play(obs)).obs
     assert env.final_distances()[:, :, 0].max() < (1e-3 if continuous else 0.12)

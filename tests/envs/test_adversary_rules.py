@@ -24,6 +24,7 @@ from distributed_maddpg.errors import BadInput
         ),
         ({"continuous_actions": 1}, "env.kwargs.continuous_actions = 1: must be true or false"),
         ({"squared_adversary_reward": 2}, "env.kwargs.squared_adversary_reward = 2: must be true or false"),
+        ({"velocity_first": 1}, "env.kwargs.velocity_first = 1: must be true or false"),
         (
             {"max_cycle": 3},
             "env.kwargs.max_cycle = 3: simple_adversary has no such keyword, did you mean 'max_cycles'?",

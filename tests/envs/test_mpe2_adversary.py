@@ -10,6 +10,7 @@ KWARGS = [
     {"continuous_actions": True, "N": 3},
     {"N": 1},
     {"N": 2, "squared_adversary_reward": True},
+    {"N": 2, "velocity_first": True, "continuous_actions": True},
     {"N": 4, "num_agent_neighbors": 2, "num_landmark_neighbors": 6, "continuous_actions": True},
 ]
 

@@ -128,6 +128,25 @@ def test_a_squared_reward_is_mpe2s_own_squared_distance_and_the_others_stay(cont
             assert result.rewards[e, 0] == np.float32(-loss) != expected.rewards[e, 0]
 
 
+@pytest.mark.parametrize("continuous", [True, False])
+def test_velocity_first_moves_as_openais_mpe_does(continuous):
+    env = SimpleAdversary(E, 1, N=3, continuous_actions=continuous, max_cycles=30, velocity_first=True)
+    env.reset()
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        before, actions = env.get_state(), random_actions(env, generator)
+        env.step(actions)
+        after = env.get_state()
+        for i, action in enumerate(actions):
+            u = np.clip(action, 0, 1) if continuous else np.eye(5)[action]
+            force = 5.0 * np.stack([u[:, 2] - u[:, 1], u[:, 4] - u[:, 3]], axis=1)
+            # multiagent-particle-envs, core.py, World.integrate_state: damping 0.25, mass 1, dt 0.1
+            p_vel = before["agent_velocities"][:, i] * (1 - 0.25) + force / 1.0 * 0.1
+            p_pos = before["agent_positions"][:, i] + p_vel * 0.1
+            np.testing.assert_allclose(after["agent_velocities"][:, i], p_vel, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(after["agent_positions"][:, i], p_pos, rtol=0, atol=1e-6)
+
+
 def test_defaults_are_mpe2s():
     env, original = SimpleAdversary(1, 0), simple_adversary_v3.parallel_env()
     assert env.agents == tuple(original.possible_agents)
