@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 _LONGEST_NAME, _LONGEST_VALUE, _LONGEST_LINE = 200, 300, 1_200
 
@@ -16,6 +17,10 @@ class BadInput(ValueError):
         name, shown = one_line(field, _LONGEST_NAME), one_line(_repr(value), _LONGEST_VALUE)
         super().__init__(f"{name} = {shown}: {one_line(remedy)}")
         self.field = field
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let Ray carry the line, instead of building another one from it, to the process that asked."""
+        return BadInput.__new__, (BadInput, *self.args), {"field": self.field}
 
 
 class CheckpointError(RuntimeError):

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from distributed_maddpg.cli import main
-from distributed_maddpg.errors import TrainingError
+from distributed_maddpg.errors import BadInput, TrainingError
 from distributed_maddpg.runtime.tasks import in_parallel
 from tests.runtime.processes import session_processes
 
@@ -16,6 +16,8 @@ pytestmark = pytest.mark.ray
 
 def work(value, seconds=0.0):
     time.sleep(seconds)
+    if value == -2:
+        raise BadInput("n", value, "must not be negative")
     if value < 0:
         raise ValueError(f"{value} is negative")
     return value * value, os.getpid()
@@ -33,8 +35,9 @@ def test_whoever_ends_first_comes_first(ray_cluster):
 
 
 def test_a_failure_names_the_piece(ray_cluster):
-    with pytest.raises(TrainingError, match="the odd one failed: ValueError: -1 is negative"):
-        list(in_parallel(work, {"the odd one": (-1,)}, "", 60.0))
+    for value, reason in ((-1, "ValueError: -1 is negative"), (-2, "BadInput: n = -2: must not be negative")):
+        with pytest.raises(TrainingError, match=f"^the odd one failed: {reason}$"):
+            list(in_parallel(work, {"the odd one": (value,)}, "", 60.0))
 
 
 def test_a_piece_that_never_ends_is_given_up(ray_cluster):
