@@ -12,7 +12,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,7 @@ from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, TrainingError
 from distributed_maddpg.preflight import check
 from distributed_maddpg.runtime.driver import RayRoot
+from distributed_maddpg.runtime.tasks import in_parallel
 from tests.envs.target import target_config
 from tests.runtime.chaos import Watched
 
@@ -211,6 +215,40 @@ def no_room_for_the_learner() -> dict[str, Any]:
         return {"workers": workers, "stages": sorted(root.capture(0, False).stages)} | _end(watched)
 
 
+def _piece(name: str, begun: str) -> str:
+    """Write name, node and process, and take a while; return the node."""
+    node = str(ray.get_runtime_context().get_node_id())
+    with Path(begun).open("a") as file:
+        file.write(f"{name} {node} {os.getpid()}\n")
+    time.sleep(6.0)
+    return node
+
+
+def pieces_spread_and_one_node_dies() -> dict[str, Any]:
+    """Do six independent pieces on three nodes, one of which is killed while it does its first."""
+    with _cluster(1, 1, 1) as (_, [victim, _]), TemporaryDirectory() as folder:
+        begun = Path(folder) / "begun"
+        begun.touch()
+
+        def lines() -> list[list[str]]:
+            return [line.split() for line in begun.read_text().splitlines()]
+
+        def kill() -> None:
+            deadline = time.monotonic() + _WITHIN_S
+            while victim.node_id not in begun.read_text():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            _kill_raylet(victim)
+            [pid] = [pid for _, node, pid in lines() if node == victim.node_id]
+            os.kill(int(pid), signal.SIGKILL)  # which would answer for some seconds yet
+
+        with ThreadPoolExecutor() as pool:
+            killed = pool.submit(kill)
+            ended = dict(in_parallel(_piece, {name: (name, str(begun)) for name in "abcdef"}, "", _WITHIN_S))
+            killed.result()
+        return {"victim": victim.node_id, "begun": lines(), "ended": ended}
+
+
 def main(name: str) -> None:
     """Run one of the functions above and print what it saw."""
     functions: dict[str, Callable[[], dict[str, Any]]] = {
@@ -222,6 +260,7 @@ def main(name: str) -> None:
             node_of_workers_dies,
             node_of_learner_and_replay_dies,
             no_room_for_the_learner,
+            pieces_spread_and_one_node_dies,
         )
     }
     print(json.dumps(functions[name]()))

@@ -92,3 +92,11 @@ def test_the_node_of_learner_and_replay_buffer_dies_and_the_drivers_copies_go_on
     assert seen["mirrored"] <= rows
     assert seen["faults"]["updates_lost"] <= updates - safe + 100
     _check_counts(seen)
+
+
+def test_independent_pieces_spread_over_nodes_and_outlive_one() -> None:
+    seen = _seen("pieces_spread_and_one_node_dies")
+    begun, ended, victim = seen["begun"], seen["ended"], seen["victim"]
+    assert sorted(ended) == list("abcdef")
+    assert len({node for _, node, _ in begun}) == 3
+    assert [name for name, node, _ in begun if node == victim] and victim not in ended.values()
