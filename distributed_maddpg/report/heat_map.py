@@ -35,10 +35,12 @@ def write_heat_maps(
     parts = []
     for index, (name, values) in enumerate(maps.items()):
         ticks = {"x": list(labels), "y": list(labels)}
-        figure = go.Figure(go.Heatmap(z=values, **ticks, texttemplate="%{z:.4g}", colorscale="Viridis"))
+        figure = go.Figure(go.Heatmap(z=values, **ticks, texttemplate="%{z:.3r}", colorscale="Viridis"))
         figure.update_layout(
             title=name, template="plotly_white", width=size + 120, height=size, yaxis_autorange="reversed"
         )
-        figure.update_xaxes(title=axes[1], type="category").update_yaxes(title=axes[0], type="category")
+        figure.update_xaxes(title=axes[1], type="category").update_yaxes(
+            title=axes[0], type="category", ticksuffix=" "
+        )
         parts.append(to_html(figure, full_html=False, include_plotlyjs=index == 0))
     write_aside(path, page(title, "\n".join(parts)))
