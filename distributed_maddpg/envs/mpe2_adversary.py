@@ -13,13 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.envs import streams
-from distributed_maddpg.envs.adversary_rules import AdversaryOptions, checked_state
+from distributed_maddpg.envs.adversary_rules import UNKNOWN_TO_MPE2, AdversaryOptions, checked_state
 from distributed_maddpg.envs.base import Observations, State
 from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
 from distributed_maddpg.seeding import pack_generator
 from distributed_maddpg.types import FloatArray
-
-_OURS = ("squared_adversary_reward", "velocity_first")
 
 
 class MPE2AdversaryEnv(PettingZooVectorEnv):
@@ -32,7 +30,7 @@ class MPE2AdversaryEnv(PettingZooVectorEnv):
 
     def __init__(self, factory: Callable[..., Any], num_envs: int, seed: int, **kwargs: Any) -> None:
         self.options = AdversaryOptions.from_kwargs(kwargs)
-        squared, velocity_first = (kwargs.pop(name, False) for name in _OURS)
+        squared, velocity_first = (kwargs.pop(name, False) for name in UNKNOWN_TO_MPE2)
         super().__init__(lambda: factory(**kwargs), num_envs, seed, "simple_adversary")
         for env in self.envs:
             if squared:
