@@ -389,6 +389,8 @@ def _evaluate(arguments: list[str]) -> int:
         raise BadInput("seed", command.seed, "must be zero or a positive integer")
     if command.best_response_updates < 1:
         raise BadInput("best_response_updates", command.best_response_updates, "must be at least 1")
+    if not command.best_response and command.best_response_updates != EvaluateCommand.best_response_updates:
+        raise BadInput("best_response_updates", command.best_response_updates, "needs --best-response")
 
     from distributed_maddpg.examination import best_responses, full_card, matchups  # noqa: PLC0415
     from distributed_maddpg.progress import Progress  # noqa: PLC0415

@@ -77,6 +77,10 @@ BAD = {
         "config = 'none.toml': cannot be read (No such file",
     ),
     "no episodes": (["evaluate", "x", "--episodes", "0"], "episodes = 0: must be at least 1"),
+    "updates of nothing": (
+        ["evaluate", "x", "--best-response-updates", "9"],
+        "best_response_updates = 9: needs --best-response",
+    ),
     "negative seed": (["evaluate", "x", "--seed", "-1"], "seed = -1"),
     "no checkpoint named": (["evaluate"], "checkpoint"),
     "no run": (["report", "nowhere"], "run_dir = 'nowhere': holds no run"),
