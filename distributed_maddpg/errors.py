@@ -20,7 +20,7 @@ class BadInput(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let Ray carry the line, instead of building another one from it, to the process that asked."""
-        return BadInput.__new__, (BadInput, *self.args), {"field": self.field}
+        return BadInput.__new__, (BadInput, *self.args), vars(self)
 
 
 class CheckpointError(RuntimeError):
