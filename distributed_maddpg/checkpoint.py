@@ -49,6 +49,7 @@ _PIECE_BYTES = 2**20
 _STEP = re.compile(r"step_([0-9]{1,18})")
 _DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)")
 _MOST_RETRIES = 20
+_REMEDY = "name one, or the folder of a run or of checkpoints"
 _DAMAGE = {
     errno.ENOENT,
     errno.ENOTDIR,
@@ -217,7 +218,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            line = f"{path}: is not a checkpoint, it cannot be opened ({error.strerror})"
+            line = f"{path}: is not a checkpoint, it cannot be opened ({error.strerror}); {_REMEDY}"
             raise _unread(line, error) from None
         except ValueError as error:  # a NUL in the path
             raise CheckpointError(f"{path}: is not a checkpoint ({error})") from None
@@ -254,7 +255,7 @@ def _load_remote(url: str) -> Checkpoint:
             for name, entry in manifest.files.items():
                 remote.download(local / name, min(entry.size_bytes, _MOST_BYTES[name]))
         except FileNotFoundError:
-            raise CheckpointError(f"{url}: is not a checkpoint, it has no {name}") from None
+            raise CheckpointError(f"{url}: is not a checkpoint, it has no {name}; {_REMEDY}") from None
         except OSError as error:  # whatever is wrong with the network looks like that
             kind = CheckpointError if error.errno == errno.EFBIG else CheckpointUnavailable
             raise kind(f"{url}/{name}: cannot be read ({error.strerror})") from None
@@ -313,7 +314,8 @@ def _naming(shown: str, name: str) -> Iterator[None]:
         yield
     except OSError as error:
         if name == _MANIFEST and isinstance(error, FileNotFoundError):
-            raise CheckpointError(f"{shown}: is not a checkpoint, {name}: {error.strerror}") from None
+            line = f"{shown}: is not a checkpoint, {name}: {error.strerror}; {_REMEDY}"
+            raise CheckpointError(line) from None
         raise _unread(f"{shown}/{name}: cannot be read ({error.strerror})", error) from None
     except CheckpointUnavailable as error:
         raise CheckpointUnavailable(f"{shown}/{name}: {error}") from None

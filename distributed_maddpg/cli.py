@@ -109,7 +109,7 @@ class EvaluateCommand:
     best_response: bool = False
     """Also train a fresh opponent of each team, which shows how far the team can be exploited."""
     best_response_updates: int = 5_000
-    """Updates that each of them learns for; about 25 s."""
+    """Updates that each of them learns for, rounded up to a fragment's; about 25 s."""
     json: bool = False
     """Print one JSON object on stdout instead of a table."""
 
@@ -589,6 +589,9 @@ def _one_line(complaint: str) -> str:
     first = lines[1] if len(lines) > 1 else "the command line cannot be read"
     if first.endswith(":") and len(lines) > 3:  # a heading over what is missing
         first = f"{first} {lines[2]} {lines[3]}"
+    if first.endswith("Failed to parse key-value pairs!"):
+        option = first.split()[2].rstrip(":")
+        return f"{option}: a name lacks its value; give {option} NAME VALUE NAME VALUE"
     # An error of ours, raised while tyro filled a section, says everything by itself.
     ours = first.partition(": ")[2] if first.startswith("Error parsing settings") else first
     near = [line.split()[0].rstrip(",") for line in lines[2:] if line.startswith("--")]

@@ -84,7 +84,8 @@ class Scorecard:
             hits = successes(self.episodes.final_distances, SUCCESS_EPS)
             found["success"] = {name: share_interval(own) for name, own in hits.items()}
             # In the same episodes, so of the differences.
-            found["delta"] = mean_interval(100.0 * hits["agents"] - 100.0 * hits["adversary"])
+            delta = mean_interval(100.0 * hits["agents"] - 100.0 * hits["adversary"])
+            found["delta"] = delta and (max(-100.0, delta[0]), min(100.0, delta[1]))
             for name, distances in self._goal_distances().items():
                 found[name] = {who: mean_interval(values) for who, values in distances.items()}
         return found

@@ -43,6 +43,10 @@ class Progress:
         mode = ", lock-step" if config.sync and config.num_workers else ""
         seeds = f", {num_seeds} seeds side by side, the first one shown" if num_seeds > 1 else ""
         self._console.print(f"training {config.env.id} with {where}{mode}{seeds}; files go to {run_dir}")
+        if config.pacing.total_updates == 0:
+            starts, total = config.pacing.learning_starts, config.pacing.total_env_steps
+            reason = f"pacing.total_env_steps {total} ends before pacing.learning_starts {starts} has passed"
+            self.note(f"nothing will be learnt: {reason}; raise the one or lower the other")
 
     def show(self, result: dict[str, Any]) -> None:
         """Show one result of `train()`."""
@@ -58,7 +62,8 @@ class Progress:
             self._bar.update(self._bar.task_ids[0], completed=min(steps, self._total), text=text)
         elif time.monotonic() - self._last_plain >= _PLAIN_INTERVAL_S or steps >= self._total:
             self._last_plain = time.monotonic()
-            self._console.print(f"[{100 * steps / self._total:3.0f} %] {text}", markup=False)
+            percent = min(100, 100 * steps / self._total)  # the last fragment may go beyond
+            self._console.print(f"[{percent:3.0f} %] {text}", markup=False)
 
     def __enter__(self) -> Progress:
         """Open the live line where there is a terminal."""

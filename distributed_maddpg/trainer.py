@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from distributed_maddpg.acting.joint_policy import JointPolicy
 from distributed_maddpg.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.config import EnvConfig, MADDPGConfig
 from distributed_maddpg.envs import is_builtin
 from distributed_maddpg.errors import BadInput, CheckpointError, StageError, TrainingError
 from distributed_maddpg.evaluation import Evaluation, Scorecard, evaluate_weights
@@ -142,11 +142,15 @@ class MADDPG:
 
         Raises:
             CheckpointError: if it cannot be read, or its weights are not those of its settings.
-            BadInput: if `config` does not fit the checkpoint's networks, or this machine.
+            BadInput: if `config` does not fit the checkpoint's networks, or this machine, or if another
+                environment is expected.
         """
         checkpoint = load_checkpoint(path)
         if config is None:
             check_environment(checkpoint, env_id)
+            own = checkpoint.config.env.id
+            if env_id and EnvConfig(env_id).id != own:
+                raise BadInput("env.id", env_id, f"{path} was trained in {own}; leave the option out")
         return MADDPG.restored(checkpoint, config)
 
     @staticmethod

@@ -72,6 +72,14 @@ BAD = {
     ),
     "unknown preset": (["train", "--preset", "notbook"], "preset = 'notbook': did you mean 'notebook'?"),
     "missing preset name": (["train", "--preset"], "--preset"),
+    "a name without a value": (
+        ["train", "--env.kwargs", "N", "3", "max_cycles"],
+        "--env.kwargs: a name lacks its value; give --env.kwargs NAME VALUE",
+    ),
+    "a file for a folder": (
+        ["reproduce", "physical-deception", "--out", __file__],
+        "test_cli.py': is a file; name a folder",
+    ),
     "missing configuration": (
         ["train", "--config", "none.toml"],
         "config = 'none.toml': cannot be read (No such file",
@@ -137,6 +145,22 @@ def test_a_folder_that_is_a_file_is_refused(capsys, tmp_path):
 def test_a_missing_checkpoint_is_exit_code_3(arguments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "nowhere" in refused(arguments, capsys, code=3)
+
+
+def test_what_could_be_evaluated_is_said(run, capsys, tmp_path):
+    line = refused(["evaluate", str(tmp_path)], capsys, code=3)
+    assert "is not a checkpoint" in line and "name one, or the folder of a run" in line
+    line = refused(["evaluate", __file__], capsys, code=3)
+    assert "test_cli.py: is a file; name the folder of a checkpoint or of a run" in line
+    assert f"holds runs; name one of them, such as {run}" in refused(
+        ["evaluate", str(run.parent)], capsys, code=3
+    )
+
+
+def test_an_expected_environment_must_be_the_checkpoints(run, capsys):
+    line = refused(["evaluate", str(run), "--env.id", "mpe2.simple_spread_v3"], capsys)
+    assert "env.id = 'mpe2.simple_spread_v3':" in line and "was trained in simple_adversary" in line
+    assert main(["evaluate", str(run), "--env.id", "mpe2.simple_adversary_v3", "--episodes", "2"]) == 0
 
 
 def test_a_damaged_checkpoint_is_exit_code_3(run, capsys, tmp_path):

@@ -89,6 +89,15 @@ def test_success_stands_in_the_card_where_distances_are_known():
     assert set(intervals) <= set(card)
 
 
+def test_the_interval_of_delta_ends_where_delta_does():
+    final = np.full((4, 3, 2), 0.3, np.float32)
+    final[1:, 0, 0] = 0.9
+    for distances, end in ((final, 1), (final[:, [1, 0, 0]], 0)):
+        report = EpisodeReport(np.zeros((4, 3)), np.full(4, 25), distances)
+        interval = Scorecard(("adversary_0", "agent_0", "agent_1"), report, 50, np.zeros((4, 3))).intervals()
+        assert abs(interval["delta"][end]) == 100.0 > abs(interval["delta"][1 - end])
+
+
 def test_an_evaluation_names_its_moment():
     report = EpisodeReport(np.ones((1, 1)), np.ones(1, np.int64), np.zeros((1, 1, 0), np.float32))
     row = Evaluation(500, 7, Scorecard(("a_0",), report, 1, np.zeros((1, 0)))).to_dict()

@@ -50,6 +50,13 @@ def test_the_start_says_what_runs_where():
     assert "one process, 4 seeds side by side" in shown(num_seeds=4)[1].getvalue()
 
 
+def test_a_run_too_short_to_learn_says_so():
+    assert "nothing will be learnt" not in shown()[1].getvalue()
+    short = MADDPGConfig.from_dict({"pacing": {"total_env_steps": 500, "learning_starts": 500}})
+    lines = shown(short)[1].getvalue()
+    assert "total_env_steps 500" in lines and "learning_starts 500" in lines and "raise the one" in lines
+
+
 def test_a_plain_line_has_the_counts():
     progress, stream = shown()
     with progress:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from distributed_maddpg.config import EnvConfig
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.evaluation import Side, evaluate_sides
 from distributed_maddpg.examination import full_card
@@ -21,6 +22,7 @@ from distributed_maddpg.metrics import flatten, write_aside
 from distributed_maddpg.report.heat_map import write_heat_maps
 from distributed_maddpg.run_folder import newest_checkpoint
 from distributed_maddpg.seeding import integer_seed
+from distributed_maddpg.storage import is_url
 from distributed_maddpg.trainer import MADDPG
 
 _SHOWN = ("success", "delta", "final_distance_mean", "agent_episode_returns_mean")
@@ -47,9 +49,11 @@ def read_entrants(paths: Sequence[str], env_id: str) -> list[Entrant]:
     """
     if not paths:
         raise BadInput("checkpoints", "none", "name checkpoints or run folders")
-    entrants = []
+    entrants: list[Entrant] = []
     for path, label in zip(paths, _labels(paths), strict=True):
-        checkpoint = str(newest_checkpoint(path))
+        checkpoint = str(newest_checkpoint(path if is_url(path) else Path(path).resolve()))
+        if checkpoint in (known.path for known in entrants):
+            raise BadInput("checkpoints", path, f"names {checkpoint}, as another one does; name it once")
         algo = MADDPG.from_checkpoint(checkpoint, env_id=env_id)
         teams = algo.spec.teams
         if len(set(teams)) != _TEAMS:
@@ -57,12 +61,18 @@ def read_entrants(paths: Sequence[str], env_id: str) -> list[Entrant]:
             raise BadInput("checkpoints", path, f"has the teams {named}; it takes two to play")
         algorithms = dict(zip(teams, algo.config.algorithm.per_agent(algo.spec), strict=True))
         entrants.append(Entrant(label, checkpoint, Side(algo.config, algo.policy_parameters()), algorithms))
-    worlds = [(own.side.config.env.id, own.side.config.env.kwargs) for own in entrants]
-    for entrant, world in zip(entrants, worlds, strict=True):
-        if world != worlds[0]:
-            remedy = f"plays {world}, the first one {worlds[0]}; they cannot meet"
+    first = entrants[0].side.config.env
+    for entrant in entrants:
+        env = entrant.side.config.env
+        if (env.id, env.kwargs) != (first.id, first.kwargs):
+            remedy = f"plays {_world(env)}, the first one {_world(first)}; they cannot meet"
             raise BadInput("checkpoints", entrant.path, remedy)
     return entrants
+
+
+def _world(env: EnvConfig) -> str:
+    arguments = ", ".join(f"{name} {value}" for name, value in env.kwargs.items())
+    return f"{env.id} with {arguments}" if arguments else env.id
 
 
 def cross_play(
@@ -87,7 +97,7 @@ def cross_play(
     }
     if len(calls) < len(pairings):
         raise BadInput("checkpoints", [entrant.label for entrant in entrants], "names one of them twice")
-    note(f"{len(calls)} pairings of {options.episodes} episodes")
+    note(f"{len(calls)} pairing{'s' if len(calls) > 1 else ''} of {options.episodes} episodes")
     found = dict(_played(calls, options))
     matches = [{rows: i, columns: j, **found[name]} for (i, j), name in zip(pairings, calls, strict=True)]
     return {

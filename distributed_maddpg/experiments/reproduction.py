@@ -23,7 +23,7 @@ from distributed_maddpg.metrics import write_aside
 from distributed_maddpg.progress import Progress
 from distributed_maddpg.report.curves import read_curves, write_curves
 from distributed_maddpg.run import checkpoints_to_resume, train_run
-from distributed_maddpg.run_folder import checkpoints_folder
+from distributed_maddpg.run_folder import check_writable, checkpoints_folder
 from distributed_maddpg.saving import SavingOptions
 from distributed_maddpg.scores import Interval, bootstrap_interval, interquartile_mean
 from distributed_maddpg.trainer import MADDPG
@@ -196,6 +196,7 @@ def _claim(out: Path, options: ReproduceOptions, experiment: MADDPGConfig) -> No
         "settings": experiment.to_dict(),
     }
     text = json.dumps(mine, indent=2) + "\n"
+    check_writable(out)
     try:
         if path.exists() and path.read_text(encoding="utf-8") != text:
             raise BadInput("out", str(out), "holds an experiment with other settings; name another folder")

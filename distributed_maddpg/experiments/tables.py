@@ -58,8 +58,8 @@ def reproduction_document(result: Mapping[str, Any], command: str) -> str:
     head = (
         f"# Physical deception, {options['num_good_agents']} good agents\n\n"
         f"`{command}`: preset `{options['preset']}`, {steps // cycles:,} episodes of {cycles} steps, "
-        f"{options['seeds']} seeds a row, adversary paid by the {paid}, agents moved by their {moved} "
-        "velocity. "
+        f"{options['seeds']} seed{'s' if options['seeds'] > 1 else ''} a row, adversary paid by the {paid}, "
+        f"agents moved by their {moved} velocity. "
         f"Greedy policies, {options['episodes']} episodes from fresh start states, within 0.4 at the end."
     )
     if options["budget"] == "small":
@@ -67,12 +67,14 @@ def reproduction_document(result: Mapping[str, Any], command: str) -> str:
     parts = [head]
     for table in reproduction_tables(result):
         parts += [f"## {table.title}", markdown_table(table)]
-    return "\n\n".join([*parts, _NOTES]) + "\n"
+    notes = [_SOURCES, _OF_SEEDS if options["seeds"] > 1 else _OF_ONE_SEED]
+    return "\n\n".join([*parts, *notes]) + "\n"
 
 
-_NOTES = """Figures of the paper are quoted from memory and not verified; the replication evaluated its
-training policies with their noise. Brackets are 95 % bootstrap intervals of the mean over seeds, IQM is the
-interquartile mean."""
+_SOURCES = """Figures of the paper are quoted from memory and not verified; the replication evaluated its
+training policies with their noise."""
+_OF_SEEDS = "Brackets are 95 % bootstrap intervals of the mean over seeds, IQM is the interquartile mean."
+_OF_ONE_SEED = "One seed has no interval, and its interquartile mean (IQM) is itself."
 
 
 def _beside_published(rows: list[Mapping[str, Any]]) -> Table:

@@ -112,8 +112,12 @@ def test_what_cannot_meet_is_refused(tmp_path):
     two, three = (
         saved(tmp_path / f"n{n}", env={"kwargs": {"N": n, "continuous_actions": True}}) for n in (2, 3)
     )
-    with pytest.raises(BadInput, match=r"checkpoints = .*n3.*they cannot meet"):
+    with pytest.raises(
+        BadInput, match=r"n3.*plays simple_adversary with N 3, .*the first one .* N 2, .*meet"
+    ):
         read_entrants([two, three], "")
+    with pytest.raises(BadInput, match=r"n2.*as another one does; name it once"):
+        read_entrants([two, f"{two}/../n2/."], "")
     with pytest.raises(BadInput, match="names one of them twice"):
         read_entrants([two, two], "")
     with pytest.raises(BadInput, match="name checkpoints"):
