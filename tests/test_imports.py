@@ -1,9 +1,11 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import distributed_maddpg
+from distributed_maddpg import cli
 
 NUMPY_ONLY = [
     "distributed_maddpg.rollout",
@@ -16,7 +18,7 @@ NUMPY_ONLY = [
     "distributed_maddpg.envs",
     "distributed_maddpg.config",
     "distributed_maddpg.preflight",
-    "distributed_maddpg.cli",
+    *(f"distributed_maddpg.cli.{path.stem}" for path in Path(cli.__file__).parent.glob("*.py")),
 ]
 
 

@@ -1,0 +1,76 @@
+"""The command line (floor F6): exit 0 done, 1 failed, 2 bad input, 3 a checkpoint that cannot be read.
+
+JSON goes to stdout with --json, everything else to stderr. Each command has a file in this folder; heavy
+modules are imported only after its options were read, so that --help and a refusal are quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+from distributed_maddpg._version import __version__
+from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError, did_you_mean
+
+_DEBUG = "DISTRIBUTED_MADDPG_DEBUG"
+_COMMANDS = ("train", "evaluate", "cross-play", "reproduce", "benchmark", "report", "chaos")
+
+
+_USAGE = """usage: distributed-maddpg COMMAND ...
+
+  train                      train and leave a run folder with checkpoints, curves and a report
+  evaluate CHECKPOINT        play greedy episodes and print the scorecard; --best-response tries to exploit it
+  cross-play CHECKPOINT...   play every team against every opponent, and print the matrix
+  reproduce EXPERIMENT       train and compare what the paper's table does: physical-deception
+  benchmark WHAT             measure env, rollout, replay, learner, train, scaling or all
+  report RUN_DIR             write a run's report.html anew
+  chaos                      kill and freeze a job's processes at random, and measure how it recovers
+
+distributed-maddpg COMMAND --help explains a command; distributed-maddpg --version prints the version.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line; return its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        return _dispatch(arguments)
+    except BadInput as error:
+        return _fail(error, 2)
+    except CheckpointError as error:
+        return _fail(error, 3)
+    except TrainingError as error:
+        return _fail(error, 1)
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter's last flush must not complain of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return _fail("interrupted", 1)
+    except Exception as error:
+        # Whatever a foreign environment or a full disk comes up with; a person gets one line all the same.
+        if os.environ.get(_DEBUG):
+            raise
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        return _fail(f"{line} ({_DEBUG}=1 in the environment shows where)", 1)
+
+
+def _fail(error: object, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    sys.path.append(os.getcwd())  # for a user's own environment in this folder, as `python -m` has it
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE, end="", file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    name = arguments[0]
+    if name not in _COMMANDS:
+        raise BadInput("command", name, did_you_mean(name, _COMMANDS))
+    import_module(f"distributed_maddpg.cli.{name.replace('-', '_')}").run(arguments[1:])
+    return 0

@@ -1,0 +1,56 @@
+"""The command that lets checkpoints play each other (floor F6)."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from distributed_maddpg.cli.output import present
+from distributed_maddpg.cli.parsing import parse
+from distributed_maddpg.experiments.options import CrossPlayOptions
+
+_DEFAULTS = CrossPlayOptions()
+
+
+@dataclass(frozen=True)
+class CrossPlayCommand:
+    """Play the teams of any checkpoints of one environment against each other's opponents, in Ray tasks."""
+
+    checkpoints: tyro.conf.Positional[tuple[str, ...]]
+    """Checkpoints, or run folders for the newest of each; one or more."""
+    options: Annotated[CrossPlayOptions, tyro.conf.arg(name="")] = _DEFAULTS
+    out: str = ""
+    """Folder for cross_play.json, cross_play.csv and cross_play.html with the heat maps."""
+    env_id: Annotated[str, tyro.conf.arg(name="env.id")] = ""
+    """The checkpoints' environment, to allow that it is imported and run; needed for one of your own."""
+    json: bool = False
+    """Print one JSON object on stdout instead of tables."""
+
+
+def run(arguments: list[str]) -> None:
+    """Run the command with these arguments."""
+    command = parse(CrossPlayCommand, "cross-play", arguments)
+
+    from distributed_maddpg.experiments.cross_play import (  # noqa: PLC0415
+        cross_play,
+        read_entrants,
+        write_cross_play,
+    )
+    from distributed_maddpg.experiments.tables import cross_play_tables  # noqa: PLC0415
+    from distributed_maddpg.progress import Progress  # noqa: PLC0415
+    from distributed_maddpg.run_folder import check_writable  # noqa: PLC0415
+
+    progress = Progress()
+    if command.out:
+        check_writable(Path(command.out))
+    with contextlib.redirect_stdout(sys.stderr):
+        entrants = read_entrants(command.checkpoints, command.env_id)
+        result = cross_play(entrants, command.options, progress.note)
+    for path in write_cross_play(Path(command.out), result) if command.out else []:
+        progress.note(f"wrote {path}")
+    present(result, cross_play_tables(result), command.json, progress)
