@@ -137,7 +137,7 @@ class Progress:
         """Show a table of text; columns of numbers stand flush right."""
         table = Table(box=None, pad_edge=False)
         for column, header in enumerate(headers):
-            numeric = all(row[column][:1].isdigit() or not row[column] for row in rows)
+            numeric = all(row[column].lstrip("+-")[:1].isdigit() or not row[column] for row in rows)
             table.add_column(header, justify="right" if numeric else "left", header_style="dim")
         for row in rows:
             table.add_row(*row)

@@ -121,6 +121,6 @@ def test_an_environment_of_ones_own_is_named_in_the_way_to_go_on():
 
 def test_a_table_shows_headers_and_numbers_flush_right():
     stream = io.StringIO()
-    Progress(stream).table("env", ("figure", "median"), [("env steps/s", "17,000"), ("ratio", "3")])
+    Progress(stream).table("env", ("figure", "median"), [("env steps/s", "+17,000"), ("ratio", "-3")])
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
-    assert lines == ["env", "figure       median", "env steps/s  17,000", "ratio             3"]
+    assert lines == ["env", "figure        median", "env steps/s  +17,000", "ratio             -3"]
