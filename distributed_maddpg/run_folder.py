@@ -86,7 +86,7 @@ def newest_checkpoint(place: str | Path) -> str | Path:
     """Return the checkpoint with the most steps of a run, a folder or a URL; a checkpoint itself as it is.
 
     Raises:
-        CheckpointError: if the run has none, or the folder holds several runs or cannot be listed.
+        CheckpointError: if the run has none, or the folder holds runs or cannot be listed.
     """
     if is_url(place):
         found = checkpoints_of(place)
@@ -94,11 +94,11 @@ def newest_checkpoint(place: str | Path) -> str | Path:
     if Path(place).is_file():
         raise CheckpointError(f"{place}: is a file; name the folder of a checkpoint or of a run")
     is_run = (Path(place) / _MARKER).is_file()
-    if not is_run and (several := sorted(Path(place).glob(f"*/{_MARKER}"))):
-        raise CheckpointError(f"{place}: holds runs; name one of them, such as {several[0].parent}")
     found = checkpoints_of(checkpoints_folder(Path(place)) if is_run else place)
     if is_run and not found:
         raise CheckpointError(f"{place}: this run has no checkpoint yet")
+    if not found and (runs := sorted(Path(place).glob(f"*/{_MARKER}"))):
+        raise CheckpointError(f"{place}: holds runs; name one of them, such as {runs[0].parent}")
     return found[0] if found else place
 
 
