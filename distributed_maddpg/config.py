@@ -25,7 +25,7 @@ else:
 from distributed_maddpg.errors import BadInput, did_you_mean
 from distributed_maddpg.files import read_small
 from distributed_maddpg.presets import PRESETS
-from distributed_maddpg.types import EnvSpec
+from distributed_maddpg.types import EnvSpec, InitialWeights
 
 Algorithm = Literal["maddpg", "ddpg", "matd3"]
 Head = Literal["sigmoid", "gumbel"]
@@ -119,6 +119,8 @@ class AlgorithmConfig(_Section):
     """Widths of the policies' hidden layers (ReLU)."""
     critic_hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the critics' hidden layers (ReLU)."""
+    initial_weights: InitialWeights = "torch"
+    """Rule of the first weights: torch's for linear layers, or glorot's with biases of zero (paper)."""
     policy_head: Literal["auto", "sigmoid", "gumbel"] = "auto"
     """Action from logits: sigmoid, or Gumbel-softmax. auto: sigmoid for continuous, gumbel for discrete."""
     temperature: float = 1.0
@@ -142,7 +144,9 @@ class AlgorithmConfig(_Section):
     lr_end: float = 1.0
     """Share of both rates that is left at the end of the run; they fall linearly."""
     max_grad_norm: float = 0.5
-    """Gradient-norm limit of each network; 0 switches clipping off."""
+    """Limit of the gradient's norm; 0 switches clipping off."""
+    grad_norm_of: Literal["network", "parameter"] = "network"
+    """What it limits: each network's whole gradient, or that of each weight matrix and bias (paper)."""
     other_actions: Literal["replay", "current"] = "replay"
     """The other agents' actions in the actor loss: as replayed (paper), or by their policies of today."""
     regulariser: Literal["logits", "actions"] = "logits"

@@ -63,7 +63,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Lowe et al. 2017 with the choices of the authors' code and environment: 60 000 episodes of 25 steps.
     "paper": {
         "env": {"kwargs": _PAPERS_ADVERSARY},
-        "algorithm": {"policy_head": "gumbel"},
+        "algorithm": {"policy_head": "gumbel", "initial_weights": "glorot", "grad_norm_of": "parameter"},
         "pacing": {"total_env_steps": 1_500_000, "learning_starts": 25_600},
     },
 }

@@ -329,6 +329,7 @@ def make_rollout_worker(
         config.algorithm.policy_hidden_sizes,
         integer_seed(config.seed, "learner"),
         config.algorithm.share_policies,
+        config.algorithm.initial_weights,
     )
     worker.set_weights(Weights(0, 0, start))
     return worker

@@ -22,6 +22,7 @@ FloatArray = npt.NDArray[np.float32]
 Arrays = dict[str, npt.NDArray[Any]]
 """Named arrays: the state of a stage."""
 ActionType = Literal["continuous", "discrete"]
+InitialWeights = Literal["torch", "glorot"]
 
 
 @dataclass(frozen=True)
@@ -151,19 +152,25 @@ class StackedLayout:
         """N."""
         return len(self.widths_in)
 
-    def initial(self, rng: np.random.Generator) -> FloatArray:
-        """Draw initial parameters `[N, P]`: torch's default for `nn.Linear`, uniform within +-1/sqrt(inputs).
+    def initial(self, rng: np.random.Generator, rule: InitialWeights = "torch") -> FloatArray:
+        """Draw initial parameters `[N, P]`, uniform within a bound that the layer's inputs and outputs set.
 
         The inputs are each agent's own; weights of padded inputs are zero.
+
+        Args:
+            rng: where they are drawn from.
+            rule: "torch", the default of its `nn.Linear`: within +-1/sqrt(inputs), biases too; "glorot"
+                (Glorot and Bengio 2010): within +-sqrt(6 / (inputs + outputs)), biases zero.
         """
         flat = np.zeros((self.num_networks, self.num_parameters), np.float32)
         for depth, (weights, biases, n_in, n_out) in enumerate(self.layers):
             for network, width_in in enumerate(self.widths_in):
                 inputs = width_in if depth == 0 else n_in
-                bound = 1.0 / math.sqrt(inputs)
+                bound = 1.0 / math.sqrt(inputs) if rule == "torch" else math.sqrt(6.0 / (inputs + n_out))
                 own = slice(weights.start, weights.start + inputs * n_out)
                 flat[network, own] = rng.uniform(-bound, bound, inputs * n_out)
-                flat[network, biases] = rng.uniform(-bound, bound, n_out)
+                if rule == "torch":
+                    flat[network, biases] = rng.uniform(-bound, bound, n_out)
         return flat
 
 
@@ -173,14 +180,18 @@ def policy_layout(spec: EnvSpec, hidden_sizes: tuple[int, ...]) -> StackedLayout
 
 
 def initial_policies(
-    spec: EnvSpec, hidden_sizes: tuple[int, ...], seed: int, shared: bool = False
+    spec: EnvSpec,
+    hidden_sizes: tuple[int, ...],
+    seed: int,
+    shared: bool = False,
+    rule: InitialWeights = "torch",
 ) -> FloatArray:
     """Return the policies `[N, P]` that a learner seeded with `seed` starts from.
 
     Workers compute them as well, and so act before the learner is there. If `shared`, agents that are alike
-    start with the same one.
+    start with the same one. `rule` is that of `StackedLayout.initial`.
     """
-    policies = policy_layout(spec, hidden_sizes).initial(np.random.default_rng(seed))
+    policies = policy_layout(spec, hidden_sizes).initial(np.random.default_rng(seed), rule)
     for group in spec.alike if shared else ():
         policies[list(group)] = policies[group[0]]
     return policies

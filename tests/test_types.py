@@ -102,6 +102,18 @@ def test_initial_weights_have_the_scale_of_each_agents_true_width():
         assert 0 < np.abs(flat[:, biases]).max() <= 1 / math.sqrt(inputs)
 
 
+def test_glorots_rule_counts_outputs_too_and_starts_biases_at_zero():
+    layout = policy_layout(SPEC, (400, 5))
+    flat = layout.initial(np.random.default_rng(0), "glorot")
+    for depth, (weights, biases, inputs, outputs) in enumerate(layout.layers):
+        for agent, width in enumerate(SPEC.observation_sizes):
+            bound = math.sqrt(6 / ((inputs if depth else width) + outputs))
+            assert 0.5 * bound < np.abs(flat[agent, weights]).max() <= bound
+            assert not flat[agent, biases].any()
+    policies = initial_policies(SPEC, (400, 5), 0, rule="glorot")
+    assert np.array_equal(policies, flat)
+
+
 def test_the_seed_decides_the_initial_weights():
     first, again, other = (initial_policies(SPEC, (8,), seed) for seed in (3, 3, 4))
     assert np.array_equal(first, again)

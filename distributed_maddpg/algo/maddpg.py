@@ -27,6 +27,7 @@ from distributed_maddpg.config import AlgorithmConfig
 from distributed_maddpg.types import (
     EnvSpec,
     FloatArray,
+    InitialWeights,
     StackedLayout,
     critic_layout,
     initial_policies,
@@ -140,15 +141,20 @@ def _padded(rows: Tensor, columns: tuple[slice, ...], dim: int) -> Tensor:
 
 
 def _initial_critics(
-    layout: StackedLayout, spec: EnvSpec, decentralised: Sequence[bool], seed: tuple[int, int]
+    layout: StackedLayout,
+    spec: EnvSpec,
+    decentralised: Sequence[bool],
+    rule: InitialWeights,
+    seed: tuple[int, int],
 ) -> FloatArray:
     """Return critics `[N, P]`; those that see only their own agent at the scale of so many inputs."""
-    critics = layout.initial(np.random.default_rng(seed))
-    weight, bias, joint, _ = layout.layers[0]
+    critics = layout.initial(np.random.default_rng(seed), rule)
+    weight, bias, joint, hidden = layout.layers[0]
+    also = 0 if rule == "torch" else hidden  # what beside the inputs sets the scale
     for agent, alone in enumerate(decentralised):
         if alone:
             own = spec.observation_sizes[agent] + spec.action_sizes[agent]
-            critics[agent, weight.start : bias.stop] *= np.sqrt(np.float32(joint / own))
+            critics[agent, weight.start : bias.stop] *= np.sqrt(np.float32((joint + also) / (own + also)))
     return critics
 
 
@@ -164,13 +170,14 @@ class MADDPGUpdate:
     ) -> None:
         """Initialise one run per seed; a seed gives the same initial parameters on every device."""
         layout = policy_layout(spec, config.policy_hidden_sizes)
-        sizes, shared = config.policy_hidden_sizes, config.share_policies
-        initial = np.concatenate([initial_policies(spec, sizes, seed, shared) for seed in seeds])
+        sizes, shared, rule = config.policy_hidden_sizes, config.share_policies, config.initial_weights
+        initial = np.concatenate([initial_policies(spec, sizes, seed, shared, rule) for seed in seeds])
         self.policy, self.target_policy = (PolicyNetwork(layout, initial, device) for _ in range(2))
         layout = critic_layout(spec, config.critic_hidden_sizes)
         names = config.per_agent(spec)
         decentralised = tuple(name == "ddpg" for name in names)
-        initial = np.concatenate([_initial_critics(layout, spec, decentralised, (seed, 1)) for seed in seeds])
+        critics = [_initial_critics(layout, spec, decentralised, rule, (seed, 1)) for seed in seeds]
+        initial = np.concatenate(critics)
         self.critic, self.target_critic = (
             CriticNetwork(layout, initial, device, spec, decentralised) for _ in range(2)
         )
@@ -178,8 +185,8 @@ class MADDPGUpdate:
         self.critic_optimiser = Adam(self.critic.flat, self.critic.grad, config.critic_lr)
         self._twin = _AgentMask([name == "matd3" for name in names], len(seeds), device)
         if self._twin.any:
-            again = [_initial_critics(layout, spec, decentralised, (seed, 2)) for seed in seeds]
-            initial = np.concatenate(again)
+            critics = [_initial_critics(layout, spec, decentralised, rule, (seed, 2)) for seed in seeds]
+            initial = np.concatenate(critics)
             self.critic2, self.target_critic2 = (
                 CriticNetwork(layout, initial, device, spec, decentralised) for _ in range(2)
             )
@@ -393,8 +400,18 @@ class MADDPGUpdate:
             networks.grad.masked_fill_(self._frozen[:, :, 0], 0.0)  # Adam leaves what never had a gradient
         norm: Tensor = torch.linalg.vector_norm(networks.grad, dim=1)
         if self._config.max_grad_norm > 0:
-            networks.grad.mul_((self._config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)[:, None])
+            self._clip(networks, norm)
         optimiser.step()
         for rows in shared:  # whose last bits may differ: vector units round otherwise than single numbers
             networks.flat[rows] = networks.flat[rows[:, :1]].expand(-1, rows.shape[1], -1)
         return norm
+
+    def _clip(self, networks: StackedNetworks, norm: Tensor) -> None:
+        """Scale gradients down to the limit: of networks, whose norm `[M]` is known, or of each parameter."""
+        limit = self._config.max_grad_norm
+        if self._config.grad_norm_of == "network":
+            networks.grad.mul_((limit / (norm + 1e-6)).clamp(max=1.0)[:, None])
+            return
+        for grad in networks.grad_parameters:
+            own = torch.linalg.vector_norm(grad, dim=1)
+            grad.mul_((limit / (own + 1e-6)).clamp(max=1.0)[:, None])

@@ -23,7 +23,8 @@ class StackedNetworks:
     `flat [M, P]` holds the parameters, `grad [M, P]` has room for their gradients, and `layers` are leaf
     tensors that view `flat`, in its order; `frozen` and `grad_layers` view the two arrays for code that does
     without autograd. An optimiser step, a gradient norm, a target update and a
-    broadcast are each one operation on one array.
+    broadcast are each one operation on one array. `grad_parameters` views each weight and bias of `grad` as
+    rows `[M, n]`.
     """
 
     def __init__(self, layout: StackedLayout, initial: FloatArray, device: torch.device) -> None:
@@ -37,6 +38,9 @@ class StackedNetworks:
                 leaf.requires_grad_()
         self.frozen = _layers(layout, self.flat)  # the same memory, seen by autograd as constants
         self.grad_layers = _layers(layout, self.grad)
+        self.grad_parameters = [
+            self.grad[:, part] for weight, bias, _, _ in layout.layers for part in (weight, bias)
+        ]
 
 
 class PolicyNetwork(StackedNetworks):

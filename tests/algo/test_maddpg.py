@@ -160,7 +160,10 @@ class PlainUpdate:
         optimiser.zero_grad()
         loss.backward(retain_graph=True)
         limit = self.config.max_grad_norm or float("inf")
-        norm = nn.utils.clip_grad_norm_(network.parameters(), limit).item()
+        norm = nn.utils.get_total_norm([own.grad for own in network.parameters()]).item()
+        whole = self.config.grad_norm_of == "network"
+        for clipped in [list(network.parameters())] if whole else network.parameters():
+            nn.utils.clip_grad_norm_(clipped, limit)
         optimiser.step()
         return norm
 
@@ -225,6 +228,9 @@ CASES = {
     "sigmoid": (CONTINUOUS, {}),
     "equal_sizes": (EVEN, {}),
     "no_clipping": (CONTINUOUS, {"max_grad_norm": 0.0}),
+    "clipped_one_by_one": (CONTINUOUS, {"grad_norm_of": "parameter"}),
+    "clipped_one_by_one_shared": (EVEN, {"grad_norm_of": "parameter", "share_policies": True}),
+    "glorot": (CONTINUOUS, {"initial_weights": "glorot", "team_overrides": {"blue": "ddpg"}}),
     "gumbel_head": (CONTINUOUS, {"policy_head": "gumbel", "temperature": 0.7}),
     "discrete_straight_through": (DISCRETE, {}),
     "discrete_relaxed": (DISCRETE, {"straight_through": False}),
@@ -317,6 +323,26 @@ def test_gradients_are_clipped_agent_by_agent():
     left = update.critic.grad.norm(dim=1)
     assert norms[0] > 10 * norms[1] > 10 * 0.05
     assert torch.allclose(left, torch.full((3,), 0.05), rtol=1e-3)
+
+
+def test_each_weight_and_bias_is_clipped_by_itself_where_asked():
+    update = trained(updates=0, grad_norm_of="parameter", max_grad_norm=1e-4)
+    update(make_batch(CONTINUOUS)[None])
+    for weight, bias in update.critic.grad_layers:
+        for own in (weight.norm(dim=(1, 2)), bias.norm(dim=(1, 2))):
+            assert torch.allclose(own, torch.full((3,), 1e-4), rtol=0.02)
+
+
+@pytest.mark.parametrize("rule", ["torch", "glorot"])
+def test_critics_that_see_one_agent_start_at_the_scale_of_its_own_columns(rule):
+    spec = EnvSpec(NAMES, (30, 20, 40), (20, 30, 10), ("continuous",) * 3)
+    config = AlgorithmConfig(name="ddpg", critic_hidden_sizes=(50,), initial_weights=rule)
+    weight, bias = MADDPGUpdate(config, spec, CPU, [1]).critic.layers[0]
+    for agent in range(3):
+        inputs = spec.observation_sizes[agent] + spec.action_sizes[agent]
+        bound = (6 / (inputs + 50)) ** 0.5 if rule == "glorot" else inputs**-0.5
+        assert 0.99 * bound < weight[agent].abs().max().item() <= bound * (1 + 1e-6)
+        assert bias[agent].any().item() == (rule == "torch")
 
 
 def test_a_gradient_below_the_limit_is_left_alone():
