@@ -140,6 +140,29 @@ def test_the_notebook_preset_is_the_notebook():
     )
 
 
+def test_the_paper_preset_has_its_authors_choices():
+    config = MADDPGConfig.preset("paper")
+    algorithm, pacing = config.algorithm, config.pacing
+    assert config.env.kwargs == {
+        "N": 2, "max_cycles": 25, "continuous_actions": True,
+        "squared_adversary_reward": True, "velocity_first": True,
+    }  # fmt: skip
+    rates = (algorithm.gamma, algorithm.tau, algorithm.actor_lr, algorithm.critic_lr, algorithm.lr_end)
+    assert rates == (0.95, 0.01, 0.01, 0.01, 1)
+    assert (algorithm.policy_hidden_sizes, algorithm.critic_hidden_sizes) == ((64, 64), (64, 64))
+    assert (algorithm.policy_head, algorithm.other_actions) == ("gumbel", "replay")
+    assert (algorithm.regulariser, algorithm.regulariser_weight) == ("logits", 1e-3)
+    assert (algorithm.max_grad_norm, algorithm.grad_norm_of) == (0.5, "parameter")
+    assert algorithm.initial_weights == "glorot"
+    assert (algorithm.n_step, algorithm.share_policies, config.exploration.episode_offset) == (1, False, 0)
+    assert (config.replay.capacity, config.learner.batch_size) == (1_000_000, 1024)
+    assert (pacing.total_env_steps, pacing.learning_starts, pacing.env_steps_per_update) == (
+        60_000 * 25,
+        1024 * 25,
+        100,
+    )
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_fit_their_environment(name):
     config = MADDPGConfig.preset(name)

@@ -1,10 +1,13 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec
-from distributed_maddpg.learner import Learner
+from distributed_maddpg.learner import Learner, make_learner
 from distributed_maddpg.metrics import digest
+from distributed_maddpg.rollout import make_rollout_worker
 from distributed_maddpg.serial import SerialRoot
 from tests.envs.target import IDLE_RETURN, target_config
 
@@ -59,6 +62,18 @@ def final_digest(config):
     run_all(root)
     root.close()
     return digest(*(array for _, array in sorted(root.learner_state(0).items())))
+
+
+@pytest.mark.parametrize("algorithm", [{}, {"share_policies": True}, {"initial_weights": "glorot"}])
+def test_a_worker_begins_with_the_learners_first_weights(algorithm):
+    config = tiny(algorithm=algorithm)
+    env = config.env
+    learner = make_learner(config, env_spec(env.id, env.backend, env.kwargs), [config.seed])
+    by_itself, told, otherwise = (make_rollout_worker(config, 0) for _ in range(3))
+    told.set_weights(learner.weights(0))
+    otherwise.set_weights(dataclasses.replace(learner.weights(0), policies=-learner.weights(0).policies))
+    rows, same, other = (worker.collect(4, 0)[0] for worker in (by_itself, told, otherwise))
+    assert np.array_equal(rows, same) and not np.array_equal(rows, other)
 
 
 @pytest.mark.parametrize("continuous", [True, False])
