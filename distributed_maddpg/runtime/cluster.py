@@ -7,6 +7,7 @@ import math
 import os
 import secrets
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 _LAST_MOMENT_S = 0.5
+_KNOCK_S = 10.0
 _HELPERS = ("monitor.py", "dashboard.py")  # Ray's own that only watch; also log_monitor.py
 _LOG = logging.getLogger("distributed_maddpg")
 
@@ -165,6 +167,7 @@ def connect(config: MADDPGConfig) -> bool:
     if ray.is_initialized():
         return False
     address = config.ray.address or os.environ.get("RAY_ADDRESS", "")
+    _check_somebody_listens(address)
     try:
         with _signals_deferred():
             if address:
@@ -177,6 +180,18 @@ def connect(config: MADDPGConfig) -> bool:
             raise
         raise TrainingError(f"ray.address = {address or 'local'!r}: {_first_line(error)}") from error
     return True
+
+
+def _check_somebody_listens(address: str) -> None:
+    """Raise TrainingError if `[ray://]host:port` takes no connection; Ray would wait, deaf to Ctrl-C."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # a word such as "auto", which Ray resolves
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        reason = f"nobody answers there ({_first_line(error)})"
+        raise TrainingError(f"ray.address = {address!r}: {reason}; start the cluster or correct it") from None
 
 
 def disconnect() -> None:
