@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from distributed_maddpg.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
@@ -86,11 +88,16 @@ def reproduce(options: ReproduceOptions, out: Path, note: Callable[[str], None])
     MADDPG(experiment)  # refuses what cannot run, and starts nothing
     _claim(out, options, experiment)
     names = {_name(pairing, seed): (pairing, seed) for pairing in PAIRINGS for seed in range(options.seeds)}
-    results = {name: kept for name in names if (kept := _kept(out, name, options.episodes, note))}
+    settings = {name: _settings(options, *run) for name, run in names.items()}
+    results = {
+        name: kept
+        for name, own in settings.items()
+        if (kept := _kept(out, name, own, options.episodes, note))
+    }
     note(f"{len(names)} runs, of which {len(results)} are done; files go to {out}")
     calls = {
-        name: (_settings(options, *run).to_dict(), str(out.absolute() / "runs" / name), options.episodes)
-        for name, run in names.items()
+        name: (own.to_dict(), str(out.absolute() / "runs" / name), options.episodes)
+        for name, own in settings.items()
         if name not in results
     }
     for name, outcome in _trained(calls, options):
@@ -101,14 +108,19 @@ def reproduce(options: ReproduceOptions, out: Path, note: Callable[[str], None])
     return _compared(options, out, names, results, note)
 
 
-def _kept(out: Path, name: str, episodes: int, note: Callable[[str], None]) -> dict[str, Any] | None:
-    """Return a run's result, evaluated anew if for other episodes; None if it must be made."""
+def _kept(
+    out: Path, name: str, config: MADDPGConfig, episodes: int, note: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """Return the result of a run, evaluated anew if for other episodes; None if it must be made."""
     path = _result(out, name)
     if not path.exists():
         return None
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        _check_shape(values)
         algo = MADDPG.from_checkpoint(out / "checkpoints" / name)
+        if algo.config.to_dict() != config.to_dict():
+            raise ValueError("its checkpoint is another run's")
         if values["card"]["episodes"] != episodes:
             card = full_card(algo.scorecard(episodes, _SEED_OF_START_STATES))
             values = _keep(out, name, {"card": card, "curves": values["curves"]})
@@ -116,6 +128,18 @@ def _kept(out: Path, name: str, episodes: int, note: Callable[[str], None]) -> d
         note(f"{path}: cannot be used ({type(error).__name__}: {error}); the run is made again")
         return None
     return values
+
+
+def _refuse(number: str) -> None:
+    raise ValueError(f"{number} is no result")
+
+
+def _check_shape(values: Mapping[str, Any]) -> None:
+    """Raise ValueError, TypeError or KeyError unless these are the numbers that `_compared` needs."""
+    _over_seeds([values["card"]])
+    curves = dict(values["curves"])
+    if not curves["env_steps"] or np.array(list(curves.values()), np.float64).ndim != 2:
+        raise ValueError("its curves are not columns of one length")
 
 
 def _keep(out: Path, name: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -183,10 +207,10 @@ def _settings(options: ReproduceOptions, pairing: Pairing, seed: int) -> MADDPGC
 
 
 def _claim(out: Path, options: ReproduceOptions, experiment: MADDPGConfig) -> None:
-    """Take a folder for this experiment, or go on with it there.
+    """Take an empty folder for this experiment, or go on with it there.
 
     Raises:
-        BadInput: if it holds another one, or cannot be written to.
+        BadInput: if it holds another one, or anything else, or cannot be written to.
     """
     path = out / "experiment.json"
     mine = {
@@ -198,11 +222,15 @@ def _claim(out: Path, options: ReproduceOptions, experiment: MADDPGConfig) -> No
     text = json.dumps(mine, indent=2) + "\n"
     check_writable(out)
     try:
-        if path.exists() and path.read_text(encoding="utf-8") != text:
-            raise BadInput("out", str(out), "holds an experiment with other settings; name another folder")
-        for folder in (out / "results", out / "checkpoints"):
-            folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            if path.read_bytes() != text.encode():
+                remedy = "holds an experiment with other settings; name another folder"
+                raise BadInput("out", str(out), remedy)
+        elif others := sorted(own.name for own in out.iterdir() if not own.name.startswith(".")):
+            raise BadInput("out", str(out), f"holds {others[0]!r}, no experiment; name a new or empty folder")
         write_aside(path, text)
+        for folder in (out / "results", out / "checkpoints", out / "runs"):
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput("out", str(out), f"cannot be written to ({error.strerror})") from None
 

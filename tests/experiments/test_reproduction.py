@@ -11,6 +11,8 @@ from distributed_maddpg.experiments.options import ReproduceOptions
 from distributed_maddpg.experiments.published import PUBLISHED
 from distributed_maddpg.experiments.reproduction import (
     PAIRINGS,
+    Pairing,
+    _kept,
     _over_seeds,
     _settings,
     default_out,
@@ -98,6 +100,53 @@ def test_a_damaged_result_is_made_again_before_anything_else_and_ends_the_same(d
     assert json.loads(json.dumps(result["runs"])) == before["runs"]
 
 
+def _without_success(values):
+    del values["card"]["success"]
+
+
+def _with_a_word(values):
+    values["card"]["success"]["agents"] = "high"
+
+
+def _with_nan(values):
+    values["card"]["success"]["agents"] = float("nan")
+
+
+def _without_curves(values):
+    values["curves"] = {}
+
+
+def _with_a_short_curve(values):
+    values["curves"]["agent_0"].pop()
+
+
+@pytest.mark.parametrize(
+    "damage", [_without_success, _with_a_word, _with_nan, _without_curves, _with_a_short_curve]
+)
+def test_a_result_that_cannot_be_compared_is_made_again(done, tmp_path, damage):
+    said = []
+    shutil.copytree(done / "checkpoints", tmp_path / "checkpoints")
+    shutil.copytree(done / "results", tmp_path / "results")
+    name = "ddpg-maddpg-seed_0"
+    path, config = tmp_path / "results" / f"{name}.json", _settings(SMALL, Pairing("ddpg", "maddpg"), 0)
+    assert _kept(tmp_path, name, config, 20, said.append) == json.loads(path.read_text())
+    values = json.loads(path.read_text())
+    damage(values)
+    path.write_text(json.dumps(values))
+    assert said == []
+    assert _kept(tmp_path, name, config, 20, said.append) is None
+    assert "the run is made again" in said[0]
+
+
+def test_a_checkpoint_of_another_run_is_not_taken_for_this_ones(done, tmp_path):
+    said = []
+    shutil.copytree(done / "results", tmp_path / "results")
+    other, name = done / "checkpoints" / "ddpg-ddpg-seed_0", "ddpg-maddpg-seed_0"
+    shutil.copytree(other, tmp_path / "checkpoints" / name)
+    assert _kept(tmp_path, name, _settings(SMALL, Pairing("ddpg", "maddpg"), 0), 20, said.append) is None
+    assert "its checkpoint is another run's; the run is made again" in said[0].replace(")", "")
+
+
 def test_a_run_that_was_cut_goes_on_and_ends_the_same(done, tmp_path, monkeypatch):
     config = _settings(SMALL, PAIRINGS[0], 0)
     pacing = dataclasses.replace(config.pacing, checkpoint_interval_env_steps=5_000)
@@ -129,6 +178,20 @@ def test_a_run_that_was_cut_goes_on_and_ends_the_same(done, tmp_path, monkeypatc
 def test_a_folder_of_another_experiment_is_refused(done, changes):
     with pytest.raises(BadInput, match=r"out = .*holds an experiment with other settings"):
         reproduce(dataclasses.replace(SMALL, **changes), done, lambda line: None)
+
+
+def test_a_folder_with_anything_else_is_left_alone(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(BadInput, match=r"out = .*holds 'README.md', no experiment; name a new or empty"):
+        reproduce(SMALL, tmp_path, lambda line: None)
+    assert [own.name for own in tmp_path.iterdir()] == ["README.md"]
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_an_experiment_file_that_is_no_text_is_another_one(tmp_path):
+    (tmp_path / "experiment.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadInput, match="holds an experiment with other settings"):
+        reproduce(SMALL, tmp_path, lambda line: None)
 
 
 def test_experiments_have_folders_of_their_own():
