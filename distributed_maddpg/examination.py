@@ -93,7 +93,8 @@ def adversary_bounds(config: MADDPGConfig, parameters: FloatArray, seed: int) ->
         "uninformed_squared": where the squared distance is smallest, which OpenAI's MPE pays for;
         "informed": of an adversary that knows the goal and heads straight for it, played.
     """
-    kernel = make_vector_env(config.env.id, _BOUND_EPISODES, seed, backend="vectorized", **config.env.kwargs)
+    kwargs = {name: value for name, value in config.env.kwargs.items() if name != "render_mode"}
+    kernel = make_vector_env(config.env.id, _BOUND_EPISODES, seed, backend="vectorized", **kwargs)
     kernel.reset()
     landmarks = kernel.get_state()["landmark_positions"]
     centroid = centroid_distances(landmarks)

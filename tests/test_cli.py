@@ -76,6 +76,11 @@ BAD = {
         ["train", "--env.kwargs", "N", "3", "max_cycles"],
         "--env.kwargs: a name lacks its value; give --env.kwargs NAME VALUE",
     ),
+    "no such algorithm of a team": (
+        ["train", "--algorithm.team-overrides", "agent", "ppo"],
+        "--algorithm.team-overrides: a name lacks its value, or has none of these; "
+        "give --algorithm.team-overrides NAME {maddpg,ddpg,matd3}",
+    ),
     "a file for a folder": (
         ["reproduce", "physical-deception", "--out", __file__],
         "test_cli.py': is a file; name a folder",
@@ -88,6 +93,10 @@ BAD = {
     "updates of nothing": (
         ["evaluate", "x", "--best-response-updates", "9"],
         "best_response_updates = 9: needs --best-response",
+    ),
+    "updates without end": (
+        ["evaluate", "x", "--best-response", "--best-response-updates", str(10**18)],
+        "best_response_updates = 1000000000000000000: must be at least 1 and at most 1000000000",
     ),
     "negative seed": (["evaluate", "x", "--seed", "-1"], "seed = -1"),
     "no checkpoint named": (["evaluate"], "checkpoint"),

@@ -93,3 +93,10 @@ def test_a_full_card_has_an_interval_round_each_mean():
     card = full_card(evaluate_weights(CONFIG, untrained(), 200, 0))
     for who, (low, high) in card["ci95"]["final_distance_mean"].items():
         assert low < card["final_distance_mean"][who] < high
+
+
+def test_bounds_need_no_environment_that_draws():
+    kwargs = {"N": 2, "max_cycles": 5, "continuous_actions": True}
+    plain = MADDPGConfig.from_dict({"env": {"backend": "pettingzoo", "kwargs": kwargs}})
+    drawing = MADDPGConfig.from_dict({"env": {"kwargs": {**kwargs, "render_mode": "rgb_array"}}}, plain)
+    assert adversary_bounds(drawing, untrained(), 0) == adversary_bounds(plain, untrained(), 0)

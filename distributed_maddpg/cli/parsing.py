@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 from typing import TypeVar
 
 import tyro
@@ -60,6 +61,8 @@ def _one_line(complaint: str) -> str:
         first = f"{first} {lines[2]} {lines[3]}"
     if first.endswith("Failed to parse key-value pairs!"):
         option = first.split()[2].rstrip(":")
+        if choices := re.search(r"\[STR (\{[\w,]+\}) \[", complaint):
+            return f"{option}: a name lacks its value, or has none of these; give {option} NAME {choices[1]}"
         return f"{option}: a name lacks its value; give {option} NAME VALUE NAME VALUE"
     # An error of ours, raised while tyro filled a section, says everything by itself.
     ours = first.partition(": ")[2] if first.startswith("Error parsing settings") else first
