@@ -190,9 +190,10 @@ class SerialRoot:
         return evaluate_weights(self._config, self.weights(run).policies, num_episodes, seed)
 
     def close(self) -> None:
-        """Release the environments."""
+        """Release the environments and the stored transitions, whoever still holds this and its counters."""
         for run in self._runs:
             run.worker.close()
+        self._runs.clear()
 
     def _evaluate(self) -> None:
         for index, run in enumerate(self._runs):

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -163,6 +164,16 @@ def test_after_stop_counters_stay_and_training_is_refused():
     assert algo.env_steps == steps > 0
     with pytest.raises(TrainingError, match="was stopped"):
         algo.train()
+
+
+def test_a_stopped_run_lets_go_of_its_transitions_at_once():
+    algo = MADDPG(config())
+    algo.train()
+    ring = weakref.ref(algo._root()._runs[0].replay.ring)
+    assert ring().rows.any()
+    algo.stop()
+    assert ring() is None, "whoever trains many runs in one process would fill the memory with them"
+    assert algo.env_steps > 0
 
 
 @pytest.mark.parametrize("wrong", [np.zeros(3), np.float32(1), np.full(10, np.nan), np.zeros((2, 10))])
