@@ -143,10 +143,11 @@ def evaluate(
         obs = result.obs
         ended, report = log.step(result, env)
         minimal = closest.step(ended)
-        idle = 0 if report is not None else idle + 1
+        idle += 1
         if report is not None:
             _check_returns(report, np.flatnonzero(ended), env.agents)
             counted = quota[ended] > 0
+            idle = 0 if counted.any() else idle
             reports.append(
                 EpisodeReport(
                     report.returns[counted], report.lengths[counted], report.final_distances[counted]

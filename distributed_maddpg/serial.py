@@ -191,9 +191,8 @@ class SerialRoot:
 
     def close(self) -> None:
         """Release the environments and the stored transitions, whoever still holds this and its counters."""
-        for run in self._runs:
-            run.worker.close()
-        self._runs.clear()
+        while self._runs:
+            self._runs.pop().worker.close()
 
     def _evaluate(self) -> None:
         for index, run in enumerate(self._runs):

@@ -111,6 +111,14 @@ def test_an_environment_that_never_ends_is_given_up(monkeypatch):
         evaluate(env, lambda obs: [np.zeros(1, np.int64)] * 2, 1)
 
 
+def test_one_copy_that_never_ends_is_given_up_though_others_end(monkeypatch):
+    monkeypatch.setattr(evaluation, "_LONGEST_EPISODE", 50)
+    env = make_vector_env("tests.envs.counting:parallel_env", 2, 0, max_cycles=5)
+    env.envs[1].max_cycles = 10_000
+    with pytest.raises(TrainingError, match="no episode ended within 50 steps"):
+        evaluate(env, lambda obs: [np.zeros(2, np.int64)] * 2, 4)
+
+
 def scorecard(seed, episodes=7, num_envs=3):
     config = MADDPGConfig.from_dict({"rollout": {"num_envs": num_envs}})
     spec = env_spec(config.env.id, "auto", config.env.kwargs)
