@@ -22,7 +22,9 @@ from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import FloatArray
 
 _SUMMARISED = ("agent_episode_returns_mean", "success", "delta", "final_distance_mean")
-_BOUND_EPISODES, _INFORMED_EPISODES = 20_000, 1_000
+_BOUND_EPISODES, _LEAST_BOUND_EPISODES, _INFORMED_EPISODES = 20_000, 200, 1_000
+_BOUND_WORK = _BOUND_EPISODES * 4**3
+"""Start states times landmarks cubed, which is what the bounds cost: seconds."""
 _ADVERSARY = "adversary"
 
 
@@ -94,7 +96,9 @@ def adversary_bounds(config: MADDPGConfig, parameters: FloatArray, seed: int) ->
         "informed": of an adversary that knows the goal and heads straight for it, played.
     """
     kwargs = {name: value for name, value in config.env.kwargs.items() if name != "render_mode"}
-    kernel = make_vector_env(config.env.id, _BOUND_EPISODES, seed, backend="vectorized", **kwargs)
+    num_landmarks = env_spec(config.env.id, "vectorized", kwargs).num_agents - 1  # as many as good agents
+    episodes = max(_LEAST_BOUND_EPISODES, min(_BOUND_EPISODES, _BOUND_WORK // num_landmarks**3))
+    kernel = make_vector_env(config.env.id, episodes, seed, backend="vectorized", **kwargs)
     kernel.reset()
     landmarks = kernel.get_state()["landmark_positions"]
     centroid = centroid_distances(landmarks)

@@ -81,6 +81,24 @@ def test_bounds_are_those_of_the_square_and_of_a_player_that_knows():
     assert bounds["informed"] == {"final_distance": pytest.approx(0, abs=1e-3), "success": 100.0}
 
 
+def test_bounds_of_four_landmarks_tell_the_median_from_the_mean():
+    config = MADDPGConfig.from_dict({"env": {"kwargs": {"N": 4}}}, CONFIG)
+    policies = initial_policies(env_spec(config.env.id, "auto", config.env.kwargs), (64, 64), 3)
+    bounds = adversary_bounds(config, policies, 0)
+    assert bounds["uninformed"] == pytest.approx({"final_distance": 0.622, "success": 55.4}, rel=0.01)
+    assert bounds["uninformed_squared"] == pytest.approx({"final_distance": 0.645, "success": 21.7}, rel=0.03)
+
+
+def test_the_gain_is_the_fresh_teams_own():
+    before, key = untrained(), integer_seed(0, "evaluation", 0)
+    found = best_responses(CONFIG, before, 1, 50, 0, lambda line: None)
+    old = evaluate_weights(CONFIG, before, 50, key).episodes.returns
+    for index, (team, own) in enumerate({"adversary": [0], "agent": [1, 2]}.items()):
+        fresh = train_response(CONFIG, before, team, 1, integer_seed(0, "response", index)).policies
+        new = evaluate_weights(CONFIG, fresh, 50, key).episodes.returns
+        assert found[team]["return_gain"] == pytest.approx((new - old)[:, own].mean())
+
+
 def test_matchups_are_the_part_of_the_card_that_compares():
     rows = matchups(CONFIG, untrained(), 20, 0)
     assert len(rows) == 9
