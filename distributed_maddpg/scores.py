@@ -13,7 +13,7 @@ import numpy.typing as npt
 from distributed_maddpg.types import FloatArray
 
 SUCCESS_EPS = 0.4
-"""Distance that counts as reached; with it an independent replication found the paper's table again."""
+"""Distance that counts as reached; with it an independent replication found the paper's first row again."""
 EPS_GRID = tuple(round(0.1 * k, 1) for k in range(1, 11))
 _CONFIDENCE, _RESAMPLES = 0.95, 10_000
 

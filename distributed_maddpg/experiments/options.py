@@ -7,6 +7,8 @@ from typing import Literal
 
 from distributed_maddpg.errors import BadInput
 
+_LONGEST_WAIT_S = 31_536_000  # a year
+
 
 @dataclass(frozen=True)
 class CrossPlayOptions:
@@ -28,8 +30,8 @@ class CrossPlayOptions:
         for name, least in (("episodes", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise BadInput(name, getattr(self, name), f"must be at least {least}")
-        if not self.timeout_s > 0:
-            raise BadInput("timeout_s", self.timeout_s, "must be a positive number")
+        if not 0 < self.timeout_s <= _LONGEST_WAIT_S:
+            raise BadInput("timeout_s", self.timeout_s, f"must be a positive number up to {_LONGEST_WAIT_S}")
 
 
 @dataclass(frozen=True)
@@ -58,5 +60,5 @@ class ReproduceOptions:
         for name, least in (("num_good_agents", 1), ("seeds", 1), ("episodes", 1)):
             if getattr(self, name) < least:
                 raise BadInput(name, getattr(self, name), f"must be at least {least}")
-        if not self.timeout_s > 0:
-            raise BadInput("timeout_s", self.timeout_s, "must be a positive number")
+        if not 0 < self.timeout_s <= _LONGEST_WAIT_S:
+            raise BadInput("timeout_s", self.timeout_s, f"must be a positive number up to {_LONGEST_WAIT_S}")

@@ -282,7 +282,7 @@ def _compared(
         },
         "settings": _settings(options, PAIRINGS[0], 0).to_dict(),
         "rows": rows,
-        "runs": {name: result["card"] for name, result in results.items()},
+        "runs": {name: results[name]["card"] for name in names},
         "cross_play": cross_play(entrants, how, note),
         "curves": str(curves),
     }

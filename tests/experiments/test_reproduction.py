@@ -206,7 +206,8 @@ def test_experiments_have_folders_of_their_own():
 
 
 def test_bad_options_are_one_line():
-    for values in ({"seeds": 0}, {"num_good_agents": 0}, {"episodes": 0}, {"timeout_s": -1.0}):
+    wrong = ({"seeds": 0}, {"num_good_agents": 0}, {"episodes": 0}, {"timeout_s": -1.0})
+    for values in (*wrong, {"timeout_s": float("inf")}):
         with pytest.raises(BadInput):
             ReproduceOptions(**values)
     with pytest.raises(BadInput, match="preset"):
