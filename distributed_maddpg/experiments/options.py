@@ -10,6 +10,15 @@ from distributed_maddpg.errors import BadInput
 _LONGEST_WAIT_S = 31_536_000  # a year
 
 
+def _check(options: CrossPlayOptions | ReproduceOptions, **least: int) -> None:
+    """Refuse counts below their least, and a wait that Ray cannot count."""
+    for name, smallest in least.items():
+        if getattr(options, name) < smallest:
+            raise BadInput(name, getattr(options, name), f"must be at least {smallest}")
+    if not 0 < options.timeout_s <= _LONGEST_WAIT_S:
+        raise BadInput("timeout_s", options.timeout_s, f"must be a positive number up to {_LONGEST_WAIT_S}")
+
+
 @dataclass(frozen=True)
 class CrossPlayOptions:
     """How the teams play."""
@@ -27,11 +36,7 @@ class CrossPlayOptions:
 
     def __post_init__(self) -> None:
         """Check them."""
-        for name, least in (("episodes", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise BadInput(name, getattr(self, name), f"must be at least {least}")
-        if not 0 < self.timeout_s <= _LONGEST_WAIT_S:
-            raise BadInput("timeout_s", self.timeout_s, f"must be a positive number up to {_LONGEST_WAIT_S}")
+        _check(self, episodes=1, seed=0)
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,4 @@ class ReproduceOptions:
 
     def __post_init__(self) -> None:
         """Check them."""
-        for name, least in (("num_good_agents", 1), ("seeds", 1), ("episodes", 1)):
-            if getattr(self, name) < least:
-                raise BadInput(name, getattr(self, name), f"must be at least {least}")
-        if not 0 < self.timeout_s <= _LONGEST_WAIT_S:
-            raise BadInput("timeout_s", self.timeout_s, f"must be a positive number up to {_LONGEST_WAIT_S}")
+        _check(self, num_good_agents=1, seeds=1, episodes=1)

@@ -1,5 +1,4 @@
 import socket
-import time
 
 import pytest
 
@@ -14,10 +13,9 @@ def listener():
         yield server.getsockname()[1]
 
 
-def test_an_address_where_nobody_listens_is_refused_at_once(listener):
+def test_an_address_where_nobody_listens_is_refused():
     with socket.create_server(("127.0.0.1", 0)) as server:
         free = server.getsockname()[1]
-    started = time.monotonic()
     for address in (
         f"127.0.0.1:{free}",
         f"ray://127.0.0.1:{free}",
@@ -26,7 +24,6 @@ def test_an_address_where_nobody_listens_is_refused_at_once(listener):
     ):
         with pytest.raises(TrainingError, match=r"ray.address = .*nobody answers there \(.+\); start the"):
             _check_somebody_listens(address)
-    assert time.monotonic() - started < 60  # Ray itself was seen to try for ten minutes
 
 
 def test_an_address_where_somebody_listens_or_that_is_a_word_is_left_to_ray(listener):
