@@ -1,4 +1,4 @@
-"""How the package compiles its inner loops (floor F0).
+"""How the package compiles its inner loops.
 
 A compiled function may call those of its own file only: numba's cache notices no change in another file.
 """

@@ -1,4 +1,4 @@
-"""The errors a user can cause or meet, each of which becomes one line and an exit code (floor F0)."""
+"""The errors a user can cause or meet, each of which becomes one line and an exit code."""
 
 from __future__ import annotations
 

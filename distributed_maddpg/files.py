@@ -1,4 +1,4 @@
-"""Files and folders opened, read, replaced and parsed with care, whoever wrote them (floor F0)."""
+"""Files and folders opened, read, replaced and parsed with care, whoever wrote them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import stat
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from distributed_maddpg.errors import BadInput
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 # Errors with which a kernel or a file system says that it does not know how to exchange two names.
@@ -159,3 +161,37 @@ def _exchange(one: Path, other: Path) -> bool:
     if code in _CANNOT_EXCHANGE:
         return False
     raise OSError(code, os.strerror(code), str(other))
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Write a small file beside its name and rename it into place, so that it is never seen half."""
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        with draft.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut could leave the new name with nothing in it
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder for results, before anything is worked out that could not be kept.
+
+    Raises:
+        BadInput: if that is no folder, or cannot be written to.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise BadInput("out", str(folder), "is a file; name a folder")
+    make_folder(folder, "out")
+
+
+def make_folder(folder: Path, field: str) -> None:
+    """Make a folder where there is none; refuse one that cannot be written to, as the value of `field`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(field, str(folder), f"cannot be created ({error.strerror})") from None
+    if not os.access(folder, os.W_OK):
+        raise BadInput(field, str(folder), "cannot be written to; name another folder")

@@ -1,4 +1,4 @@
-"""The learner: minibatches in, updates of all agents, versioned weights out (floor F3)."""
+"""The learner: minibatches in, updates of all agents, versioned weights out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from distributed_maddpg.algo.maddpg import METRICS
 from distributed_maddpg.algo.restore_point import RestorePoint
 from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConfig
 from distributed_maddpg.errors import BadInput, Diverged
-from distributed_maddpg.ring import Ring
+from distributed_maddpg.replay.ring import Ring
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import Arrays, EnvSpec, FloatArray, Weights, taken, taken_count
 

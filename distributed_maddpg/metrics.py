@@ -1,24 +1,17 @@
-"""What a run reports: accumulation over an iteration, result keys, and the files they go to (floor F3).
+"""What a run reports: accumulation over an iteration, result keys, and the files they go to.
 
 Keys follow RLlib, so that dashboards and Tune metrics carry over; docs/metrics.md explains each.
 """
 
 from __future__ import annotations
 
-import csv
-import errno
 import hashlib
-import io
 import logging
 import math
-import os
-import secrets
-import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -189,161 +182,3 @@ def digest(*arrays: npt.NDArray[Any]) -> str:
     for array in arrays:
         sha.update(np.ascontiguousarray(array).tobytes())
     return sha.hexdigest()
-
-
-class CSVTable:
-    """A CSV file whose columns are fixed by its first row; every row is in the file when `add` returns."""
-
-    def __init__(self, path: Path, text: str | None = None) -> None:
-        """Continue `path` under its own header where it exists, else create it at the first row.
-
-        Args:
-            path: the file.
-            text: what it held when a checkpoint was made, which takes the place of what it holds now; empty
-                where it did not exist.
-
-        Raises:
-            OSError: if that text cannot be written, or does not begin with a header.
-        """
-        self._path = path
-        if text:
-            write_aside(path, text)
-        elif text is not None:
-            path.unlink(missing_ok=True)
-        self._file: BinaryIO | None = None
-        self._size = _whole_lines(path)
-        self._unwritten = ""
-        self._columns: list[str] = []
-        if self._size:
-            with path.open(newline="", encoding="utf-8", errors="replace") as file:
-                try:
-                    self._columns = next(csv.reader(file), [])
-                except csv.Error as error:
-                    raise OSError(errno.EBADMSG, f"{path.name} has no header: {error}") from None
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Append one row; a column the first row did not have is left out.
-
-        Raises:
-            OSError: if the row cannot be written now; it is kept, and written before the next one.
-        """
-        if not self._columns:
-            self._columns = list(row)
-            self._unwritten += _csv_line(self._columns)
-        self._unwritten += _csv_line([row.get(column, "") for column in self._columns])
-        self.flush()
-
-    def flush(self) -> None:
-        """Write the rows that could not be written before.
-
-        Raises:
-            OSError: if they still cannot.
-        """
-        if not self._unwritten:
-            return
-        if self._file is None:
-            self._file = self._path.open("ab", buffering=0)
-        data = self._unwritten.encode()
-        try:
-            self._file.truncate(self._size)  # of a row that was half written when the disk was full
-            written = self._file.write(data)
-            if written != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError:
-            self._file.close()
-            self._file = None
-            raise
-        self._size, self._unwritten = self._size + len(data), ""
-
-    def text(self) -> str:
-        """Return the whole table, rows that could not be written yet included."""
-        written = self._path.read_bytes()[: self._size] if self._size else b""
-        return written.decode(errors="replace") + self._unwritten
-
-    def close(self) -> None:
-        """Write what is still to be written, and close the file; OSError as `flush`."""
-        self.flush()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-def write_aside(path: Path, text: str) -> None:
-    """Write a small file beside its name and rename it into place, so that it is never seen half."""
-    draft = path.with_name(f".{path.name}.tmp")
-    try:
-        with draft.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut could leave the new name with nothing in it
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _whole_lines(path: Path) -> int:
-    """Return the bytes up to the end of a file's last whole line; a crash may have cut the one after."""
-    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
-
-
-def _csv_line(values: list[Any]) -> str:
-    line = io.StringIO()
-    csv.writer(line).writerow(values)
-    return line.getvalue()
-
-
-class TensorBoardWriter:
-    """Writes every number of a result as a TensorBoard scalar over environment steps."""
-
-    def __init__(self, folder: Path, env_steps: int = 0) -> None:
-        """Write to a new event file in `folder`, which is created with the first result.
-
-        Args:
-            folder: where to.
-            env_steps: of the checkpoint that a run continues from; TensorBoard drops what came after.
-        """
-        self._folder = folder
-        self._continued_from = env_steps
-        self._writer: Any = None
-
-    def add(self, result: Mapping[str, Any], env_steps: int) -> None:
-        """Write all finite numbers of a nested result.
-
-        Raises:
-            OSError: if they cannot be written; the next result goes to another file.
-        """
-        # Imported here because it costs a second that --help and --version should not pay.
-        from tensorboardX.proto.event_pb2 import Event, SessionLog  # noqa: PLC0415
-        from tensorboardX.proto.summary_pb2 import Summary  # noqa: PLC0415
-
-        numbers = [
-            Summary.Value(tag=key, simple_value=value)
-            for key, value in flatten(result).items()
-            if isinstance(value, int | float) and math.isfinite(value)
-        ]
-        try:
-            if self._writer is None:
-                self._writer = self._open()
-                began = SessionLog(status=SessionLog.START)
-                self._write(Event(wall_time=time.time(), step=self._continued_from + 1, session_log=began))
-            self._write(Event(wall_time=time.time(), step=env_steps, summary=Summary(value=numbers)))
-        except OSError:
-            self._writer, self._continued_from = None, env_steps  # a cut record hides all that follow it
-            raise
-
-    def _open(self) -> Any:
-        # Not SummaryWriter: its thread dies of a full disk, and then whoever adds waits for ever.
-        from tensorboardX.event_file_writer import EventsWriter  # noqa: PLC0415
-
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return EventsWriter(str(self._folder / "events"), f".{secrets.token_hex(4)}")
-
-    def _write(self, event: Any) -> None:
-        self._writer.write_event(event)
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Close the event file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None

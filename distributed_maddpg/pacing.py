@@ -1,4 +1,4 @@
-"""When each stage may move: counts in, decisions out (floor F3; no clock, no process)."""
+"""When each stage may move: counts in, decisions out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks that look at the machine or the environment, before any process is started (floor F4)."""
+"""Checks that look at the machine or the environment, before any process is started."""
 
 from __future__ import annotations
 

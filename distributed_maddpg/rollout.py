@@ -1,4 +1,4 @@
-"""The rollout worker: steps environments with the policies and packs what happened (floor F3; no torch)."""
+"""The rollout worker: steps environments with the policies and packs what happened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One seed, many independent random streams (floor F0)."""
+"""One seed, many independent random streams."""
 
 from __future__ import annotations
 

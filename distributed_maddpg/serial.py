@@ -1,4 +1,4 @@
-"""The whole of training in one process, without Ray: the executable specification (floor F4).
+"""The whole of training in one process, without Ray: the executable specification.
 
 One rollout worker, one replay buffer and one learner take turns in lock-step. It is reproducible bit for bit,
 and `runtime/` with `sync=True` and one worker must give the same weights. Several runs that differ only in
@@ -16,11 +16,12 @@ import numpy as np
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import TrainingError
-from distributed_maddpg.evaluation import Evaluation, Scorecard, evaluate_weights
+from distributed_maddpg.evaluation.episodes import evaluate_weights
+from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
 from distributed_maddpg.learner import make_learner
 from distributed_maddpg.metrics import IterationLog
 from distributed_maddpg.pacing import Pacer, in_pieces
-from distributed_maddpg.replay import make_replay_buffer
+from distributed_maddpg.replay.buffer import make_replay_buffer
 from distributed_maddpg.rollout import make_rollout_worker
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import (

@@ -1,4 +1,4 @@
-"""The public class: train, evaluate, save, restore and act (floor F5)."""
+"""The public class: train, evaluate, save, restore and act."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.acting.joint_policy import JointPolicy
-from distributed_maddpg.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from distributed_maddpg.checkpoint.folder import Checkpoint, load_checkpoint, save_checkpoint
 from distributed_maddpg.config import EnvConfig, MADDPGConfig
 from distributed_maddpg.envs import is_builtin
 from distributed_maddpg.errors import BadInput, CheckpointError, StageError, TrainingError
-from distributed_maddpg.evaluation import Evaluation, Scorecard, evaluate_weights
+from distributed_maddpg.evaluation.episodes import evaluate_weights
+from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
 from distributed_maddpg.metrics import digest
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.preflight import check_machine, check_settings

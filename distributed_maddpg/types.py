@@ -1,4 +1,4 @@
-"""The vocabulary of the package: specs, layouts and reports; numpy only (floor F0).
+"""The vocabulary of the package: specs, layouts and reports; numpy only.
 
 Shape letters, used in every docstring: `B` batch rows, `E` environment copies, `T` steps, `N` agents,
 `O_i` and `A_i` observation and action width of agent i, `O` and `A` the widest of them, `L` landmarks,

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from distributed_maddpg.checkpoint import Checkpoint, load_checkpoint
+from distributed_maddpg.checkpoint.folder import Checkpoint, load_checkpoint
 from distributed_maddpg.types import FloatArray
 from tests.runtime.processes import session_processes
 

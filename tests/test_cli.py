@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from distributed_maddpg import MADDPG, __version__, saving
-from distributed_maddpg.checkpoint import checkpoints_of, load_checkpoint, save_checkpoint
+from distributed_maddpg import MADDPG, __version__
+from distributed_maddpg.checkpoint import saver
+from distributed_maddpg.checkpoint.folder import load_checkpoint, save_checkpoint
+from distributed_maddpg.checkpoint.listing import checkpoints_of
 from distributed_maddpg.cli import main
 from distributed_maddpg.errors import CheckpointError, TrainingError
 
@@ -452,7 +454,7 @@ def test_a_checkpoint_does_not_decide_whom_we_connect_to(run, capsys, tmp_path, 
         asked.append(config.ray.address)
         raise TrainingError("far enough")
 
-    monkeypatch.setattr("distributed_maddpg.run.train_run", train)
+    monkeypatch.setattr("distributed_maddpg.run.training.train_run", train)
     resume = ["train", "--resume", "auto", "--run-dir", str(tmp_path / "run")]
     (tmp_path / "mine.toml").write_text('[ray]\naddress = "ray://mine:1"\n')
     for more in ([], ["--config", str(tmp_path / "mine.toml")], ["--ray.address", "ray://else:1"]):
@@ -524,7 +526,7 @@ def test_a_run_that_could_not_be_saved_is_exit_code_1(tmp_path, capsys, monkeypa
     def full(path, checkpoint):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(saving, "save_checkpoint", full)
+    monkeypatch.setattr(saver, "save_checkpoint", full)
     assert main(["train", *TINY, "--run-dir", str(tmp_path / "run"), "--json"]) == 1
     captured = capsys.readouterr()
     summary = json.loads(captured.out)

@@ -12,7 +12,7 @@ from distributed_maddpg.algo.maddpg import METRICS
 from distributed_maddpg.config import AlgorithmConfig, LearnerConfig
 from distributed_maddpg.errors import Diverged, TrainingError
 from distributed_maddpg.learner import Learner
-from distributed_maddpg.ring import Ring
+from distributed_maddpg.replay.ring import Ring
 from distributed_maddpg.types import EnvSpec
 
 SPEC = EnvSpec(("red_0", "blue_0"), (3, 2), (2, 3), ("continuous", "discrete"))

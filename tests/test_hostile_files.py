@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 
 from distributed_maddpg import MADDPG
-from distributed_maddpg.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from distributed_maddpg.checkpoint.folder import Checkpoint, load_checkpoint, save_checkpoint
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError
 from distributed_maddpg.types import StoredRows

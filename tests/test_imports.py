@@ -9,14 +9,15 @@ from distributed_maddpg import cli
 
 NUMPY_ONLY = [
     "distributed_maddpg.rollout",
-    "distributed_maddpg.replay",
-    "distributed_maddpg.evaluation",
+    "distributed_maddpg.replay.buffer",
+    "distributed_maddpg.evaluation.matchups",
     "distributed_maddpg.pacing",
-    "distributed_maddpg.checkpoint",
+    "distributed_maddpg.checkpoint.saver",
     "distributed_maddpg.metrics",
     "distributed_maddpg.acting.joint_policy",
     "distributed_maddpg.envs",
     "distributed_maddpg.config",
+    "distributed_maddpg.run.folder",
     "distributed_maddpg.preflight",
     *(f"distributed_maddpg.cli.{path.stem}" for path in Path(cli.__file__).parent.glob("*.py")),
 ]
@@ -68,7 +69,7 @@ def test_training_without_workers_does_not_load_ray():
 def test_the_public_names():
     assert distributed_maddpg.__all__ == ["MADDPG", "MADDPGConfig", "__version__"]
     assert distributed_maddpg.MADDPG.__module__ == "distributed_maddpg.trainer"
-    assert distributed_maddpg.MADDPGConfig.__module__ == "distributed_maddpg.config"
+    assert distributed_maddpg.MADDPGConfig is distributed_maddpg.config.MADDPGConfig
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -11,7 +11,7 @@ from distributed_maddpg.algo.maddpg import METRICS
 from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConfig
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.learner import Learner, choose_device, faster_device, make_learner, trial_rate
-from distributed_maddpg.ring import Ring
+from distributed_maddpg.replay.ring import Ring
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import EnvSpec
 

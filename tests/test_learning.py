@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distributed_maddpg import MADDPG, MADDPGConfig
-from distributed_maddpg.evaluation import evaluate_matchups
+from distributed_maddpg.evaluation.matchups import evaluate_matchups
 
 # Env steps, and what each team must gain in return over random players: all teams replaced by these where
 # they work together, the team alone where they compete. About half of what was measured.

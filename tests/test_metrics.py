@@ -1,10 +1,9 @@
-import csv
 import math
 
 import numpy as np
 import pytest
 
-from distributed_maddpg.metrics import CSVTable, IterationLog, TensorBoardWriter, digest, flatten
+from distributed_maddpg.metrics import IterationLog, digest, flatten
 from distributed_maddpg.types import EnvSpec, EpisodeReport, LearnerReport, RolloutReport
 
 SPEC = EnvSpec(("red_0", "blue_0"), (1, 1), (1, 1), ("continuous",) * 2)
@@ -86,45 +85,3 @@ def test_a_digest_tells_every_bit_and_the_order():
     assert digest(a, b) == digest(a.copy(), b)
     assert len({digest(a, b), digest(b, a), digest(changed, b), digest(a, -b)}) == 4
     assert digest(np.arange(6).reshape(2, 3).T) == digest(np.arange(6).reshape(2, 3).T.copy())
-
-
-def read(path):
-    with path.open(newline="") as file:
-        return list(csv.reader(file))
-
-
-def test_a_table_has_its_first_rows_columns(tmp_path):
-    table = CSVTable(tmp_path / "t.csv")
-    table.add({"a": 1, "b": "x,y"})
-    table.add({"b": 2, "c": 3})
-    assert read(tmp_path / "t.csv") == [["a", "b"], ["1", "x,y"], ["", "2"]]  # before close
-    table.close()
-
-
-def test_a_table_without_a_header_is_refused(tmp_path):
-    with pytest.raises(OSError, match=r"table\.csv has no header: field larger than field limit"):
-        CSVTable(tmp_path / "table.csv", "x" * 200_000 + "\n")
-
-
-def test_a_table_continues_under_its_own_header(tmp_path):
-    for row in ({"a": 1, "b": 2}, {"b": 4, "a": 3}):
-        table = CSVTable(tmp_path / "t.csv")
-        table.add(row)
-        table.close()
-    assert read(tmp_path / "t.csv") == [["a", "b"], ["1", "2"], ["3", "4"]]
-
-
-def test_a_table_without_rows_leaves_no_file(tmp_path):
-    CSVTable(tmp_path / "t.csv").close()
-    assert not (tmp_path / "t.csv").exists()
-
-
-def test_tensorboard_events_hold_the_finite_numbers(tmp_path):
-    writer = TensorBoardWriter(tmp_path)
-    writer.add({"a": {"b": 1.5}, "c": math.nan, "d": "text"}, 10)
-    writer.close()
-    data = next(tmp_path.glob("events.out.tfevents*")).read_bytes()
-    assert b"a/b" in data
-    assert np.float32(1.5).tobytes() in data
-    assert b"\x01c" not in data
-    assert b"text" not in data

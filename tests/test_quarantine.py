@@ -11,7 +11,7 @@ from distributed_maddpg import MADDPG
 from distributed_maddpg.config import AlgorithmConfig, ExplorationConfig, MADDPGConfig
 from distributed_maddpg.envs import env_spec, make_vector_env
 from distributed_maddpg.errors import TrainingError
-from distributed_maddpg.evaluation import evaluate
+from distributed_maddpg.evaluation.episodes import evaluate
 from distributed_maddpg.metrics import IterationLog, digest
 from distributed_maddpg.rollout import RolloutWorker, column_owner, make_rollout_worker
 from distributed_maddpg.serial import SerialRoot

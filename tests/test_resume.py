@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from distributed_maddpg import MADDPG
-from distributed_maddpg.checkpoint import load_checkpoint
+from distributed_maddpg.checkpoint.folder import load_checkpoint
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
 from distributed_maddpg.metrics import digest, flatten

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distributed_maddpg import MADDPG, MADDPGConfig
-from distributed_maddpg.checkpoint import load_checkpoint, save_checkpoint
+from distributed_maddpg.checkpoint.folder import load_checkpoint, save_checkpoint
 from distributed_maddpg.config import AlgorithmConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
 from distributed_maddpg.metrics import flatten

@@ -1,1 +1,1 @@
-"""Acting with trained policies in numpy: inference and exploration, without torch (floor F2)."""
+"""Acting with trained policies in numpy: inference and exploration, without torch."""

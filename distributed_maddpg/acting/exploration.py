@@ -1,4 +1,4 @@
-"""From logits to actions, greedy or with noise (floor F2).
+"""From logits to actions, greedy or with noise.
 
 Gumbel-softmax: Jang et al. 2017 (arXiv:1611.01144), eq. 1-2. Ornstein-Uhlenbeck noise: Lillicrap et al. 2016
 (arXiv:1509.02971), section 7. Uniform actions with a small probability are the teaching notebook's.

@@ -1,4 +1,4 @@
-"""All agents' policies together: observations in, actions out (floor F2)."""
+"""All agents' policies together: observations in, actions out."""
 
 from __future__ import annotations
 

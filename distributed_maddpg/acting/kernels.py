@@ -1,4 +1,4 @@
-"""The loops of acting that numpy is slow at: short rows, and two passes where one would do (floor F2).
+"""The loops of acting that numpy is slow at: short rows, and two passes where one would do.
 
 Each does in place what the numpy expression it names does, to the bit where it does not say otherwise;
 `tests/acting/test_kernels.py` compares them. What numpy does well stays numpy's: products, exponentials,

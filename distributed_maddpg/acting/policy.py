@@ -1,4 +1,4 @@
-"""The policies' forward pass in numpy, for processes that act and never learn (floor F2)."""
+"""The policies' forward pass in numpy, for processes that act and never learn."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The MADDPG update in pure torch: no Ray, no environment, no files, no clock (floor F2)."""
+"""The MADDPG update in pure torch: no Ray, no environment, no files, no clock."""

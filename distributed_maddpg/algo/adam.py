@@ -1,4 +1,4 @@
-"""Adam on one flat array (floor F2)."""
+"""Adam on one flat array."""
 
 from __future__ import annotations
 

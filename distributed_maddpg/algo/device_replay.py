@@ -1,4 +1,4 @@
-"""The replay buffer's rows once more, where the learner computes (floor F2)."""
+"""The replay buffer's rows once more, where the learner computes."""
 
 from __future__ import annotations
 

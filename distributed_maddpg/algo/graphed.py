@@ -1,4 +1,4 @@
-"""Updates on rows that are on the device already, repeated without the host (floor F2).
+"""Updates on rows that are on the device already, repeated without the host.
 
 On a GPU one update is some 150 short kernels, and the host needs longer to launch them than they run. So they
 are recorded once, several updates in one CUDA graph, and replayed. Elsewhere the same steps run one by one.

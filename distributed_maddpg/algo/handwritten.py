@@ -1,4 +1,4 @@
-"""The update of `maddpg.py` with its gradients written out (floor F2).
+"""The update of `maddpg.py` with its gradients written out.
 
 Every large intermediate has its own place in memory, taken once; each layer is one batched product that
 writes there; nothing is recorded for a backward pass. A test holds it equal to autograd's.

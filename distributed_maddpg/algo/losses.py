@@ -1,4 +1,4 @@
-"""The equations of MADDPG as pure functions (floor F2). Source: Lowe et al. 2017 (arXiv:1706.02275)."""
+"""The equations of MADDPG as pure functions. Source: Lowe et al. 2017 (arXiv:1706.02275)."""
 
 from __future__ import annotations
 

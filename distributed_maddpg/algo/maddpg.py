@@ -1,4 +1,4 @@
-"""One MADDPG update of all agents at once, in the order of the paper's algorithm 1 (floor F2).
+"""One MADDPG update of all agents at once, in the order of the paper's algorithm 1.
 
 This is the readable reference, differentiated by autograd. `handwritten.py` computes the same faster.
 Shape letters beside those of `types.py`: `S` independent runs in one stack, `M` = S * N networks.

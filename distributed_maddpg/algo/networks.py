@@ -1,4 +1,4 @@
-"""Policy and critic networks of all agents, stacked so that one layer is one batched product (floor F2).
+"""Policy and critic networks of all agents, stacked so that one layer is one batched product.
 
 `S` independent runs (seeds) may stand in one stack; run s owns the networks s * N to s * N + N - 1 of the `M`
 = S * N in all. With one run, M is N.

@@ -1,4 +1,4 @@
-"""A moment of learning to go back to (floor F2)."""
+"""A moment of learning to go back to."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Measurements of each stage and of whole runs, as numbers to compare (floor F5)."""
+"""Measurements of each stage and of whole runs, as numbers to compare."""

@@ -1,4 +1,4 @@
-"""The teaching notebook's loop, timed beside by a command that is no part of this package (floor F5)."""
+"""The teaching notebook's loop, timed beside by a command that is no part of this package."""
 
 from __future__ import annotations
 

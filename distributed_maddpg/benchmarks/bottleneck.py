@@ -1,4 +1,4 @@
-"""Which part of a training job holds the rest up, from how long each stage waited for what (floor F5).
+"""Which part of a training job holds the rest up, from how long each stage waited for what.
 
 docs/metrics.md states the rule for readers.
 """

@@ -1,4 +1,4 @@
-"""What each kind of `distributed-maddpg benchmark` measures (floor F5)."""
+"""What each kind of `distributed-maddpg benchmark` measures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md, from results (floor F5)."""
+"""docs/benchmarks.md, from results."""
 
 from __future__ import annotations
 

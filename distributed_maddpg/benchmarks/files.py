@@ -1,4 +1,4 @@
-"""Benchmark results as files of a folder; each appears whole or not at all (floor F5)."""
+"""Benchmark results as files of a folder; each appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from distributed_maddpg.benchmarks.document import write_markdown
 from distributed_maddpg.benchmarks.options import KINDS
 from distributed_maddpg.errors import BadInput
+from distributed_maddpg.files import check_writable
 from distributed_maddpg.report.scaling import scaling_page
-from distributed_maddpg.run_folder import check_writable
 
 _KEYS = {
     "benchmark",

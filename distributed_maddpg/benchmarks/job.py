@@ -1,4 +1,4 @@
-"""A whole training job, watched from beside it so that watching costs it nothing (floor F5)."""
+"""A whole training job, watched from beside it so that watching costs it nothing."""
 
 from __future__ import annotations
 

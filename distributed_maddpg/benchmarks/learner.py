@@ -1,4 +1,4 @@
-"""Updates of all agents per second, beside the machine's matrix-product rate (floor F5; runs without Ray)."""
+"""Updates of all agents per second, beside the machine's matrix-product rate."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from distributed_maddpg.benchmarks.sgemm import gflops
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec
 from distributed_maddpg.learner import Learner, make_learner
-from distributed_maddpg.replay import ReplayBuffer
-from distributed_maddpg.ring import Ring
+from distributed_maddpg.replay.buffer import ReplayBuffer
+from distributed_maddpg.replay.ring import Ring
 from distributed_maddpg.types import EnvSpec, StackedLayout, critic_layout, policy_layout
 
 _UPDATES_PER_CALL = {"cpu": 8, "cuda": 64}

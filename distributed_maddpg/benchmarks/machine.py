@@ -1,4 +1,4 @@
-"""What a figure depends on beside the code: processor, cores, GPU, system, versions (floor F5)."""
+"""What a figure depends on beside the code: processor, cores, GPU, system, versions."""
 
 from __future__ import annotations
 

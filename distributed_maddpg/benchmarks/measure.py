@@ -1,4 +1,4 @@
-"""Timing in repeats, side by side (floor F5)."""
+"""Timing in repeats, side by side."""
 
 from __future__ import annotations
 

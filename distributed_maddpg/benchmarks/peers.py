@@ -1,4 +1,4 @@
-"""What other packages reach on the schedule of preset `paper`; constants, not measured here (floor F5)."""
+"""What other packages reach on the schedule of preset `paper`; constants, not measured here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a stage's time goes, by profilers, in parts that a person can act on (floor F5)."""
+"""Where a stage's time goes, by profilers, in parts that a person can act on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Minibatches and rows per second through shared memory, sampling and storing at once (floor F5)."""
+"""Minibatches and rows per second through shared memory, sampling and storing at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one shape in which every benchmark states what it measured (floor F5)."""
+"""The one shape in which every benchmark states what it measured."""
 
 from __future__ import annotations
 

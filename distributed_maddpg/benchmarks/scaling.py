@@ -1,4 +1,4 @@
-"""Training over more and more rollout workers: rates, efficiency, and what holds them up (floor F5)."""
+"""Training over more and more rollout workers: rates, efficiency, and what holds them up."""
 
 from __future__ import annotations
 

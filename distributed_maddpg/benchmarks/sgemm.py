@@ -1,4 +1,4 @@
-"""The rate of one large single-precision matrix product: what a core could do at most (floor F5)."""
+"""The rate of one large single-precision matrix product: what a core could do at most."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All benchmarks, each in a process of its own (floor F5)."""
+"""All benchmarks, each in a process of its own."""
 
 from __future__ import annotations
 

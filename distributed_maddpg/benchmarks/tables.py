@@ -1,4 +1,4 @@
-"""A benchmark's result as tables of text, for a terminal and for Markdown alike (floor F5)."""
+"""A benchmark's result as tables of text, for a terminal and for Markdown alike."""
 
 from __future__ import annotations
 

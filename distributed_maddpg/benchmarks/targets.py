@@ -1,4 +1,4 @@
-"""What each stage is meant to reach, and whether a result does (floor F5)."""
+"""What each stage is meant to reach, and whether a result does."""
 
 from __future__ import annotations
 

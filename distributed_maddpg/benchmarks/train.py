@@ -1,4 +1,4 @@
-"""Rates of a whole training job, start included (floor F5)."""
+"""Rates of a whole training job, start included."""
 
 from __future__ import annotations
 

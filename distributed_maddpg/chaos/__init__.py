@@ -1,1 +1,1 @@
-"""A training job whose processes are killed and frozen at random, beside an undisturbed twin (floor F5)."""
+"""A training job whose processes are killed and frozen at random, beside an undisturbed twin."""

@@ -1,4 +1,4 @@
-"""Injects faults into a running job, one after the other, and watches it recover (floor F5)."""
+"""Injects faults into a running job, one after the other, and watches it recover."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The experiment: an undisturbed job, then the same one under faults, and what both came to (floor F5)."""
+"""The experiment: an undisturbed job, then the same one under faults, and what both came to."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from distributed_maddpg.chaos.options import KEEP_CHECKPOINTS, ChaosOptions, Job
 from distributed_maddpg.chaos.recovery import missing_checkpoints, unexplained
 from distributed_maddpg.chaos.result import Checkpoints, by_kind, lost, verdict
 from distributed_maddpg.chaos.scores import compare, good_return_std
-from distributed_maddpg.checkpoint import load_checkpoint
+from distributed_maddpg.checkpoint.folder import load_checkpoint
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
-from distributed_maddpg.metrics import write_aside
+from distributed_maddpg.files import write_aside
 
 _CALIBRATION_ENV_STEPS = 100_000
 _UNDISTURBED = 0.45

@@ -1,4 +1,4 @@
-"""What a fault is, which come in what order, and how one is injected; no Ray (floor F5)."""
+"""What a fault is, which come in what order, and how one is injected; no Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training job as a child process, and what can be read of it from outside (floor F5)."""
+"""A training job as a child process, and what can be read of it from outside."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from distributed_maddpg.chaos.recovery import (
     resumed_from,
     saved_steps,
 )
-from distributed_maddpg.checkpoint import checkpoints_of
+from distributed_maddpg.checkpoint.listing import checkpoints_of
 from distributed_maddpg.errors import CheckpointError
 
 _ASIDE = "checkpoints.aside"

@@ -1,4 +1,4 @@
-"""What `distributed-maddpg chaos` can be asked for (floor F5)."""
+"""What `distributed-maddpg chaos` can be asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what a job wrote to what became of a fault: pure functions of events, rows and lines (floor F5)."""
+"""From what a job wrote to what became of a fault: pure functions of events, rows and lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a chaos experiment found, as plain values (floor F5)."""
+"""What a chaos experiment found, as plain values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a disturbed job learnt what its undisturbed twin did, as far as noise lets one say (floor F5)."""
+"""Whether a disturbed job learnt what its undisturbed twin did, as far as noise lets one say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A chaos experiment's result as tables, for a terminal and for docs/reliability.md (floor F5)."""
+"""A chaos experiment's result as tables, for a terminal and for docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from distributed_maddpg.benchmarks.tables import machine_text, number
 from distributed_maddpg.chaos.faults import KINDS
 from distributed_maddpg.chaos.result import ENOUGH_FAULTS
-from distributed_maddpg.metrics import write_aside
+from distributed_maddpg.files import write_aside
 from distributed_maddpg.report.tables import Table, markdown_table
 
 _BEGIN, _END = "<!-- measured by: distributed-maddpg chaos --out; not to be edited -->", "<!-- end -->"

@@ -1,4 +1,4 @@
-"""The command line (floor F6): exit 0 done, 1 failed, 2 bad input, 3 a checkpoint that cannot be read.
+"""The command line: exit 0 done, 1 failed, 2 bad input, 3 a checkpoint that cannot be read.
 
 JSON goes to stdout with --json, everything else to stderr. Each command has a file in this folder; heavy
 modules are imported only after its options were read, so that --help and a refusal are quick.

@@ -1,4 +1,4 @@
-"""The command that measures speed (floor F6)."""
+"""The command that measures speed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distributed_maddpg.cli.output import print_json, show_tables
 from distributed_maddpg.cli.parsing import parse
 
 if TYPE_CHECKING:
-    from distributed_maddpg.progress import Progress
+    from distributed_maddpg.run.progress import Progress
 
 _DEFAULTS = BenchmarkOptions()
 
@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> None:
     from distributed_maddpg.benchmarks.command import run_benchmark  # noqa: PLC0415
     from distributed_maddpg.benchmarks.files import check_folder, check_name, write_results  # noqa: PLC0415
     from distributed_maddpg.benchmarks.suite import run_all  # noqa: PLC0415
-    from distributed_maddpg.progress import Progress  # noqa: PLC0415
+    from distributed_maddpg.run.progress import Progress  # noqa: PLC0415
 
     progress, out = Progress(), Path(command.out)
     check_name(command.name)

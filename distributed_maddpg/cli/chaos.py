@@ -1,4 +1,4 @@
-"""The command that disturbs a job and measures how it recovers (floor F6)."""
+"""The command that disturbs a job and measures how it recovers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> None:
     from distributed_maddpg.benchmarks.tables import machine_text  # noqa: PLC0415
     from distributed_maddpg.chaos.experiment import default_run_dir, run_chaos  # noqa: PLC0415
     from distributed_maddpg.chaos.tables import tables, write_document  # noqa: PLC0415
-    from distributed_maddpg.progress import Progress  # noqa: PLC0415
+    from distributed_maddpg.run.progress import Progress  # noqa: PLC0415
 
     progress = Progress()
     result = run_chaos(command.options, Path(command.run_dir or default_run_dir()), progress.note)

@@ -1,4 +1,4 @@
-"""The command that lets checkpoints play each other (floor F6)."""
+"""The command that lets checkpoints play each other."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def run(arguments: list[str]) -> None:
         write_cross_play,
     )
     from distributed_maddpg.experiments.tables import cross_play_tables  # noqa: PLC0415
-    from distributed_maddpg.progress import Progress  # noqa: PLC0415
-    from distributed_maddpg.run_folder import check_writable  # noqa: PLC0415
+    from distributed_maddpg.files import check_writable  # noqa: PLC0415
+    from distributed_maddpg.run.progress import Progress  # noqa: PLC0415
 
     progress = Progress()
     if command.out:

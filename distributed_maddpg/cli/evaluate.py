@@ -1,4 +1,4 @@
-"""The command that measures a checkpoint (floor F6)."""
+"""The command that measures a checkpoint."""
 
 from __future__ import annotations
 
@@ -51,10 +51,11 @@ def run(arguments: list[str]) -> None:
     if not command.best_response and command.best_response_updates != EvaluateCommand.best_response_updates:
         raise BadInput("best_response_updates", command.best_response_updates, "needs --best-response")
 
-    from distributed_maddpg.examination import best_responses, full_card, matchups  # noqa: PLC0415
-    from distributed_maddpg.progress import Progress  # noqa: PLC0415
+    from distributed_maddpg.evaluation.matchups import matchups  # noqa: PLC0415
+    from distributed_maddpg.experiments.exploitability import best_responses, full_card  # noqa: PLC0415
     from distributed_maddpg.report.card import card_tables  # noqa: PLC0415
-    from distributed_maddpg.run_folder import newest_checkpoint  # noqa: PLC0415
+    from distributed_maddpg.run.folder import newest_checkpoint  # noqa: PLC0415
+    from distributed_maddpg.run.progress import Progress  # noqa: PLC0415
     from distributed_maddpg.trainer import MADDPG  # noqa: PLC0415
 
     progress = Progress()

@@ -1,4 +1,4 @@
-"""Results as JSON on stdout, or as tables on stderr (floor F6)."""
+"""Results as JSON on stdout, or as tables on stderr."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distributed_maddpg.progress import Progress
     from distributed_maddpg.report.tables import Table
+    from distributed_maddpg.run.progress import Progress
 
 
 def print_json(values: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A command's options from its arguments, and one line of whatever is wrong with them (floor F6)."""
+"""A command's options from its arguments, and one line of whatever is wrong with them."""
 
 from __future__ import annotations
 

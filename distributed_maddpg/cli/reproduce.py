@@ -1,4 +1,4 @@
-"""The command that trains what a published table compares (floor F6)."""
+"""The command that trains what a published table compares."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> None:
         write_reproduction,
     )
     from distributed_maddpg.experiments.tables import reproduction_tables  # noqa: PLC0415
-    from distributed_maddpg.progress import Progress  # noqa: PLC0415
+    from distributed_maddpg.run.progress import Progress  # noqa: PLC0415
 
     progress = Progress()
     out = Path(command.out) if command.out else default_out(command.options)

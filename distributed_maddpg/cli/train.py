@@ -1,4 +1,4 @@
-"""The command that trains: a run from its beginning, or from a checkpoint (floor F6)."""
+"""The command that trains: a run from its beginning, or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from distributed_maddpg.config import EnvArgument, MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable, TrainingError
 
 if TYPE_CHECKING:
-    from distributed_maddpg.checkpoint import Checkpoint
-    from distributed_maddpg.saving import SavingOptions
+    from distributed_maddpg.checkpoint.folder import Checkpoint
+    from distributed_maddpg.checkpoint.saver import SavingOptions
 
 _AUTO = "auto"
 
@@ -56,7 +56,7 @@ class TrainCommand:
 
 def run(arguments: list[str]) -> None:
     """Run the command with these arguments."""
-    from distributed_maddpg.checkpoint import set_aside  # noqa: PLC0415
+    from distributed_maddpg.checkpoint.listing import set_aside  # noqa: PLC0415
 
     while True:
         start = _start(arguments)
@@ -87,8 +87,8 @@ def _train_from(start: _Start, arguments: list[str]) -> None:
     if command.num_seeds not in (1, num_seeds):
         raise BadInput("--num-seeds", command.num_seeds, f"the folder to resume holds {num_seeds} runs")
 
-    from distributed_maddpg.progress import Progress  # noqa: PLC0415
-    from distributed_maddpg.run import default_run_dir, train_run, train_seeds  # noqa: PLC0415
+    from distributed_maddpg.run.progress import Progress  # noqa: PLC0415
+    from distributed_maddpg.run.training import default_run_dir, train_run, train_seeds  # noqa: PLC0415
 
     progress = Progress()
     for before in {each.config.ray.address for each in checkpoints} - {"", config.ray.address}:
@@ -127,7 +127,7 @@ class _Start(NamedTuple):
 
 
 def _start(arguments: list[str]) -> _Start:
-    from distributed_maddpg.saving import SavingOptions  # noqa: PLC0415
+    from distributed_maddpg.checkpoint.saver import SavingOptions  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--preset", "--config", "--resume", "--run-dir", "--checkpoint-dir", "--env.id"):
@@ -169,8 +169,8 @@ def _checkpoints(named: argparse.Namespace, env_id: str) -> tuple[list[Checkpoin
         if getattr(named, option):
             remedy = "cannot go with --resume, which continues a run's own settings in its own folder"
             raise BadInput(f"--{option.replace('_', '-')}", getattr(named, option), remedy)
-    from distributed_maddpg.run import checkpoints_to_resume  # noqa: PLC0415
-    from distributed_maddpg.run_folder import check_not_gone, checkpoints_folder, memory_of  # noqa: PLC0415
+    from distributed_maddpg.run.folder import check_not_gone, checkpoints_folder, memory_of  # noqa: PLC0415
+    from distributed_maddpg.run.resume import checkpoints_to_resume  # noqa: PLC0415
     from distributed_maddpg.trainer import check_environment  # noqa: PLC0415
 
     run_dir = Path(named.run_dir if auto else named.resume)

@@ -1,4 +1,4 @@
-"""The compiled step of `simple_adversary`: E copies in one call, equal with MPE2 1.1.1 to the bit (floor F2).
+"""The compiled step of `simple_adversary`: E copies in one call, equal with MPE2 1.1.1 to the bit.
 
 Every floating operation stands in MPE2's order, in float64, without fast-math, because a fused or reordered
 operation would let a trajectory drift from the original. Random draws are numpy's own PCG64, so that a reset

@@ -1,4 +1,4 @@
-"""Keywords, sizes and saved state of `simple_adversary`, for kernel and MPE2 alike (floor F2; numpy only).
+"""Keywords, sizes and saved state of `simple_adversary`, for kernel and MPE2 alike.
 
 Here `N` is MPE2's own: the number of good agents, which is also the number of landmarks. The environment has
 N + 1 agents, the adversary first.

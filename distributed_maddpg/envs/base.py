@@ -1,4 +1,4 @@
-"""What every vector environment offers, and nothing of how (floor F2; numpy only).
+"""What every vector environment offers, and nothing of how.
 
 Shape letters as in `types.py`: `E` environment copies, `N` agents, `L` landmarks, `O_i` and `A_i`
 observation and action width of agent i.

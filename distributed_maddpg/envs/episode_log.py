@@ -1,4 +1,4 @@
-"""Returns and lengths of running episodes (floor F2; numpy only)."""
+"""Returns and lengths of running episodes."""
 
 from __future__ import annotations
 

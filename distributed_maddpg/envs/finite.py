@@ -1,4 +1,4 @@
-"""Whether numbers are finite in float32, and whose are not (floor F2)."""
+"""Whether numbers are finite in float32, and whose are not."""
 
 from __future__ import annotations
 

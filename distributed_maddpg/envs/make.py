@@ -1,4 +1,4 @@
-"""From an environment's name to a vector environment (floor F2)."""
+"""From an environment's name to a vector environment."""
 
 from __future__ import annotations
 

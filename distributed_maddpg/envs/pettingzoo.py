@@ -1,4 +1,4 @@
-"""Any PettingZoo parallel environment as a vector environment, one copy after another (floor F2).
+"""Any PettingZoo parallel environment as a vector environment, one copy after another.
 
 Every episode of every copy starts with `reset(seed=...)` and a seed drawn from the copy's own stream. So the
 state of an environment nobody knows from inside can be saved without pickle: the episode's seed and the

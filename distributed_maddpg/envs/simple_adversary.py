@@ -1,4 +1,4 @@
-"""`simple_adversary` as a vector environment: E copies stepped by one compiled call (floor F2; no MPE2).
+"""`simple_adversary` as a vector environment: E copies stepped by one compiled call.
 
 Equal with MPE2 1.1.1 bit for bit: positions, velocities, observations, rewards (float64 inside, rounded to
 float32 once) and every draw of a reset. The oracle is MPE2 itself, in `tests/envs`.

@@ -1,4 +1,4 @@
-"""Between a PettingZoo agent's spaces and a vector environment's arrays (floor F2; numpy and gymnasium)."""
+"""Between a PettingZoo agent's spaces and a vector environment's arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The random stream of each environment copy, and its form as six plain numbers (floor F2; numpy only).
+"""The random stream of each environment copy, and its form as six plain numbers.
 
 A stream is numpy's `Generator(PCG64(SeedSequence(seed, spawn_key=(i,))))` for copy i, whatever the number of
 copies. Its packed form is `[state_hi, state_lo, inc_hi, inc_lo, has_uint32, uinteger]`, uint64.

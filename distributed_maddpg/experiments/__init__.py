@@ -1,1 +1,1 @@
-"""Experiments over several trained runs: cross-play, and the paper's table reproduced (floor F5)."""
+"""Experiments over several trained runs: cross-play, and the paper's table reproduced."""

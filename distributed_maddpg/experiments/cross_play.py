@@ -1,4 +1,4 @@
-"""Every team of some checkpoints against every opponent of them (floor F5)."""
+"""Every team of some checkpoints against every opponent of them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from distributed_maddpg.checkpoint.remote import is_url
 from distributed_maddpg.config import EnvConfig
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.evaluation import Side, evaluate_sides
-from distributed_maddpg.examination import full_card
+from distributed_maddpg.evaluation.matchups import Side, evaluate_sides
+from distributed_maddpg.experiments.exploitability import full_card
 from distributed_maddpg.experiments.options import CrossPlayOptions
-from distributed_maddpg.metrics import flatten, write_aside
+from distributed_maddpg.files import write_aside
+from distributed_maddpg.metrics import flatten
 from distributed_maddpg.report.heat_map import write_heat_maps
-from distributed_maddpg.run_folder import newest_checkpoint
+from distributed_maddpg.run.folder import newest_checkpoint
 from distributed_maddpg.seeding import integer_seed
-from distributed_maddpg.storage import is_url
 from distributed_maddpg.trainer import MADDPG
 
 _SHOWN = ("success", "delta", "final_distance_mean", "agent_episode_returns_mean")

@@ -1,4 +1,4 @@
-"""What experiments can be asked for (floor F5)."""
+"""What experiments can be asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published results of physical deception, in percent of episodes (floor F5).
+"""Published results of physical deception, in percent of episodes.
 
 The paper is Lowe et al. 2017 (arXiv:1706.02275), table 4, quoted from memory and not verified; it does not
 say which distance counts as success. The replication is google/maddpg-replication: the authors' code and

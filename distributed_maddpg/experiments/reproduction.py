@@ -1,4 +1,4 @@
-"""The paper's physical deception: trained, measured, and set beside the published figures (floor F5)."""
+"""The paper's physical deception: trained, measured, and set beside the published figures."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distributed_maddpg.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from distributed_maddpg.checkpoint.folder import Checkpoint, load_checkpoint, save_checkpoint
+from distributed_maddpg.checkpoint.saver import SavingOptions
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
-from distributed_maddpg.evaluation import Side
-from distributed_maddpg.examination import full_card
+from distributed_maddpg.evaluation.matchups import Side
+from distributed_maddpg.evaluation.scores import Interval, bootstrap_interval, interquartile_mean
 from distributed_maddpg.experiments.cross_play import Entrant, cross_play, write_cross_play
+from distributed_maddpg.experiments.exploitability import full_card
 from distributed_maddpg.experiments.options import CrossPlayOptions, ReproduceOptions
 from distributed_maddpg.experiments.published import PUBLISHED
 from distributed_maddpg.experiments.tables import reproduction_document
-from distributed_maddpg.metrics import write_aside
-from distributed_maddpg.progress import Progress
+from distributed_maddpg.files import check_writable, write_aside
 from distributed_maddpg.report.curves import read_curves, write_curves
-from distributed_maddpg.run import checkpoints_to_resume, train_run
-from distributed_maddpg.run_folder import check_writable, checkpoints_folder
-from distributed_maddpg.saving import SavingOptions
-from distributed_maddpg.scores import Interval, bootstrap_interval, interquartile_mean
+from distributed_maddpg.run.folder import checkpoints_folder
+from distributed_maddpg.run.progress import Progress
+from distributed_maddpg.run.resume import checkpoints_to_resume
+from distributed_maddpg.run.training import train_run
 from distributed_maddpg.trainer import MADDPG
 
 _ALGORITHMS = ("maddpg", "ddpg")

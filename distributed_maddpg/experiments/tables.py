@@ -1,12 +1,12 @@
-"""Results of experiments as tables of text (floor F5)."""
+"""Results of experiments as tables of text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from distributed_maddpg.evaluation.scores import SUCCESS_EPS
 from distributed_maddpg.report.tables import Table, markdown_table
-from distributed_maddpg.scores import SUCCESS_EPS
 
 
 def cross_play_tables(result: Mapping[str, Any]) -> list[Table]:

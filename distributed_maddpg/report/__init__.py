@@ -1,1 +1,1 @@
-"""The page that shows a run (floor F5)."""
+"""The page that shows a run."""

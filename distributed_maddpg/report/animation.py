@@ -1,4 +1,4 @@
-"""Greedy episodes as a moving picture: who goes where, and who is deceived (floor F5)."""
+"""Greedy episodes as a moving picture: who goes where, and who is deceived."""
 
 from __future__ import annotations
 

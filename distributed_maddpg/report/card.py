@@ -1,4 +1,4 @@
-"""A scorecard as tables of text, for a terminal or a document (floor F5)."""
+"""A scorecard as tables of text, for a terminal or a document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learning curves of several runs in one figure, with a band over the seeds (floor F5)."""
+"""Learning curves of several runs in one figure, with a band over the seeds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from distributed_maddpg.metrics import write_aside
+from distributed_maddpg.files import write_aside
 from distributed_maddpg.report.html import page
 from distributed_maddpg.report.table_files import read_numbers
 

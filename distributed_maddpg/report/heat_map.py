@@ -1,11 +1,11 @@
-"""Matrices as coloured squares, on one page that needs no network (floor F5)."""
+"""Matrices as coloured squares, on one page that needs no network."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from distributed_maddpg.metrics import write_aside
+from distributed_maddpg.files import write_aside
 from distributed_maddpg.report.html import page
 
 _SQUARE, _MARGIN = 70, 160  # pixels

@@ -1,4 +1,4 @@
-"""What the smaller pages have in common (floor F5)."""
+"""What the smaller pages have in common."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run: Plotly figures that need no network (floor F5)."""
+"""One self-contained HTML page of a run: Plotly figures that need no network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.metrics import write_aside
+from distributed_maddpg.files import write_aside
 from distributed_maddpg.report.curves import read_curves, write_curves
 from distributed_maddpg.report.table_files import read_numbers
 

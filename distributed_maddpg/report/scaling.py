@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a scaling benchmark; needs no network (floor F5)."""
+"""One self-contained HTML page of a scaling benchmark; needs no network."""
 
 from __future__ import annotations
 

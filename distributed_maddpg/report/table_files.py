@@ -1,4 +1,4 @@
-"""A run's CSV files as columns of numbers (floor F5)."""
+"""A run's CSV files as columns of numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of text, for a terminal and for Markdown alike (floor F5)."""
+"""Tables of text, for a terminal and for Markdown alike."""
 
 from __future__ import annotations
 

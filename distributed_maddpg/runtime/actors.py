@@ -1,4 +1,4 @@
-"""Thin shells that carry one plain stage each into a Ray process (floor F4).
+"""Thin shells that carry one plain stage each into a Ray process.
 
 A shell adds transport and nothing else. Transitions go from worker to replay buffer to learner; the weights'
 reference goes from the learner to the replay buffer, where workers find it; the driver sees only reports.
@@ -23,10 +23,11 @@ import ray
 from threadpoolctl import threadpool_limits
 
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.evaluation import Scorecard, evaluate_weights
+from distributed_maddpg.evaluation.episodes import evaluate_weights
+from distributed_maddpg.evaluation.scorecard import Scorecard
 from distributed_maddpg.pacing import in_pieces
-from distributed_maddpg.replay import ReplayBuffer, make_replay_buffer
-from distributed_maddpg.ring import Ring, RingAddress, RingSnapshot
+from distributed_maddpg.replay.buffer import ReplayBuffer, make_replay_buffer
+from distributed_maddpg.replay.ring import Ring, RingAddress, RingSnapshot
 from distributed_maddpg.rollout import make_rollout_worker
 from distributed_maddpg.runtime.calls import ProcessLost, ask
 from distributed_maddpg.runtime.orphans import end_with_raylet

@@ -1,4 +1,4 @@
-"""Waiting for another process: one deadline, and one line that names who failed (floor F4)."""
+"""Waiting for another process: one deadline, and one line that names who failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Joining or starting a Ray cluster, and placing the processes of a run on it (floor F4)."""
+"""Joining or starting a Ray cluster, and placing the processes of a run on it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, TrainingError
-from distributed_maddpg.ring import RingAddress
+from distributed_maddpg.replay.ring import RingAddress
 from distributed_maddpg.runtime.actors import (
     EvaluationActor,
     LearnerActor,

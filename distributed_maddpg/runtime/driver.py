@@ -1,4 +1,4 @@
-"""The driver: asks the Pacer, keeps every process busy, and notices when one fails or goes silent (floor F4).
+"""The driver: asks the Pacer, keeps every process busy, and notices when one fails or goes silent.
 
 Two ways of going round: asynchronous, where workers and learner always have their next call waiting; and
 lock-step (`sync=True`), where all collect, push in order, learn and refresh, so that a run is reproducible.
@@ -19,7 +19,7 @@ import ray
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import TrainingError
-from distributed_maddpg.evaluation import Evaluation, Scorecard
+from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
 from distributed_maddpg.metrics import IterationLog
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.runtime.calls import ask

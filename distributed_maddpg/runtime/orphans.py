@@ -1,4 +1,4 @@
-"""Processes that would outlive the run which started them, and how they end with it (floor F4)."""
+"""Processes that would outlive the run which started them, and how they end with it."""
 
 from __future__ import annotations
 

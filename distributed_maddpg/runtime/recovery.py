@@ -1,4 +1,4 @@
-"""Who is well, who is to be replaced and when, and what was lost on the way (floor F4; no Ray calls)."""
+"""Who is well, who is to be replaced and when, and what was lost on the way."""
 
 from __future__ import annotations
 

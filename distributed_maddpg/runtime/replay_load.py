@@ -1,4 +1,4 @@
-"""A replay buffer in its process and one that pushes to it: the load of `benchmark replay` (floor F4)."""
+"""A replay buffer in its process and one that pushes to it: the load of `benchmark replay`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import ray
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import TrainingError
-from distributed_maddpg.replay import ReplayBuffer, make_replay_buffer
-from distributed_maddpg.ring import Ring
+from distributed_maddpg.replay.buffer import ReplayBuffer, make_replay_buffer
+from distributed_maddpg.replay.ring import Ring
 from distributed_maddpg.runtime.actors import PUSH_WINDOW, ReplayBufferActor
 from distributed_maddpg.runtime.calls import ask
 from distributed_maddpg.runtime.cluster import connect, disconnect

@@ -1,4 +1,4 @@
-"""Keeps a run's processes alive: watches their calls, replaces who dies or hangs, connects them (floor F4).
+"""Keeps a run's processes alive: watches their calls, replaces who dies or hangs, connects them.
 
 In lock-step nothing is replaced: a run that must be reproducible ends, and goes on from its checkpoint.
 """
@@ -18,7 +18,7 @@ import ray
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import Diverged, StageError, TrainingError
-from distributed_maddpg.ring import Ring, RingAddress
+from distributed_maddpg.replay.ring import Ring, RingAddress
 from distributed_maddpg.runtime.calls import PeerLost, ProcessLost, ask, overdue
 from distributed_maddpg.runtime.cluster import Processes
 from distributed_maddpg.runtime.recovery import FAILURES_IN_A_ROW, FaultLog, Health

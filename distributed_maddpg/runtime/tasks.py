@@ -1,4 +1,4 @@
-"""Independent pieces of work side by side on a cluster (floor F4)."""
+"""Independent pieces of work side by side on a cluster."""
 
 from __future__ import annotations
 

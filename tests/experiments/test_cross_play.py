@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from distributed_maddpg.checkpoint import Checkpoint, save_checkpoint
+from distributed_maddpg.checkpoint.folder import Checkpoint, save_checkpoint
 from distributed_maddpg.cli import main
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.evaluation import Side, evaluate_sides, evaluate_weights
+from distributed_maddpg.evaluation.episodes import evaluate_weights
+from distributed_maddpg.evaluation.matchups import Side, evaluate_sides
 from distributed_maddpg.experiments.cross_play import (
     _labels,
     cross_play,

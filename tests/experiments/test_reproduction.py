@@ -6,6 +6,7 @@ import pytest
 
 from distributed_maddpg.cli import main
 from distributed_maddpg.errors import BadInput
+from distributed_maddpg.evaluation.scores import bootstrap_interval, interquartile_mean
 from distributed_maddpg.experiments import reproduction
 from distributed_maddpg.experiments.options import ReproduceOptions
 from distributed_maddpg.experiments.published import PUBLISHED
@@ -18,7 +19,6 @@ from distributed_maddpg.experiments.reproduction import (
     default_out,
     reproduce,
 )
-from distributed_maddpg.scores import bootstrap_interval, interquartile_mean
 
 SMALL = ReproduceOptions(seeds=1, budget="small", episodes=20, in_process=True)
 RATES = {"agents": 90.0, "adversary": 40.0, "coverage": 50.0}

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from distributed_maddpg import MADDPG, MADDPGConfig
+from distributed_maddpg.checkpoint.saver import SavingOptions
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.preflight import check
-from distributed_maddpg.progress import Progress
-from distributed_maddpg.run import checkpoints_to_resume, train_seeds
-from distributed_maddpg.saving import SavingOptions
+from distributed_maddpg.run.progress import Progress
+from distributed_maddpg.run.resume import checkpoints_to_resume
+from distributed_maddpg.run.training import train_seeds
 from distributed_maddpg.trainer import train_together
 from tests.envs.target import target_config
 

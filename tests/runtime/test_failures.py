@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from distributed_maddpg import MADDPG, MADDPGConfig
-from distributed_maddpg.checkpoint import Checkpoint, load_checkpoint
+from distributed_maddpg.checkpoint.folder import Checkpoint, load_checkpoint
 from distributed_maddpg.errors import BadInput, TrainingError
-from distributed_maddpg.progress import Progress
-from distributed_maddpg.run import train_run
+from distributed_maddpg.run.progress import Progress
+from distributed_maddpg.run.training import train_run
 from distributed_maddpg.types import FaultEvent
 from tests.envs.target import target_config
 

@@ -1,0 +1,341 @@
+"""Checkpoints: a folder of plain files that appears whole or not at all.
+
+`manifest.json` holds format, configuration, counters and the other files' checksums; tensors are safetensors;
+the run's tables are copied as they were. Nothing is pickled, so that reading a checkpoint cannot run code,
+and nothing that a file says is believed before it is checked. A folder may also be a URL, see `remote.py`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import stat
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors
+
+from distributed_maddpg.checkpoint.manifest import (
+    ALL_FILES,
+    FILES,
+    FORMAT_VERSION,
+    MANIFEST,
+    MAX_BYTES,
+    MAX_MANIFEST_BYTES,
+    REPLAY,
+    STATE,
+    TABLES,
+    FileEntry,
+    Manifest,
+    package_versions,
+    parse_manifest,
+)
+from distributed_maddpg.checkpoint.remote import RemoteFolder, is_url
+from distributed_maddpg.checkpoint.tensors import MOST_HEADER_BYTES, read_header, read_rows, write_rows
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable
+from distributed_maddpg.files import open_regular, read_bytes, replace_folder, sync
+from distributed_maddpg.types import Arrays, StoredRows
+
+_PIECE_BYTES = 2**20
+_MOST_RETRIES = 20
+_REMEDY = "name one, or the folder of a run or of checkpoints"
+_DAMAGE = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENXIO,
+    errno.EINVAL,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+}
+"""What is wrong with a file for good; anything else may pass, such as permissions or too many open files."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint folder holds."""
+
+    config: MADDPGConfig
+    agents: tuple[str, ...]
+    env_steps: int
+    updates: int
+    state: Arrays
+    """Every stage's state, by names such as "learner/policy" or "worker_0/env/cycle"."""
+    replay: StoredRows | None = None
+    """The replay buffer's rows; written, and read from the file, chunk by chunk."""
+    tables: dict[str, str] = field(default_factory=dict)
+    """The run's text files at this moment: "metrics.csv", "returns.csv"."""
+    path: str = "the checkpoint"
+    """Where it was read from."""
+
+
+def save_checkpoint(folder: str | Path, checkpoint: Checkpoint) -> str | Path:
+    """Write a checkpoint beside its name, sync it to disk, and rename it into place; return where it is.
+
+    A checkpoint already there is replaced; anything else is not touched. To a URL the files are copied, the
+    manifest last.
+
+    Args:
+        folder: a local path, or the URL of a folder.
+        checkpoint: its replay rows are gone through once.
+
+    Raises:
+        BadInput: if something other than a checkpoint is at that path, or nothing here can open the URL.
+        OSError: if the disk or the remote file system refuses; a local folder stays as it was.
+        ValueError: if the checkpoint is not what could be read again, such as fewer replay rows than it says.
+    """
+    if is_url(folder):
+        return _save_remote(str(folder), checkpoint)
+    path = Path(folder).resolve()
+    if path.exists() and not is_checkpoint(path):
+        raise BadInput("path", str(path), "holds something other than a checkpoint; name a new folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    draft.mkdir()
+    try:
+        _write(draft, checkpoint)
+        sync(draft)
+        replace_folder(draft, path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return path
+
+
+def _save_remote(url: str, checkpoint: Checkpoint) -> str:
+    remote = RemoteFolder(url)
+    there = remote.names()
+    if there - ALL_FILES:
+        raise BadInput("path", url, "holds something other than a checkpoint; name a new folder")
+    with tempfile.TemporaryDirectory(prefix="checkpoint-") as temporary:
+        local = Path(temporary)
+        _write(local, checkpoint)
+        # A folder without manifest is no checkpoint: the old one ends with it, the new one begins with it.
+        for name in sorted(there, key=lambda name: name != MANIFEST):
+            remote.delete(name)
+        for name in (*FILES, MANIFEST):
+            if (local / name).exists():
+                remote.upload(local / name)
+    return url
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write all files of a checkpoint into an empty folder."""
+    files: dict[str, FileEntry] = {}
+    # safetensors stores an array's memory as it lies; without this a transposed one comes back wrong.
+    arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.state.items()}
+    with _new_file(folder / STATE, files) as write:
+        data = safetensors.save(arrays)
+        if int.from_bytes(data[:8], "little") > MOST_HEADER_BYTES or len(data) > MAX_BYTES[STATE]:
+            raise ValueError(f"a state of {len(arrays)} arrays, {len(data)} bytes could not be read again")
+        write(data)
+    replay = checkpoint.replay
+    if replay is not None:
+        with _new_file(folder / REPLAY, files) as write:
+            write_rows(write, replay.num_rows, replay.chunks)
+    for name, text in checkpoint.tables.items():
+        if name not in TABLES or len(data := text.encode("utf-8")) > MAX_BYTES[name]:
+            raise ValueError(f"{name!r} cannot be a table of a checkpoint, or not one so long")
+        with _new_file(folder / name, files) as write:
+            write(data)
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "config": checkpoint.config.to_dict(),
+        "agents": list(checkpoint.agents),
+        "counters": {"env_steps": checkpoint.env_steps, "updates": checkpoint.updates},
+        "replay": None if replay is None else {"inserted": replay.inserted, "num_rows": replay.num_rows},
+        "files": {name: entry._asdict() for name, entry in files.items()},
+        "packages": package_versions(),
+    }
+    text = json.dumps(manifest, indent=2) + "\n"
+    parse_manifest(text.encode())
+    with _new_file(folder / MANIFEST, files) as write:
+        write(text.encode())
+
+
+@contextmanager
+def _new_file(path: Path, files: dict[str, FileEntry]) -> Iterator[Callable[[bytes | memoryview], None]]:
+    """Create a file and yield what writes to it; at the end it is on disk, and described in `files`."""
+    checksum, size = hashlib.sha256(), 0
+
+    def write(data: bytes | memoryview) -> None:
+        nonlocal size
+        file.write(data)
+        checksum.update(data)
+        size += len(data)
+
+    with path.open("xb") as file:
+        yield write
+        file.flush()
+        os.fsync(file.fileno())
+    files[path.name] = FileEntry(checksum.hexdigest(), size)
+
+
+def load_checkpoint(folder: str | Path) -> Checkpoint:
+    """Read and verify a checkpoint, but for its replay rows: these are verified now, and read when wanted.
+
+    Args:
+        folder: a local path, or the URL of a folder.
+
+    Raises:
+        CheckpointError: if anything is missing, altered, or of another format; one line that names it.
+        BadInput: if nothing here can open the URL.
+    """
+    if is_url(folder):
+        return _load_remote(str(folder))
+    path = Path(folder)
+    for _ in range(_MOST_RETRIES):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            line = f"{path}: is not a checkpoint, it cannot be opened ({error.strerror}); {_REMEDY}"
+            raise _unread(line, error) from None
+        except ValueError as error:  # a NUL in the path
+            raise CheckpointError(f"{path}: is not a checkpoint ({error})") from None
+        try:
+            return _read(descriptor, str(path))
+        except CheckpointError as error:
+            problem = error
+            if _is_still(path, descriptor):
+                break
+        finally:
+            os.close(descriptor)
+        # Another process put a newer one there and deleted the one we had begun to read.
+    raise problem
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Return whether a path still names the open folder."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return True
+
+
+def _load_remote(url: str) -> Checkpoint:
+    remote = RemoteFolder(url)
+    # Open files outlive the folder, so that the replay rows can still be read when it is gone.
+    with tempfile.TemporaryDirectory(prefix="checkpoint-") as temporary:
+        local = Path(temporary)
+        name, most = MANIFEST, MAX_MANIFEST_BYTES
+        try:
+            remote.download(local / name, most)
+            with _naming(url, name):
+                manifest = parse_manifest((local / name).read_bytes())
+            for name, entry in manifest.files.items():
+                remote.download(local / name, min(entry.size_bytes, MAX_BYTES[name]))
+        except FileNotFoundError:
+            raise CheckpointError(f"{url}: is not a checkpoint, it has no {name}; {_REMEDY}") from None
+        except OSError as error:  # whatever is wrong with the network looks like that
+            kind = CheckpointError if error.errno == errno.EFBIG else CheckpointUnavailable
+            raise kind(f"{url}/{name}: cannot be read ({error.strerror})") from None
+        descriptor = os.open(local, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return _read(descriptor, url)
+        finally:
+            os.close(descriptor)
+
+
+def _read(folder: int, shown: str) -> Checkpoint:
+    """Read the checkpoint in an open folder, which messages call `shown`."""
+    with _opened(folder, shown, MANIFEST) as descriptor:
+        manifest = parse_manifest(read_bytes(descriptor, MAX_MANIFEST_BYTES))
+    with _opened(folder, shown, STATE) as descriptor:
+        _verify(descriptor, manifest, STATE)
+        read_header(descriptor)
+        views = safetensors.load(read_bytes(descriptor, MAX_BYTES[STATE]))
+        state = {key: array.copy() for key, array in views.items()}  # the views cannot be written to
+    tables = {}
+    for name in [table for table in TABLES if table in manifest.files]:
+        with _opened(folder, shown, name) as descriptor:
+            _verify(descriptor, manifest, name)
+            tables[name] = read_bytes(descriptor, MAX_BYTES[name]).decode("utf-8")
+    replay = None
+    if manifest.replay is not None:
+        inserted, num_rows = manifest.replay
+        with _opened(folder, shown, REPLAY) as descriptor:
+            _verify(descriptor, manifest, REPLAY)
+            rows = read_rows(descriptor, num_rows, f"{shown}/{REPLAY}")
+            replay = StoredRows(inserted, num_rows, rows)
+    counters = manifest.env_steps, manifest.updates
+    return Checkpoint(manifest.config, manifest.agents, *counters, state, replay, tables, shown)
+
+
+def _unread(line: str, error: OSError) -> CheckpointError:
+    """Return the error for a file that the disk did not give: for good, or perhaps only now."""
+    return CheckpointError(line) if error.errno in _DAMAGE else CheckpointUnavailable(line)
+
+
+@contextmanager
+def _opened(folder: int, shown: str, name: str) -> Iterator[int]:
+    """Open a file of a folder, and make one line of whatever is wrong with it."""
+    with _naming(shown, name):
+        descriptor = open_regular(name, folder, follow=False)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _naming(shown: str, name: str) -> Iterator[None]:
+    """Name the file in every complaint about it."""
+    try:
+        yield
+    except OSError as error:
+        if name == MANIFEST and isinstance(error, FileNotFoundError):
+            line = f"{shown}: is not a checkpoint, {name}: {error.strerror}; {_REMEDY}"
+            raise CheckpointError(line) from None
+        raise _unread(f"{shown}/{name}: cannot be read ({error.strerror})", error) from None
+    except CheckpointUnavailable as error:
+        raise CheckpointUnavailable(f"{shown}/{name}: {error}") from None
+    except (SafetensorError, BadInput, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{shown}/{name}: {error}") from None
+
+
+def _verify(descriptor: int, manifest: Manifest, name: str) -> None:
+    """Compare an open file with what the manifest says of it, piece by piece."""
+    entry, most, size = manifest.files[name], MAX_BYTES[name], os.fstat(descriptor).st_size
+    if size != entry.size_bytes:
+        raise ValueError(f"has {size} bytes, {MANIFEST} says {entry.size_bytes}; the file was altered")
+    if size > most:
+        raise ValueError(f"has {size} bytes, more than the {most} this package reads")
+    checksum, position = hashlib.sha256(), 0
+    while piece := os.pread(descriptor, _PIECE_BYTES, position):
+        checksum.update(piece)
+        position += len(piece)
+    if checksum.hexdigest() != entry.sha256:
+        raise ValueError(f"does not match the checksum in {MANIFEST}; the file was altered")
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Return whether a folder holds what we write and nothing else; only such are replaced or deleted."""
+    names = plain_files(folder)
+    return names is not None and {MANIFEST, STATE} <= names <= ALL_FILES
+
+
+def plain_files(folder: Path) -> set[str] | None:
+    """Return the names in a real folder; None if it is none, or holds anything but regular files."""
+    try:
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            return None
+        with os.scandir(folder) as entries:
+            found = list(entries)
+        return {entry.name for entry in found} if all(map(_is_regular, found)) else None
+    except OSError:
+        return None
+
+
+def _is_regular(entry: os.DirEntry[str]) -> bool:
+    return entry.is_file(follow_symlinks=False)

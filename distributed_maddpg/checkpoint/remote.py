@@ -1,0 +1,144 @@
+"""Folders in object stores and on other machines, by URL: s3://, gs://, whatever fsspec knows.
+
+There is no rename over there, so that the order of the writes has to say when a folder is complete: the
+caller writes its most telling file last.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from distributed_maddpg.errors import BadInput, one_line
+
+_PIECE_BYTES = 2**20
+
+
+def is_url(folder: str | Path) -> bool:
+    """Return whether a folder is named by a URL. A `Path` never is: it makes `s3:/x` of `s3://x`."""
+    return isinstance(folder, str) and "://" in folder
+
+
+class RemoteFolder:
+    """One folder behind a URL."""
+
+    def __init__(self, url: str) -> None:
+        """Find the file system of a URL; does not look at the folder itself.
+
+        Raises:
+            BadInput: if there is no such protocol, or the package that speaks it is not installed.
+            OSError: if the file system refuses to be opened.
+        """
+        from fsspec.core import url_to_fs  # noqa: PLC0415 - a tenth of a second that local runs need not wait
+
+        try:
+            self._system, root = url_to_fs(url)
+        except ImportError as error:
+            raise BadInput("path", url, _missing(error)) from error
+        except ValueError as error:
+            raise BadInput("path", url, f"cannot be opened ({error})") from error
+        except Exception as error:
+            raise _as_os_error(error) from error
+        self._root = root.rstrip("/")
+
+    def names(self) -> set[str]:
+        """Return the names of what the folder holds; nothing, if there is no such folder.
+
+        Raises:
+            OSError: if the file system does not answer.
+        """
+        with _only_os_errors():
+            self._system.invalidate_cache()  # fsspec remembers listings, but others write here too
+            try:
+                paths = self._system.ls(self._root, detail=False)
+            except FileNotFoundError:
+                return set()
+        return {str(path).rstrip("/").rpartition("/")[2] for path in paths}
+
+    def upload(self, source: Path) -> None:
+        """Copy a local file here, under its own name.
+
+        Raises:
+            OSError: if that fails.
+        """
+        with _only_os_errors():
+            try:
+                self._system.put_file(str(source), f"{self._root}/{source.name}")
+            except FileNotFoundError:  # real folders have to be made; an object store might make a bucket
+                self._system.makedirs(self._root, exist_ok=True)
+                self._system.put_file(str(source), f"{self._root}/{source.name}")
+
+    def download(self, target: Path, most: int) -> None:
+        """Copy the file of the target's name from here.
+
+        Raises:
+            OSError: if that fails, or the file holds more than `most` bytes.
+        """
+        with (
+            _only_os_errors(),
+            self._system.open(f"{self._root}/{target.name}", "rb") as source,
+            target.open("xb") as copy,
+        ):
+            left = most
+            while piece := source.read(_PIECE_BYTES):
+                left -= len(piece)
+                if left < 0:
+                    raise OSError(errno.EFBIG, f"larger than {most} bytes")
+                copy.write(piece)
+
+    def rename(self, name: str) -> None:
+        """Give the folder another name.
+
+        Raises:
+            OSError: if that fails.
+        """
+        with _only_os_errors():
+            self._system.mv(self._root, f"{self._root.rpartition('/')[0]}/{name}", recursive=True)
+
+    def delete(self, name: str) -> None:
+        """Delete a file.
+
+        Raises:
+            OSError: if that fails.
+        """
+        with _only_os_errors():
+            self._system.rm_file(f"{self._root}/{name}")
+
+    def delete_all(self, names: Iterable[str]) -> None:
+        """Delete files one after the other, and the folder, where folders are real, if it is empty then.
+
+        Raises:
+            OSError: if a file cannot be deleted.
+        """
+        for name in names:
+            self.delete(name)
+        with suppress(Exception):  # object stores have no folders
+            self._system.rmdir(self._root)
+
+
+@contextmanager
+def _only_os_errors() -> Iterator[None]:
+    """Turn whatever a file system raises, each in its own way, into an OSError with one line."""
+    try:
+        yield
+    except Exception as error:
+        raise _as_os_error(error) from error
+
+
+def _as_os_error(error: Exception) -> OSError:
+    number = errno.ENOENT if isinstance(error, FileNotFoundError) else getattr(error, "errno", None)
+    text = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+    return OSError(number if isinstance(number, int) else errno.EIO, one_line(text, 300))
+
+
+def _missing(error: ImportError) -> str:
+    """Return which package to install; fsspec hides its name in the cause."""
+    cause: BaseException | None = error
+    while cause is not None and not getattr(cause, "name", None):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return f"cannot be opened ({error})"
+    package = str(getattr(cause, "name", "")).partition(".")[0]
+    return f"needs the package {package}, which is not installed; install it with: pip install {package}"

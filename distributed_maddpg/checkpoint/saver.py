@@ -1,0 +1,136 @@
+"""Writing checkpoints beside the training, so that learning need not wait for a disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from distributed_maddpg.checkpoint.folder import Checkpoint, save_checkpoint
+from distributed_maddpg.checkpoint.listing import remove_old
+from distributed_maddpg.errors import BadInput, one_line
+from distributed_maddpg.types import FloatArray, StoredRows
+
+_LONGEST_WRITE_S = 600.0
+_RETRY_S = 10.0
+
+
+@dataclass(frozen=True)
+class SavingOptions:
+    """Where a run's checkpoints go, and what they hold."""
+
+    folder: str = ""
+    """Local folder, or a URL such as "s3://bucket/run"; default: checkpoints in the run's folder."""
+    replay: bool = True
+    """With the stored transitions, so that a continued run goes on exactly."""
+    keep: int = 3
+    """How many of the newest stay; 0 for all."""
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if self.keep < 0:
+            raise BadInput("--keep-checkpoints", self.keep, "must be zero (all) or a positive number")
+
+
+class CheckpointSaver:
+    """Writes the checkpoints of one run, or of several side by side, in a thread of its own."""
+
+    def __init__(self, keep: int, note: Callable[[str], None]) -> None:
+        """Keep so many of the newest; say in a line what was saved, or why not."""
+        self._keep, self._note = keep, note
+        self._thread: threading.Thread | None = None
+        self._lines: list[str] = []
+        self._failed_at: float | None = None
+        self.problem = ""
+        """Why the latest attempt failed; empty if it did not."""
+
+    def begin(self, checkpoints: Sequence[tuple[str, Checkpoint]]) -> None:
+        """Start to write (folder, checkpoint) pairs; only while not `busy`."""
+        self._thread = threading.Thread(target=self._write, args=(checkpoints,), daemon=True)
+        self._thread.start()
+
+    @property
+    def busy(self) -> bool:
+        """Whether the latest checkpoints are still being written."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def retry_due(self) -> bool:
+        """Whether the latest attempt failed, some time ago."""
+        return self._failed_at is not None and time.monotonic() - self._failed_at > _RETRY_S
+
+    def report(self) -> None:
+        """Say what was written, or failed, since the last call; for the main thread."""
+        while self._lines:
+            self._note(self._lines.pop(0))
+
+    def finish(self, capture: Callable[[], Sequence[tuple[str, Checkpoint]]]) -> None:
+        """Write the last checkpoints and wait for that; where they do not fit, without transitions.
+
+        That leaves a `problem` all the same, and the older checkpoints.
+
+        Args:
+            capture: returns them; called when those before are written, which ends the reading of their rows.
+        """
+        self._await()
+        missing = self._write(capture())
+        if any(checkpoint.replay for _, checkpoint in missing):
+            problem = self.problem
+            smaller = [(folder, dataclasses.replace(each, replay=None)) for folder, each in missing]
+            if not self._write(smaller, keep_all=True):
+                self.problem = f"{problem}; it was, without its transitions"
+        self.report()
+
+    def _await(self) -> None:
+        if self._thread is not None:
+            self._thread.join(_LONGEST_WRITE_S)
+
+    def _write(
+        self, checkpoints: Sequence[tuple[str, Checkpoint]], keep_all: bool = False
+    ) -> list[tuple[str, Checkpoint]]:
+        """Write checkpoints, then delete old ones unless one failed; return those that failed."""
+        missing, problem = [], ""
+        for folder, checkpoint in checkpoints:
+            path = f"{folder.rstrip('/')}/step_{checkpoint.env_steps}"
+            started = time.monotonic()
+            counted = _Counted(checkpoint)
+            try:
+                save_checkpoint(path, counted.checkpoint)
+            except (OSError, RuntimeError, ValueError, MemoryError) as error:
+                missing.append((folder, checkpoint))
+                problem = one_line(f"{path} was not saved ({error})")
+                self._lines.append(problem)
+                continue
+            seconds = time.monotonic() - started
+            self._lines.append(f"saved {path} ({counted.size_bytes / 1e6:,.1f} MB in {seconds:.1f} s)")
+        for folder, _ in [] if missing or keep_all else checkpoints:
+            self._remove_old(folder)
+        self._failed_at, self.problem = (time.monotonic() if problem else None), problem
+        return missing
+
+    def _remove_old(self, folder: str) -> None:
+        """Delete what is more than is to be kept; that it is still there does no harm to what was saved."""
+        try:
+            if self._keep:
+                remove_old(folder, self._keep)
+        except (OSError, RuntimeError, ValueError) as error:
+            self._lines.append(one_line(f"{folder}: older checkpoints could not be deleted ({error})"))
+
+
+class _Counted:
+    """A checkpoint whose bytes are counted as they are written."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.size_bytes = sum(array.nbytes for array in checkpoint.state.values())
+        self.checkpoint = checkpoint
+        if checkpoint.replay is not None:
+            stored = checkpoint.replay
+            counted = StoredRows(stored.inserted, stored.num_rows, self._count(stored.chunks))
+            self.checkpoint = dataclasses.replace(checkpoint, replay=counted)
+
+    def _count(self, chunks: Iterator[FloatArray]) -> Iterator[FloatArray]:
+        for rows in chunks:
+            self.size_bytes += rows.nbytes
+            yield rows

@@ -1,0 +1,69 @@
+"""Reading settings from JSON values and TOML files; every complaint names the field and the remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+from distributed_maddpg.errors import BadInput, did_you_mean
+from distributed_maddpg.files import read_small
+
+# tomllib takes time with the square of a key's parts; all settings together are 2 kB, the longest key has 3.
+_MOST_TOML_BYTES, _MOST_DOTS_IN_LINE = 65_536, 200
+
+
+def merge(base: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay nested `values` over `base`; the free tables (`env.kwargs`) are merged too."""
+    merged = dict(base)
+    for key, value in values.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the tables of a TOML file.
+
+    Raises:
+        BadInput: if it cannot be read, is too large or is not TOML.
+    """
+    try:
+        text = read_small(path, _MOST_TOML_BYTES).decode("utf-8")
+        if any(line.count(".") > _MOST_DOTS_IN_LINE for line in text.splitlines()):
+            raise ValueError(f"a line with more than {_MOST_DOTS_IN_LINE} dots")
+        values: dict[str, Any] = tomllib.loads(text)
+        return values
+    except OSError as error:
+        raise BadInput("config", str(path), f"cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:  # also TOMLDecodeError and UnicodeDecodeError
+        raise BadInput("config", str(path), f"is not valid TOML ({error})") from None
+
+
+def as_bad_input(error: Any, config_type: type) -> BadInput:
+    """Turn pydantic's first complaint into our one line."""
+    path = [str(part) for part in error["loc"]]
+    name = ".".join(path) or "config"
+    if error["type"] == "value_error":
+        cause = error["ctx"]["error"]
+        return cause if isinstance(cause, BadInput) else BadInput(name, error["input"], str(cause))
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return BadInput(
+            name, error["input"], f"no such setting; {did_you_mean(path[-1], _known(config_type, path[:-1]))}"
+        )
+    return BadInput(name, error["input"], error["msg"].lower())
+
+
+def _known(config_type: type, path: list[str]) -> list[str]:
+    """Return the settings of the section at `path`."""
+    section: Any = config_type
+    for part in path:
+        section = get_type_hints(section)[part]
+    return [item.name for item in dataclasses.fields(section)]

@@ -1,0 +1,69 @@
+"""Named settings: only what differs from the defaults of sections.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_SIMPLE_ADVERSARY = {"N": 2, "max_cycles": 25, "continuous_actions": True}
+_PAPERS_ADVERSARY = {**_SIMPLE_ADVERSARY, "squared_adversary_reward": True, "velocity_first": True}
+
+# What the search of docs/learning.md ended with.
+_RECIPE: dict[str, dict[str, Any]] = {
+    "rollout": {"num_envs": 32, "fragment_steps": 25},
+    "algorithm": {
+        "policy_head": "gumbel",
+        "share_policies": True,
+        "n_step": 3,
+        "actor_lr": 0.003,
+        "critic_lr": 0.003,
+        "lr_end": 0.05,
+        "regulariser_weight": 0.01,
+    },
+    "exploration": {"episode_offset": 1.0},
+    "learner": {"batch_size": 512},
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The best recipe known, for two minutes on two cores.
+    "default": {
+        **_RECIPE,
+        "env": {"kwargs": _SIMPLE_ADVERSARY},
+        "pacing": {"env_steps_per_update": 50.0, "evaluation_interval_env_steps": 50_000},
+    },
+    # The same in the environment of the paper, for as many episodes as there: its table, learnt better.
+    "deception": {
+        **_RECIPE,
+        "env": {"kwargs": _PAPERS_ADVERSARY},
+        "replay": {"capacity": 1_500_000},
+        "pacing": {"total_env_steps": 1_500_000, "env_steps_per_update": 50.0},
+    },
+    # The teaching notebook this project grew from: 5 000 episodes of 40 steps.
+    "notebook": {
+        "env": {"kwargs": {**_SIMPLE_ADVERSARY, "max_cycles": 40, "dynamic_rescaling": True}},
+        "algorithm": {
+            "policy_head": "sigmoid",
+            "max_grad_norm": 0.0,
+            "other_actions": "current",
+            "regulariser": "actions",
+            "random_action_rows": 0.01,
+        },
+        "exploration": {"kind": "epsilon", "start": 0.01, "end": 0.01},
+        "rollout": {"num_envs": 50, "fragment_steps": 2},
+        "replay": {"capacity": 100_000},
+        "pacing": {
+            "total_env_steps": 200_000,
+            "learning_starts": 4_000,
+            "publish_interval_updates": 1,
+            "report_interval_env_steps": 4_000,
+            "evaluation_interval_env_steps": 4_000,
+            "checkpoint_interval_env_steps": 100_000,
+        },
+        "evaluation": {"episodes": 100},
+    },
+    # Lowe et al. 2017 with the choices of the authors' code and environment: 60 000 episodes of 25 steps.
+    "paper": {
+        "env": {"kwargs": _PAPERS_ADVERSARY},
+        "algorithm": {"policy_head": "gumbel", "initial_weights": "glorot", "grad_norm_of": "parameter"},
+        "pacing": {"total_env_steps": 1_500_000, "learning_starts": 25_600},
+    },
+}

@@ -1,0 +1,335 @@
+"""The sections of the configuration: defaults, help texts and checks.
+
+The text under a field is its help on the command line. Sections are frozen dataclasses; each stage receives
+its own.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass, field
+from typing import Literal
+
+if sys.version_info >= (3, 11):
+    pass
+else:
+    pass
+
+from distributed_maddpg.errors import BadInput, did_you_mean
+from distributed_maddpg.types import EnvSpec, InitialWeights
+
+Algorithm = Literal["maddpg", "ddpg", "matd3"]
+
+
+Head = Literal["sigmoid", "gumbel"]
+
+
+EnvArgument = int | float | bool | str
+
+
+_LARGEST, _WIDEST, MAX_WORKERS, _MAX_THREADS = 10**15, 65_536, 10_000, 1_024
+
+
+def require(condition: bool, name: str, value: object, remedy: str) -> None:
+    """Raise BadInput for a setting unless `condition` holds."""
+    if not condition:
+        raise BadInput(name, value, remedy)
+
+
+def _require_positive(section: str, settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        require(0 < value <= _LARGEST, f"{section}.{name}", value, "must be a positive number below 10^15")
+
+
+def _require_not_negative(section: str, settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        remedy = "must be zero or a positive number below 10^15"
+        require(0 <= value <= _LARGEST, f"{section}.{name}", value, remedy)
+
+
+def _require_hidden_sizes(name: str, sizes: tuple[int, ...]) -> None:
+    fits = len(sizes) > 0 and all(0 < size <= _WIDEST for size in sizes)
+    require(fits, name, sizes, f"needs one or more widths from 1 to {_WIDEST}")
+
+
+class Section:
+    """A part of the configuration; unknown keys are refused when it is parsed."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 (read by pydantic, never changed)
+
+
+@dataclass(frozen=True)
+class EnvConfig(Section):
+    """Which environment, and how it is built."""
+
+    id: str = "simple_adversary"
+    """"simple_adversary", or any PettingZoo parallel environment: "package.module[:callable]"."""
+    backend: Literal["auto", "vectorized", "pettingzoo"] = "auto"
+    """Compiled kernel where there is one (auto), always the kernel, or always the PettingZoo adapter."""
+    kwargs: dict[str, EnvArgument] = field(default_factory=dict)
+    """Arguments of the environment itself, as its PettingZoo constructor names them."""
+
+    def __post_init__(self) -> None:
+        """Check the arguments, and give an environment that has two names one of them."""
+        for name, value in self.kwargs.items():
+            # JSON, and so a checkpoint, has no others; better refused now than after hours of training.
+            finite = not isinstance(value, float) or math.isfinite(value)
+            require(finite, f"env.kwargs.{name}", value, "must be finite")
+        if self.id == "mpe2.simple_adversary_v3":
+            object.__setattr__(self, "id", "simple_adversary")
+
+
+@dataclass(frozen=True)
+class RolloutConfig(Section):
+    """How each rollout worker collects."""
+
+    num_envs: int = 64
+    """Environment copies per worker, stepped together."""
+    fragment_steps: int = 4
+    """Vector steps between two looks at the pacing; a push carries num_envs * fragment_steps transitions."""
+
+    def __post_init__(self) -> None:
+        """Check the section."""
+        _require_positive("rollout", self, "num_envs", "fragment_steps")
+
+    @property
+    def fragment_env_steps(self) -> int:
+        """Environment steps per fragment."""
+        return self.num_envs * self.fragment_steps
+
+
+@dataclass(frozen=True)
+class AlgorithmConfig(Section):
+    """The MADDPG update (Lowe et al. 2017, arXiv:1706.02275) and its variants."""
+
+    name: Algorithm = "maddpg"
+    """maddpg: critics see all observations and actions. ddpg: only their own agent's. matd3: maddpg with two
+    critics an agent, the lower of which makes the target, and smoothed target actions."""
+    team_overrides: dict[str, Algorithm] = field(default_factory=dict)
+    """Another algorithm for some teams; a team is an agent's name without its number: agent, adversary."""
+    share_policies: bool = False
+    """One policy for all agents of a team whose observations and actions are alike in size."""
+    policy_hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the policies' hidden layers (ReLU)."""
+    critic_hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the critics' hidden layers (ReLU)."""
+    initial_weights: InitialWeights = "torch"
+    """Rule of the first weights: torch's for linear layers, or glorot's with biases of zero (paper)."""
+    policy_head: Literal["auto", "sigmoid", "gumbel"] = "auto"
+    """Action from logits: sigmoid, or Gumbel-softmax. auto: sigmoid for continuous, gumbel for discrete."""
+    temperature: float = 1.0
+    """Temperature of the Gumbel-softmax."""
+    straight_through: bool = True
+    """Discrete actions in the actor loss: one-hot forward, relaxed backward (otherwise relaxed in both)."""
+    gamma: float = 0.95
+    """Discount per environment step."""
+    n_step: int = 1
+    """Steps whose rewards a target sums before the critic's estimate; fewer where a fragment ends."""
+    tau: float = 0.01
+    """Share of the online weights that enters the targets after each update."""
+    actor_lr: float = 0.01
+    """Adam's learning rate of the policies."""
+    critic_lr: float = 0.01
+    """Adam's learning rate of the critics."""
+    policy_delay: int = 0
+    """Updates of the critics for each of policies and targets; 0: two if a team learns by matd3, else one."""
+    target_noise: float = 0.1
+    """Standard deviation of the noise on matd3's target actions, cut off at 2.5 times it; sigmoid heads."""
+    lr_end: float = 1.0
+    """Share of both rates that is left at the end of the run; they fall linearly."""
+    max_grad_norm: float = 0.5
+    """Limit of the gradient's norm; 0 switches clipping off."""
+    grad_norm_of: Literal["network", "parameter"] = "network"
+    """What it limits: each network's whole gradient, or that of each weight matrix and bias (paper)."""
+    other_actions: Literal["replay", "current"] = "replay"
+    """The other agents' actions in the actor loss: as replayed (paper), or by their policies of today."""
+    regulariser: Literal["logits", "actions"] = "logits"
+    """What the actor loss keeps small."""
+    regulariser_weight: float = 1e-3
+    """Weight of the mean square of the logits or actions in the actor loss."""
+    random_action_rows: float = 0.0
+    """Probability that a batch row's target or other-agent action is replaced by a uniform random one."""
+
+    def __post_init__(self) -> None:
+        """Check the section."""
+        _require_hidden_sizes("algorithm.policy_hidden_sizes", self.policy_hidden_sizes)
+        _require_hidden_sizes("algorithm.critic_hidden_sizes", self.critic_hidden_sizes)
+        _require_positive("algorithm", self, "n_step", "temperature", "actor_lr", "critic_lr")
+        _require_not_negative(
+            "algorithm", self, "max_grad_norm", "regulariser_weight", "policy_delay", "target_noise"
+        )
+        for name, value in (("gamma", self.gamma), ("random_action_rows", self.random_action_rows)):
+            require(0 <= value <= 1, f"algorithm.{name}", value, "must lie in [0, 1]")
+        for name, value in (("tau", self.tau), ("lr_end", self.lr_end)):
+            require(0 < value <= 1, f"algorithm.{name}", value, "must lie in (0, 1]")
+
+    def per_agent(self, spec: EnvSpec) -> tuple[Algorithm, ...]:
+        """Return each agent's algorithm."""
+        for team in self.team_overrides:
+            require(team in spec.teams, "algorithm.team_overrides", team, did_you_mean(team, set(spec.teams)))
+        return tuple(self.team_overrides.get(team, self.name) for team in spec.teams)
+
+    def updates_per_policy_update(self, spec: EnvSpec) -> int:
+        """Return how many updates of the critics there are for each of policies and targets."""
+        return self.policy_delay or (2 if "matd3" in self.per_agent(spec) else 1)
+
+    def heads(self, spec: EnvSpec) -> tuple[Head, ...]:
+        """Return each agent's policy head."""
+        head, discrete = self.policy_head, "discrete" in spec.action_types
+        require(
+            not (discrete and head == "sigmoid"),
+            "algorithm.policy_head",
+            head,
+            "is for continuous actions only; use auto or gumbel",
+        )
+        if head == "auto":
+            return tuple("gumbel" if kind == "discrete" else "sigmoid" for kind in spec.action_types)
+        return (head,) * spec.num_agents
+
+
+@dataclass(frozen=True)
+class ExplorationConfig(Section):
+    """Noise of the acting policies; its magnitude moves linearly from `start` to `end`."""
+
+    kind: Literal["auto", "none", "epsilon", "gaussian", "ou", "gumbel"] = "auto"
+    """epsilon: uniform actions of all agents, with that probability. gaussian, ou (Ornstein-Uhlenbeck): added
+    to sigmoid actions. gumbel: added to the logits of gumbel heads. auto: gumbel, or 0.3 of gaussian."""
+    start: float = 1.0
+    """Magnitude at the first step: a probability, a standard deviation, or a factor of the Gumbel noise."""
+    end: float = 1.0
+    """Magnitude from `decay_env_steps` on."""
+    decay_env_steps: int = 0
+    """Environment steps over which the magnitude moves from start to end."""
+    episode_offset: float = 0.0
+    """Standard deviation of an offset of the logits that stays for an episode; beside any kind of noise."""
+    ou_theta: float = 0.15
+    """Pull of the Ornstein-Uhlenbeck noise towards zero, per step."""
+
+    def check_heads(self, heads: tuple[Head, ...]) -> None:
+        """Refuse a noise that none of the policies could take."""
+        needs = {"gaussian": "sigmoid", "ou": "sigmoid", "gumbel": "gumbel"}.get(self.kind)
+        require(
+            needs is None or needs in heads,
+            "exploration.kind",
+            self.kind,
+            f"needs a {needs} policy head, here it is {heads[0]}; use auto or change algorithm.policy_head",
+        )
+
+    def __post_init__(self) -> None:
+        """Check the section."""
+        _require_not_negative("exploration", self, "start", "end", "decay_env_steps", "episode_offset")
+        require(0 < self.ou_theta <= 1, "exploration.ou_theta", self.ou_theta, "must lie in (0, 1]")
+        if self.kind == "epsilon":
+            for name, value in (("start", self.start), ("end", self.end)):
+                require(value <= 1, f"exploration.{name}", value, "is a probability for epsilon: at most 1")
+
+
+@dataclass(frozen=True)
+class ReplayConfig(Section):
+    """The central replay buffer."""
+
+    capacity: int = 1_000_000
+    """Transitions kept; the oldest are overwritten."""
+
+    def __post_init__(self) -> None:
+        """Check the section."""
+        _require_positive("replay", self, "capacity")
+
+
+@dataclass(frozen=True)
+class LearnerConfig(Section):
+    """Where and on how much data one update runs."""
+
+    batch_size: int = 1024
+    """Transitions per update."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: where there is a GPU, the faster of cuda and cpu, tried for half a second each."""
+    num_threads: int = 1
+    """Threads of the learner on the CPU; two gain a fifth on idle cores, and lose where workers need them."""
+
+    def __post_init__(self) -> None:
+        """Check the section."""
+        _require_positive("learner", self, "batch_size", "num_threads")
+        remedy = f"must be at most {_MAX_THREADS}"
+        require(self.num_threads <= _MAX_THREADS, "learner.num_threads", self.num_threads, remedy)
+
+
+@dataclass(frozen=True)
+class PacingConfig(Section):
+    """When each stage may move, counted in environment steps and updates."""
+
+    total_env_steps: int = 1_000_000
+    """The run ends after this many environment steps and the updates they are worth."""
+    learning_starts: int = 10_000
+    """Environment steps before the first update."""
+    env_steps_per_update: float = 100.0
+    """Environment steps collected per update of all agents."""
+    tolerance_updates: int = 32
+    """How many updates' worth of steps the workers may run ahead of the learner (asynchronous mode)."""
+    publish_interval_updates: int = 4
+    """Updates between two versions of the weights; asynchronously at most one per tolerance_updates / 4."""
+    report_interval_env_steps: int = 50_000
+    """Environment steps between two reports; one iteration of `train()`."""
+    evaluation_interval_env_steps: int = 100_000
+    """Environment steps between two evaluations; 0 for none but the last."""
+    checkpoint_interval_env_steps: int = 500_000
+    """Environment steps between two checkpoints, made with the next report; 0 for none but the last."""
+
+    def __post_init__(self) -> None:
+        """Check the section."""
+        _require_positive(
+            "pacing",
+            self,
+            "total_env_steps",
+            "env_steps_per_update",
+            "tolerance_updates",
+            "publish_interval_updates",
+            "report_interval_env_steps",
+            "learning_starts",
+        )
+        _require_not_negative(
+            "pacing",
+            self,
+            "evaluation_interval_env_steps",
+            "checkpoint_interval_env_steps",
+        )
+
+    @property
+    def total_updates(self) -> int:
+        """Updates that the whole run is worth."""
+        return max(0, int((self.total_env_steps - self.learning_starts) / self.env_steps_per_update))
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(Section):
+    """Greedy episodes on fresh start states, off the training path."""
+
+    episodes: int = 200
+    """Episodes of each evaluation during training."""
+    final_episodes: int = 1000
+    """Episodes of the evaluation that ends a run."""
+
+    def __post_init__(self) -> None:
+        """Check the section."""
+        _require_positive("evaluation", self, "episodes", "final_episodes")
+
+
+@dataclass(frozen=True)
+class RayConfig(Section):
+    """How the Ray processes are reached and awaited."""
+
+    address: str = ""
+    """Address of a running cluster; empty: the cluster of the surrounding Ray job, else a local one."""
+    timeout_s: float = 120.0
+    """Longest wait for a process to start or answer; one that has worked is given up after an eighth."""
+    min_workers: int = 1
+    """Rollout workers that a run needs to go on; others join when there is room (asynchronous mode)."""
+    snapshot_interval_s: float = 10.0
+    """Seconds between two copies of the learner's state, which a failure of its process goes back to."""
+
+    def __post_init__(self) -> None:
+        """Check the section."""
+        _require_positive("ray", self, "timeout_s", "min_workers", "snapshot_interval_s")

@@ -1,0 +1,167 @@
+"""All settings of a run in one object, from defaults, presets, TOML files and checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distributed_maddpg.config.parsing import as_bad_input, merge, read_toml
+from distributed_maddpg.config.presets import PRESETS
+from distributed_maddpg.config.sections import (
+    MAX_WORKERS,
+    AlgorithmConfig,
+    EnvConfig,
+    EvaluationConfig,
+    ExplorationConfig,
+    LearnerConfig,
+    PacingConfig,
+    RayConfig,
+    ReplayConfig,
+    RolloutConfig,
+    Section,
+    require,
+)
+from distributed_maddpg.errors import BadInput, did_you_mean
+
+
+@dataclass(frozen=True)
+class MADDPGConfig(Section):
+    """Everything that defines a run."""
+
+    seed: int = 0
+    """The one seed from which every random stream descends."""
+    num_workers: int = 1
+    """Rollout-worker processes; 0 runs everything in this process, without Ray, reproducibly."""
+    sync: bool = False
+    """With workers: collect and learn in lock-step, reproducibly, instead of asynchronously."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    pacing: PacingConfig = field(default_factory=PacingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+
+    def __post_init__(self) -> None:
+        """Check what no section can see alone."""
+        require(self.seed >= 0, "seed", self.seed, "must be zero or a positive integer")
+        remedy = f"must be 0 (no Ray) to {MAX_WORKERS}"
+        require(0 <= self.num_workers <= MAX_WORKERS, "num_workers", self.num_workers, remedy)
+        require(
+            self.num_workers == 0 or self.ray.min_workers <= self.num_workers,
+            "ray.min_workers",
+            self.ray.min_workers,
+            f"must be at most num_workers = {self.num_workers}",
+        )
+        batch, capacity = self.learner.batch_size, self.replay.capacity
+        require(
+            batch <= capacity,
+            "learner.batch_size",
+            batch,
+            f"is more than replay.capacity ({capacity}); lower the one or raise the other",
+        )
+        require(
+            self.algorithm.n_step <= self.rollout.fragment_steps,
+            "algorithm.n_step",
+            self.algorithm.n_step,
+            f"is more than rollout.fragment_steps ({self.rollout.fragment_steps}), where sums end",
+        )
+        starts, fragment = self.pacing.learning_starts, self.rollout.fragment_env_steps
+        require(
+            starts <= capacity,
+            "pacing.learning_starts",
+            starts,
+            f"is more than replay.capacity ({capacity}); lower the one or raise the other",
+        )
+        require(
+            fragment <= capacity,
+            "rollout.num_envs",
+            self.rollout.num_envs,
+            f"times rollout.fragment_steps is more than replay.capacity ({capacity}); lower one of the two",
+        )
+
+    @staticmethod
+    def preset(name: str) -> MADDPGConfig:
+        """Return a named configuration.
+
+        Raises:
+            BadInput: if there is no such preset; names the nearest.
+        """
+        if name not in PRESETS:
+            raise BadInput("preset", name, did_you_mean(name, PRESETS))
+        return MADDPGConfig.from_dict(PRESETS[name])
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any], base: MADDPGConfig | None = None) -> MADDPGConfig:
+        """Return nested `values` laid over `base`, or by themselves: what they do not name has its default.
+
+        Over a base, tables without fixed keys are merged key by key; only the arguments of an environment
+        other than the base's start empty.
+
+        Raises:
+            BadInput: for an unknown key, a wrong type or a value out of range; names the field.
+        """
+        merged = dict(values) if base is None else merge(_settings_under(base, values), values)
+        from pydantic import ValidationError  # noqa: PLC0415 (as in _parser)
+
+        try:
+            text = json.dumps(merged, default=str)
+        except (ValueError, RecursionError) as error:  # such as an integer of more than 4300 digits
+            raise BadInput("config", merged, f"cannot be read ({error})") from None
+        try:
+            # Through JSON, where "strict" still takes a list for a tuple but no "3" for a 3.
+            config: MADDPGConfig = _parser().validate_json(text, strict=True)
+        except ValidationError as error:
+            raise as_bad_input(error.errors(include_url=False)[0], MADDPGConfig) from None
+        return config
+
+    @staticmethod
+    def from_toml(path: str | Path, base: MADDPGConfig | None = None) -> MADDPGConfig:
+        """Read a configuration file; its optional `preset = "..."` is the base where none is given.
+
+        Raises:
+            BadInput: if the file cannot be read or does not hold a valid configuration.
+        """
+        values = read_toml(Path(path))
+        preset = values.pop("preset", None)
+        if preset is not None:
+            if not isinstance(preset, str):
+                raise BadInput("preset", preset, "must be a name in quotes")
+            base = MADDPGConfig.preset(preset)
+        return MADDPGConfig.from_dict(values, base or MADDPGConfig())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as nested dicts of plain values."""
+        return dataclasses.asdict(self)
+
+    def to_toml(self) -> str:
+        """Return the settings as a TOML document that `from_toml` reads back to an equal configuration."""
+        import tomli_w  # noqa: PLC0415 (as in _parser)
+
+        return tomli_w.dumps(self.to_dict())
+
+
+@functools.cache
+def _parser() -> Any:
+    """Return what reads settings from JSON; made once, which takes longer than to use it."""
+    # Imported here: rollout workers read settings but never parse them.
+    from pydantic import TypeAdapter  # noqa: PLC0415
+
+    return TypeAdapter(MADDPGConfig)
+
+
+def _settings_under(base: MADDPGConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of `base`, without its environment's arguments where `values` name another one."""
+    settings = base.to_dict()
+    env = values.get("env")
+    if isinstance(env, Mapping) and EnvConfig(env.get("id", base.env.id)).id != base.env.id:
+        settings["env"]["kwargs"] = {}
+        settings["algorithm"]["policy_head"] = "auto"  # the base's was chosen for its environment's actions
+    return settings

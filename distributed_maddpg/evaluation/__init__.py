@@ -1,0 +1,1 @@
+"""Greedy episodes, and what they say about deception."""

@@ -1,0 +1,90 @@
+"""How well an adversary can do that never learns which landmark is the goal.
+
+Every landmark is the goal equally often, and within an episode any point of the square can be reached. So the
+best that such an adversary can do is to wait where it is nearest to all landmarks on average, or near to as
+many of them as possible.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+DoubleArray = npt.NDArray[np.float64]
+
+_ROUNDS, _MOST_DISTANCES = 300, 2**22
+_SMOOTHING = 1e-9
+"""Keeps Weiszfeld's weights finite on a landmark; landmarks are tried by themselves, too."""
+
+
+def uninformed_distances(landmarks: DoubleArray) -> DoubleArray:
+    """Return the smallest mean distance `[n]` of one point to the landmarks `[n, L, 2]` of each episode.
+
+    That is the distance from their geometric median (Weiszfeld 1937); of two, half their distance.
+    """
+    return _in_chunks(_median_distances, landmarks)
+
+
+def _median_distances(landmarks: DoubleArray) -> DoubleArray:
+    point = landmarks.mean(axis=1, keepdims=True)  # [n, 1, 2]
+    for _ in range(_ROUNDS):
+        weight = 1.0 / (_apart(landmarks, point) + _SMOOTHING)  # [n, L]
+        point = (landmarks * weight[:, :, None]).sum(axis=1, keepdims=True) / weight.sum(axis=1)[
+            :, None, None
+        ]
+    candidates = np.concatenate([landmarks, point], axis=1)  # [n, L + 1, 2]
+    means: DoubleArray = _each_apart(candidates, landmarks).mean(axis=2)
+    best: DoubleArray = means.min(axis=1)
+    return best
+
+
+def uninformed_shares(landmarks: DoubleArray, eps: float) -> DoubleArray:
+    """Return the largest share `[n]` of the landmarks `[n, L, 2]` that lie within eps of one point.
+
+    Discs of radius eps round the landmarks overlap most at a landmark or where two of their circles meet.
+    """
+    return _in_chunks(lambda part: _most_shares(part, eps), landmarks)
+
+
+def _most_shares(landmarks: DoubleArray, eps: float) -> DoubleArray:
+    candidates = [landmarks]
+    for i, j in itertools.combinations(range(landmarks.shape[1]), 2):
+        middle = (landmarks[:, i] + landmarks[:, j]) / 2
+        half = (landmarks[:, j] - landmarks[:, i]) / 2
+        length = np.linalg.norm(half, axis=1, keepdims=True)
+        with np.errstate(invalid="ignore", divide="ignore"):  # too far apart, or the same point
+            across = np.sqrt(eps**2 - length**2) * half[:, ::-1] * [-1.0, 1.0] / length
+        candidates.append(np.nan_to_num(np.stack([middle + across, middle - across], axis=1), nan=np.inf))
+    points = np.concatenate(candidates, axis=1)
+    within = _each_apart(points, landmarks) <= eps * (1 + 1e-9)
+    shares: DoubleArray = within.mean(axis=2).max(axis=1)
+    return shares
+
+
+def centroid_distances(landmarks: DoubleArray) -> DoubleArray:
+    """Return the distances `[n, L]` of the landmarks `[n, L, 2]` from their centroid.
+
+    There an uninformed adversary waits that is paid by the squared distance.
+    """
+    return _apart(landmarks, landmarks.mean(axis=1, keepdims=True))
+
+
+def _in_chunks(work: Callable[[DoubleArray], DoubleArray], landmarks: DoubleArray) -> DoubleArray:
+    """Do `work` on so few episodes at a time that the distances between all points fit into memory."""
+    rows = max(1, _MOST_DISTANCES // landmarks.shape[1] ** 3)
+    return np.concatenate([work(landmarks[at : at + rows]) for at in range(0, len(landmarks), rows)])
+
+
+def _apart(landmarks: DoubleArray, point: DoubleArray) -> DoubleArray:
+    """Return distances `[n, L]` of landmarks `[n, L, 2]` from one point each `[n, 1, 2]`."""
+    apart: DoubleArray = np.linalg.norm(landmarks - point, axis=2)
+    return apart
+
+
+def _each_apart(points: DoubleArray, landmarks: DoubleArray) -> DoubleArray:
+    """Return distances `[n, K, L]` of points `[n, K, 2]` from landmarks `[n, L, 2]`."""
+    apart: DoubleArray = np.linalg.norm(points[:, :, None] - landmarks[:, None], axis=3)
+    return apart

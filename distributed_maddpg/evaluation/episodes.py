@@ -1,0 +1,135 @@
+"""Greedy episodes on fresh start states, and what they say of deception."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+
+from distributed_maddpg.acting.joint_policy import JointPolicy
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import make_vector_env
+from distributed_maddpg.envs.adversary_rules import landmark_distances
+from distributed_maddpg.envs.base import VectorEnv
+from distributed_maddpg.envs.episode_log import EpisodeLog
+from distributed_maddpg.envs.finite import bad_observation
+from distributed_maddpg.errors import TrainingError
+from distributed_maddpg.evaluation.scorecard import Scorecard
+from distributed_maddpg.evaluation.scores import (
+    goal_distances,
+)
+from distributed_maddpg.evaluation.scripted import Play
+from distributed_maddpg.types import EpisodeReport, FloatArray
+
+_LONGEST_EPISODE = 100_000
+
+
+def evaluate(
+    env: VectorEnv,
+    play: Play,
+    num_episodes: int,
+) -> Scorecard:
+    """Play exactly `num_episodes` episodes, shared out evenly over the copies of `env`.
+
+    Each copy's first episodes count, whatever their length: taking the first to finish over all copies would
+    favour short ones.
+
+    Raises:
+        TrainingError: if an episode does not end within 100 000 steps, or gives an observation or a return
+            that is not finite.
+    """
+    quota = np.full(env.num_envs, num_episodes // env.num_envs)
+    quota[: num_episodes % env.num_envs] += 1
+    log = EpisodeLog(env.num_envs, len(env.agents))
+    reports, minima = [], []
+    obs = env.reset()
+    closest = _Closest(env)
+    idle = 0
+    while quota.any():
+        if line := bad_observation(obs, env.agents):
+            raise TrainingError(f"evaluation: {line}; check what the environment computes")
+        result = env.step(play(obs))
+        obs = result.obs
+        ended, report = log.step(result, env)
+        minimal = closest.step(ended)
+        idle += 1
+        if report is not None:
+            _check_returns(report, np.flatnonzero(ended), env.agents)
+            counted = quota[ended] > 0
+            idle = 0 if counted.any() else idle
+            reports.append(
+                EpisodeReport(
+                    report.returns[counted], report.lengths[counted], report.final_distances[counted]
+                )
+            )
+            minima.append(minimal[counted])
+            quota[ended & (quota > 0)] -= 1
+        if idle > _LONGEST_EPISODE:
+            raise TrainingError(f"evaluation: no episode ended within {_LONGEST_EPISODE} steps")
+    episodes = EpisodeReport.concatenate(reports, len(env.agents))
+    return Scorecard(env.agents, episodes, int(episodes.lengths.sum()), np.concatenate(minima))
+
+
+class _Closest:
+    """The smallest `goal_distances` of the running episodes, `[E, 3]`, or `[E, 0]` without landmarks."""
+
+    def __init__(self, env: VectorEnv) -> None:
+        """Begin with the first frames of `env`."""
+        self._env, self._known = env, env.final_distances() is not None
+        self._smallest = self._now()
+
+    def step(self, ended: npt.NDArray[np.bool_]) -> FloatArray:
+        """Count the frame a step led to; return `[n, 3]` of the copies `[E]` that ended."""
+        final, now = self._env.final_distances(), self._now()
+        if final is None:
+            return now[ended]
+        over = ended[:, None]
+        smallest = np.minimum(self._smallest, np.where(over, _goal_columns(final), now))
+        self._smallest = np.where(over, now, smallest)
+        return smallest[ended]
+
+    def _now(self) -> FloatArray:
+        if not self._known:
+            return np.zeros((self._env.num_envs, 0), np.float32)
+        return _goal_columns(landmark_distances(self._env.get_state()))
+
+
+def _goal_columns(distances: FloatArray) -> FloatArray:
+    """Return `goal_distances` of `[E, N, L]` side by side, `[E, 3]`."""
+    return np.stack(list(goal_distances(distances).values()), axis=1)
+
+
+def _check_returns(report: EpisodeReport, copies: npt.NDArray[np.int64], agents: tuple[str, ...]) -> None:
+    """Refuse returns `[n, N]` that are not finite, naming the agent and the one of the copies `[n]`."""
+    if not np.isfinite(report.returns).all():
+        episode, agent = np.argwhere(~np.isfinite(report.returns))[0].tolist()
+        raise TrainingError(
+            f"evaluation: return of {agents[agent]} in copy {copies[episode]} is "
+            f"{report.returns[episode, agent]:g}; check the environment's rewards"
+        )
+
+
+def evaluate_weights(config: MADDPGConfig, parameters: FloatArray, num_episodes: int, seed: int) -> Scorecard:
+    """Play greedy episodes with policy parameters `[N, P]`, from fresh start states drawn from `seed`."""
+    with env_copies(config, num_episodes, seed) as env:
+        return evaluate(env, greedy_play(config, env, parameters), num_episodes)
+
+
+def greedy_play(config: MADDPGConfig, env: VectorEnv, parameters: FloatArray) -> Play:
+    """Return the player that acts greedily with policy parameters `[N, P]` of a run."""
+    policies = JointPolicy(config.algorithm, env.spec, env.num_envs)
+    policies.set_parameters(parameters)
+    return policies.act
+
+
+@contextmanager
+def env_copies(config: MADDPGConfig, num_episodes: int, seed: int, most: int = 0) -> Iterator[VectorEnv]:
+    """Make the environment copies of an evaluation, at most so many or the run's own number; close them."""
+    copies = min(num_episodes, most or config.rollout.num_envs)
+    env = make_vector_env(config.env.id, copies, seed, backend=config.env.backend, **config.env.kwargs)
+    try:
+        yield env
+    finally:
+        env.close()

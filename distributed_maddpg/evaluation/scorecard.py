@@ -1,0 +1,97 @@
+"""What greedy episodes showed: returns, success rates and distances, with confidence intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distributed_maddpg.evaluation.scores import (
+    EPS_GRID,
+    SUCCESS_EPS,
+    goal_distances,
+    mean_interval,
+    share_interval,
+    success_rates,
+    successes,
+)
+from distributed_maddpg.types import EpisodeReport, FloatArray
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """What greedy episodes showed."""
+
+    agents: tuple[str, ...]
+    episodes: EpisodeReport
+    env_steps: int
+    """Steps of one environment summed over the counted episodes."""
+    closest: FloatArray
+    """[n, 3] the smallest of `goal_distances` of any frame of an episode, in their order; or [n, 0]."""
+
+    @property
+    def knows_landmarks(self) -> bool:
+        """Whether the environment has landmarks to be near to."""
+        return int(self.episodes.final_distances.shape[2]) > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers: returns per agent, lengths, and where known success in percent, distances."""
+        returns = self.episodes.returns
+        card: dict[str, Any] = {
+            "episodes": len(returns),
+            "episode_return_mean": float(returns.sum(axis=1).mean()),
+            "agent_episode_returns_mean": dict(zip(self.agents, returns.mean(axis=0).tolist(), strict=True)),
+            "agent_episode_returns_std": dict(zip(self.agents, returns.std(axis=0).tolist(), strict=True)),
+            "episode_len_mean": float(self.episodes.lengths.mean()),
+        }
+        if self.knows_landmarks:
+            by_eps = {str(eps): success_rates(self.episodes.final_distances, eps) for eps in EPS_GRID}
+            card["eps"] = SUCCESS_EPS
+            card["success"] = by_eps[str(SUCCESS_EPS)]
+            card["delta"] = _delta(card["success"])
+            card["success_by_eps"] = by_eps
+            card["delta_by_eps"] = {eps: _delta(rates) for eps, rates in by_eps.items()}
+            for name, distances in self._goal_distances().items():
+                card[name] = {who: float(values.mean(dtype=np.float64)) for who, values in distances.items()}
+        return card
+
+    def intervals(self) -> dict[str, Any]:
+        """Return 95 % confidence intervals over the episodes, under the names of `to_dict`."""
+        returns = zip(self.agents, self.episodes.returns.T, strict=True)
+        found: dict[str, Any] = {
+            "agent_episode_returns_mean": {agent: mean_interval(own) for agent, own in returns}
+        }
+        if self.knows_landmarks:
+            hits = successes(self.episodes.final_distances, SUCCESS_EPS)
+            found["success"] = {name: share_interval(own) for name, own in hits.items()}
+            # In the same episodes, so of the differences.
+            delta = mean_interval(100.0 * hits["agents"] - 100.0 * hits["adversary"])
+            found["delta"] = delta and (max(-100.0, delta[0]), min(100.0, delta[1]))
+            for name, distances in self._goal_distances().items():
+                found[name] = {who: mean_interval(values) for who, values in distances.items()}
+        return found
+
+    def _goal_distances(self) -> dict[str, dict[str, FloatArray]]:
+        final = goal_distances(self.episodes.final_distances)
+        return {
+            "final_distance_mean": final,
+            "minimal_distance_mean": dict(zip(final, self.closest.T, strict=True)),
+        }
+
+
+def _delta(rates: dict[str, float]) -> float:
+    return rates["agents"] - rates["adversary"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A scorecard and the moment of training it belongs to."""
+
+    env_steps: int
+    updates: int
+    card: Scorecard
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers."""
+        return {"num_env_steps": self.env_steps, "num_updates": self.updates, **self.card.to_dict()}

@@ -1,0 +1,178 @@
+"""What a person sees of a run: a live line on a terminal, else a plain line now and then."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import is_builtin
+
+_PLAIN_INTERVAL_S = 5.0
+
+
+class Progress:
+    """Shows results on stderr; stdout stays free for JSON."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        """Show on `stream`, default stderr."""
+        file = stream or sys.stderr
+        width = None if file.isatty() else 200  # a log file folds nothing
+        self._console = Console(file=file, highlight=False, width=width)
+        self._bar: Bar | None = None
+        self._total = 0
+        self._last_plain = -_PLAIN_INTERVAL_S
+        self._evaluation = ""
+
+    def starting(self, config: MADDPGConfig, run_dir: Path, num_seeds: int) -> None:
+        """Say what is about to run."""
+        self._total = config.pacing.total_env_steps
+        workers = f"{config.num_workers} rollout worker{'s' if config.num_workers > 1 else ''}"
+        where = f"{workers} on Ray" if config.num_workers else "one process"
+        mode = ", lock-step" if config.sync and config.num_workers else ""
+        seeds = f", {num_seeds} seeds side by side, the first one shown" if num_seeds > 1 else ""
+        self._console.print(f"training {config.env.id} with {where}{mode}{seeds}; files go to {run_dir}")
+        if config.pacing.total_updates == 0:
+            starts, total = config.pacing.learning_starts, config.pacing.total_env_steps
+            reason = f"pacing.total_env_steps {total} ends before pacing.learning_starts {starts} has passed"
+            self.note(f"nothing will be learnt: {reason}; raise the one or lower the other")
+
+    def show(self, result: dict[str, Any]) -> None:
+        """Show one result of `train()`."""
+        if result["evaluation"]:
+            self._evaluation = _evaluation_text(result["evaluation"])
+        steps = result["num_env_steps_sampled_lifetime"]
+        text = (
+            f"{steps:,} env steps  {result['num_updates_lifetime']:,} updates  "
+            f"{result['env_steps_per_s']:,.0f} env-steps/s  {result['updates_per_s']:.0f} updates/s  "
+            f"weights {result['weights']['versions_behind_mean']:.1f} versions behind  {self._evaluation}"
+        )
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=min(steps, self._total), text=text)
+        elif time.monotonic() - self._last_plain >= _PLAIN_INTERVAL_S or steps >= self._total:
+            self._last_plain = time.monotonic()
+            percent = min(100, 100 * steps / self._total)  # the last fragment may go beyond
+            self._console.print(f"[{percent:3.0f} %] {text}", markup=False)
+
+    def __enter__(self) -> Progress:
+        """Open the live line where there is a terminal."""
+        if self._console.is_terminal:
+            self._bar = Bar(
+                BarColumn(bar_width=20),
+                TextColumn("{task.percentage:3.0f} %"),
+                TextColumn("{task.fields[text]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._bar.add_task("training", total=self._total, text="waiting for the first report")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the live line."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def summary(self, summary: dict[str, Any]) -> None:
+        """Show the end of a run."""
+        table = Table(show_header=False, box=None, pad_edge=False)
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+        table.add_row("result", "interrupted" if summary["interrupted"] else "finished")
+        for row in _evaluation_rows(summary.get("evaluation")):
+            table.add_row(*row)
+        for run in summary.get("runs", []):
+            if "evaluation" in run:
+                name = Path(run["files"]["run_dir"]).name.replace("_", " ")
+                table.add_row(name, _evaluation_text(run["evaluation"]))
+        table.add_row(
+            "collected", f"{summary['env_steps']:,} env steps, {summary['env_steps_per_s']:,.0f} a second"
+        )
+        table.add_row("learnt", f"{summary['updates']:,} updates, {summary['updates_per_s']:,.1f} a second")
+        table.add_row(
+            "training time",
+            f"{summary['training_s']:.1f} s on {summary['device']} ({summary['device_reason']})",
+        )
+        for kind, path in summary["files"].items():
+            table.add_row(kind.replace("_", " "), path)
+        self._console.print(table)
+        for run in summary.get("runs", [summary]) if summary["interrupted"] else []:
+            folder, env_id = run["files"]["run_dir"], run["env_id"]
+            named = "" if is_builtin(env_id) else f" --env.id {env_id}"
+            self.note(f"continue with: distributed-maddpg train --resume {folder}{named}")
+
+    def note(self, text: str) -> None:
+        """Show a line."""
+        self._console.print(text, markup=False)
+
+    @contextmanager
+    def showing_log(self) -> Iterator[None]:
+        """Show what the package logs as lines, above the live one where there is one."""
+        handler = _LogLines(self.note)
+        log = logging.getLogger("distributed_maddpg")
+        propagates, log.propagate = log.propagate, False
+        log.addHandler(handler)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+            log.propagate = propagates
+
+    def table(self, title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Show a table of text; columns of numbers stand flush right."""
+        table = Table(box=None, pad_edge=False)
+        for column, header in enumerate(headers):
+            numeric = all(row[column].lstrip("+-")[:1].isdigit() or not row[column] for row in rows)
+            table.add_column(header, justify="right" if numeric else "left", header_style="dim")
+        for row in rows:
+            table.add_row(*row)
+        self._console.print(title, style="bold", markup=False)  # rich would fold it to the table's width
+        self._console.print(table)
+
+
+class _LogLines(logging.Handler):
+    """Hands each message to a function."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._note = note
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._note(record.getMessage())
+
+
+def _evaluation_text(card: dict[str, Any]) -> str:
+    if "success" in card:
+        return "greedy success: " + ", ".join(
+            f"{name} {rate:.0f} %" for name, rate in card["success"].items()
+        )
+    returns = card["agent_episode_returns_mean"]
+    return "greedy returns: " + ", ".join(f"{agent} {value:.1f}" for agent, value in returns.items())
+
+
+def _evaluation_rows(card: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if card is None:
+        return []
+    returns = ", ".join(
+        f"{agent} {value:+.2f}" for agent, value in card["agent_episode_returns_mean"].items()
+    )
+    rows = [("greedy returns", f"{returns}  ({card['episodes']} episodes)")]
+    if "success" in card:
+        rates = ", ".join(f"{name} {rate:.1f} %" for name, rate in card["success"].items())
+        rows.append(("greedy success", f"{rates}  (within {card['eps']} in the last frame)"))
+    return rows

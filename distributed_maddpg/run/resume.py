@@ -1,0 +1,83 @@
+"""Which checkpoints a run continues from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from distributed_maddpg.checkpoint.folder import Checkpoint, load_checkpoint
+from distributed_maddpg.checkpoint.listing import checkpoints_of, set_aside
+from distributed_maddpg.errors import CheckpointError, CheckpointUnavailable
+
+_Skipped = tuple[str | Path, CheckpointError]
+
+
+def checkpoints_to_resume(
+    folders: Sequence[str], auto: bool, note: Callable[[str], None]
+) -> list[Checkpoint]:
+    """Return the checkpoints that runs side by side go on from, one of each, all of the same moment.
+
+    Args:
+        folders: of each run's checkpoints; paths or URLs.
+        auto: whether one that cannot be read is named and set aside, the next older one taken, and none is
+            fine.
+        note: takes a line for a person.
+
+    Raises:
+        CheckpointError: if there is none that can be read; where `auto`, if one may be whole all the same.
+    """
+    shared = _shared(folders)
+    if not auto:
+        if not shared:
+            raise CheckpointError(f"{', '.join(folders)}: holds no checkpoint to resume from")
+        return [load_checkpoint(path) for path in shared[0]]
+    skipped: list[_Skipped] = []
+    for together in shared:
+        loaded = [_load(path, skipped, note) for path in together]
+        found = [each for each in loaded if each is not None]
+        if len(found) == len(together):
+            _set_aside(skipped)
+            note(f"going on from {', '.join(map(str, together))}")
+            return found
+    for _, problem in skipped:
+        if isinstance(problem, CheckpointUnavailable):
+            raise problem
+    _set_aside(skipped)
+    for path in [path for folder in folders for path in checkpoints_of(folder)]:
+        with suppress(OSError):  # of these the other runs have none, and they would outlive newer ones
+            set_aside(path, "aside")
+            note(f"set aside, because the other runs have none of that moment: {path}")
+    note(f"{', '.join(folders)} holds no checkpoint that can be read: starting anew")
+    return []
+
+
+def _shared(folders: Sequence[str]) -> list[list[str | Path]]:
+    """Return the checkpoints of those moments of which every folder has one, the newest first."""
+    paths = [{Path(str(path)).name: path for path in checkpoints_of(folder)} for folder in folders]
+    names = sorted(set.intersection(*map(set, paths)), key=lambda name: (len(name), name), reverse=True)
+    return [[own[name] for own in paths] for name in names]
+
+
+def _load(path: str | Path, skipped: list[_Skipped], note: Callable[[str], None]) -> Checkpoint | None:
+    try:
+        return load_checkpoint(path)
+    except CheckpointError as error:
+        note(f"skipped: {error}")
+        skipped.append((path, error))
+        return None
+
+
+def _set_aside(skipped: Sequence[_Skipped]) -> None:
+    """Take checkpoints out of the way of those to come.
+
+    Raises:
+        CheckpointError: if one that may be whole has to stay, where it could be replaced.
+    """
+    for path, error in skipped:
+        may_be_whole = isinstance(error, CheckpointUnavailable)
+        try:
+            set_aside(path, "aside" if may_be_whole else "broken")
+        except OSError:
+            if may_be_whole:
+                raise error from None

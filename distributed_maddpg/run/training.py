@@ -1,0 +1,298 @@
+"""A training run as a folder: settings, curves, checkpoints, summary and report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from distributed_maddpg.checkpoint.folder import Checkpoint
+from distributed_maddpg.checkpoint.listing import checkpoints_of, remove_drafts
+from distributed_maddpg.checkpoint.saver import CheckpointSaver, SavingOptions
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.errors import BadInput, TrainingError
+from distributed_maddpg.files import write_aside
+from distributed_maddpg.preflight import check_machine
+from distributed_maddpg.report.animation import record_episodes, write_animation
+from distributed_maddpg.report.page import write_report
+from distributed_maddpg.run.folder import RunFolder, check_free, check_single
+from distributed_maddpg.run.progress import Progress
+from distributed_maddpg.run.signals import stop_on_signals
+from distributed_maddpg.trainer import MADDPG, train_together
+
+_SUMMARY = "summary.json"
+_DEFAULT_SAVING = SavingOptions()
+_ANIMATED_EPISODES = 6
+_TOTALS = ("env_steps", "updates", "env_steps_per_s", "updates_per_s")
+
+
+def default_run_dir(preset: str) -> Path:
+    """Return `runs/<preset>-<date>-<time>`."""
+    return Path("runs") / f"{preset}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def train_run(
+    config: MADDPGConfig,
+    run_dir: Path,
+    progress: Progress,
+    checkpoint: Checkpoint | None = None,
+    saving: SavingOptions = _DEFAULT_SAVING,
+    anew: bool = False,
+) -> dict[str, Any]:
+    """Train to the end, or until interrupted, and leave a complete run folder.
+
+    SIGINT and SIGTERM end the run within moments with a checkpoint; a second one ends it at once.
+
+    Args:
+        config: the settings.
+        run_dir: folder to use, for this process alone.
+        progress: what a person sees.
+        checkpoint: to go on from, in the folder of its run; what the run left after it is dropped.
+        saving: where checkpoints go, and what they hold.
+        anew: whether the folder may hold a run that ended before its first checkpoint, to begin again.
+
+    Returns:
+        The summary that is also in `summary.json`.
+
+    Raises:
+        BadInput, CheckpointError: before anything is started.
+        TrainingError: if a stage fails; files written so far stay.
+    """
+    if checkpoint is None:
+        check_single(run_dir)
+        if not anew:
+            check_free(run_dir)
+            _check_no_checkpoints(saving.folder)
+        algo = MADDPG(config)
+    else:
+        algo = MADDPG.restored(checkpoint, config)
+        check_machine(algo.config, algo.spec)
+    [summary] = _train([algo], [run_dir], progress, saving)
+    return summary
+
+
+def _check_no_checkpoints(folder: str) -> None:
+    """Refuse a folder for a new run's checkpoints that holds others: they would take each other's places."""
+    if folder and checkpoints_of(folder):
+        remedy = "already holds checkpoints; name another folder, or continue their run with --resume"
+        raise BadInput("--checkpoint-dir", folder, remedy)
+
+
+def train_seeds(
+    config: MADDPGConfig,
+    num_seeds: int,
+    run_dir: Path,
+    progress: Progress,
+    checkpoints: Sequence[Checkpoint] | None = None,
+    saving: SavingOptions = _DEFAULT_SAVING,
+) -> dict[str, Any]:
+    """Train runs with the seeds `config.seed` and up side by side; each gets a run folder `seed_<seed>`.
+
+    Args:
+        config: of the first run.
+        num_seeds: how many runs.
+        run_dir: folder of their folders.
+        progress: what a person sees.
+        checkpoints: to go on from, one of each run; none: the folders may hold runs to begin again.
+        saving: what checkpoints hold.
+
+    Returns:
+        The summary that is also in `summary.json`: rates over all runs, and each one's own summary.
+
+    Raises:
+        BadInput: before anything is started.
+        TrainingError: if a stage fails; files written so far stay.
+    """
+    if checkpoints is None:
+        check_free(run_dir)
+    algos = MADDPG.several(config, num_seeds, checkpoints or ())
+    if saving.folder:
+        raise BadInput("--checkpoint-dir", saving.folder, "is for one run; leave it out with several seeds")
+    folders = [run_dir / f"seed_{algo.config.seed}" for algo in algos]
+    runs = _train(algos, folders, progress, saving)
+    summary = {
+        "finished": all(run["finished"] for run in runs),
+        "interrupted": any(run["interrupted"] for run in runs),
+        **{name: runs[0][name] for name in ("training_s", "device", "device_reason")},
+        "num_seeds": num_seeds,
+        **{name: sum(run[name] for run in runs) for name in _TOTALS},
+        "files": {"run_dir": str(run_dir)},
+        "runs": runs,
+    }
+    if all("evaluation" in run and "problem" not in run for run in runs):
+        with suppress(OSError):  # the runs have pages of their own
+            summary["files"]["report"] = str(write_report(run_dir))
+    write_aside(run_dir / _SUMMARY, _json(summary))
+    return summary
+
+
+def _train(
+    algos: Sequence[MADDPG], paths: Sequence[Path], progress: Progress, saving: SavingOptions
+) -> list[dict[str, Any]]:
+    """Train runs that advance together, each into its folder; return their summaries."""
+
+    def request_stop() -> None:
+        for algo in algos:
+            algo.request_stop()
+
+    with ExitStack() as stack:
+        stack.enter_context(progress.showing_log())
+        folders = [stack.enter_context(closing(RunFolder(path))) for path in paths]
+        runs = [_Run(algo, folder, saving) for algo, folder in zip(algos, folders, strict=True)]
+        stack.enter_context(algos[0])  # the others end with it
+        # Ray sets its own handler of SIGTERM when it starts; ours must come after it.
+        with stop_on_signals(request_stop, before_start=True):
+            folder = paths[0] if len(algos) == 1 else paths[0].parent
+            progress.starting(algos[0].config, folder, len(algos))
+            algos[0].start()
+        started = _Start(time.perf_counter(), algos[0].env_steps, algos[0].updates)
+        saver = CheckpointSaver(saving.keep, progress.note)
+        with stop_on_signals(request_stop), progress:
+            try:
+                _loop(runs, saver, progress)
+            except TrainingError:
+                _rescue(runs, saver, progress)
+                raise
+            training_s = time.perf_counter() - started.clock
+            saver.finish(lambda: _settled(runs))
+            summaries = [_finish(run, saver, started, training_s, progress) for run in runs]
+            algos[0].stop()  # a signal that comes while this takes a moment does not make it unfinished
+        return summaries
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where a run, or its continuation, began."""
+
+    clock: float
+    env_steps: int
+    updates: int
+
+
+class _Run:
+    """A run and the folder it fills."""
+
+    def __init__(self, algo: MADDPG, folder: RunFolder, saving: SavingOptions) -> None:
+        self.algo, self.folder = algo, folder
+        self.checkpoints = saving.folder or str(folder.path / "checkpoints")
+        self._saving = saving
+        self.captured = ""
+        """Where the latest checkpoint goes; workers may collect more while it is made."""
+        longer = algo.env_steps < algo.config.pacing.total_env_steps
+        folder.begin(algo.restored_tables, algo.env_steps, longer)
+        self._noted = "" if algo.restored_tables is None else f"{self.checkpoints}/step_{algo.env_steps}"
+        folder.remember(saving, self._noted)
+        remove_drafts(self.checkpoints)
+        algo.on_event = lambda event: folder.add_events([event])  # at once: the run may not come so far
+
+    def capture(self) -> Checkpoint:
+        checkpoint = self.algo.capture(self._saving.replay, self.folder.tables())
+        self.captured = f"{self.checkpoints}/step_{checkpoint.env_steps}"
+        return checkpoint
+
+    def note_saved(self, saver: CheckpointSaver) -> None:
+        """Remember the latest checkpoint once it is written."""
+        if self.captured != self._noted and not (saver.busy or saver.problem):
+            self._noted = self.captured
+            self.folder.remember(self._saving, self.captured)
+
+    def add(self, result: dict[str, Any]) -> None:
+        """Write an iteration's result and evaluations; one that was cut short is continued later."""
+        self.folder.mark(self.algo.config)
+        if self.algo.iteration_complete:
+            self.folder.add_result(result)
+        for evaluation in self.algo.evaluations:
+            self.folder.add_evaluation(evaluation)
+
+
+def _loop(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> None:
+    first = runs[0].algo
+    while not (first.finished or first.stop_requested):
+        results = train_together([run.algo for run in runs])
+        for run, result in zip(runs, results, strict=True):
+            run.add(result)
+            run.note_saved(saver)
+            if problem := run.folder.take_problem():
+                progress.note(problem)
+        progress.show(results[0])
+        saver.report()
+        if first.stop_requested or first.finished or saver.busy:
+            continue
+        if first.checkpoint_due() or saver.retry_due:
+            if len(runs) > 1:  # they go on together only from one moment
+                first.settle()
+            saver.begin([(run.checkpoints, run.capture()) for run in runs])
+
+
+def _settled(runs: Sequence[_Run]) -> list[tuple[str, Checkpoint]]:
+    """Return the last checkpoints, of a moment at which nothing is under way."""
+    runs[0].algo.settle()
+    return [(run.checkpoints, run.capture()) for run in runs]
+
+
+def _rescue(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> None:
+    """Save what there still is of runs that failed."""
+    try:
+        saver.finish(lambda: [(run.checkpoints, run.capture()) for run in runs])
+        for run in runs:
+            run.note_saved(saver)
+    except TrainingError as error:
+        progress.note(f"no checkpoint could be made of the end: {error}")
+
+
+def _finish(
+    run: _Run, saver: CheckpointSaver, start: _Start, training_s: float, progress: Progress
+) -> dict[str, Any]:
+    """Evaluate a run unless it was interrupted, and write summary and report."""
+    algo, folder = run.algo, run.folder
+    folder.mark(algo.config)
+    run.note_saved(saver)
+    summary: dict[str, Any] = {
+        "finished": algo.finished,
+        "interrupted": algo.stop_requested,
+        "env_id": algo.config.env.id,
+        "env_steps": algo.env_steps,
+        "updates": algo.updates,
+        "training_s": training_s,
+        "env_steps_per_s": (algo.env_steps - start.env_steps) / training_s,
+        "updates_per_s": (algo.updates - start.updates) / training_s,
+        "weights_digest": algo.weights_digest(),
+        "device": algo.device,
+        "device_reason": algo.device_reason,
+    }
+    if not algo.stop_requested:
+        card = algo.evaluate(algo.config.evaluation.final_episodes)
+        folder.add_evaluation({"num_env_steps": algo.env_steps, "num_updates": algo.updates, **card})
+        summary["evaluation"] = card
+    saved = {} if saver.problem else {"checkpoint": run.captured}
+    summary["files"] = {"run_dir": str(folder.path), **saved, **folder.to_open()}
+    if problem := saver.problem or folder.take_problem():
+        summary["problem"] = problem
+    try:
+        if not algo.stop_requested:
+            _animate(algo, folder.path / "episodes.gif")
+        if "report" in summary["files"]:
+            write_report(folder.path)
+        write_aside(folder.path / _SUMMARY, _json(summary))
+    except OSError as error:
+        line = f"{folder.path}: cannot be written to ({error.strerror or error})"
+        progress.note(line)
+        summary.setdefault("problem", line)
+        summary["files"].pop("report", None)
+    return summary
+
+
+def _json(summary: dict[str, Any]) -> str:
+    return json.dumps(summary, indent=2) + "\n"
+
+
+def _animate(algo: MADDPG, path: Path) -> None:
+    """Leave a moving picture of some greedy episodes, where the environment can be drawn."""
+    frames = record_episodes(algo.config, algo.policy_parameters(), _ANIMATED_EPISODES, algo.config.seed)
+    if frames:
+        write_animation(frames, path)

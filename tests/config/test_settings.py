@@ -1,0 +1,298 @@
+import dataclasses
+import os
+
+import pytest
+
+from distributed_maddpg.config import (
+    AlgorithmConfig,
+    EnvConfig,
+    ExplorationConfig,
+    MADDPGConfig,
+    PacingConfig,
+)
+from distributed_maddpg.config.presets import PRESETS
+from distributed_maddpg.errors import BadInput
+from distributed_maddpg.types import EnvSpec
+
+SPEC = EnvSpec(("adversary_0", "agent_0", "agent_1"), (8, 10, 10), (5,) * 3, ("continuous",) * 3)
+DISCRETE = EnvSpec(("adversary_0", "agent_0"), (8, 10), (5, 5), ("continuous", "discrete"))
+
+BAD = [
+    ({"sed": 1}, "sed = 1: no such setting; did you mean 'seed'?"),
+    ({"learner": {"batchsize": 8}}, "learner.batchsize = 8: no such setting; did you mean 'batch_size'?"),
+    ({"learner": {"zzz": 8}}, "learner.zzz = 8: no such setting; known: batch_size, device, num_threads"),
+    ({"learner": {"batch_size": "8"}}, "learner.batch_size = '8': input should be a valid integer"),
+    ({"learner": {"batch_size": 1.5}}, "learner.batch_size = 1.5: input should be a valid integer"),
+    ({"learner": {"device": "gpu"}}, "learner.device = 'gpu': input should be 'auto', 'cpu' or 'cuda'"),
+    ({"learner": 3}, "learner = 3: "),
+    ({"learner": {"batch_size": 0}}, "learner.batch_size = 0: must be a positive number"),
+    ({"seed": -1}, "seed = -1: must be zero or a positive integer"),
+    ({"num_workers": -2}, "num_workers = -2: must be 0 (no Ray) to 10000"),
+    ({"algorithm": {"actor_lr": -0.1}}, "algorithm.actor_lr = -0.1: must be a positive number"),
+    ({"algorithm": {"critic_lr": 0.0}}, "algorithm.critic_lr = 0.0: must be a positive number"),
+    ({"algorithm": {"critic_lr": float("inf")}}, "algorithm.critic_lr = inf: must be a positive number"),
+    ({"algorithm": {"temperature": 0.0}}, "algorithm.temperature = 0.0: must be a positive number"),
+    ({"algorithm": {"gamma": 1.1}}, "algorithm.gamma = 1.1: must lie in [0, 1]"),
+    ({"algorithm": {"gamma": float("nan")}}, "algorithm.gamma = nan: must lie in [0, 1]"),
+    ({"algorithm": {"tau": 0.0}}, "algorithm.tau = 0.0: must lie in (0, 1]"),
+    ({"algorithm": {"random_action_rows": 2.0}}, "algorithm.random_action_rows = 2.0: must lie in [0, 1]"),
+    (
+        {"algorithm": {"max_grad_norm": -1.0}},
+        "algorithm.max_grad_norm = -1.0: must be zero or a positive number",
+    ),
+    ({"algorithm": {"policy_hidden_sizes": []}}, "algorithm.policy_hidden_sizes = (): needs one or more"),
+    (
+        {"algorithm": {"critic_hidden_sizes": [64, 0]}},
+        "algorithm.critic_hidden_sizes = (64, 0): needs one or more",
+    ),
+    (
+        {"algorithm": {"name": "maddgp"}},
+        "algorithm.name = 'maddgp': input should be 'maddpg', 'ddpg' or 'matd3'",
+    ),
+    ({"exploration": {"kind": "noise"}}, "exploration.kind = 'noise': input should be 'auto'"),
+    ({"exploration": {"start": -1.0}}, "exploration.start = -1.0: must be zero or a positive number"),
+    ({"exploration": {"ou_theta": 0.0}}, "exploration.ou_theta = 0.0: must lie in (0, 1]"),
+    (
+        {"exploration": {"kind": "epsilon", "start": 1.5}},
+        "exploration.start = 1.5: is a probability for epsilon",
+    ),
+    ({"rollout": {"num_envs": 0}}, "rollout.num_envs = 0: must be a positive number"),
+    ({"evaluation": {"episodes": 0}}, "evaluation.episodes = 0: must be a positive number"),
+    (
+        {"pacing": {"env_steps_per_update": 0.0}},
+        "pacing.env_steps_per_update = 0.0: must be a positive number",
+    ),
+    ({"pacing": {"learning_starts": -1}}, "pacing.learning_starts = -1: must be a positive number"),
+    ({"ray": {"timeout_s": 0.0}}, "ray.timeout_s = 0.0: must be a positive number"),
+    ({"replay": {"capacity": 0}}, "replay.capacity = 0: must be a positive number"),
+    (
+        {"learner": {"batch_size": 2_000_000}},
+        "learner.batch_size = 2000000: is more than replay.capacity (1000000)",
+    ),
+    ({"algorithm": {"n_step": 5}}, "algorithm.n_step = 5: is more than rollout.fragment_steps (4)"),
+    ({"algorithm": {"lr_end": 0.0}}, "algorithm.lr_end = 0.0: must lie in (0, 1]"),
+    ({"exploration": {"episode_offset": -1.0}}, "exploration.episode_offset = -1.0: must be zero or"),
+    ({"replay": {"capacity": 5000}}, "pacing.learning_starts = 10000: is more than replay.capacity (5000)"),
+    (
+        {"rollout": {"num_envs": 10**6}},
+        "rollout.num_envs = 1000000: times rollout.fragment_steps is more than replay.capacity (1000000)",
+    ),
+    ({"env": {"kwargs": {"N": [1]}}}, "env.kwargs.N"),
+    ({"env": {"kwargs": {"N": float("inf")}}}, "env.kwargs.N = inf: must be finite"),
+    ({"env": {"kwargs": {"N": float("nan")}}}, "env.kwargs.N = nan: must be finite"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), BAD, ids=[message for _, message in BAD])
+def test_a_bad_setting_is_one_line_with_field_value_and_remedy(values, message):
+    with pytest.raises(BadInput) as error:
+        MADDPGConfig.from_dict(values)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_and_survive_toml(name, tmp_path):
+    config = MADDPGConfig.preset(name)
+    (tmp_path / "config.toml").write_text(config.to_toml())
+    assert MADDPGConfig.from_toml(tmp_path / "config.toml") == config
+    assert MADDPGConfig.from_dict(config.to_dict()) == config
+
+
+def test_an_unknown_preset_names_the_nearest():
+    with pytest.raises(BadInput, match="preset = 'notbook': did you mean 'notebook'"):
+        MADDPGConfig.preset("notbook")
+
+
+def test_the_notebook_preset_is_the_notebook():
+    config = MADDPGConfig.preset("notebook")
+    algorithm, pacing = config.algorithm, config.pacing
+    assert config.env.kwargs == {
+        "N": 2, "max_cycles": 40, "continuous_actions": True, "dynamic_rescaling": True,
+    }  # fmt: skip
+    assert (algorithm.gamma, algorithm.tau, algorithm.actor_lr, algorithm.critic_lr) == (
+        0.95,
+        0.01,
+        0.01,
+        0.01,
+    )
+    assert (algorithm.policy_hidden_sizes, algorithm.critic_hidden_sizes) == ((64, 64), (64, 64))
+    assert (algorithm.policy_head, algorithm.other_actions, algorithm.regulariser) == (
+        "sigmoid",
+        "current",
+        "actions",
+    )
+    assert (algorithm.regulariser_weight, algorithm.random_action_rows, algorithm.max_grad_norm) == (
+        1e-3,
+        0.01,
+        0,
+    )
+    assert (config.exploration.kind, config.exploration.start, config.exploration.end) == (
+        "epsilon",
+        0.01,
+        0.01,
+    )
+    assert (config.replay.capacity, config.learner.batch_size) == (100_000, 1024)
+    assert (pacing.total_env_steps, pacing.learning_starts, pacing.env_steps_per_update) == (
+        200_000,
+        4000,
+        100,
+    )
+
+
+def test_the_paper_preset_has_its_authors_choices():
+    config = MADDPGConfig.preset("paper")
+    algorithm, pacing = config.algorithm, config.pacing
+    assert config.env.kwargs == {
+        "N": 2, "max_cycles": 25, "continuous_actions": True,
+        "squared_adversary_reward": True, "velocity_first": True,
+    }  # fmt: skip
+    rates = (algorithm.gamma, algorithm.tau, algorithm.actor_lr, algorithm.critic_lr, algorithm.lr_end)
+    assert rates == (0.95, 0.01, 0.01, 0.01, 1)
+    assert (algorithm.policy_hidden_sizes, algorithm.critic_hidden_sizes) == ((64, 64), (64, 64))
+    assert (algorithm.policy_head, algorithm.other_actions) == ("gumbel", "replay")
+    assert (algorithm.regulariser, algorithm.regulariser_weight) == ("logits", 1e-3)
+    assert (algorithm.max_grad_norm, algorithm.grad_norm_of) == (0.5, "parameter")
+    assert algorithm.initial_weights == "glorot"
+    assert (algorithm.n_step, algorithm.share_policies, config.exploration.episode_offset) == (1, False, 0)
+    assert (config.replay.capacity, config.learner.batch_size) == (1_000_000, 1024)
+    assert (pacing.total_env_steps, pacing.learning_starts, pacing.env_steps_per_update) == (
+        60_000 * 25,
+        1024 * 25,
+        100,
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_fit_their_environment(name):
+    config = MADDPGConfig.preset(name)
+    assert config.algorithm.per_agent(SPEC) == ("maddpg",) * 3
+    config.exploration.check_heads(config.algorithm.heads(SPEC))
+
+
+def test_values_are_laid_over_a_base_key_by_key():
+    base = MADDPGConfig.preset("notebook")
+    config = MADDPGConfig.from_dict(
+        {"seed": 3, "env": {"kwargs": {"N": 5}}, "learner": {"batch_size": 64}}, base
+    )
+    assert config.env.kwargs == {**base.env.kwargs, "N": 5}
+    assert (config.seed, config.learner.batch_size) == (3, 64)
+    unchanged = {"algorithm", "exploration", "replay", "pacing", "rollout", "evaluation", "ray"}
+    assert all(getattr(config, name) == getattr(base, name) for name in unchanged)
+
+
+def test_another_environment_does_not_inherit_the_bases_arguments():
+    base = MADDPGConfig.preset("notebook")
+    config = MADDPGConfig.from_dict({"env": {"id": "mpe2.simple_tag_v3", "kwargs": {"num_good": 2}}}, base)
+    assert config.env.kwargs == {"num_good": 2}
+    assert MADDPGConfig.from_dict({"env": {"id": "mpe2.simple_tag_v3"}}, base).env.kwargs == {}
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"N": 3}])
+def test_a_whole_configuration_comes_back_with_its_own_arguments_only(kwargs):
+    config = dataclasses.replace(MADDPGConfig(), env=EnvConfig("mpe2.simple_spread_v3", kwargs=kwargs))
+    assert MADDPGConfig.from_dict(config.to_dict()) == config
+
+
+def test_toml_of_another_environment_comes_back_equal(tmp_path):
+    config = dataclasses.replace(MADDPGConfig(), env=EnvConfig("mpe2.simple_spread_v3", kwargs={}))
+    (tmp_path / "config.toml").write_text(config.to_toml())
+    assert MADDPGConfig.from_toml(tmp_path / "config.toml") == config
+
+
+def test_toml_may_name_its_preset(tmp_path):
+    (tmp_path / "c.toml").write_text('preset = "notebook"\nseed = 4\n[pacing]\ntotal_env_steps = 8000\n')
+    config = MADDPGConfig.from_toml(tmp_path / "c.toml", MADDPGConfig.preset("paper"))
+    notebook = MADDPGConfig.preset("notebook")
+    assert (config.seed, config.pacing.total_env_steps) == (4, 8000)
+    assert config.algorithm == notebook.algorithm
+    assert config.env == notebook.env
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('preset = "papr"', "preset = 'papr': did you mean 'paper'?"),
+        ("seed = ", "is not valid TOML"),
+        ("[learner]\nbach_size = 3", "learner.bach_size = 3: no such setting; did you mean 'batch_size'?"),
+    ],
+)
+def test_a_bad_file_is_one_line(text, message, tmp_path):
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(BadInput) as error:
+        MADDPGConfig.from_toml(tmp_path / "c.toml")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+HOSTILE = {
+    "a decimal of 5000 digits": ("seed = " + "9" * 5000, "is not valid TOML (Exceeds the limit"),
+    "a hexadecimal of 5000 digits": ("seed = 0x" + "f" * 5000, "config = <dict>: cannot be read (Exceeds"),
+    "a preset that is a number": ("preset = 0x" + "f" * 5000, "preset = <int>: must be a name in quotes"),
+    "a number for a table": ("env = 3", "env = 3: "),
+    "a table for a number": ("[seed]\nx = 1", "seed = {'x': 1}: "),
+    "a date": ("seed = 2020-01-01", "seed = '2020-01-01': "),
+    "a key with newlines": ('"a\\nb\\u2028" = 3', r"a\nb\u2028 = 3: no such setting"),
+    "a long value": ("learner = '" + "x" * 50_000 + "'", "learner = 'xxx"),
+    "a long key": ("k" * 50_000 + " = 1", "kkk"),
+    "deep lists": ("a = " + "[" * 30_000, "is not valid TOML (maximum recursion"),
+    "deep tables": ("a" + ".a" * 30_000 + " = 1", "is not valid TOML (a line with more than 200 dots)"),
+    "tables as deep as allowed": ("a" + ".a" * 199 + " = 1", "a = {'a': {'a'"),
+    "a large file": ("#" * 65_537, "cannot be read (larger than 65536 bytes)"),
+    "a NUL": ("a = 1\0", "is not valid TOML"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_file_is_one_short_printable_line(kind, tmp_path):
+    text, message = HOSTILE[kind]
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(BadInput) as error:
+        MADDPGConfig.from_toml(tmp_path / "c.toml")
+    assert message in str(error.value)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 2000
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(BadInput, match=r"cannot be read \(not a regular file\)"):
+            MADDPGConfig.from_toml(path)
+    (tmp_path / "c.toml").write_text("seed = 3")
+    (tmp_path / "link.toml").symlink_to(tmp_path / "c.toml")
+    assert MADDPGConfig.from_toml(tmp_path / "link.toml").seed == 3
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(BadInput, match=r"none\.toml': cannot be read \(No such file or directory\)"):
+        MADDPGConfig.from_toml(tmp_path / "none.toml")
+
+
+def test_constructing_a_section_checks_it_too():
+    with pytest.raises(BadInput, match=r"pacing\.total_env_steps = 0"):
+        PacingConfig(total_env_steps=0)
+
+
+def test_team_overrides_apply_by_team():
+    config = AlgorithmConfig(team_overrides={"agent": "ddpg"})
+    assert config.per_agent(SPEC) == ("maddpg", "ddpg", "ddpg")
+    with pytest.raises(BadInput, match=r"algorithm.team_overrides = 'agents': did you mean 'agent'\?"):
+        AlgorithmConfig(team_overrides={"agents": "ddpg"}).per_agent(SPEC)
+
+
+def test_heads_follow_the_kind_of_action():
+    assert AlgorithmConfig().heads(SPEC) == ("sigmoid",) * 3
+    assert AlgorithmConfig().heads(DISCRETE) == ("sigmoid", "gumbel")
+    assert AlgorithmConfig(policy_head="gumbel").heads(DISCRETE) == ("gumbel", "gumbel")
+    with pytest.raises(BadInput, match="policy_head = 'sigmoid': is for continuous actions only"):
+        AlgorithmConfig(policy_head="sigmoid").heads(DISCRETE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "heads"), [("gumbel", ("sigmoid",)), ("ou", ("gumbel",)), ("gaussian", ("gumbel",))]
+)
+def test_noise_that_fits_no_head_is_refused(kind, heads):
+    with pytest.raises(BadInput, match=f"exploration.kind = '{kind}'"):
+        ExplorationConfig(kind).check_heads(heads)
+    ExplorationConfig(kind).check_heads(("sigmoid", "gumbel"))
