@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-_LONGEST_NAME, _LONGEST_VALUE, _LONGEST_LINE = 200, 300, 1_200
+_MAX_NAME_CHARS, _MAX_VALUE_CHARS, _MAX_LINE_CHARS = 200, 300, 1_200
 
 
 class BadInput(ValueError):
@@ -14,7 +14,7 @@ class BadInput(ValueError):
 
     def __init__(self, field: str, value: object, remedy: str) -> None:
         """Build the one line a user sees from the field's name, its value and what to do about it."""
-        name, shown = one_line(field, _LONGEST_NAME), one_line(_repr(value), _LONGEST_VALUE)
+        name, shown = one_line(field, _MAX_NAME_CHARS), one_line(_repr(value), _MAX_VALUE_CHARS)
         super().__init__(f"{name} = {shown}: {one_line(remedy)}")
         self.field = field
 
@@ -51,7 +51,7 @@ class Diverged(TrainingError):
     """Numbers stopped being finite where that cannot be mended; the weights are those from before."""
 
 
-def one_line(text: str, most: int = _LONGEST_LINE) -> str:
+def one_line(text: str, most: int = _MAX_LINE_CHARS) -> str:
     """Return `text` with control characters escaped, and without its middle if longer than `most`."""
     shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in _cut(text, most))
     return _cut("".join(shown), most)
@@ -72,5 +72,5 @@ def _repr(value: object) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the nearest of `known` as a suggestion, or the whole list where nothing is near."""
     names = sorted(known)
-    nearest = difflib.get_close_matches(name[:_LONGEST_NAME], names, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(name[:_MAX_NAME_CHARS], names, n=1, cutoff=0.5)
     return f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"

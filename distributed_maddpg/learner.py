@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from distributed_maddpg.algo.device_replay import DeviceReplay
-from distributed_maddpg.algo.graphed import GraphedUpdates
+from distributed_maddpg.algo.graphed import CUDAGraphUpdates
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
 from distributed_maddpg.algo.maddpg import METRICS
 from distributed_maddpg.algo.restore_point import RestorePoint
@@ -25,7 +25,7 @@ from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConf
 from distributed_maddpg.errors import BadInput, Diverged
 from distributed_maddpg.replay.ring import Ring
 from distributed_maddpg.seeding import integer_seed
-from distributed_maddpg.types import Arrays, EnvSpec, FloatArray, Weights, taken, taken_count
+from distributed_maddpg.types import Arrays, EnvSpec, FloatArray, Weights, checked_array, checked_count
 
 _TRIAL_ROWS, _TRIAL_UPDATES, _TRIAL_S = 1 << 16, 8, 0.5
 """Of a trial: rows to draw from, updates a call (as many as between two publications), seconds."""
@@ -95,7 +95,7 @@ class Learner:
         self._metrics_count = 0
         self._mirrors: list[DeviceReplay] = []
         self._epochs: dict[int, int] = {}
-        self._graphed: list[GraphedUpdates] = []
+        self._graphed: list[CUDAGraphUpdates] = []
         self.updates = 0
         """Updates of all agents made, in each run."""
         self.weights_version = 0
@@ -114,16 +114,16 @@ class Learner:
         Raises:
             Diverged: if numbers stopped being finite; everything is then as it was before.
         """
-        with self._all_or_none(len(batches[0])):
+        with self._transactional(len(batches[0])):
             for index, (update, metrics) in enumerate(zip(self._stacks, self._metrics, strict=True)):
                 update.updates_made = self.updates
                 own = batches[index * self._per_stack : (index + 1) * self._per_stack]
                 for made, batch in enumerate(_stacked(own).to(self.device), self.updates):
-                    update.set_rates(self._rates_left(made))
+                    update.set_rates(self._lr_share(made))
                     metrics += update(batch)
 
     @property
-    def draws_itself(self) -> bool:
+    def samples_on_device(self) -> bool:
         """Whether to `mirror` and `learn_mirrored`, the faster way on a GPU, which then needs no host."""
         return self.device.type == "cuda"
 
@@ -133,7 +133,7 @@ class Learner:
             capacity, width = rings[0].rows.shape
             self._mirrors = [DeviceReplay(capacity, width, update.generators) for update in self._stacks]
             stacks = zip(self._stacks, self._mirrors, self._metrics, strict=True)
-            self._graphed = [GraphedUpdates(*stack, self.batch_size) for stack in stacks]
+            self._graphed = [CUDAGraphUpdates(*stack, self.batch_size) for stack in stacks]
         for run, ring in enumerate(rings):
             mirror, place = self._mirrors[run // self._per_stack], run % self._per_stack
             epoch, self._epochs[run] = self._epochs.get(run), ring.epoch
@@ -152,16 +152,16 @@ class Learner:
         """
         if not self._graphed:
             raise ValueError("cannot sample from an empty replay buffer")
-        with self._all_or_none(
+        with self._transactional(
             updates
         ):  # which awaits a GPU: else the next publication seemed to take the time
             for update, graphed in zip(self._stacks, self._graphed, strict=True):
                 update.updates_made = self.updates
-                update.set_rates(self._rates_left(self.updates))
+                update.set_rates(self._lr_share(self.updates))
                 graphed.learn(updates)
 
     @contextmanager
-    def _all_or_none(self, updates: int) -> Iterator[None]:
+    def _transactional(self, updates: int) -> Iterator[None]:
         """Count the updates made within, or undo them in all runs and raise `Diverged`.
 
         The device is asked once: for the sum of all numbers. Only where that is not finite is each looked at.
@@ -172,11 +172,11 @@ class Learner:
         if not torch.stack([before.total() for before in self._before]).sum().isfinite().item():
             for stack, before in enumerate(self._before):
                 if found := before.not_finite():
-                    raise self._undone(stack, *found, updates)
+                    raise self._rolled_back(stack, *found, updates)
         self._metrics_count += updates
         self.updates += updates
 
-    def _undone(self, stack: int, name: str, networks: list[int], updates: int) -> Diverged:
+    def _rolled_back(self, stack: int, name: str, networks: list[int], updates: int) -> Diverged:
         """Put all runs back; say what was not finite in which networks of a stack, those of one run."""
         for before in self._before:
             before.restore()
@@ -202,7 +202,7 @@ class Learner:
 
     def weights(self, run: int = 0) -> Weights:
         """Return a run's policies' parameters as they are, under the latest version number."""
-        update, own = self._place(run)
+        update, own = self._stack_of(run)
         return Weights(self.weights_version, self.updates, _array(update.policy.flat[own]))
 
     def metrics(self) -> list[dict[str, npt.NDArray[np.float64]]]:
@@ -219,7 +219,7 @@ class Learner:
 
     def get_state(self, run: int = 0) -> Arrays:
         """Return everything that a run's learning depends on, and its metrics so far, as named arrays."""
-        update, own = self._place(run)
+        update, own = self._stack_of(run)
         state = {name: _array(tensor[own]) for name, tensor in update.rows().items()}
         for name, optimiser in update.optimisers().items():
             state[f"{name}.step"] = _array(optimiser.steps)
@@ -238,19 +238,19 @@ class Learner:
         Raises:
             ValueError: if a part is missing, has another shape or type, or holds impossible numbers.
         """
-        update, own = self._place(run)
+        update, own = self._stack_of(run)
         for name, tensor in update.rows().items():
             _copy_into(name, tensor[own], state)
         for name, optimiser in update.optimisers().items():
             _copy_into(f"{name}.step", optimiser.steps, state)
         _copy_into("metrics", self._metrics[run // self._per_stack][:, own], state)
-        published = taken(state, "published", tuple(update.policy.flat[own].shape), np.float32)
+        published = checked_array(state, "published", tuple(update.policy.flat[own].shape), np.float32)
         if not np.isfinite(published).all():
             raise ValueError("learner state 'published' holds numbers that are not finite")
         counts = ("updates", "weights_version", "published_updates", "metrics_count")
-        updates, version, published_updates, metrics_count = (taken_count(state, name) for name in counts)
+        updates, version, published_updates, metrics_count = (checked_count(state, name) for name in counts)
         generator = update.generators[run % self._per_stack]
-        saved = torch.from_numpy(taken(state, "generator", (None,), np.uint8))
+        saved = torch.from_numpy(checked_array(state, "generator", (None,), np.uint8))
         if saved.shape == generator.get_state().shape:
             try:
                 generator.set_state(saved)
@@ -265,13 +265,13 @@ class Learner:
         if self._mirrors:  # the run's ring may be another one, too
             self._mirrors[run // self._per_stack].clear(run % self._per_stack)
 
-    def _rates_left(self, updates: int) -> float:
+    def _lr_share(self, updates: int) -> float:
         """Return the share of the learning rates that is left after so many updates."""
         if updates >= self._total_updates:  # or there is no end to fall towards
             return self._algorithm.lr_end if self._total_updates else 1.0
         return 1.0 - (1.0 - self._algorithm.lr_end) * updates / self._total_updates
 
-    def _place(self, run: int) -> tuple[HandwrittenUpdate, slice]:
+    def _stack_of(self, run: int) -> tuple[HandwrittenUpdate, slice]:
         """Return the stack a run stands in, and its rows there."""
         first = run % self._per_stack * self._num_agents
         return self._stacks[run // self._per_stack], slice(first, first + self._num_agents)
@@ -302,11 +302,11 @@ def _on(device: Literal["cuda", "cpu"], config: MADDPGConfig) -> MADDPGConfig:
 
 def faster_device(gpu: float, cpu: float) -> tuple[Literal["cuda", "cpu"], str]:
     """Return the device with more updates/s, and why it was chosen, for a person to read."""
-    on_gpu, on_cpu = f"cuda {_spaced(gpu)} updates/s", f"cpu {_spaced(cpu)} updates/s"
+    on_gpu, on_cpu = f"cuda {_with_thousands(gpu)} updates/s", f"cpu {_with_thousands(cpu)} updates/s"
     return ("cuda", f"auto: {on_gpu}, {on_cpu}") if gpu > cpu else ("cpu", f"auto: {on_cpu}, {on_gpu}")
 
 
-def _spaced(number: float) -> str:
+def _with_thousands(number: float) -> str:
     return f"{number:,.0f}".replace(",", " ")
 
 
@@ -326,7 +326,7 @@ def trial_rate(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int]) -> flo
 
 
 def _learn_from(learner: Learner, rings: Sequence[Ring], rng: np.random.Generator) -> None:
-    if learner.draws_itself:
+    if learner.samples_on_device:
         learner.mirror(rings)
         learner.learn_mirrored(_TRIAL_UPDATES)
         return

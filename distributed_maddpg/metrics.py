@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distributed_maddpg.types import Arrays, EnvSpec, EpisodeReport, LearnerReport, RolloutReport, taken
+from distributed_maddpg.types import (
+    Arrays,
+    EnvSpec,
+    EpisodeReport,
+    LearnerReport,
+    RolloutReport,
+    checked_array,
+)
 
 FloatVector = npt.NDArray[np.float64]
 _WINDOW_EPISODES = 1000
@@ -104,24 +111,27 @@ class IterationLog:
             ValueError: if it does not fit.
         """
         agents = self.spec.num_agents
-        reports, totals = taken(state, "reports", (None,), np.int64), taken(state, "totals", (2,), np.int64)
-        behind = taken(state, "behind", (None, 2), np.int64)
+        reports, totals = (
+            checked_array(state, "reports", (None,), np.int64),
+            checked_array(state, "totals", (2,), np.int64),
+        )
+        behind = checked_array(state, "behind", (None, 2), np.int64)
         known = len(state.get("lengths", ()))
         if (reports < 1).any() or (reports > known).any() or (totals < 0).any() or (behind < 0).any():
             raise ValueError("reports, totals or behind hold numbers that count nothing")
         ends = np.cumsum(reports)
         episodes = int(ends[-1]) if len(ends) else 0
-        returns = taken(state, "returns", (episodes, agents), np.float64)
-        lengths = taken(state, "lengths", (episodes,), np.int64)
+        returns = checked_array(state, "returns", (episodes, agents), np.float64)
+        lengths = checked_array(state, "lengths", (episodes,), np.int64)
         if (lengths < 1).any():
             raise ValueError("lengths holds numbers that no episode has")
-        distances = taken(state, "final_distances", (episodes, agents, None), np.float32)
+        distances = checked_array(state, "final_distances", (episodes, agents, None), np.float32)
         columns = (np.split(array, ends[:-1]) for array in (returns, lengths, distances))
         self._episodes = deque(map(EpisodeReport, *columns)) if len(ends) else deque()
         self._window = episodes
         self.episodes_total, self.quarantined_total = totals.tolist()
-        self._rollout_s = taken(state, "rollout_s", self._rollout_s.shape, np.float64)
-        self._learner_s = taken(state, "learner_s", self._learner_s.shape, np.float64)
+        self._rollout_s = checked_array(state, "rollout_s", self._rollout_s.shape, np.float64)
+        self._learner_s = checked_array(state, "learner_s", self._learner_s.shape, np.float64)
         self._behind = [(worker, lag) for worker, lag in behind.tolist()]
 
     def _env_runners(self, episodes: EpisodeReport) -> dict[str, Any]:

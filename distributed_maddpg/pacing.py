@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from distributed_maddpg.config import PacingConfig
-from distributed_maddpg.types import Arrays, taken
+from distributed_maddpg.types import Arrays, checked_array
 
 _NEVER = 2**62
-_MOST_AT_ONCE = 64
+_MAX_CHUNK_UPDATES = 64
 
 
 class Pacer:
@@ -34,7 +34,7 @@ class Pacer:
         self._env_steps_running = 0
         self._updates_running = 0
         # Until when an empty replay buffer is filled anew, and how many updates had been made before.
-        self._refilled_at = 0
+        self._warmup_until = 0
         self._updates_before = 0
         self._published_at = 0
         self._intervals = {
@@ -54,7 +54,7 @@ class Pacer:
             return False
         slack = max(self._config.tolerance_updates * self._config.env_steps_per_update, env_steps)
         limit = self._config.learning_starts + self.updates * self._config.env_steps_per_update + slack
-        return ahead + env_steps <= limit or ahead < max(self._config.learning_starts, self._refilled_at)
+        return ahead + env_steps <= limit or ahead < max(self._config.learning_starts, self._warmup_until)
 
     def collection_started(self, env_steps: int) -> None:
         """Count steps that a worker has been asked for."""
@@ -132,7 +132,7 @@ class Pacer:
             env_steps: what is known to be stored, at most those counted here.
             updates: what the learner has made.
         """
-        counts = (env_steps, updates, self._published_at, self._refilled_at, self._updates_before)
+        counts = (env_steps, updates, self._published_at, self._warmup_until, self._updates_before)
         return {"counts": np.array(counts, np.int64)}
 
     def set_state(self, state: Arrays) -> None:
@@ -141,13 +141,13 @@ class Pacer:
         Raises:
             ValueError: if they are no counts.
         """
-        counts = taken(state, "counts", (5,), np.int64)
+        counts = checked_array(state, "counts", (5,), np.int64)
         if (counts < 0).any():
             raise ValueError("counts holds negative numbers")
         self.env_steps, self.updates, self._published_at = counts[:3].tolist()
-        self._refilled_at, self._updates_before = counts[3:].tolist()
-        if self._refilled_at == _NEVER:  # the run may have been made longer since
-            self._refilled_at = 0
+        self._warmup_until, self._updates_before = counts[3:].tolist()
+        if self._warmup_until == _NEVER:  # the run may have been made longer since
+            self._warmup_until = 0
         self._env_steps_running = self._updates_running = 0
         for interval in self._intervals.values():
             interval.over(self.env_steps)
@@ -160,21 +160,21 @@ class Pacer:
         """
         total = self._config.total_env_steps
         until = min(self.env_steps + self._config.learning_starts, total)
-        self._refilled_at = until if self.env_steps < total else _NEVER
+        self._warmup_until = until if self.env_steps < total else _NEVER
         self._updates_before = self.updates
 
     def _updates_earned(self, env_steps: int) -> int:
         since = env_steps - self._config.learning_starts
-        if since < 0 or env_steps < self._refilled_at:
+        if since < 0 or env_steps < self._warmup_until:
             return self._updates_before
         return 1 + math.floor(since / self._config.env_steps_per_update)
 
 
-def in_pieces(updates: int) -> Iterator[int]:
+def in_chunks(updates: int) -> Iterator[int]:
     """Return so many updates in pieces whose minibatches fit into memory: thousands may be due at once."""
     while updates > 0:
-        yield min(updates, _MOST_AT_ONCE)
-        updates -= _MOST_AT_ONCE
+        yield min(updates, _MAX_CHUNK_UPDATES)
+        updates -= _MAX_CHUNK_UPDATES
 
 
 class _Interval:

@@ -22,14 +22,14 @@ from distributed_maddpg.types import (
     FloatArray,
     TransitionLayout,
     Weights,
+    checked_array,
+    checked_count,
     initial_policies,
     join_states,
     state_part,
-    taken,
-    taken_count,
 )
 
-_MOST_QUARANTINED = 5
+_MAX_QUARANTINED = 5
 """Fragments in a row that may be dropped: an environment that goes wrong each time will not mend itself."""
 
 
@@ -83,7 +83,7 @@ def pack_rows(
 
 
 @compiled
-def look_ahead(
+def accumulate_n_step(
     rows: FloatArray,
     ended: npt.NDArray[np.bool_],
     n_step: int,
@@ -151,7 +151,7 @@ class RolloutWorker:
         spec = env.spec
         self._env, self._spec = env, spec
         self._policies = JointPolicy(algorithm, spec, env.num_envs)
-        self._explorer = self._policies.explore_with(exploration, rng, greedy)
+        self._explorer = self._policies.add_exploration(exploration, rng, greedy)
         self._log = EpisodeLog(env.num_envs, spec.num_agents)
         self._action_sizes = np.array(spec.action_sizes)
         self._n_step, self._gamma = algorithm.n_step, np.float32(algorithm.gamma)
@@ -197,16 +197,17 @@ class RolloutWorker:
             ValueError: if it does not fit this worker's environments.
         """
         self._explorer.set_state(state_part(state, "exploration"))
-        self._vector_steps = taken_count(state, "vector_steps")
+        self._vector_steps = checked_count(state, "vector_steps")
         try:
             self._env.set_state(state_part(state, "env"))
         except NotReproducible as error:
-            self._begin_anew()
+            self._restart_episodes()
             return f"begins new episodes: {error}"
         sizes = self._spec.observation_sizes
         obs = state_part(state, "obs")
         self._obs = tuple(
-            taken(obs, str(agent), (self._env.num_envs, size), np.float32) for agent, size in enumerate(sizes)
+            checked_array(obs, str(agent), (self._env.num_envs, size), np.float32)
+            for agent, size in enumerate(sizes)
         )
         self._log.set_state(state_part(state, "episodes"))
         return ""
@@ -219,7 +220,7 @@ class RolloutWorker:
         """Step every copy `num_steps` times.
 
         A fragment with a number that is not finite is quarantined: dropped with its episodes, noted for
-        `take_quarantined`, and collected anew from new episodes of every copy.
+        `pop_quarantined`, and collected anew from new episodes of every copy.
 
         Args:
             num_steps: T vector steps.
@@ -231,25 +232,25 @@ class RolloutWorker:
         Raises:
             TrainingError: if several fragments in a row had to be dropped.
         """
-        for _ in range(_MOST_QUARANTINED):
+        for _ in range(_MAX_QUARANTINED):
             before = self._vector_steps
             try:
                 return self._collect(num_steps, env_steps)
             except _NotFinite as fault:
                 line, dropped = str(fault), (self._vector_steps - before) * self._env.num_envs
             self._quarantined.append(f"quarantined {dropped} env steps: {line}")
-            self._begin_anew()
+            self._restart_episodes()
         raise TrainingError(
-            f"environment: {_MOST_QUARANTINED} fragments in a row were not finite, last the {line}; "
+            f"environment: {_MAX_QUARANTINED} fragments in a row were not finite, last the {line}; "
             "check what the environment computes, at the bounds of the actions above all"
         )
 
-    def take_quarantined(self) -> tuple[str, ...]:
+    def pop_quarantined(self) -> tuple[str, ...]:
         """Return a line on each fragment dropped since the last call: how much, what, whose, where, when."""
-        taken, self._quarantined = tuple(self._quarantined), []
-        return taken
+        lines, self._quarantined = tuple(self._quarantined), []
+        return lines
 
-    def _begin_anew(self) -> None:
+    def _restart_episodes(self) -> None:
         """Begin new episodes in all copies; random streams go on."""
         self._obs = self._env.reset()
         self._log = EpisodeLog(self._env.num_envs, self._spec.num_agents)
@@ -271,7 +272,9 @@ class RolloutWorker:
             if report is not None:
                 reports.append(report)
         if self._n_step > 1:
-            look_ahead(rows, ended, self._n_step, self._gamma, self._spec.num_agents, layout.rewards.start)
+            accumulate_n_step(
+                rows, ended, self._n_step, self._gamma, self._spec.num_agents, layout.rewards.start
+            )
             if not all_finite(rows.reshape(-1, layout.width)):
                 raise _NotFinite(f"sum of {self._n_step} rewards before vector step {self._vector_steps}")
         return rows.reshape(num_steps * num_envs, -1), EpisodeReport.concatenate(
@@ -305,24 +308,24 @@ class RolloutWorker:
 
 
 def make_rollout_worker(
-    config: MADDPGConfig, index: int, life: int = 0, greedy: Sequence[bool] = ()
+    config: MADDPGConfig, index: int, incarnation: int = 0, greedy: Sequence[bool] = ()
 ) -> RolloutWorker:
     """Build worker `index` of a run; it has its own environment copies and streams, and the first weights.
 
     Args:
         config: of the run.
         index: its place among the workers.
-        life: how many times it was replaced; each life has streams of its own.
+        incarnation: how many times it was replaced; each incarnation has its own random streams.
         greedy: which agents act without exploration.
     """
     env = make_vector_env(
         config.env.id,
         config.rollout.num_envs,
-        integer_seed(config.seed, "env", index, life),
+        integer_seed(config.seed, "env", index, incarnation),
         backend=config.env.backend,
         **config.env.kwargs,
     )
-    rng = generator(config.seed, "exploration", index, life)
+    rng = generator(config.seed, "exploration", index, incarnation)
     worker = RolloutWorker(config.algorithm, config.exploration, env, rng, greedy)
     start = initial_policies(
         env.spec,

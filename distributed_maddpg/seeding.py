@@ -18,27 +18,27 @@ _STAGE_KEYS: dict[Stage, int] = {
 }
 
 
-def seed_sequence(seed: int, stage: Stage, index: int = 0, life: int = 0) -> np.random.SeedSequence:
+def seed_sequence(seed: int, stage: Stage, index: int = 0, incarnation: int = 0) -> np.random.SeedSequence:
     """Return the stream of one stage.
 
     Args:
         seed: of the run.
         stage: whose stream.
         index: tells apart workers, or evaluations in turn.
-        life: how many times the process was replaced, which must not repeat what it did.
+        incarnation: how many times the process was replaced, which must not repeat what it did.
     """
-    again = (life,) if life else ()
+    again = (incarnation,) if incarnation else ()
     return np.random.SeedSequence(seed, spawn_key=(_STAGE_KEYS[stage], index, *again))
 
 
-def generator(seed: int, stage: Stage, index: int = 0, life: int = 0) -> np.random.Generator:
+def generator(seed: int, stage: Stage, index: int = 0, incarnation: int = 0) -> np.random.Generator:
     """Return a numpy generator on the stream of one stage, see `seed_sequence`."""
-    return np.random.Generator(np.random.PCG64(seed_sequence(seed, stage, index, life)))
+    return np.random.Generator(np.random.PCG64(seed_sequence(seed, stage, index, incarnation)))
 
 
-def integer_seed(seed: int, stage: Stage, index: int = 0, life: int = 0) -> int:
+def integer_seed(seed: int, stage: Stage, index: int = 0, incarnation: int = 0) -> int:
     """Return a 63-bit integer seed for consumers that take only integers (torch, environments)."""
-    return int(seed_sequence(seed, stage, index, life).generate_state(1, np.uint64)[0] >> 1)
+    return int(seed_sequence(seed, stage, index, incarnation).generate_state(1, np.uint64)[0] >> 1)
 
 
 def pack_generator(rng: np.random.Generator) -> npt.NDArray[np.uint64]:

@@ -20,7 +20,7 @@ from distributed_maddpg.evaluation.episodes import evaluate_weights
 from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
 from distributed_maddpg.learner import make_learner
 from distributed_maddpg.metrics import IterationLog
-from distributed_maddpg.pacing import Pacer, in_pieces
+from distributed_maddpg.pacing import Pacer, in_chunks
 from distributed_maddpg.replay.buffer import make_replay_buffer
 from distributed_maddpg.rollout import make_rollout_worker
 from distributed_maddpg.seeding import integer_seed
@@ -32,9 +32,9 @@ from distributed_maddpg.types import (
     RolloutReport,
     RunState,
     Weights,
+    checked_array,
     join_states,
     state_part,
-    taken,
 )
 
 _LOG = logging.getLogger("distributed_maddpg")
@@ -65,7 +65,7 @@ class _Run:
         rows, episodes = self.worker.collect(self.config.rollout.fragment_steps, env_steps)
         self.replay.add(rows)
         busy_s = time.perf_counter() - started
-        quarantined = self.worker.take_quarantined()
+        quarantined = self.worker.pop_quarantined()
         report = RolloutReport(
             0, len(rows), episodes, self.worker.weights_version, busy_s, quarantined=quarantined
         )
@@ -83,7 +83,7 @@ class _Run:
     def set_state(self, state: RunState) -> None:
         """Go on from a state; a worker that it does not know begins anew, with random streams of its own."""
         self.log.set_state(state_part(state.stages, "log"))
-        self.replay.set_generator_state(taken(state.stages, "replay/generator", (6,), np.uint64))
+        self.replay.set_generator_state(checked_array(state.stages, "replay/generator", (6,), np.uint64))
         if state.replay is not None:
             self.replay.restore(state.replay)
         if worker := state_part(state.stages, "worker_0"):
@@ -91,10 +91,10 @@ class _Run:
                 _LOG.warning("rollout worker 0 %s", line)
         else:
             self.worker.close()
-            self.worker = make_rollout_worker(self.config, 0, life=state.env_steps + 1)
+            self.worker = make_rollout_worker(self.config, 0, incarnation=state.env_steps + 1)
 
 
-class SerialRoot:
+class SerialRunner:
     """Runs the stages in turn."""
 
     def __init__(self, configs: Sequence[MADDPGConfig], spec: EnvSpec, frozen: Frozen | None = None) -> None:
@@ -105,7 +105,7 @@ class SerialRoot:
         self._learner = make_learner(self._config, spec, [config.seed for config in configs])
         self.device = str(self._learner.device)
         self.device_reason = self._learner.device_reason
-        self._torn = False
+        self._inconsistent = False
         if frozen:
             self._learner.freeze(frozen.agents, frozen.policies)
             for run, weights in zip(self._runs, self._learner.published(), strict=True):
@@ -140,11 +140,11 @@ class SerialRoot:
         for run in self._runs:
             run.log.next_iteration()
 
-    def take_evaluations(self, run: int) -> list[Evaluation]:
+    def pop_evaluations(self, run: int) -> list[Evaluation]:
         """Return the evaluations of a run that ended since the last call."""
         own = self._runs[run]
-        taken, own.evaluations = own.evaluations, []
-        return taken
+        evaluations, own.evaluations = own.evaluations, []
+        return evaluations
 
     def weights(self, run: int) -> Weights:
         """Return a run's policies as the learner has them now."""
@@ -154,7 +154,7 @@ class SerialRoot:
         """Return the learner's state of a run."""
         return self._learner.get_state(run)
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         """Do nothing: in one process nothing is under way between two rounds."""
 
     def capture(self, run: int, with_replay: bool) -> RunState:
@@ -163,7 +163,7 @@ class SerialRoot:
         Raises:
             TrainingError: if it failed in the middle of collecting.
         """
-        if self._torn:
+        if self._inconsistent:
             raise TrainingError("it failed in the middle of collecting, and that cannot be continued")
         own, env_steps = self._runs[run], self.pacer.env_steps
         learner = self._learner.get_state(run)
@@ -203,9 +203,9 @@ class SerialRoot:
 
     def _collect(self) -> None:
         version, env_steps = self._learner.weights_version, self.pacer.env_steps
-        self._torn = True
+        self._inconsistent = True
         [collected] = {run.collect(env_steps, version) for run in self._runs}
-        self._torn = False
+        self._inconsistent = False
         self.pacer.collection_started(collected)
         self.pacer.collection_done(collected)
 
@@ -215,7 +215,7 @@ class SerialRoot:
             return
         self.pacer.learning_started(updates)
         seconds = np.zeros(2)
-        for piece in in_pieces(updates):
+        for piece in in_chunks(updates):
             seconds += self._learn_piece(piece)
         self.pacer.learning_done(updates)
         if self.pacer.publish_due():
@@ -229,7 +229,7 @@ class SerialRoot:
     def _learn_piece(self, updates: int) -> tuple[float, float]:
         """Make so many updates; return the seconds of learning and of drawing minibatches."""
         started = time.perf_counter()
-        if self._learner.draws_itself:
+        if self._learner.samples_on_device:
             self._learner.mirror([run.replay.ring for run in self._runs])
             sampled = time.perf_counter()
             self._learner.learn_mirrored(updates)

@@ -30,18 +30,18 @@ from distributed_maddpg.types import (
     FloatArray,
     RunState,
     Weights,
+    checked_array,
+    checked_count,
     critic_layout,
     join_states,
     policy_layout,
     state_part,
-    taken,
-    taken_count,
 )
 
 _WEIGHT_PARTS = ("policy", "critic", "target_policy", "target_critic", "critic2", "target_critic2")
 
 
-class Root(Protocol):
+class Runner(Protocol):
     """What the two ways of running the stages have in common."""
 
     pacer: Pacer
@@ -63,7 +63,7 @@ class Root(Protocol):
     def next_iteration(self) -> None:
         """Start anew what is counted per iteration."""
 
-    def take_evaluations(self, run: int) -> list[Evaluation]:
+    def pop_evaluations(self, run: int) -> list[Evaluation]:
         """Return the evaluations of a run that ended since the last call."""
 
     def weights(self, run: int) -> Weights:
@@ -72,7 +72,7 @@ class Root(Protocol):
     def learner_state(self, run: int) -> Arrays:
         """Return the learner's state of a run."""
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         """Wait until nothing is under way; `run` lets things go on."""
 
     def capture(self, run: int, with_replay: bool) -> RunState:
@@ -99,7 +99,7 @@ class MADDPG:
     ```
 
     Nothing is started before the first call that needs it. Several runs that differ only in their seed can be
-    trained side by side, see `several`.
+    trained side by side, see `for_seeds`.
     """
 
     def __init__(self, config: MADDPGConfig) -> None:
@@ -115,8 +115,8 @@ class MADDPG:
         """Take over settings for acting; what training needs of the machine is checked when it starts."""
         self.config = config
         self.spec: EnvSpec = check_settings(config)
-        self._running: Root | None = None
-        self._together, self._run = [self], 0
+        self._runner: Runner | None = None
+        self._group, self._index = [self], 0
         self._restored: Checkpoint | None = None
         self._stop_requested = False
         self._stopped = False
@@ -158,7 +158,7 @@ class MADDPG:
     def restored(checkpoint: Checkpoint, config: MADDPGConfig | None = None) -> MADDPG:
         """Return an algorithm that continues from a checkpoint that was read; see `from_checkpoint`."""
         algo = MADDPG.__new__(MADDPG)  # a machine that could not train it may still evaluate it
-        settings = settings_of(checkpoint)
+        settings = checkpoint_settings(checkpoint)
         own = config is None or config == settings
         try:
             algo._prepare(config or settings)
@@ -167,7 +167,7 @@ class MADDPG:
                 raise
             raise CheckpointError(f"{checkpoint.path}: its settings cannot be used ({error})") from error
         _check_finite(checkpoint)
-        problem = _misfit(algo, checkpoint)
+        problem = _incompatibility(algo, checkpoint)
         if problem and own:
             raise CheckpointError(f"{checkpoint.path}: does not fit its own settings ({BadInput(*problem)})")
         if problem:
@@ -176,7 +176,9 @@ class MADDPG:
         return algo
 
     @staticmethod
-    def several(config: MADDPGConfig, num_seeds: int, checkpoints: Sequence[Checkpoint] = ()) -> list[MADDPG]:
+    def for_seeds(
+        config: MADDPGConfig, num_seeds: int, checkpoints: Sequence[Checkpoint] = ()
+    ) -> list[MADDPG]:
         """Return runs with the seeds `config.seed` and up, which share one learner and advance together.
 
         Train them with `train_together`; everything else is each one's own. On a CPU, reproducible modes give
@@ -203,30 +205,30 @@ class MADDPG:
         runs = runs or [MADDPG(each) for each in configs]
         check_machine(config, runs[0].spec, num_seeds)
         for index, run in enumerate(runs):
-            run._together, run._run = runs, index
+            run._group, run._index = runs, index
         return runs
 
     def start(self) -> None:
         """Start the stages now instead of at the first call that needs them."""
-        self._root()
+        self._started()
 
     @property
     def finished(self) -> bool:
         """Whether the configured number of environment steps and their updates are done."""
-        return self._running is not None and self._running.pacer.finished
+        return self._runner is not None and self._runner.pacer.finished
 
     @property
     def env_steps(self) -> int:
         """Environment steps so far."""
-        if self._running is not None:
-            return self._running.pacer.env_steps
+        if self._runner is not None:
+            return self._runner.pacer.env_steps
         return self._restored.env_steps if self._restored else 0
 
     @property
     def updates(self) -> int:
         """Updates of all agents so far."""
-        if self._running is not None:
-            return self._running.pacer.updates
+        if self._runner is not None:
+            return self._runner.pacer.updates
         return self._restored.updates if self._restored else 0
 
     @property
@@ -237,12 +239,12 @@ class MADDPG:
     @property
     def device(self) -> str:
         """Where the learner runs."""
-        return self._root().device
+        return self._started().device
 
     @property
     def device_reason(self) -> str:
         """Which setting led there, and the rates of both devices where both were tried."""
-        return self._root().device_reason
+        return self._started().device_reason
 
     def request_stop(self) -> None:
         """Let `train` return within moments; safe to call from a signal handler."""
@@ -259,13 +261,13 @@ class MADDPG:
         Raises:
             TrainingError: if a stage fails; everything started is still ended by `stop`.
         """
-        if len(self._together) > 1:
+        if len(self._group) > 1:
             raise TrainingError("this run is one of several; train them with train_together")
         return train_together([self])[0]
 
-    def _complete(self, root: Root, result: dict[str, Any]) -> dict[str, Any]:
+    def _complete(self, runner: Runner, result: dict[str, Any]) -> dict[str, Any]:
         """Add what this class knows of an iteration to what the stages reported."""
-        self.evaluations = [evaluation.to_dict() for evaluation in root.take_evaluations(self._run)]
+        self.evaluations = [evaluation.to_dict() for evaluation in runner.pop_evaluations(self._index)]
         return {
             **result,
             "training_iteration": self._iteration + 1,
@@ -287,9 +289,9 @@ class MADDPG:
         if num_episodes < 1:
             raise BadInput("num_episodes", num_episodes, "must be at least 1")
         key = integer_seed(self.config.seed if seed is None else seed, "evaluation", 0)
-        if self._running is None and self._restored is not None:
+        if self._runner is None and self._restored is not None:
             return evaluate_weights(self.config, self.policy_parameters(), num_episodes, key)
-        return self._root().evaluate(num_episodes, key, self._run)
+        return self._started().evaluate(num_episodes, key, self._index)
 
     def compute_actions(
         self, obs: Mapping[str, npt.NDArray[Any]], explore: bool = False
@@ -315,7 +317,7 @@ class MADDPG:
         policies = JointPolicy(self.config.algorithm, self.spec, len(stacked[0]))
         policies.set_parameters(self.policy_parameters())
         if explore:
-            policies.explore_with(self.config.exploration, self._acting_rng)
+            policies.add_exploration(self.config.exploration, self._acting_rng)
             actions = policies.explore(stacked, self.env_steps)[1]
         else:
             actions = policies.act(stacked)
@@ -331,12 +333,12 @@ class MADDPG:
             path: a local folder, or a URL such as "s3://bucket/folder" where its fsspec package is installed.
             replay: with the stored transitions; without, a continued run fills its replay buffer anew.
         """
-        self.settle()
+        self.drain()
         return str(save_checkpoint(path, self.capture(replay)))
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         """Wait until nothing is under way, so that a checkpoint made next leaves nothing out."""
-        self._root().settle()
+        self._started().drain()
 
     def capture(self, replay: bool = True, tables: Mapping[str, str] | None = None) -> Checkpoint:
         """Return a checkpoint of this moment to write later; training may go on while it is written.
@@ -345,7 +347,7 @@ class MADDPG:
             replay: with the stored transitions.
             tables: texts to keep beside it, by file name.
         """
-        captured = self._root().capture(self._run, replay)
+        captured = self._started().capture(self._index, replay)
         own = {
             "iteration": np.array(self._iteration),
             "time_total_s": np.array(self._clock.seconds()),
@@ -363,26 +365,26 @@ class MADDPG:
 
     def policy_parameters(self) -> FloatArray:
         """Return the policies' parameters `[N, P]`; from a checkpoint, without starting anything."""
-        if self._running is None and self._restored is not None:
+        if self._runner is None and self._restored is not None:
             policies: FloatArray = self._restored.state["learner/policy"]
             return policies
-        return self._root().weights(self._run).policies
+        return self._started().weights(self._index).policies
 
     def weights_digest(self) -> str:
         """Return the SHA-256 of all networks' weights; equal digests mean bit-identical training."""
-        state = self._root().learner_state(self._run)
+        state = self._started().learner_state(self._index)
         return digest(*(state[part] for part in _WEIGHT_PARTS if part in state))
 
     def checkpoint_due(self) -> bool:
         """Whether a checkpoint interval was passed since this was last asked."""
-        return self._root().pacer.checkpoint_due()
+        return self._started().pacer.checkpoint_due()
 
     def stop(self) -> None:
         """End every process that was started; counters stay readable, training cannot go on."""
-        if self._running is not None and not self._stopped:
-            for run in self._together:
+        if self._runner is not None and not self._stopped:
+            for run in self._group:
                 run._stopped = True
-            self._running.close()
+            self._runner.close()
 
     def __enter__(self) -> MADDPG:
         """Return the algorithm itself."""
@@ -394,26 +396,26 @@ class MADDPG:
         """Stop."""
         self.stop()
 
-    def _root(self) -> Root:
+    def _started(self) -> Runner:
         if self._stopped:
             raise TrainingError(
                 "this MADDPG was stopped; go on from a checkpoint with MADDPG.from_checkpoint"
             )
-        if self._running is None:
-            check_machine(self.config, self.spec, len(self._together))
-            root = _make_root([run.config for run in self._together], self.spec, self._together[0])
-            self._running = root
-            for run in self._together:
-                run._running = root
+        if self._runner is None:
+            check_machine(self.config, self.spec, len(self._group))
+            runner = _make_runner([run.config for run in self._group], self.spec, self._group[0])
+            self._runner = runner
+            for run in self._group:
+                run._runner = runner
                 run._clock.start()
             try:
-                for run in self._together:
+                for run in self._group:
                     if run._restored is not None:
                         run._restore(run._restored)
             except BaseException:
                 self.stop()  # stages that took over a part must not go on
                 raise
-        return self._running
+        return self._runner
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Let the stages, which were just started, go on from a checkpoint.
@@ -427,20 +429,20 @@ class MADDPG:
             stages = {name: array for name, array in stages.items() if not name.startswith("worker_")}
         try:
             own = state_part(stages, "algorithm")
-            self._iteration = taken_count(own, "iteration")
-            seconds = float(taken(own, "time_total_s", (), np.float64))
+            self._iteration = checked_count(own, "iteration")
+            seconds = float(checked_array(own, "time_total_s", (), np.float64))
             if not 0 <= seconds < np.inf:
                 raise ValueError(f"time_total_s is {seconds}")
             self._clock.start(seconds)
-            restore_generator(self._acting_rng, taken(own, "acting_generator", (6,), np.uint64))
+            restore_generator(self._acting_rng, checked_array(own, "acting_generator", (6,), np.uint64))
             counts = [
-                *taken(stages, "pacing/counts", (5,), np.int64)[:2],
-                taken_count(stages, "learner/updates"),
+                *checked_array(stages, "pacing/counts", (5,), np.int64)[:2],
+                checked_count(stages, "learner/updates"),
             ]
             if counts != [checkpoint.env_steps, checkpoint.updates, checkpoint.updates]:
                 raise ValueError("its counts disagree")
             state = RunState(checkpoint.env_steps, checkpoint.updates, stages, checkpoint.replay)
-            self._root().restore(self._run, state)
+            self._started().restore(self._index, state)
         except (KeyError, TypeError, ValueError, StageError) as error:
             raise CheckpointError(
                 f"{checkpoint.path}: a part of it does not fit its settings ({error})"
@@ -448,7 +450,7 @@ class MADDPG:
         self._restored = dataclasses.replace(checkpoint, state={}, replay=None)  # it may be large
 
 
-def settings_of(checkpoint: Checkpoint) -> MADDPGConfig:
+def checkpoint_settings(checkpoint: Checkpoint) -> MADDPGConfig:
     """Return a checkpoint's settings but for the cluster's address: no file decides whom we talk to."""
     return dataclasses.replace(checkpoint.config, ray=dataclasses.replace(checkpoint.config.ray, address=""))
 
@@ -468,30 +470,30 @@ def check_environment(checkpoint: Checkpoint, env_id: str) -> None:
 
 
 def train_together(runs: Sequence[MADDPG]) -> list[dict[str, Any]]:
-    """Train all runs that `MADDPG.several` made for one report interval; return each one's result.
+    """Train all runs that `MADDPG.for_seeds` made for one report interval; return each one's result.
 
     Raises:
         TrainingError: if a stage fails; everything started is still ended by `stop`.
     """
-    if list(runs) != runs[0]._together:
+    if list(runs) != runs[0]._group:
         raise TrainingError("train_together takes all runs that MADDPG.several made, in their order")
-    root = runs[0]._root()
-    env_steps, updates = root.pacer.env_steps, root.pacer.updates
+    runner = runs[0]._started()
+    env_steps, updates = runner.pacer.env_steps, runner.pacer.updates
     started = time.perf_counter()
-    complete = root.run(lambda: any(run.stop_requested for run in runs))
-    results = root.results()
+    complete = runner.run(lambda: any(run.stop_requested for run in runs))
+    results = runner.results()
     seconds = time.perf_counter() - started
     rates = {
         "time_this_iter_s": seconds,
-        "env_steps_per_s": (root.pacer.env_steps - env_steps) / seconds,
-        "updates_per_s": (root.pacer.updates - updates) / seconds,
+        "env_steps_per_s": (runner.pacer.env_steps - env_steps) / seconds,
+        "updates_per_s": (runner.pacer.updates - updates) / seconds,
     }
-    finished = [run._complete(root, {**own, **rates}) for run, own in zip(runs, results, strict=True)]
+    finished = [run._complete(runner, {**own, **rates}) for run, own in zip(runs, results, strict=True)]
     for run in runs:
         run.iteration_complete = complete
         run._iteration += complete
     if complete:
-        root.next_iteration()
+        runner.next_iteration()
     return finished
 
 
@@ -517,7 +519,7 @@ def _check_finite(checkpoint: Checkpoint) -> None:
             )
 
 
-def _misfit(algo: MADDPG, checkpoint: Checkpoint) -> tuple[str, object, str] | None:
+def _incompatibility(algo: MADDPG, checkpoint: Checkpoint) -> tuple[str, object, str] | None:
     """Return why a checkpoint's weights are not of these settings (field, value, remedy), or None."""
     config, spec = algo.config, algo.spec
     if spec.agents != checkpoint.agents:
@@ -536,10 +538,10 @@ def _misfit(algo: MADDPG, checkpoint: Checkpoint) -> tuple[str, object, str] | N
             array = checkpoint.state.get(f"learner/{part}")
             if array is None or array.shape != shape or array.dtype != np.float32:
                 return field, value, f"needs float32 {part} weights of shape {shape}"
-    return _misfit_of_learning(config, checkpoint, spec)
+    return _learning_incompatibility(config, checkpoint, spec)
 
 
-def _misfit_of_learning(
+def _learning_incompatibility(
     config: MADDPGConfig, checkpoint: Checkpoint, spec: EnvSpec
 ) -> tuple[str, object, str] | None:
     """Return why learning cannot go on with these settings from a checkpoint that fits its own, or None."""
@@ -567,12 +569,12 @@ class _Clock:
         return 0.0 if self._started is None else time.perf_counter() - self._started
 
 
-def _make_root(configs: Sequence[MADDPGConfig], spec: EnvSpec, first: MADDPG) -> Root:
+def _make_runner(configs: Sequence[MADDPGConfig], spec: EnvSpec, first: MADDPG) -> Runner:
     # Each root is imported only when used: without workers, Ray is never loaded.
     if configs[0].num_workers == 0:
-        from distributed_maddpg.serial import SerialRoot  # noqa: PLC0415
+        from distributed_maddpg.serial import SerialRunner  # noqa: PLC0415
 
-        return SerialRoot(configs, spec)
-    from distributed_maddpg.runtime.driver import RayRoot  # noqa: PLC0415
+        return SerialRunner(configs, spec)
+    from distributed_maddpg.runtime.driver import RayRunner  # noqa: PLC0415
 
-    return RayRoot(configs, spec, lambda event: first.on_event(event))
+    return RayRunner(configs, spec, lambda event: first.on_event(event))

@@ -45,7 +45,7 @@ class EnvSpec:
         return tuple(re.sub(r"_\d+$", "", name) for name in self.agents)
 
     @cached_property
-    def alike(self) -> tuple[tuple[int, ...], ...]:
+    def homogeneous_groups(self) -> tuple[tuple[int, ...], ...]:
         """The agents of each team whose observations and actions are of one size and kind; two or more."""
         kinds = list(
             zip(self.teams, self.observation_sizes, self.action_sizes, self.action_types, strict=True)
@@ -192,7 +192,7 @@ def initial_policies(
     start with the same one. `rule` is that of `StackedLayout.initial`.
     """
     policies = policy_layout(spec, hidden_sizes).initial(np.random.default_rng(seed), rule)
-    for group in spec.alike if shared else ():
+    for group in spec.homogeneous_groups if shared else ():
         policies[list(group)] = policies[group[0]]
     return policies
 
@@ -288,11 +288,11 @@ class FaultEvent:
 
     time: float
     """Seconds since 1970."""
-    who: str
+    process: str
     """The process, as in "rollout worker 1"."""
     kind: str
     """lost or recovered."""
-    line: str
+    message: str
     """What happened, in words."""
     seconds: float = 0.0
     """How long it was missed, where it was mended."""
@@ -309,7 +309,9 @@ def state_part(state: Arrays, part: str) -> Arrays:
     return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
 
 
-def taken(state: Arrays, name: str, shape: tuple[int | None, ...], kind: npt.DTypeLike) -> npt.NDArray[Any]:
+def checked_array(
+    state: Arrays, name: str, shape: tuple[int | None, ...], kind: npt.DTypeLike
+) -> npt.NDArray[Any]:
     """Return a copy of one array of a saved state.
 
     Args:
@@ -334,13 +336,13 @@ def taken(state: Arrays, name: str, shape: tuple[int | None, ...], kind: npt.DTy
     return copy
 
 
-def taken_count(state: Arrays, name: str) -> int:
+def checked_count(state: Arrays, name: str) -> int:
     """Return one number of a saved state that counts something.
 
     Raises:
         ValueError: naming the array, if it is missing, of another shape or type, or negative.
     """
-    count = int(taken(state, name, (), np.int64))
+    count = int(checked_array(state, name, (), np.int64))
     if count < 0:
         raise ValueError(f"{name} is {count}, expected a count")
     return count

@@ -34,7 +34,7 @@ SMALL = (
     "--evaluation.episodes=16 --evaluation.final-episodes=100"
 ).split()
 GRACE_S = 30.0
-_OVERLOADED, _MOST_STARTS = "timed out during startup", 3
+_OVERLOADED, _MAX_STARTS = "timed out during startup", 3
 """What Ray says when its own processes were too slow; a machine may be busy with other things."""
 _WALL_CLOCK = ("time", "timers", "per_s")
 _CLOCKS = ("algorithm/time_total_s",)
@@ -58,7 +58,7 @@ class Job:
     def finish(self, within_s: float = 300) -> dict[str, Any]:
         """Run to the end; require that what was left by those before is cleared away; return the summary."""
         left = drafts(self.checkpoints)
-        for _ in range(_MOST_STARTS):
+        for _ in range(_MAX_STARTS):
             with self.start() as attempt:
                 attempt.wait(lambda: "training " in attempt.text() or attempt.ended)
                 assert not left & drafts(self.checkpoints), attempt.text()

@@ -56,7 +56,7 @@ def _fault(name: str, time: float = 100.0, **changes: Any) -> Fault:
 
 
 def _event(time: float, who: str, kind: str, line: str = "") -> dict[str, Any]:
-    return {"time": time, "who": who, "kind": kind, "line": line, "seconds": 0.0}
+    return {"time": time, "process": who, "kind": kind, "message": line, "seconds": 0.0}
 
 
 # Drawing
@@ -382,8 +382,8 @@ def _disturbed(
         "learner": ["learner"],
     }
     monkeypatch.setattr(disturb, "_LOOK_S", 0.001)
-    monkeypatch.setattr(disturb, "_SHORTEST_PAUSE_S", 0.0)
-    monkeypatch.setattr(disturb, "_LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(disturb, "_MIN_PAUSE_S", 0.0)
+    monkeypatch.setattr(disturb, "_MAX_PAUSE_S", 0.01)
     monkeypatch.setattr(disturb, "by_role", lambda processes: named)
     monkeypatch.setattr(disturb, "strike", lambda processes, act: job.hit(processes))
     options = ChaosOptions(kinds=kinds, **changes)

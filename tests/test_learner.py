@@ -319,11 +319,11 @@ def test_nothing_is_tried_where_there_is_no_choice(monkeypatch):
     assert make_learner(config, SPEC).device_reason == "auto: cpu"
 
 
-@pytest.mark.parametrize("draws_itself", [False, True])
-def test_a_trial_draws_as_training_does(draws_itself, monkeypatch):
+@pytest.mark.parametrize("samples_on_device", [False, True])
+def test_a_trial_draws_as_training_does(samples_on_device, monkeypatch):
     monkeypatch.setattr(learner_module, "_TRIAL_S", 0.05)
-    monkeypatch.setattr(Learner, "draws_itself", draws_itself)
-    monkeypatch.setattr(Learner, "learn" if draws_itself else "learn_mirrored", None)
+    monkeypatch.setattr(Learner, "samples_on_device", samples_on_device)
+    monkeypatch.setattr(Learner, "learn" if samples_on_device else "learn_mirrored", None)
     config = MADDPGConfig.from_dict({"learner": {"device": "cpu", "batch_size": 16}})
     assert 1 < trial_rate(config, SPEC, [1, 2]) < 1e5
 
@@ -345,7 +345,7 @@ def test_a_trial_of_both_devices_picks_one():
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_a_gpu_draws_and_learns_without_a_word_to_the_host():
     stage = Learner(ALGORITHM, LearnerConfig(device="cuda", batch_size=8), SPEC, [1])
-    assert stage.draws_itself
+    assert stage.samples_on_device
     stage.mirror([ring()])
     stage.learn_mirrored(1)
     before = torch.cuda.get_sync_debug_mode()

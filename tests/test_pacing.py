@@ -1,7 +1,7 @@
 import pytest
 
 from distributed_maddpg.config import MADDPGConfig, PacingConfig
-from distributed_maddpg.pacing import Pacer, in_pieces
+from distributed_maddpg.pacing import Pacer, in_chunks
 
 
 def pacer(**settings):
@@ -241,6 +241,6 @@ def test_resume_of_a_finished_run_is_finished():
 
 
 def test_many_updates_come_in_pieces_that_fit_into_memory():
-    assert list(in_pieces(0)) == []
-    assert list(in_pieces(3)) == [3]
-    assert list(in_pieces(130)) == [64, 64, 2]
+    assert list(in_chunks(0)) == []
+    assert list(in_chunks(3)) == [3]
+    assert list(in_chunks(130)) == [64, 64, 2]

@@ -14,7 +14,7 @@ from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation.episodes import evaluate
 from distributed_maddpg.metrics import IterationLog, digest
 from distributed_maddpg.rollout import RolloutWorker, column_owner, make_rollout_worker
-from distributed_maddpg.serial import SerialRoot
+from distributed_maddpg.serial import SerialRunner
 from distributed_maddpg.trainer import train_together
 from distributed_maddpg.types import EpisodeReport, RolloutReport, TransitionLayout, Weights, policy_layout
 
@@ -54,8 +54,8 @@ def test_a_fault_is_named_dropped_and_collected_anew(part, value, seen, continuo
     assert all(np.isfinite(rows).all() for rows, _ in collected)
     dropped = 3 * (at - 4)
     line = f"quarantined {dropped} env steps: {part} of counter_1 in copy 1 is {seen} at vector step {at}"
-    assert worker.take_quarantined() == (line,)
-    assert worker.take_quarantined() == ()
+    assert worker.pop_quarantined() == (line,)
+    assert worker.pop_quarantined() == ()
     for rows, report in collected:  # every fragment is whole episodes: all copies began new ones
         assert rows[:, layout.rewards].tolist() == [[t, t] for t in (1, 2, 3, 4) for _ in range(3)]
         assert report.lengths.tolist() == [4, 4, 4]
@@ -81,7 +81,7 @@ def test_the_first_observation_of_an_episode_is_never_acted_on(at):
     assert report.lengths.tolist() == [4] * 3
     dropped, steps = (0, 0) if at == 1 else (12, 4)
     line = f"observation of counter_0 in copy 1 is nan after vector step {steps}"
-    assert worker.take_quarantined() == (f"quarantined {dropped} env steps: {line}",)
+    assert worker.pop_quarantined() == (f"quarantined {dropped} env steps: {line}",)
 
 
 @pytest.mark.parametrize("part", ["reward", "next observation", "observation"])
@@ -95,7 +95,7 @@ def test_a_fault_for_ever_ends_the_run_after_five_fragments(part):
         f"environment: 5 fragments in a row were not finite, last the {part} of counter_1 "
     )
     assert " in copy 1 is nan " in message and "check what the environment computes" in message
-    assert len(worker.take_quarantined()) == 5
+    assert len(worker.pop_quarantined()) == 5
 
 
 def test_four_faults_in_a_row_are_overcome():
@@ -109,7 +109,7 @@ def test_four_faults_in_a_row_are_overcome():
     env.step = mended
     rows, _ = worker.collect(4, 0)
     assert np.isfinite(rows).all()
-    assert [line.split()[1] for line in worker.take_quarantined()] == ["3"] * 3
+    assert [line.split()[1] for line in worker.pop_quarantined()] == ["3"] * 3
     assert worker._vector_steps == 3 + 4
 
 
@@ -121,7 +121,7 @@ def test_the_noise_begins_anew():
         worker.collect(2, 0)
     actions = noisy._env.spec.transitions.actions[0]
     assert np.array_equal(noisy.collect(2, 100)[0][:, actions], silent.collect(2, 100)[0][:, actions])
-    assert noisy.take_quarantined() == silent.take_quarantined() != ()
+    assert noisy.pop_quarantined() == silent.pop_quarantined() != ()
 
 
 class Spoilt:
@@ -158,7 +158,7 @@ def test_a_vector_environment_that_refuses_nan_is_never_given_any(at, part, line
     worker = on(Spoilt(inner, at, part))
     rows, _ = worker.collect(8, 0)
     assert len(rows) == 24 and np.isfinite(rows).all()
-    assert worker.take_quarantined() == (f"quarantined {3 * at} env steps: {line}",)
+    assert worker.pop_quarantined() == (f"quarantined {3 * at} env steps: {line}",)
 
 
 def test_every_column_has_an_owner():
@@ -213,35 +213,35 @@ def settings(seed=0, **kwargs):
 
 def start(*configs):
     env = configs[0].env
-    return SerialRoot(configs, env_spec(env.id, env.backend, env.kwargs))
+    return SerialRunner(configs, env_spec(env.id, env.backend, env.kwargs))
 
 
-def spoil(root, run, at=21):
-    env = root._runs[run].worker._env.envs[2]
+def spoil(runner, run, at=21):
+    env = runner._runs[run].worker._env.envs[2]
     env.part, env.faulty, env.at = "next observation", "counter_1", at
 
 
-def finished(root):
+def finished(runner):
     """Train to the end; return all results and each run's digest of everything its learner has."""
     results = []
-    while not root.pacer.finished:
-        root.run(lambda: False)
-        results += root.results()
-        root.next_iteration()
-    states = [root.learner_state(run) for run in range(len(root._runs))]
+    while not runner.pacer.finished:
+        runner.run(lambda: False)
+        results += runner.results()
+        runner.next_iteration()
+    states = [runner.learner_state(run) for run in range(len(runner._runs))]
     return results, [digest(*(array for _, array in sorted(state.items()))) for state in states]
 
 
 def test_a_run_goes_on_to_its_end_without_the_fault(caplog):
     outcomes = []
     for faulty in (True, True, False):
-        root = start(settings())
+        runner = start(settings())
         if faulty:
-            spoil(root, 0)
+            spoil(runner, 0)
         caplog.clear()
-        results, [final] = finished(root)
+        results, [final] = finished(runner)
         outcomes.append(final)
-        ring = root._runs[0].replay.ring
+        ring = runner._runs[0].replay.ring
         assert np.isfinite(ring.rows[:240]).all() and ring.inserted == 240
         assert results[-1]["num_env_steps_sampled_lifetime"] == 240
         assert results[-1]["num_updates_lifetime"] == 21
@@ -260,23 +260,23 @@ def test_a_fault_in_one_of_several_runs_leaves_the_other_alone():
     assert [result["fault_tolerance"]["num_quarantined_blocks"] for result in results[-2:]] == [1, 0]
     alone = [start(settings(4)), start(settings(5))]
     spoil(alone[0], 0)
-    assert both == [finished(root)[1][0] for root in alone]
+    assert both == [finished(runner)[1][0] for runner in alone]
 
 
 def test_the_public_class_trains_several_through_a_fault():
-    algos = MADDPG.several(settings(4, part="reward", at=9), 2)
+    algos = MADDPG.for_seeds(settings(4, part="reward", at=9), 2)
     with algos[0]:
         results = train_together(algos)
     assert [result["fault_tolerance"]["num_quarantined_blocks"] for result in results] == [1, 1]
 
 
 def test_a_run_whose_environment_stays_broken_ends_in_one_line():
-    root = start(settings(part="reward", at=9, for_ever=True))
+    runner = start(settings(part="reward", at=9, for_ever=True))
     with pytest.raises(
         TrainingError, match=r"^environment: 5 fragments in a row .* reward of counter_0 in copy 0"
     ):
-        finished(root)
-    assert np.isfinite(root._runs[0].replay.ring.rows[: root._runs[0].replay.size]).all()
+        finished(runner)
+    assert np.isfinite(runner._runs[0].replay.ring.rows[: runner._runs[0].replay.size]).all()
 
 
 def test_the_first_weights_of_a_worker_are_checked_as_all_others():

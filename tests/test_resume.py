@@ -139,7 +139,7 @@ def test_a_row_that_was_interrupted_comes_out_whole(name, rounds, tmp_path):
 def stop_at(algo, env_steps):
     """Have a run asked to stop as soon as it has made so many steps."""
     algo.start()
-    pacer, done = algo._running.pacer, algo._running.pacer.collection_done
+    pacer, done = algo._runner.pacer, algo._runner.pacer.collection_done
 
     def counting(steps):
         done(steps)
@@ -151,24 +151,24 @@ def stop_at(algo, env_steps):
 
 def test_each_of_several_runs_goes_on_alone_or_together(tmp_path):
     config = small(seed=3)
-    runs = MADDPG.several(config, 2)
+    runs = MADDPG.for_seeds(config, 2)
     with runs[0]:
         for _ in range(2):
             train_together(runs)
         saved = [run.capture() for run in runs]
         saved = [dataclasses.replace(each, replay=None) for each in saved]
-        rings = [run._running.capture(index, True) for index, run in enumerate(runs)]
+        rings = [run._runner.capture(index, True) for index, run in enumerate(runs)]
         rows = [[], []]
         while not runs[0].finished:
             for own, result in zip(rows, train_together(runs), strict=True):
                 own.append(without_times(result))
         ends = [run.weights_digest() for run in runs]
-    again = MADDPG.several(config, 2)
+    again = MADDPG.for_seeds(config, 2)
     with again[0]:
         again[0].start()
         for index, state in reversed(list(enumerate(rings))):
             assert isinstance(state, RunState)
-            again[0]._running.restore(index, state)
+            again[0]._runner.restore(index, state)
         while not again[0].finished:
             train_together(again)
         assert [run.weights_digest() for run in again] == ends
@@ -198,7 +198,7 @@ def go_on(path, **changes):
     """Continue with other settings to the end; return (the algorithm, its rows)."""
     with MADDPG.from_checkpoint(path, small(**changes)) as algo:
         algo.start()
-        begun = algo._running.capture(0, False).stages, algo._running._runs[0].replay.size
+        begun = algo._runner.capture(0, False).stages, algo._runner._runs[0].replay.size
         rows, _ = train_on(algo)
         return algo, rows, begun
 
@@ -236,7 +236,7 @@ def test_with_another_capacity_the_newest_transitions_stay(half, capacity, store
     kept = np.concatenate(list(load_checkpoint(half[0]).replay.chunks))[-stored:]
     with MADDPG.from_checkpoint(half[0], small(replay={"capacity": capacity})) as algo:
         algo.start()
-        ring = algo._running._runs[0].replay.ring
+        ring = algo._runner._runs[0].replay.ring
         assert np.array_equal(ring.read_since(0)[0], kept)
         assert ring.inserted % capacity == cursor
 
@@ -244,11 +244,11 @@ def test_with_another_capacity_the_newest_transitions_stay(half, capacity, store
 def test_without_transitions_the_buffer_is_filled_before_learning_goes_on(half):
     with MADDPG.from_checkpoint(half[1]) as algo:
         algo.start()
-        root = algo._running
-        made = root.pacer.updates
-        assert root._runs[0].replay.size == 0
+        runner = algo._runner
+        made = runner.pacer.updates
+        assert runner._runs[0].replay.size == 0
         seen = []
-        root.run(lambda: seen.append((root.pacer.env_steps, root.pacer.updates)) or len(seen) > 5)
+        runner.run(lambda: seen.append((runner.pacer.env_steps, runner.pacer.updates)) or len(seen) > 5)
         assert [updates == made for _, updates in seen] == [True] * 4 + [False] * 2  # 128 steps: four rounds
         assert [updates for env_steps, updates in seen[4:]] == [1 + (n - 128) // 16 for n, _ in seen[4:]]
         rows, _ = train_on(algo)

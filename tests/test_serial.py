@@ -8,7 +8,7 @@ from distributed_maddpg.envs import env_spec
 from distributed_maddpg.learner import Learner, make_learner
 from distributed_maddpg.metrics import digest
 from distributed_maddpg.rollout import make_rollout_worker
-from distributed_maddpg.serial import SerialRoot
+from distributed_maddpg.serial import SerialRunner
 from tests.envs.target import IDLE_RETURN, target_config
 
 TINY = {
@@ -39,29 +39,29 @@ def tiny(env_id="simple_adversary", **changes):
 
 
 def start(config):
-    return several([config])
+    return for_seeds([config])
 
 
-def several(configs):
+def for_seeds(configs):
     env = configs[0].env
-    return SerialRoot(configs, env_spec(env.id, env.backend, env.kwargs))
+    return SerialRunner(configs, env_spec(env.id, env.backend, env.kwargs))
 
 
-def run_all(root):
+def run_all(runner):
     """Train to the end; return all results."""
     results = []
-    while not root.pacer.finished:
-        root.run(lambda: False)
-        results += root.results()
-        root.next_iteration()
+    while not runner.pacer.finished:
+        runner.run(lambda: False)
+        results += runner.results()
+        runner.next_iteration()
     return results
 
 
 def final_digest(config):
-    root = start(config)
-    run_all(root)
-    root.close()
-    return digest(*(array for _, array in sorted(root.learner_state(0).items())))
+    runner = start(config)
+    run_all(runner)
+    runner.close()
+    return digest(*(array for _, array in sorted(runner.learner_state(0).items())))
 
 
 @pytest.mark.parametrize("algorithm", [{}, {"share_policies": True}, {"initial_weights": "glorot"}])
@@ -84,66 +84,66 @@ def test_the_same_configuration_and_seed_give_the_same_bits(continuous):
     assert first != other
 
 
-@pytest.mark.parametrize("draws_itself", [False, True])
-def test_runs_side_by_side_end_as_each_seed_does_alone(draws_itself, monkeypatch):
-    monkeypatch.setattr(Learner, "draws_itself", draws_itself)
+@pytest.mark.parametrize("samples_on_device", [False, True])
+def test_runs_side_by_side_end_as_each_seed_does_alone(samples_on_device, monkeypatch):
+    monkeypatch.setattr(Learner, "samples_on_device", samples_on_device)
     configs = [tiny(seed=seed) for seed in (4, 5)]
-    together, alone = several(configs), [start(config) for config in configs]
+    together, alone = for_seeds(configs), [start(config) for config in configs]
     results = run_all(together)
-    for index, root in enumerate(alone):
-        expected = run_all(root)
-        state, own = together.learner_state(index), root.learner_state(0)
+    for index, runner in enumerate(alone):
+        expected = run_all(runner)
+        state, own = together.learner_state(index), runner.learner_state(0)
         assert all(np.array_equal(state[name], own[name]) for name in own)
         for key in ("env_runners", "learners", "num_updates_lifetime"):
             assert [result[key] for result in results[index::2]] == [result[key] for result in expected]
-        cards = [[e.to_dict() for e in r.take_evaluations(i)] for r, i in ((together, index), (root, 0))]
+        cards = [[e.to_dict() for e in r.pop_evaluations(i)] for r, i in ((together, index), (runner, 0))]
         assert cards[0] == cards[1] != []
         seeds = dict(num_episodes=3, seed=1)
-        assert together.evaluate(**seeds, run=index).to_dict() == root.evaluate(**seeds, run=0).to_dict()
+        assert together.evaluate(**seeds, run=index).to_dict() == runner.evaluate(**seeds, run=0).to_dict()
 
 
 def test_a_learner_that_draws_itself_is_given_the_rows(monkeypatch):
-    monkeypatch.setattr(Learner, "draws_itself", True)
-    root = start(tiny())
-    monkeypatch.setattr(root._runs[0].replay, "sample", None)
-    results = run_all(root)
-    assert results[-1]["num_updates_lifetime"] == root.weights(0).updates == 21
+    monkeypatch.setattr(Learner, "samples_on_device", True)
+    runner = start(tiny())
+    monkeypatch.setattr(runner._runs[0].replay, "sample", None)
+    results = run_all(runner)
+    assert results[-1]["num_updates_lifetime"] == runner.weights(0).updates == 21
     assert final_digest(tiny()) == final_digest(tiny())
 
 
 def test_counts_of_a_whole_run():
-    root = start(tiny())
-    results = run_all(root)
+    runner = start(tiny())
+    results = run_all(runner)
     assert [result["num_env_steps_sampled_lifetime"] for result in results] == [80, 160, 240]
     assert [result["num_updates_lifetime"] for result in results] == [5, 13, 21]
     assert results[-1]["replay_buffer"] == {"num_env_steps_stored": 240}
     assert results[-1]["env_runners"]["num_episodes_lifetime"] == 24
     assert results[-1]["env_runners"]["episode_len_mean"] == 10
-    assert results[-1]["weights_seq_no"] == root.weights(0).version == 21 // 2
+    assert results[-1]["weights_seq_no"] == runner.weights(0).version == 21 // 2
 
 
 def test_evaluations_happen_at_their_steps_and_change_nothing():
-    root = start(tiny())
-    run_all(root)
-    taken = root.take_evaluations(0)
+    runner = start(tiny())
+    run_all(runner)
+    taken = runner.pop_evaluations(0)
     assert [(each.env_steps, each.updates) for each in taken] == [(80, 5), (160, 13)]  # the end has its own
     assert [len(each.card.episodes.lengths) for each in taken] == [3, 3]
-    assert root.take_evaluations(0) == []
+    assert runner.pop_evaluations(0) == []
     assert final_digest(tiny()) == final_digest(tiny(pacing={"evaluation_interval_env_steps": 0}))
 
 
 def test_stop_ends_a_run_between_two_rounds():
-    root = start(tiny())
+    runner = start(tiny())
     answers = iter([False, False, True])
-    root.run(lambda: next(answers))
-    assert root.pacer.env_steps == 16
+    runner.run(lambda: next(answers))
+    assert runner.pacer.env_steps == 16
 
 
 def test_learnt_weights_reach_the_worker():
-    root = start(tiny())
-    root.run(lambda: root.pacer.updates >= 2)
-    assert root.weights(0).version == 1
-    assert root._runs[0].worker.weights_version == 1
+    runner = start(tiny())
+    runner.run(lambda: runner.pacer.updates >= 2)
+    assert runner.weights(0).version == 1
+    assert runner._runs[0].worker.weights_version == 1
 
 
 def test_restore_takes_weights_and_counts():
@@ -159,20 +159,20 @@ def test_restore_takes_weights_and_counts():
 
 
 def test_the_counting_environment_runs():
-    root = start(tiny("tests.envs.counting:parallel_env", kwargs={"max_cycles": 6}))
-    results = run_all(root)
+    runner = start(tiny("tests.envs.counting:parallel_env", kwargs={"max_cycles": 6}))
+    results = run_all(runner)
     assert results[-1]["env_runners"]["agent_episode_returns_mean"] == {"counter_0": 21, "counter_1": 21}
-    rows = root._runs[0].replay.ring.read_since(0)[0]
+    rows = runner._runs[0].replay.ring.read_since(0)[0]
     first_next_obs = 3 + 6 + 2  # after obs, actions and rewards
     assert (rows[:, first_next_obs] == rows[:, 0] + 1).all()
-    assert root._runs[0].replay.check_valid() == (True, "")
+    assert runner._runs[0].replay.check_valid() == (True, "")
 
 
 def test_a_known_optimum_is_found():
-    root = start(target_config())
-    untrained = root.evaluate(50, seed=1, run=0).to_dict()["agent_episode_returns_mean"]
-    run_all(root)
-    trained = root.evaluate(50, seed=1, run=0).to_dict()["agent_episode_returns_mean"]
+    runner = start(target_config())
+    untrained = runner.evaluate(50, seed=1, run=0).to_dict()["agent_episode_returns_mean"]
+    run_all(runner)
+    trained = runner.evaluate(50, seed=1, run=0).to_dict()["agent_episode_returns_mean"]
     assert min(trained.values()) > 0.2 * IDLE_RETURN
     assert max(untrained.values()) < 0.8 * IDLE_RETURN
 
@@ -188,13 +188,13 @@ ADAPTED = [
 @pytest.mark.parametrize(("env_id", "kwargs"), ADAPTED)
 def test_other_mpe2_environments_train(env_id, kwargs, continuous):
     kwargs = {**kwargs, "continuous_actions": continuous}
-    root = start(tiny(env_id, kwargs=kwargs, pacing={"evaluation_interval_env_steps": 0}))
-    before = root.weights(0).policies
-    results = run_all(root)
+    runner = start(tiny(env_id, kwargs=kwargs, pacing={"evaluation_interval_env_steps": 0}))
+    before = runner.weights(0).policies
+    results = run_all(runner)
     assert results[-1]["num_updates_lifetime"] == 21
     assert all(np.isfinite(list(agent.values())).all() for agent in results[-1]["learners"].values())
-    assert (root.weights(0).policies != before).any(axis=1).all()
-    root.close()
+    assert (runner.weights(0).policies != before).any(axis=1).all()
+    runner.close()
 
 
 @pytest.mark.slow
@@ -202,8 +202,8 @@ def test_other_mpe2_environments_train(env_id, kwargs, continuous):
 @pytest.mark.parametrize(("env_id", "kwargs"), ADAPTED)
 def test_other_mpe2_environments_train_for_hundreds_of_updates(env_id, kwargs, continuous):
     kwargs = {**kwargs, "max_cycles": 25, "continuous_actions": continuous}
-    root = start(tiny(env_id, kwargs=kwargs, pacing={"total_env_steps": 5000, "env_steps_per_update": 10}))
-    results = run_all(root)
+    runner = start(tiny(env_id, kwargs=kwargs, pacing={"total_env_steps": 5000, "env_steps_per_update": 10}))
+    results = run_all(runner)
     assert results[-1]["num_updates_lifetime"] == 497
-    assert np.isfinite(root.weights(0).policies).all()
-    root.close()
+    assert np.isfinite(runner.weights(0).policies).all()
+    runner.close()

@@ -169,7 +169,7 @@ def test_after_stop_counters_stay_and_training_is_refused():
 def test_a_stopped_run_lets_go_of_its_transitions_at_once():
     algo = MADDPG(config())
     algo.train()
-    ring = weakref.ref(algo._root()._runs[0].replay.ring)
+    ring = weakref.ref(algo._started()._runs[0].replay.ring)
     assert ring().rows.any()
     algo.stop()
     assert ring() is None, "whoever trains many runs in one process would fill the memory with them"
@@ -276,11 +276,11 @@ def test_ddpg_and_maddpg_learn_differently():
 
 
 def test_one_of_several_runs_cannot_train_alone():
-    runs = MADDPG.several(MADDPGConfig(num_workers=0), 2)
+    runs = MADDPG.for_seeds(MADDPGConfig(num_workers=0), 2)
     with pytest.raises(TrainingError, match="train_together"):
         runs[1].train()
 
 
 def test_several_means_at_least_one():
     with pytest.raises(BadInput, match="num_seeds = 0: must be at least 1"):
-        MADDPG.several(MADDPGConfig(num_workers=0), 0)
+        MADDPG.for_seeds(MADDPGConfig(num_workers=0), 0)

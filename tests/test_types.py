@@ -123,8 +123,8 @@ def test_the_seed_decides_the_initial_weights():
 def test_agents_are_alike_within_a_team_and_of_one_size():
     names = ("wolf_0", "wolf_1", "wolf_2", "sheep_0", "sheep_1")
     spec = EnvSpec(names, (4, 4, 5, 4, 4), (2,) * 5, ("continuous",) * 5)
-    assert spec.alike == ((0, 1), (3, 4))
+    assert spec.homogeneous_groups == ((0, 1), (3, 4))
     shared, own = (initial_policies(spec, (8,), 3, shared) for shared in (True, False))
     assert (shared[1] == own[0]).all() and (shared[4] == own[3]).all() and (own[1] != own[0]).any()
     assert (shared[[0, 2, 3]] == own[[0, 2, 3]]).all()
-    assert EnvSpec(names[2:4], (4, 4), (2, 2), ("continuous",) * 2).alike == ()
+    assert EnvSpec(names[2:4], (4, 4), (2, 2), ("continuous",) * 2).homogeneous_groups == ()

@@ -11,17 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from distributed_maddpg.acting.kernels import divide_by_sum, subtract_largest
+from distributed_maddpg.acting.kernels import normalise, subtract_max
 from distributed_maddpg.config import ExplorationConfig, Head
 from distributed_maddpg.seeding import pack_generator, restore_generator
-from distributed_maddpg.types import Arrays, EnvSpec, FloatArray, taken
+from distributed_maddpg.types import Arrays, EnvSpec, FloatArray, checked_array
 
-_IMPOSSIBLE = np.float32(-1e9)
+_MASKED_LOGIT = np.float32(-1e9)
 _AUTO_GAUSSIAN = np.float32(0.3)
 """Standard deviation that magnitude 1 stands for under "auto": magnitude 1 itself is a Gumbel noise's."""
 
 
-class ActionMaker:
+class ActionHead:
     """Turns logits into what the critic sees and what the environment takes."""
 
     def __init__(self, spec: EnvSpec, heads: tuple[Head, ...], temperature: float) -> None:
@@ -43,10 +43,10 @@ class ActionMaker:
         return mixed
 
     def _softmax(self, logits: FloatArray) -> FloatArray:
-        scaled: FloatArray = np.where(self.valid, logits / self._temperature, _IMPOSSIBLE)
-        subtract_largest(scaled)
+        scaled: FloatArray = np.where(self.valid, logits / self._temperature, _MASKED_LOGIT)
+        subtract_max(scaled)
         np.exp(scaled, out=scaled)
-        divide_by_sum(scaled)
+        normalise(scaled)
         return scaled
 
     def uniform(self, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
@@ -84,21 +84,21 @@ class Explorer:
     def __init__(
         self,
         config: ExplorationConfig,
-        maker: ActionMaker,
+        head: ActionHead,
         num_envs: int,
         rng: np.random.Generator,
         greedy: Sequence[bool] = (),
     ) -> None:
         """Prepare the noise of `num_envs` copies, drawn from `rng`; `greedy` agents get none."""
-        config.check_heads(tuple("gumbel" if own else "sigmoid" for own in maker.gumbel[:, 0, 0]))
-        self._config, self._maker, self._rng = config, maker, rng
-        shape = (maker.spec.num_agents, num_envs, max(maker.spec.action_sizes))
-        self._walk = np.zeros(shape, np.float32)  # [N, E, A]
+        config.check_heads(tuple("gumbel" if own else "sigmoid" for own in head.gumbel[:, 0, 0]))
+        self._config, self._head, self._rng = config, head, rng
+        shape = (head.spec.num_agents, num_envs, max(head.spec.action_sizes))
+        self._ou_state = np.zeros(shape, np.float32)  # [N, E, A]
         self._offset = np.zeros(shape, np.float32)  # [N, E, A]
-        noisy = ~np.array(greedy or (False,) * maker.spec.num_agents)[:, None, None]  # [N, 1, 1]
+        noisy = ~np.array(greedy or (False,) * head.spec.num_agents)[:, None, None]  # [N, 1, 1]
         self._noisy = noisy
-        self._gumbel = maker.gumbel & noisy & (config.kind in ("auto", "gumbel"))
-        self._additive = ~maker.gumbel & noisy & (config.kind in ("auto", "gaussian", "ou"))
+        self._gumbel = head.gumbel & noisy & (config.kind in ("auto", "gumbel"))
+        self._additive = ~head.gumbel & noisy & (config.kind in ("auto", "gaussian", "ou"))
         self.reset(np.ones(num_envs, np.bool_))
 
     def magnitude(self, env_steps: int) -> float:
@@ -115,33 +115,35 @@ class Explorer:
             logits = logits + self._offset
         if self._gumbel.any():
             logits = logits + self._gumbel * magnitude * self._gumbel_noise(logits.shape)
-        actions = self._maker.relaxed(logits)
+        actions = self._head.relaxed(logits)
         if self._additive.any():
             scale = magnitude * (_AUTO_GAUSSIAN if self._config.kind == "auto" else np.float32(1))
             actions = np.clip(actions + self._additive * self._additive_noise(scale), 0.0, 1.0)
         if self._config.kind == "epsilon":
             chosen = self._rng.random(logits.shape[1]) < magnitude  # all agents of a copy together
-            random = self._maker.uniform(self._rng, logits.shape)
+            random = self._head.uniform(self._rng, logits.shape)
             actions = np.where(chosen[None, :, None] & self._noisy, random, actions)
         return actions
 
     def get_state(self) -> Arrays:
         """Return the generator, the walk and the offsets, `[N, E, A]` each."""
         generator = pack_generator(self._rng)
-        return {"generator": generator, "walk": self._walk.copy(), "offset": self._offset.copy()}
+        return {"generator": generator, "walk": self._ou_state.copy(), "offset": self._offset.copy()}
 
     def set_state(self, state: Arrays) -> None:
         """Go on from what `get_state` returned; ValueError if it does not fit."""
-        walk, offset = (taken(state, name, self._walk.shape, np.float32) for name in ("walk", "offset"))
+        walk, offset = (
+            checked_array(state, name, self._ou_state.shape, np.float32) for name in ("walk", "offset")
+        )
         if not np.isfinite(walk).all() or not np.isfinite(offset).all():
             raise ValueError("walk or offset holds numbers that are not finite")
-        self._walk, self._offset = walk, offset
-        restore_generator(self._rng, taken(state, "generator", (6,), np.uint64))
+        self._ou_state, self._offset = walk, offset
+        restore_generator(self._rng, checked_array(state, "generator", (6,), np.uint64))
 
     def reset(self, ended: npt.NDArray[np.bool_]) -> None:
         """Start the walk of the copies `[E]` whose episode ended at zero again, and draw them new offsets."""
         if self._config.kind == "ou":
-            self._walk[:, ended] = 0.0
+            self._ou_state[:, ended] = 0.0
         if self._config.episode_offset > 0 and ended.any():
             agents, _, width = self._offset.shape
             drawn = self._rng.standard_normal((agents, int(ended.sum()), width), dtype=np.float32)
@@ -154,8 +156,8 @@ class Explorer:
         return noise
 
     def _additive_noise(self, magnitude: np.float32) -> FloatArray:
-        normal: FloatArray = magnitude * self._rng.standard_normal(self._walk.shape, dtype=np.float32)
+        normal: FloatArray = magnitude * self._rng.standard_normal(self._ou_state.shape, dtype=np.float32)
         if self._config.kind != "ou":
             return normal
-        self._walk += normal - np.float32(self._config.ou_theta) * self._walk
-        return self._walk
+        self._ou_state += normal - np.float32(self._config.ou_theta) * self._ou_state
+        return self._ou_state

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from distributed_maddpg.acting.exploration import ActionMaker, Explorer
+from distributed_maddpg.acting.exploration import ActionHead, Explorer
 from distributed_maddpg.acting.policy import NumpyPolicy
 from distributed_maddpg.config import AlgorithmConfig, ExplorationConfig
 from distributed_maddpg.types import EnvSpec, FloatArray
@@ -22,11 +22,11 @@ class JointPolicy:
     def __init__(self, algorithm: AlgorithmConfig, spec: EnvSpec, num_envs: int) -> None:
         """Prepare for `num_envs` copies; parameters come by `set_parameters`."""
         self._policy = NumpyPolicy(spec, algorithm.policy_hidden_sizes, num_envs)
-        self._maker = ActionMaker(spec, algorithm.heads(spec), algorithm.temperature)
+        self._head = ActionHead(spec, algorithm.heads(spec), algorithm.temperature)
         self._num_envs = num_envs
         self._explorer: Explorer | None = None
 
-    def explore_with(
+    def add_exploration(
         self, config: ExplorationConfig, rng: np.random.Generator, greedy: Sequence[bool] = ()
     ) -> Explorer:
         """Add exploration noise drawn from `rng` to `explore`; return its source, which has a state.
@@ -36,7 +36,7 @@ class JointPolicy:
             rng: where it is drawn from.
             greedy: which of the N agents get none.
         """
-        self._explorer = Explorer(config, self._maker, self._num_envs, rng, greedy)
+        self._explorer = Explorer(config, self._head, self._num_envs, rng, greedy)
         return self._explorer
 
     def set_parameters(self, flat: FloatArray) -> None:
@@ -45,7 +45,7 @@ class JointPolicy:
 
     def act(self, obs: tuple[FloatArray, ...]) -> EnvActions:
         """Return greedy actions for observations `[E, O_i]`."""
-        return self._maker.finish(self._maker.relaxed(self._policy.logits(obs)))[1]
+        return self._head.finish(self._head.relaxed(self._policy.logits(obs)))[1]
 
     def explore(self, obs: tuple[FloatArray, ...], env_steps: int) -> tuple[FloatArray, EnvActions]:
         """Return noisy actions, as the critic sees them `[N, E, A]` and as the environment takes them.
@@ -55,8 +55,8 @@ class JointPolicy:
             env_steps: environment steps of the whole run so far, for the noise's schedule.
         """
         if self._explorer is None:
-            raise ValueError("explore_with() must come before explore()")
-        return self._maker.finish(self._explorer.actions(self._policy.logits(obs), env_steps))
+            raise ValueError("add_exploration() must come before explore()")
+        return self._head.finish(self._explorer.actions(self._policy.logits(obs), env_steps))
 
     def episodes_ended(self, ended: npt.NDArray[np.bool_]) -> None:
         """Start the noise of the copies `[E]` whose episode ended afresh."""

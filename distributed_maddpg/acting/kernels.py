@@ -16,7 +16,7 @@ _ZERO = np.float32(0.0)
 
 
 @compiled
-def add_bias_and_rectify(values: FloatArray, bias: FloatArray) -> None:
+def add_bias_and_relu(values: FloatArray, bias: FloatArray) -> None:
     """Do `values = np.maximum(values + bias, 0)`; values [N, E, H], bias [N, 1, H]."""
     for n in range(values.shape[0]):
         for e in range(values.shape[1]):
@@ -26,7 +26,7 @@ def add_bias_and_rectify(values: FloatArray, bias: FloatArray) -> None:
 
 
 @compiled
-def subtract_largest(values: FloatArray) -> None:
+def subtract_max(values: FloatArray) -> None:
     """Do `values -= values.max(axis=2, keepdims=True)`; values [N, E, A]."""
     for n in range(values.shape[0]):
         for e in range(values.shape[1]):
@@ -39,7 +39,7 @@ def subtract_largest(values: FloatArray) -> None:
 
 
 @compiled
-def divide_by_sum(values: FloatArray) -> None:
+def normalise(values: FloatArray) -> None:
     """Do `values /= values.sum(axis=2, keepdims=True)`; values [N, E, A].
 
     Numpy adds 8 and more numbers in another order: there the last bit may differ.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from distributed_maddpg.acting.kernels import add_bias_and_rectify
+from distributed_maddpg.acting.kernels import add_bias_and_relu
 from distributed_maddpg.types import EnvSpec, FloatArray, StackedLayout, policy_layout
 
 
@@ -60,6 +60,6 @@ class NumpyPolicy:
             out = self._activations[depth + 1]
             np.matmul(self._activations[depth], weight, out=out)
             if depth < last:
-                add_bias_and_rectify(out, bias)
+                add_bias_and_relu(out, bias)
             else:
                 out += bias

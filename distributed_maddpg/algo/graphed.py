@@ -23,7 +23,7 @@ _WARM_UPS = 3
 _LOG = logging.getLogger(__name__)
 
 
-class GraphedUpdates:
+class CUDAGraphUpdates:
     """Draws a minibatch, updates and adds to the metrics, as often as asked; on a GPU from CUDA graphs."""
 
     def __init__(

@@ -19,7 +19,7 @@ from distributed_maddpg.config import AlgorithmConfig
 from distributed_maddpg.types import EnvSpec
 
 
-class _Perceptrons:
+class _MLPWorkspace:
     """Memory for one forward and backward pass of M stacked perceptrons on `[M, B, ...]`.
 
     Outputs and their gradients stand as `[M, K, B]`: products with so narrow a last axis as the K actions or
@@ -88,14 +88,14 @@ def _layer_gradient(x: Tensor, grad: Tensor, into: tuple[Tensor, Tensor]) -> Non
     torch.sum(grad, dim=1, keepdim=True, out=bias)
 
 
-class _Memory:
+class _UpdateWorkspace:
     """What an update of one batch size writes into, and its constants."""
 
     def __init__(
         self, networks: tuple[StackedNetworks, StackedNetworks], batch_size: int, valid: Tensor, weight: float
     ) -> None:
         """Take the memory for (policies, critics); `valid [M, A, 1]` and the regulariser's `weight`."""
-        self.policies, self.critics = (_Perceptrons(of, batch_size) for of in networks)
+        self.policies, self.critics = (_MLPWorkspace(of, batch_size) for of in networks)
         self.regularised_scale = valid * (2.0 * weight / batch_size) / valid.sum(dim=1, keepdim=True)
         """[M, A, 1] the actor loss's gradient of what it keeps small, per unit."""
         self.grad_q = torch.full_like(valid[:, :1], -1.0 / batch_size).expand(-1, -1, batch_size).contiguous()
@@ -111,33 +111,33 @@ class HandwrittenUpdate(MADDPGUpdate):
         """Initialise one run per seed; a seed gives the same initial parameters on every device."""
         super().__init__(config, spec, device, seeds)
         self._batch_size = -1
-        self._memories: dict[int, _Memory] = {}
+        self._workspaces: dict[int, _UpdateWorkspace] = {}
 
     @torch.inference_mode()
     def __call__(self, batch: Tensor) -> Tensor:
         """Update every agent once on packed transitions `[S, B, width]`; return `METRICS` as `[5, M]`."""
         if batch.shape[1] != self._batch_size:
-            self._use_memory(batch.shape[1])
+            self._use_workspace(batch.shape[1])
         return super().__call__(batch)
 
-    def _use_memory(self, batch_size: int) -> None:
+    def _use_workspace(self, batch_size: int) -> None:
         """Take the memory for a batch size, for ever: a recorded CUDA graph may write there."""
         self._batch_size = batch_size
-        if batch_size not in self._memories:
+        if batch_size not in self._workspaces:
             networks, weight = (self.policy, self.critic), self._config.regulariser_weight
-            self._memories[batch_size] = _Memory(networks, batch_size, self._columns.valid, weight)
-        self._memory = self._memories[batch_size]
+            self._workspaces[batch_size] = _UpdateWorkspace(networks, batch_size, self._columns.valid, weight)
+        self._workspace = self._workspaces[batch_size]
 
     def _update_critics(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        columns, critics = self._columns, self._memory.critics
-        logits = self._memory.policies.forward(self.target_policy.frozen, columns.padded_next_obs(batch))
+        columns, critics = self._columns, self._workspace.critics
+        logits = self._workspace.policies.forward(self.target_policy.frozen, columns.padded_next_obs(batch))
         next_joint = self.target_critic.repeat(self._next_joint(batch, logits))
         values = []
         for _, target_critic, _ in self._critics():
             layers = [target_critic.first(target_critic.frozen), *target_critic.frozen[1:]]
             q = critics.forward(layers, next_joint).squeeze(1)
             values.append(q.clone() if self._twin.any else q)  # it stands until the next pass
-        target = td_target(columns.rewards(batch), columns.discounts(batch), self._lowest(values))
+        target = td_target(columns.rewards(batch), columns.discounts(batch), self._min_q(values))
         joint = self.critic.repeat(batch[..., columns.joint])
         first, *_ = [
             self._update_critic(critic, optimiser, joint, target) for critic, _, optimiser in self._critics()
@@ -148,7 +148,7 @@ class HandwrittenUpdate(MADDPGUpdate):
         self, critic: CriticNetwork, optimiser: Adam, joint: Tensor, target: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Step critics towards targets `[M, B]` on inputs `[M, B, J]`; return as `_update_critics` does."""
-        critics = self._memory.critics
+        critics = self._workspace.critics
         layers = [critic.first(critic.frozen), *critic.frozen[1:]]
         q = critics.forward(layers, joint).squeeze(1)
         loss, q_mean = critic_loss(q, target), q.mean(dim=1)
@@ -160,12 +160,12 @@ class HandwrittenUpdate(MADDPGUpdate):
         return loss, q_mean, self._descend(critic, optimiser)
 
     def _update_policies(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        columns, config, memory = self._columns, self._config, self._memory
+        columns, config, memory = self._columns, self._config, self._workspace
         critics = memory.critics
         obs = columns.padded_obs(batch)
         logits = memory.policies.forward(self.policy.frozen, obs)  # [M, A, B]
         relaxed = self._relaxed(logits)
-        actions = self._hardened(relaxed, config.straight_through)
+        actions = self._straight_through(relaxed, config.straight_through)
         joint = self._joint_of_others(batch, actions)
         change = columns.masked(actions - columns.padded_actions(joint))
 

@@ -35,7 +35,7 @@ from distributed_maddpg.types import (
 )
 
 METRICS = ("critic_loss", "actor_loss", "q_mean", "critic_grad_norm", "actor_grad_norm")
-_IMPOSSIBLE = -1e9
+_MASKED_LOGIT = -1e9
 
 
 class _AgentMask:
@@ -47,7 +47,7 @@ class _AgentMask:
         self.any, self.all = any(agents), all(agents)
 
 
-class _Padded:
+class _PaddedGather:
     """Each agent's own columns of packed rows, as wide as the widest agent's, zeros behind."""
 
     def __init__(self, columns: tuple[slice, ...], device: torch.device) -> None:
@@ -76,7 +76,7 @@ class _Padded:
         return parts.movedim(dim, 1).flatten(0, 1)
 
 
-class _Columns:
+class _BatchColumns:
     """Where the parts of packed batches `[S, B, width]` stand; agents of unequal widths are padded."""
 
     def __init__(self, spec: EnvSpec, runs: int, device: torch.device) -> None:
@@ -86,7 +86,7 @@ class _Columns:
         self.next_obs = slice(layout.next_obs[0].start, layout.next_obs[-1].stop)
         self._layout = layout
         self._padded_obs, self._padded_next_obs, self._padded_actions = (
-            _Padded(columns, device) for columns in (layout.obs, layout.next_obs, layout.actions)
+            _PaddedGather(columns, device) for columns in (layout.obs, layout.next_obs, layout.actions)
         )
         inside = torch.tensor([[k < size for k in range(max(sizes))] for size in sizes], device=device)
         self._full = min(sizes) == max(sizes)
@@ -126,7 +126,7 @@ class _Columns:
 
     def without_padding(self, values: Tensor) -> Tensor:
         """Return values `[M, A, B]` with padding so low that it is never chosen."""
-        return values if self._full else values.masked_fill(self.valid == 0, _IMPOSSIBLE)
+        return values if self._full else values.masked_fill(self.valid == 0, _MASKED_LOGIT)
 
 
 def _padded(rows: Tensor, columns: tuple[slice, ...], dim: int) -> Tensor:
@@ -199,7 +199,7 @@ class MADDPGUpdate:
         """[2, M] loss and gradient norm of the latest update of the policies."""
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         self._config = config
-        self._columns = _Columns(spec, len(seeds), device)
+        self._columns = _BatchColumns(spec, len(seeds), device)
         self._gumbel = _AgentMask([head == "gumbel" for head in config.heads(spec)], len(seeds), device)
         discrete = [kind == "discrete" for kind in spec.action_types]
         self._discrete = _AgentMask(discrete, len(seeds), device)
@@ -211,7 +211,7 @@ class MADDPGUpdate:
         self._shared = [
             torch.tensor(group, device=device)
             + spec.num_agents * torch.arange(len(seeds), device=device)[:, None]
-            for group in (spec.alike if shared else ())
+            for group in (spec.homogeneous_groups if shared else ())
         ]
         """Rows [S, agents] of policies that are one."""
         self._frozen: Tensor | None = None
@@ -291,7 +291,7 @@ class MADDPGUpdate:
         with torch.no_grad():
             logits = self.target_policy(columns.padded_next_obs(batch)).transpose(1, 2)
             next_joint = self._next_joint(batch, logits)
-            next_q = self._lowest([target(next_joint) for _, target, _ in self._critics()])
+            next_q = self._min_q([target(next_joint) for _, target, _ in self._critics()])
         target = td_target(columns.rewards(batch), columns.discounts(batch), next_q)
         found = []
         for critic, _, optimiser in self._critics():
@@ -301,7 +301,7 @@ class MADDPGUpdate:
             found.append((loss.detach(), q.detach().mean(dim=1), norm))
         return found[0]
 
-    def _lowest(self, values: Sequence[Tensor]) -> Tensor:
+    def _min_q(self, values: Sequence[Tensor]) -> Tensor:
         """Return the first critics' values `[M, B]`, or the lower of both where an agent has two."""
         if not self._twin.any:
             return values[0]
@@ -312,7 +312,7 @@ class MADDPGUpdate:
         columns, config = self._columns, self._config
         logits = self.policy(columns.padded_obs(batch)).transpose(1, 2)  # [M, A, B]
         relaxed = self._relaxed(logits)
-        actions = self._hardened(relaxed, config.straight_through)
+        actions = self._straight_through(relaxed, config.straight_through)
         joint = self._joint_of_others(batch, actions.detach())
         change = columns.masked(actions - columns.padded_actions(joint))
         q = self.critic.with_own_action(joint, change)
@@ -322,7 +322,7 @@ class MADDPGUpdate:
 
     def _next_joint(self, batch: Tensor, logits: Tensor) -> Tensor:
         """Return the target critics' input `[S, B, J]`: next observations, actions of logits `[M, A, B]`."""
-        actions = self._randomised(self._smooth(self._hardened(self._relaxed(logits), True)))
+        actions = self._randomised(self._smooth(self._straight_through(self._relaxed(logits), True)))
         return self._columns.with_actions(batch[..., self._columns.next_obs], actions)
 
     def _joint_of_others(self, batch: Tensor, actions: Tensor) -> Tensor:
@@ -342,7 +342,7 @@ class MADDPGUpdate:
         relaxed = torch.softmax(self._columns.without_padding(noisy), dim=1)
         return relaxed if self._gumbel.all else torch.where(self._gumbel.mask, relaxed, torch.sigmoid(logits))
 
-    def _hardened(self, relaxed: Tensor, hard: bool) -> Tensor:
+    def _straight_through(self, relaxed: Tensor, hard: bool) -> Tensor:
         """Return actions `[M, A, B]`; where wanted, those of discrete agents as one-hot vectors."""
         if not (hard and self._discrete.any):
             return relaxed

@@ -65,11 +65,11 @@ def _learning(learner: Learner, config: MADDPGConfig, spec: EnvSpec) -> Callable
         ring.add(rows)
     rings, updates = [ring] * learner.num_runs, _UPDATES_PER_CALL[learner.device.type]
     buffers = [ReplayBuffer(ring, rng) for ring in rings]
-    if learner.draws_itself:
+    if learner.samples_on_device:
         learner.mirror(rings)
 
     def learn() -> int:
-        if learner.draws_itself:
+        if learner.samples_on_device:
             learner.learn_mirrored(updates)
         else:
             learner.learn([buffer.sample(updates, config.learner.batch_size) for buffer in buffers])

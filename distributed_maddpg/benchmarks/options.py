@@ -13,7 +13,7 @@ from distributed_maddpg.errors import BadInput
 Kind = Literal["env", "rollout", "replay", "learner", "train", "scaling", "all"]
 KINDS: tuple[Kind, ...] = ("env", "rollout", "replay", "learner", "train", "scaling")
 """What `all` measures, in that order."""
-_MOST = 10**9
+_MAX = 10**9
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class BenchmarkOptions:
             BadInput: naming the option, its value and the remedy.
         """
         for name in ("num_envs", "num_threads", "num_seeds", "seconds", "repeats"):
-            if not 0 < getattr(self, name) < _MOST:
+            if not 0 < getattr(self, name) < _MAX:
                 raise BadInput(name, getattr(self, name), "must be positive, and below 10^9")
         for name in ("batch_size", "num_workers", "env_steps", "seed"):
-            if not 0 <= getattr(self, name) < _MOST:
+            if not 0 <= getattr(self, name) < _MAX:
                 raise BadInput(name, getattr(self, name), "must be zero or positive, and below 10^9")
         for name in ("workers", "envs_per_worker"):
             _counts(name, getattr(self, name))
@@ -121,6 +121,6 @@ def powers_of_two(most: int) -> tuple[int, ...]:
 def _counts(name: str, text: str) -> tuple[int, ...]:
     """Return the numbers of a comma-separated list, each once, ascending."""
     words = text.split(",") if text else []
-    if not all(word.strip().isdecimal() and 0 < int(word) < _MOST for word in words):
+    if not all(word.strip().isdecimal() and 0 < int(word) < _MAX for word in words):
         raise BadInput(name, text, "must be positive numbers with commas between them, as in 1,2,4")
     return tuple(sorted({int(word) for word in words}))

@@ -28,10 +28,10 @@ from distributed_maddpg.chaos.options import ChaosOptions, JobSettings
 from distributed_maddpg.chaos.recovery import failed_saves, recovered_at
 
 _LOOK_S = 0.1
-_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 1.5
+_MIN_PAUSE_S, _MAX_PAUSE_S = 0.2, 1.5
 _BESIDE = 0.3
 """Probability that the next fault comes while this one has not been recovered from."""
-_LONGEST_BLOCK_S = 45.0
+_MAX_BLOCK_S = 45.0
 _FRESH_S = 3.0
 """How long after an evaluator's start a new row of evaluations may still be its predecessor's."""
 
@@ -133,7 +133,7 @@ class Disturber:
         self.outcome.hangs += fault.hang
         said = f"recovered after {fault.recovered_after_s or 0:.1f} s" if each.recovered else fault.note
         self._note(f"{fault.kind.name}: {'hangs' if fault.hang else said}")
-        pause_s = self._chance.uniform(_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S)
+        pause_s = self._chance.uniform(_MIN_PAUSE_S, _MAX_PAUSE_S)
         self._next_at = max(self._next_at, time.monotonic() + pause_s)
 
     # Injecting
@@ -146,7 +146,7 @@ class Disturber:
             waits=lambda kind: kind.ends_job and not quiet and self._may_end(),
         )
         if kind is None:
-            self._next_at = time.monotonic() + _SHORTEST_PAUSE_S
+            self._next_at = time.monotonic() + _MIN_PAUSE_S
             return
         victims = kind.counts(self._options.num_workers)
         fault = Fault(kind, time.time(), victims)
@@ -212,7 +212,7 @@ class Disturber:
 
     def _evaluator_worked(self) -> bool:
         """Whether the present evaluator has answered before: only then is it known how long it takes."""
-        since = [event["time"] for event in self._job.events() if event["who"] == "evaluator"]
+        since = [event["time"] for event in self._job.events() if event["process"] == "evaluator"]
         with suppress(OSError):
             at = (self._job.run_dir / "returns.csv").stat().st_mtime
             return bool(at > max([self._life_began, *since]) + _FRESH_S)
@@ -286,7 +286,7 @@ class _Open:
         """Let checkpoints be written again once a save has failed; the recovery begins then."""
         now = time.time()
         failed = failed_saves(job.log()) > self._failed_saves
-        if failed or near_end or now - self.fault.time > _LONGEST_BLOCK_S:
+        if failed or near_end or now - self.fault.time > _MAX_BLOCK_S:
             job.unblock_checkpoints()
             self._blocked, self._since = False, now
             said = "a save failed" if failed else "no save was tried"

@@ -59,13 +59,13 @@ def recovered_at(victims: Mapping[Role, int], since: float, events: Sequence[Eve
         lost: set[str] = set()
         back: dict[str, float] = {}
         for event in events:
-            if event["time"] < since or role_named(event["who"]) != role:
+            if event["time"] < since or role_named(event["process"]) != role:
                 continue
             if event["kind"] == "lost":
-                lost.add(event["who"])
-                back.pop(event["who"], None)  # lost once more before it had done anything
-            elif event["kind"] == "recovered" and event["who"] in lost:
-                back.setdefault(event["who"], event["time"])
+                lost.add(event["process"])
+                back.pop(event["process"], None)  # lost once more before it had done anything
+            elif event["kind"] == "recovered" and event["process"] in lost:
+                back.setdefault(event["process"], event["time"])
         if len(back) < count:
             return None
         latest = max(latest, *sorted(back.values())[:count])
@@ -75,12 +75,12 @@ def recovered_at(victims: Mapping[Role, int], since: float, events: Sequence[Eve
 def unexplained(events: Sequence[Event], faults: Sequence[Fault]) -> list[Event]:
     """Return the losses beyond those that the faults account for, role by role: false alarms, or worse."""
     extra: list[Event] = []
-    for role in dict.fromkeys(role_named(event["who"]) for event in events):
+    for role in dict.fromkeys(role_named(event["process"]) for event in events):
         left = [
             [fault.time, count] for fault in faults for name, count in fault.victims.items() if name == role
         ]
         for event in events:
-            if event["kind"] != "lost" or role_named(event["who"]) != role:
+            if event["kind"] != "lost" or role_named(event["process"]) != role:
                 continue
             cause = next((entry for entry in left if entry[1] and entry[0] <= event["time"]), None)
             if cause is None:

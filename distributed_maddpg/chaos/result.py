@@ -51,7 +51,7 @@ def by_kind(faults: Sequence[Fault]) -> dict[str, dict[str, Any]]:
 
 def lost(env_steps: int, updates: int, disturbed: Disturbed, events: Sequence[Event]) -> dict[str, int]:
     """Return what was lost to dead processes, and what to restarts of the whole job."""
-    back = [event["line"] for event in events if event["kind"] == "recovered"]
+    back = [event["message"] for event in events if event["kind"] == "recovered"]
     return {
         "env_steps_of_dead_processes": env_steps,
         "updates_of_dead_processes": updates,

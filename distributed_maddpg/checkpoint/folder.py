@@ -40,14 +40,14 @@ from distributed_maddpg.checkpoint.manifest import (
     parse_manifest,
 )
 from distributed_maddpg.checkpoint.remote import RemoteFolder, is_url
-from distributed_maddpg.checkpoint.tensors import MOST_HEADER_BYTES, read_header, read_rows, write_rows
+from distributed_maddpg.checkpoint.tensors import MAX_HEADER_BYTES, read_header, read_rows, write_rows
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable
 from distributed_maddpg.files import open_regular, read_bytes, replace_folder, sync
 from distributed_maddpg.types import Arrays, StoredRows
 
 _PIECE_BYTES = 2**20
-_MOST_RETRIES = 20
+_MAX_RETRIES = 20
 _REMEDY = "name one, or the folder of a run or of checkpoints"
 _DAMAGE = {
     errno.ENOENT,
@@ -137,7 +137,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.state.items()}
     with _new_file(folder / STATE, files) as write:
         data = safetensors.save(arrays)
-        if int.from_bytes(data[:8], "little") > MOST_HEADER_BYTES or len(data) > MAX_BYTES[STATE]:
+        if int.from_bytes(data[:8], "little") > MAX_HEADER_BYTES or len(data) > MAX_BYTES[STATE]:
             raise ValueError(f"a state of {len(arrays)} arrays, {len(data)} bytes could not be read again")
         write(data)
     replay = checkpoint.replay
@@ -195,7 +195,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     if is_url(folder):
         return _load_remote(str(folder))
     path = Path(folder)
-    for _ in range(_MOST_RETRIES):
+    for _ in range(_MAX_RETRIES):
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:

@@ -13,7 +13,7 @@ from distributed_maddpg.checkpoint.listing import remove_old
 from distributed_maddpg.errors import BadInput, one_line
 from distributed_maddpg.types import FloatArray, StoredRows
 
-_LONGEST_WRITE_S = 600.0
+_MAX_WRITE_S = 600.0
 _RETRY_S = 10.0
 
 
@@ -85,7 +85,7 @@ class CheckpointSaver:
 
     def _await(self) -> None:
         if self._thread is not None:
-            self._thread.join(_LONGEST_WRITE_S)
+            self._thread.join(_MAX_WRITE_S)
 
     def _write(
         self, checkpoints: Sequence[tuple[str, Checkpoint]], keep_all: bool = False

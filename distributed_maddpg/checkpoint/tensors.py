@@ -19,9 +19,9 @@ from distributed_maddpg.errors import CheckpointError
 from distributed_maddpg.files import parse_json
 from distributed_maddpg.types import FloatArray
 
-MOST_HEADER_BYTES = 16 * 2**20
+MAX_HEADER_BYTES = 16 * 2**20
 """Room for the states of the 10 000 workers a configuration may name."""
-_LENGTH_BYTES, _ALIGNMENT, _MOST_AXES, _LARGEST = 8, 8, 32, 2**63
+_LENGTH_BYTES, _ALIGNMENT, _MAX_AXES, _LARGEST = 8, 8, 32, 2**63
 _CHUNK_BYTES = 2**20
 _ITEM_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8"), 1),
@@ -51,7 +51,7 @@ def read_header(descriptor: int) -> dict[str, StoredTensor]:
     """
     size = os.fstat(descriptor).st_size
     length = int.from_bytes(os.pread(descriptor, _LENGTH_BYTES, 0), "little")
-    if size < _LENGTH_BYTES or length > min(size - _LENGTH_BYTES, MOST_HEADER_BYTES):
+    if size < _LENGTH_BYTES or length > min(size - _LENGTH_BYTES, MAX_HEADER_BYTES):
         raise ValueError(f"a header of {length} bytes in a file of {size}")
     header = parse_json(os.pread(descriptor, length, _LENGTH_BYTES))
     if not isinstance(header, dict):
@@ -75,7 +75,7 @@ def _checked(name: str, entry: Any, base: int) -> StoredTensor:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
         raise ValueError(f"tensor {name!r} has an unknown dtype")
-    if not _are_counts(shape) or len(shape) > _MOST_AXES:
+    if not _are_counts(shape) or len(shape) > _MAX_AXES:
         raise ValueError(f"tensor {name!r} has no valid shape")
     if not _are_counts(offsets) or len(offsets) != 2:
         raise ValueError(f"tensor {name!r} has no valid data_offsets")

@@ -13,7 +13,7 @@ from distributed_maddpg.cli.output import present
 from distributed_maddpg.cli.parsing import parse
 from distributed_maddpg.errors import BadInput
 
-_MOST_UPDATES = 10**9
+_MAX_UPDATES = 10**9
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def run(arguments: list[str]) -> None:
         raise BadInput("episodes", command.episodes, "must be at least 1")
     if command.seed < 0:
         raise BadInput("seed", command.seed, "must be zero or a positive integer")
-    if not 1 <= command.best_response_updates <= _MOST_UPDATES:
-        remedy = f"must be at least 1 and at most {_MOST_UPDATES}"
+    if not 1 <= command.best_response_updates <= _MAX_UPDATES:
+        remedy = f"must be at least 1 and at most {_MAX_UPDATES}"
         raise BadInput("best_response_updates", command.best_response_updates, remedy)
     if not command.best_response and command.best_response_updates != EvaluateCommand.best_response_updates:
         raise BadInput("best_response_updates", command.best_response_updates, "needs --best-response")

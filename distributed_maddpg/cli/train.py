@@ -150,9 +150,9 @@ def _start(arguments: list[str]) -> _Start:
 
 def _going_on(checkpoint: Checkpoint, config_file: str) -> MADDPGConfig:
     """Return a checkpoint's settings; of a settings file given beside it, the cluster's address alone."""
-    from distributed_maddpg.trainer import settings_of  # noqa: PLC0415
+    from distributed_maddpg.trainer import checkpoint_settings  # noqa: PLC0415
 
-    base = settings_of(checkpoint)
+    base = checkpoint_settings(checkpoint)
     address = MADDPGConfig.from_toml(config_file).ray.address if config_file else ""
     return dataclasses.replace(base, ray=dataclasses.replace(base.ray, address=address))
 

@@ -17,7 +17,7 @@ from distributed_maddpg.errors import BadInput, did_you_mean
 from distributed_maddpg.files import read_small
 
 # tomllib takes time with the square of a key's parts; all settings together are 2 kB, the longest key has 3.
-_MOST_TOML_BYTES, _MOST_DOTS_IN_LINE = 65_536, 200
+_MAX_TOML_BYTES, _MAX_DOTS_IN_LINE = 65_536, 200
 
 
 def merge(base: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,9 +36,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         BadInput: if it cannot be read, is too large or is not TOML.
     """
     try:
-        text = read_small(path, _MOST_TOML_BYTES).decode("utf-8")
-        if any(line.count(".") > _MOST_DOTS_IN_LINE for line in text.splitlines()):
-            raise ValueError(f"a line with more than {_MOST_DOTS_IN_LINE} dots")
+        text = read_small(path, _MAX_TOML_BYTES).decode("utf-8")
+        if any(line.count(".") > _MAX_DOTS_IN_LINE for line in text.splitlines()):
+            raise ValueError(f"a line with more than {_MAX_DOTS_IN_LINE} dots")
         values: dict[str, Any] = tomllib.loads(text)
         return values
     except OSError as error:

@@ -22,7 +22,7 @@ from distributed_maddpg.types import EnvSpec, FloatArray
 NUM_ACTIONS = 5
 UNKNOWN_TO_MPE2 = ("squared_adversary_reward", "velocity_first")
 """The options that are ours."""
-_MOST_ENTITIES, _MOST_CYCLES = 10_000, 2**31
+_MAX_ENTITIES, _MAX_CYCLES = 10_000, 2**31
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class AdversaryOptions:
         for name in ("N", "max_cycles", "num_agent_neighbors", "num_landmark_neighbors"):
             value = getattr(self, name)
             optional = value is None and name.startswith("num_")
-            most = _MOST_CYCLES if name == "max_cycles" else _MOST_ENTITIES
+            most = _MAX_CYCLES if name == "max_cycles" else _MAX_ENTITIES
             if not optional and (type(value) is not int or value < 1):
                 raise BadInput(f"env.kwargs.{name}", value, "must be a whole number, at least 1")
             if not optional and value > most:

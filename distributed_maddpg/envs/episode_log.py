@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.envs.base import StepResult, VectorEnv
-from distributed_maddpg.types import Arrays, EpisodeReport, taken
+from distributed_maddpg.types import Arrays, EpisodeReport, checked_array
 
 
 class EpisodeLog:
@@ -42,8 +42,8 @@ class EpisodeLog:
 
     def set_state(self, state: Arrays) -> None:
         """Go on from what `get_state` returned; ValueError if it does not fit."""
-        self._returns = taken(state, "returns", self._returns.shape, np.float64)
-        lengths = taken(state, "lengths", self._lengths.shape, np.int64)
+        self._returns = checked_array(state, "returns", self._returns.shape, np.float64)
+        lengths = checked_array(state, "lengths", self._lengths.shape, np.int64)
         if (lengths < 0).any():
             raise ValueError("lengths holds negative numbers")
         self._lengths = lengths

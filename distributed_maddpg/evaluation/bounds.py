@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 DoubleArray = npt.NDArray[np.float64]
 
-_ROUNDS, _MOST_DISTANCES = 300, 2**22
+_ROUNDS, _MAX_DISTANCES = 300, 2**22
 _SMOOTHING = 1e-9
 """Keeps Weiszfeld's weights finite on a landmark; landmarks are tried by themselves, too."""
 
@@ -31,12 +31,12 @@ def uninformed_distances(landmarks: DoubleArray) -> DoubleArray:
 def _median_distances(landmarks: DoubleArray) -> DoubleArray:
     point = landmarks.mean(axis=1, keepdims=True)  # [n, 1, 2]
     for _ in range(_ROUNDS):
-        weight = 1.0 / (_apart(landmarks, point) + _SMOOTHING)  # [n, L]
+        weight = 1.0 / (_distances_to(landmarks, point) + _SMOOTHING)  # [n, L]
         point = (landmarks * weight[:, :, None]).sum(axis=1, keepdims=True) / weight.sum(axis=1)[
             :, None, None
         ]
     candidates = np.concatenate([landmarks, point], axis=1)  # [n, L + 1, 2]
-    means: DoubleArray = _each_apart(candidates, landmarks).mean(axis=2)
+    means: DoubleArray = _pairwise_distances(candidates, landmarks).mean(axis=2)
     best: DoubleArray = means.min(axis=1)
     return best
 
@@ -59,7 +59,7 @@ def _most_shares(landmarks: DoubleArray, eps: float) -> DoubleArray:
             across = np.sqrt(eps**2 - length**2) * half[:, ::-1] * [-1.0, 1.0] / length
         candidates.append(np.nan_to_num(np.stack([middle + across, middle - across], axis=1), nan=np.inf))
     points = np.concatenate(candidates, axis=1)
-    within = _each_apart(points, landmarks) <= eps * (1 + 1e-9)
+    within = _pairwise_distances(points, landmarks) <= eps * (1 + 1e-9)
     shares: DoubleArray = within.mean(axis=2).max(axis=1)
     return shares
 
@@ -69,22 +69,22 @@ def centroid_distances(landmarks: DoubleArray) -> DoubleArray:
 
     There an uninformed adversary waits that is paid by the squared distance.
     """
-    return _apart(landmarks, landmarks.mean(axis=1, keepdims=True))
+    return _distances_to(landmarks, landmarks.mean(axis=1, keepdims=True))
 
 
 def _in_chunks(work: Callable[[DoubleArray], DoubleArray], landmarks: DoubleArray) -> DoubleArray:
     """Do `work` on so few episodes at a time that the distances between all points fit into memory."""
-    rows = max(1, _MOST_DISTANCES // landmarks.shape[1] ** 3)
+    rows = max(1, _MAX_DISTANCES // landmarks.shape[1] ** 3)
     return np.concatenate([work(landmarks[at : at + rows]) for at in range(0, len(landmarks), rows)])
 
 
-def _apart(landmarks: DoubleArray, point: DoubleArray) -> DoubleArray:
+def _distances_to(landmarks: DoubleArray, point: DoubleArray) -> DoubleArray:
     """Return distances `[n, L]` of landmarks `[n, L, 2]` from one point each `[n, 1, 2]`."""
     apart: DoubleArray = np.linalg.norm(landmarks - point, axis=2)
     return apart
 
 
-def _each_apart(points: DoubleArray, landmarks: DoubleArray) -> DoubleArray:
+def _pairwise_distances(points: DoubleArray, landmarks: DoubleArray) -> DoubleArray:
     """Return distances `[n, K, L]` of points `[n, K, 2]` from landmarks `[n, L, 2]`."""
     apart: DoubleArray = np.linalg.norm(points[:, :, None] - landmarks[:, None], axis=3)
     return apart

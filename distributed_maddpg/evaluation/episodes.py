@@ -20,15 +20,15 @@ from distributed_maddpg.evaluation.scorecard import Scorecard
 from distributed_maddpg.evaluation.scores import (
     goal_distances,
 )
-from distributed_maddpg.evaluation.scripted import Play
+from distributed_maddpg.evaluation.scripted import JointPolicyFn
 from distributed_maddpg.types import EpisodeReport, FloatArray
 
-_LONGEST_EPISODE = 100_000
+_MAX_EPISODE_STEPS = 100_000
 
 
 def evaluate(
     env: VectorEnv,
-    play: Play,
+    play: JointPolicyFn,
     num_episodes: int,
 ) -> Scorecard:
     """Play exactly `num_episodes` episodes, shared out evenly over the copies of `env`.
@@ -45,7 +45,7 @@ def evaluate(
     log = EpisodeLog(env.num_envs, len(env.agents))
     reports, minima = [], []
     obs = env.reset()
-    closest = _Closest(env)
+    closest = _SmallestDistances(env)
     idle = 0
     while quota.any():
         if line := bad_observation(obs, env.agents):
@@ -66,13 +66,13 @@ def evaluate(
             )
             minima.append(minimal[counted])
             quota[ended & (quota > 0)] -= 1
-        if idle > _LONGEST_EPISODE:
-            raise TrainingError(f"evaluation: no episode ended within {_LONGEST_EPISODE} steps")
+        if idle > _MAX_EPISODE_STEPS:
+            raise TrainingError(f"evaluation: no episode ended within {_MAX_EPISODE_STEPS} steps")
     episodes = EpisodeReport.concatenate(reports, len(env.agents))
     return Scorecard(env.agents, episodes, int(episodes.lengths.sum()), np.concatenate(minima))
 
 
-class _Closest:
+class _SmallestDistances:
     """The smallest `goal_distances` of the running episodes, `[E, 3]`, or `[E, 0]` without landmarks."""
 
     def __init__(self, env: VectorEnv) -> None:
@@ -114,10 +114,10 @@ def _check_returns(report: EpisodeReport, copies: npt.NDArray[np.int64], agents:
 def evaluate_weights(config: MADDPGConfig, parameters: FloatArray, num_episodes: int, seed: int) -> Scorecard:
     """Play greedy episodes with policy parameters `[N, P]`, from fresh start states drawn from `seed`."""
     with env_copies(config, num_episodes, seed) as env:
-        return evaluate(env, greedy_play(config, env, parameters), num_episodes)
+        return evaluate(env, greedy_policy(config, env, parameters), num_episodes)
 
 
-def greedy_play(config: MADDPGConfig, env: VectorEnv, parameters: FloatArray) -> Play:
+def greedy_policy(config: MADDPGConfig, env: VectorEnv, parameters: FloatArray) -> JointPolicyFn:
     """Return the player that acts greedily with policy parameters `[N, P]` of a run."""
     policies = JointPolicy(config.algorithm, env.spec, env.num_envs)
     policies.set_parameters(parameters)

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.evaluation.episodes import env_copies, evaluate, greedy_play
+from distributed_maddpg.evaluation.episodes import env_copies, evaluate, greedy_policy
 from distributed_maddpg.evaluation.scorecard import Scorecard
-from distributed_maddpg.evaluation.scripted import by_team, random_play, straight_play
+from distributed_maddpg.evaluation.scripted import combine_teams, random_policy, straight_to_goal_policy
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import FloatArray
 
-_MOST_CROSSED = 2
+_MAX_CROSSED_TEAMS = 2
 _SUMMARISED = ("agent_episode_returns_mean", "success", "delta", "final_distance_mean")
 
 
@@ -34,10 +34,10 @@ def evaluate_matchups(
         not, alone.
     """
     with env_copies(config, 1, seed) as env:
-        teams, knows_landmarks = tuple(dict.fromkeys(env.spec.teams)), env.final_distances() is not None
-    names = ("trained", "random", "straight") if knows_landmarks else ("trained", "random")
+        teams, has_landmarks = tuple(dict.fromkeys(env.spec.teams)), env.final_distances() is not None
+    names = ("trained", "random", "straight") if has_landmarks else ("trained", "random")
     pairings = list(itertools.product(names, repeat=len(teams)))
-    if len(teams) > _MOST_CROSSED:
+    if len(teams) > _MAX_CROSSED_TEAMS:
         pairings = [
             own for own in pairings if 1 in (own.count("trained"), own.count("random")) or len(set(own)) == 1
         ]
@@ -51,15 +51,17 @@ def evaluate_scripted(
     """Play with each team "trained", "random" or "straight", as `played_by` says; see `evaluate_matchups`."""
     with env_copies(config, num_episodes, seed) as env:
         players = {
-            "trained": greedy_play(config, env, parameters),
-            "random": random_play(env.spec, np.random.default_rng(seed)),
-            "straight": straight_play(env.spec, env.get_state, bool(config.env.kwargs.get("velocity_first"))),
+            "trained": greedy_policy(config, env, parameters),
+            "random": random_policy(env.spec, np.random.default_rng(seed)),
+            "straight": straight_to_goal_policy(
+                env.spec, env.get_state, bool(config.env.kwargs.get("velocity_first"))
+            ),
         }
-        play = by_team(env.spec, {team: players[name] for team, name in played_by.items()})
+        play = combine_teams(env.spec, {team: players[name] for team, name in played_by.items()})
         return evaluate(env, play, num_episodes)
 
 
-class Side(NamedTuple):
+class TeamSource(NamedTuple):
     """A run whose policies play."""
 
     config: MADDPGConfig
@@ -67,7 +69,7 @@ class Side(NamedTuple):
     """[N, P]"""
 
 
-def evaluate_sides(sides: Mapping[str, Side], num_episodes: int, seed: int) -> Scorecard:
+def evaluate_teams(sides: Mapping[str, TeamSource], num_episodes: int, seed: int) -> Scorecard:
     """Play greedy episodes in which each team acts as the run says that is named for it.
 
     Args:
@@ -76,8 +78,8 @@ def evaluate_sides(sides: Mapping[str, Side], num_episodes: int, seed: int) -> S
         seed: of the start states.
     """
     with env_copies(next(iter(sides.values())).config, num_episodes, seed, _CROSS_PLAY_COPIES) as env:
-        players = {team: greedy_play(side.config, env, side.parameters) for team, side in sides.items()}
-        return evaluate(env, by_team(env.spec, players), num_episodes)
+        players = {team: greedy_policy(side.config, env, side.parameters) for team, side in sides.items()}
+        return evaluate(env, combine_teams(env.spec, players), num_episodes)
 
 
 def matchups(

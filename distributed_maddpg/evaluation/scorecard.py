@@ -31,7 +31,7 @@ class Scorecard:
     """[n, 3] the smallest of `goal_distances` of any frame of an episode, in their order; or [n, 0]."""
 
     @property
-    def knows_landmarks(self) -> bool:
+    def has_landmarks(self) -> bool:
         """Whether the environment has landmarks to be near to."""
         return int(self.episodes.final_distances.shape[2]) > 0
 
@@ -45,7 +45,7 @@ class Scorecard:
             "agent_episode_returns_std": dict(zip(self.agents, returns.std(axis=0).tolist(), strict=True)),
             "episode_len_mean": float(self.episodes.lengths.mean()),
         }
-        if self.knows_landmarks:
+        if self.has_landmarks:
             by_eps = {str(eps): success_rates(self.episodes.final_distances, eps) for eps in EPS_GRID}
             card["eps"] = SUCCESS_EPS
             card["success"] = by_eps[str(SUCCESS_EPS)]
@@ -62,7 +62,7 @@ class Scorecard:
         found: dict[str, Any] = {
             "agent_episode_returns_mean": {agent: mean_interval(own) for agent, own in returns}
         }
-        if self.knows_landmarks:
+        if self.has_landmarks:
             hits = successes(self.episodes.final_distances, SUCCESS_EPS)
             found["success"] = {name: share_interval(own) for name, own in hits.items()}
             # In the same episodes, so of the differences.

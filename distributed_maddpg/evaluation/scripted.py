@@ -10,7 +10,7 @@ import numpy.typing as npt
 from distributed_maddpg.acting.joint_policy import EnvActions
 from distributed_maddpg.types import Arrays, EnvSpec, FloatArray
 
-Play = Callable[[tuple[FloatArray, ...]], EnvActions]
+JointPolicyFn = Callable[[tuple[FloatArray, ...]], EnvActions]
 """From observations `[E, O_i]` of all agents to the actions of all agents."""
 
 _DAMPED, _DAMPED_VELOCITY_FIRST, _PUSH = 0.175, 0.075, 0.05
@@ -19,7 +19,7 @@ OpenAI's MPE, the next, p + 0.075 v + 0.05 u."""
 _WORTH_A_PUSH = 0.5
 
 
-def random_play(spec: EnvSpec, rng: np.random.Generator) -> Play:
+def random_policy(spec: EnvSpec, rng: np.random.Generator) -> JointPolicyFn:
     """Return a player whose actions are uniformly random."""
 
     def play(obs: tuple[FloatArray, ...]) -> EnvActions:
@@ -34,7 +34,9 @@ def random_play(spec: EnvSpec, rng: np.random.Generator) -> Play:
     return play
 
 
-def straight_play(spec: EnvSpec, state: Callable[[], Arrays], velocity_first: bool = False) -> Play:
+def straight_to_goal_policy(
+    spec: EnvSpec, state: Callable[[], Arrays], velocity_first: bool = False
+) -> JointPolicyFn:
     """Return a player of `simple_adversary` in which all, the adversary too, head for the goal and stop.
 
     It knows the goal: as good agents it deceives nobody, as an adversary it is as good as one can be.
@@ -74,7 +76,7 @@ def _as_choices(push: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     return choice
 
 
-def by_team(spec: EnvSpec, players: Mapping[str, Play]) -> Play:
+def combine_teams(spec: EnvSpec, players: Mapping[str, JointPolicyFn]) -> JointPolicyFn:
     """Return a player in which each team's agents act as that team's player says."""
 
     def play(obs: tuple[FloatArray, ...]) -> EnvActions:

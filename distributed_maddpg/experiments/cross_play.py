@@ -16,7 +16,7 @@ import numpy as np
 from distributed_maddpg.checkpoint.remote import is_url
 from distributed_maddpg.config import EnvConfig
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.evaluation.matchups import Side, evaluate_sides
+from distributed_maddpg.evaluation.matchups import TeamSource, evaluate_teams
 from distributed_maddpg.experiments.exploitability import full_card
 from distributed_maddpg.experiments.options import CrossPlayOptions
 from distributed_maddpg.files import write_aside
@@ -36,7 +36,7 @@ class Entrant:
 
     label: str
     path: str
-    side: Side
+    side: TeamSource
     algorithms: Mapping[str, str]
     """What each team learnt by."""
 
@@ -61,7 +61,9 @@ def read_entrants(paths: Sequence[str], env_id: str) -> list[Entrant]:
             named = ", ".join(dict.fromkeys(teams))
             raise BadInput("checkpoints", path, f"has the teams {named}; it takes two to play")
         algorithms = dict(zip(teams, algo.config.algorithm.per_agent(algo.spec), strict=True))
-        entrants.append(Entrant(label, checkpoint, Side(algo.config, algo.policy_parameters()), algorithms))
+        entrants.append(
+            Entrant(label, checkpoint, TeamSource(algo.config, algo.policy_parameters()), algorithms)
+        )
     first = entrants[0].side.config.env
     for entrant in entrants:
         env = entrant.side.config.env
@@ -133,9 +135,9 @@ def write_cross_play(folder: Path, result: Mapping[str, Any]) -> list[Path]:
     return paths
 
 
-def play_match(sides: Mapping[str, Side], num_episodes: int, seed: int) -> dict[str, Any]:
+def play_match(sides: Mapping[str, TeamSource], num_episodes: int, seed: int) -> dict[str, Any]:
     """Return the card of one pairing, by which it is compared with others."""
-    card = full_card(evaluate_sides(sides, num_episodes, seed))
+    card = full_card(evaluate_teams(sides, num_episodes, seed))
     ci95 = {name: value for name, value in card["ci95"].items() if name in _SHOWN}
     return {**{name: card[name] for name in _SHOWN if name in card}, "ci95": ci95}
 
@@ -145,9 +147,9 @@ def _played(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     if options.in_process:
         return ((name, play_match(*arguments)) for name, arguments in calls.items())
-    from distributed_maddpg.runtime.tasks import in_parallel  # noqa: PLC0415 (without Ray, it is never loaded)
+    from distributed_maddpg.runtime.tasks import run_in_parallel  # noqa: PLC0415 (without Ray, it is never loaded)
 
-    return in_parallel(play_match, calls, options.address, options.timeout_s)
+    return run_in_parallel(play_match, calls, options.address, options.timeout_s)
 
 
 def _by_algorithm(

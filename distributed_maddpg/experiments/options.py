@@ -7,7 +7,7 @@ from typing import Literal
 
 from distributed_maddpg.errors import BadInput
 
-_LONGEST_WAIT_S = 31_536_000  # a year
+_MAX_WAIT_S = 31_536_000  # a year
 
 
 def _check(options: CrossPlayOptions | ReproduceOptions, **least: int) -> None:
@@ -15,8 +15,8 @@ def _check(options: CrossPlayOptions | ReproduceOptions, **least: int) -> None:
     for name, smallest in least.items():
         if getattr(options, name) < smallest:
             raise BadInput(name, getattr(options, name), f"must be at least {smallest}")
-    if not 0 < options.timeout_s <= _LONGEST_WAIT_S:
-        raise BadInput("timeout_s", options.timeout_s, f"must be a positive number up to {_LONGEST_WAIT_S}")
+    if not 0 < options.timeout_s <= _MAX_WAIT_S:
+        raise BadInput("timeout_s", options.timeout_s, f"must be a positive number up to {_MAX_WAIT_S}")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from distributed_maddpg.checkpoint.folder import Checkpoint, load_checkpoint, sa
 from distributed_maddpg.checkpoint.saver import SavingOptions
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
-from distributed_maddpg.evaluation.matchups import Side
+from distributed_maddpg.evaluation.matchups import TeamSource
 from distributed_maddpg.evaluation.scores import Interval, bootstrap_interval, interquartile_mean
 from distributed_maddpg.experiments.cross_play import Entrant, cross_play, write_cross_play
 from distributed_maddpg.experiments.exploitability import full_card
@@ -186,9 +186,9 @@ def _trained(
 ) -> Iterator[tuple[str, Outcome]]:
     if options.in_process or not calls:
         return ((name, train_one(*arguments)) for name, arguments in calls.items())
-    from distributed_maddpg.runtime.tasks import in_parallel  # noqa: PLC0415 (without Ray, it is never loaded)
+    from distributed_maddpg.runtime.tasks import run_in_parallel  # noqa: PLC0415 (without Ray, it is never loaded)
 
-    return in_parallel(train_one, calls, options.address, options.timeout_s)
+    return run_in_parallel(train_one, calls, options.address, options.timeout_s)
 
 
 def _settings(options: ReproduceOptions, pairing: Pairing, seed: int) -> MADDPGConfig:
@@ -293,7 +293,7 @@ def _entrant(out: Path, name: str) -> Entrant:
     path = out / "checkpoints" / name
     algo = MADDPG.from_checkpoint(path)
     algorithms = dict(zip(algo.spec.teams, algo.config.algorithm.per_agent(algo.spec), strict=True))
-    return Entrant(name, str(path), Side(algo.config, algo.policy_parameters()), algorithms)
+    return Entrant(name, str(path), TeamSource(algo.config, algo.policy_parameters()), algorithms)
 
 
 def _over_seeds(cards: list[dict[str, Any]]) -> dict[str, Any]:

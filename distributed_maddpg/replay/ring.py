@@ -34,8 +34,8 @@ _INSERTED, _RESERVED, _TOKEN, _FIRST, _EPOCH = range(5)
 _HEADER_WORDS = 5
 _HEADER_BYTES = mmap.PAGESIZE
 _CHUNK_BYTES = 1 << 20  # more takes fresh memory for each, and three times as long
-_MOST_ROWS = 1 << 62
-_MOST_REDRAWS = 10_000
+_MAX_ROWS = 1 << 62
+_MAX_REDRAWS = 10_000
 _ORDERED_STORES = platform.machine().lower() in ("x86_64", "amd64")
 
 
@@ -103,7 +103,7 @@ class Ring:
         """
         ring = Ring._open(address, os.O_RDWR, mmap.ACCESS_DEFAULT)
         if ring is not None:
-            ring._mend()
+            ring._repair()
         return ring
 
     @staticmethod
@@ -165,7 +165,7 @@ class Ring:
         self._header[_RESERVED] = reserved
         with self._fence:  # large copies bypass the order of stores; a locked instruction does not let them
             if self._snapshots:
-                self._rescue(reserved - self.capacity)
+                self._copy_before_overwrite(reserved - self.capacity)
             self.rows[start : start + before_wrap] = rows[:before_wrap]
             self.rows[: len(rows) - before_wrap] = rows[before_wrap:]
             self._header[_INSERTED] = reserved
@@ -190,10 +190,10 @@ class Ring:
         Raises:
             ValueError: if no row can have that number.
         """
-        if not 0 <= first <= _MOST_ROWS:
+        if not 0 <= first <= _MAX_ROWS:
             raise ValueError(f"a ring cannot start at row {first}")
         with self._fence:
-            self._rescue(_MOST_ROWS)
+            self._copy_before_overwrite(_MAX_ROWS)
             changing = self.epoch | 1  # odd already if a writer died right here
             self._header[_EPOCH] = changing
             self._header[_FIRST] = first
@@ -212,7 +212,7 @@ class Ring:
                 arrive, or raised by them, leaves the ring empty.
         """
         num_rows, inserted = stored.num_rows, stored.inserted
-        if not 0 <= num_rows <= inserted <= _MOST_ROWS:
+        if not 0 <= num_rows <= inserted <= _MAX_ROWS:
             raise ValueError(f"{num_rows} rows cannot be stored of {inserted} inserted")
         self.restart(stored.first_number(self.capacity))
         try:
@@ -230,7 +230,7 @@ class Ring:
         """
         rows = np.empty((count, self.rows.shape[1]), np.float32)
         changed = self._draw(rng, rows)
-        for _ in range(_MOST_REDRAWS):
+        for _ in range(_MAX_REDRAWS):
             if len(changed) == 0:
                 return rows
             again = np.empty((len(changed), rows.shape[1]), np.float32)
@@ -298,12 +298,12 @@ class Ring:
         into[:before_wrap] = self.rows[start : start + before_wrap]
         into[before_wrap:] = self.rows[: len(into) - before_wrap]
 
-    def _rescue(self, before: int) -> None:
+    def _copy_before_overwrite(self, before: int) -> None:
         """Have each snapshot copy its rows up to number `before`, and forget those that need no more."""
         self._snapshots = [
             reference
             for reference in self._snapshots
-            if (snapshot := reference()) is not None and snapshot._rescue(before)
+            if (snapshot := reference()) is not None and snapshot._copy_before_overwrite(before)
         ]
 
     def _add_newest(self, stored: StoredRows) -> None:
@@ -325,7 +325,7 @@ class Ring:
             more = "or more " if arrived > stored.num_rows else ""
             raise ValueError(f"{arrived} {more}rows are stored where {stored.num_rows} are announced")
 
-    def _mend(self) -> None:
+    def _repair(self) -> None:
         """Undo a dead writer's unfinished work; the announcement that hides it from readers goes last."""
         epoch, oldest, inserted = self._held()
         if epoch % 2:  # it died while forgetting all
@@ -359,7 +359,7 @@ class RingSnapshot:
         self.num_rows = inserted - oldest
         """Rows held."""
         self._ring = ring
-        self._rescued: deque[FloatArray] = deque()
+        self._copied: deque[FloatArray] = deque()
         self._next = oldest
         """The first row that is neither read nor rescued."""
 
@@ -374,9 +374,9 @@ class RingSnapshot:
         if max_rows < 1:
             raise ValueError(f"cannot read {max_rows} rows at a time")
         with self._ring._fence:
-            unread = self.inserted - self._next + sum(map(len, self._rescued))
+            unread = self.inserted - self._next + sum(map(len, self._copied))
             rows = np.empty((min(max_rows, unread), self._ring.rows.shape[1]), np.float32)
-            filled = self._take_rescued(rows)
+            filled = self._take_copied(rows)
             self._ring._copy(self._next, rows[filled:])
             self._next += len(rows) - filled
         return rows
@@ -391,24 +391,24 @@ class RingSnapshot:
         while len(chunk := self.read(rows)):
             yield chunk
 
-    def _take_rescued(self, into: FloatArray) -> int:
+    def _take_copied(self, into: FloatArray) -> int:
         """Move rescued rows to the front of `into [n, width]`; return how many."""
         filled = 0
-        while filled < len(into) and self._rescued:
-            piece = self._rescued.popleft()
+        while filled < len(into) and self._copied:
+            piece = self._copied.popleft()
             taken = piece[: len(into) - filled]
             into[filled : filled + len(taken)] = taken
             filled += len(taken)
             if len(taken) < len(piece):
-                self._rescued.appendleft(piece[len(taken) :])
+                self._copied.appendleft(piece[len(taken) :])
         return filled
 
-    def _rescue(self, before: int) -> bool:
+    def _copy_before_overwrite(self, before: int) -> bool:
         """Copy the rows up to number `before`; return whether any are left in the ring. The lock is held."""
         count = min(before, self.inserted) - self._next
         if count > 0:
             rows = np.empty((count, self._ring.rows.shape[1]), np.float32)
             self._ring._copy(self._next, rows)
-            self._rescued.append(rows)
+            self._copied.append(rows)
             self._next += count
         return self._next < self.inserted

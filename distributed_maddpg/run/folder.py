@@ -25,7 +25,7 @@ from distributed_maddpg.types import FaultEvent
 _MARKER = "config.toml"
 _LOCK = ".lock"
 _SAVING = "checkpoints.json"
-_MOST_BYTES = 2**16
+_MAX_BYTES = 2**16
 _METRICS, _RETURNS, _EVENTS = "metrics.csv", "returns.csv", "events.jsonl"
 
 
@@ -46,7 +46,7 @@ def memory_of(run_dir: Path) -> Memory:
     """
     path = run_dir / _SAVING
     try:
-        values = parse_json(read_small(path, _MOST_BYTES))
+        values = parse_json(read_small(path, _MAX_BYTES))
         memory = Memory(SavingOptions(values["folder"], values["replay"], values["keep"]), values["newest"])
         kinds = (memory.saving.folder, str), (memory.saving.replay, bool), (memory.newest, str)
         if not all(isinstance(*each) for each in kinds) or not memory.saving.folder.isprintable():
@@ -235,7 +235,7 @@ class RunFolder:
                 self._problem = f"{self.path / name}: cannot be read ({error.strerror or error})"
         return tables
 
-    def take_problem(self) -> str:
+    def pop_problem(self) -> str:
         """Return why a file could not be written since the last call; empty if all could."""
         problem, self._problem = self._problem, ""
         return problem

@@ -110,7 +110,7 @@ def train_seeds(
     """
     if checkpoints is None:
         check_free(run_dir)
-    algos = MADDPG.several(config, num_seeds, checkpoints or ())
+    algos = MADDPG.for_seeds(config, num_seeds, checkpoints or ())
     if saving.folder:
         raise BadInput("--checkpoint-dir", saving.folder, "is for one run; leave it out with several seeds")
     folders = [run_dir / f"seed_{algo.config.seed}" for algo in algos]
@@ -156,10 +156,10 @@ def _train(
             try:
                 _loop(runs, saver, progress)
             except TrainingError:
-                _rescue(runs, saver, progress)
+                _copy_before_overwrite(runs, saver, progress)
                 raise
             training_s = time.perf_counter() - started.clock
-            saver.finish(lambda: _settled(runs))
+            saver.finish(lambda: _drained(runs))
             summaries = [_finish(run, saver, started, training_s, progress) for run in runs]
             algos[0].stop()  # a signal that comes while this takes a moment does not make it unfinished
         return summaries
@@ -185,8 +185,8 @@ class _Run:
         """Where the latest checkpoint goes; workers may collect more while it is made."""
         longer = algo.env_steps < algo.config.pacing.total_env_steps
         folder.begin(algo.restored_tables, algo.env_steps, longer)
-        self._noted = "" if algo.restored_tables is None else f"{self.checkpoints}/step_{algo.env_steps}"
-        folder.remember(saving, self._noted)
+        self._recorded = "" if algo.restored_tables is None else f"{self.checkpoints}/step_{algo.env_steps}"
+        folder.remember(saving, self._recorded)
         remove_drafts(self.checkpoints)
         algo.on_event = lambda event: folder.add_events([event])  # at once: the run may not come so far
 
@@ -197,8 +197,8 @@ class _Run:
 
     def note_saved(self, saver: CheckpointSaver) -> None:
         """Remember the latest checkpoint once it is written."""
-        if self.captured != self._noted and not (saver.busy or saver.problem):
-            self._noted = self.captured
+        if self.captured != self._recorded and not (saver.busy or saver.problem):
+            self._recorded = self.captured
             self.folder.remember(self._saving, self.captured)
 
     def add(self, result: dict[str, Any]) -> None:
@@ -217,7 +217,7 @@ def _loop(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> N
         for run, result in zip(runs, results, strict=True):
             run.add(result)
             run.note_saved(saver)
-            if problem := run.folder.take_problem():
+            if problem := run.folder.pop_problem():
                 progress.note(problem)
         progress.show(results[0])
         saver.report()
@@ -225,17 +225,17 @@ def _loop(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> N
             continue
         if first.checkpoint_due() or saver.retry_due:
             if len(runs) > 1:  # they go on together only from one moment
-                first.settle()
+                first.drain()
             saver.begin([(run.checkpoints, run.capture()) for run in runs])
 
 
-def _settled(runs: Sequence[_Run]) -> list[tuple[str, Checkpoint]]:
+def _drained(runs: Sequence[_Run]) -> list[tuple[str, Checkpoint]]:
     """Return the last checkpoints, of a moment at which nothing is under way."""
-    runs[0].algo.settle()
+    runs[0].algo.drain()
     return [(run.checkpoints, run.capture()) for run in runs]
 
 
-def _rescue(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> None:
+def _copy_before_overwrite(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> None:
     """Save what there still is of runs that failed."""
     try:
         saver.finish(lambda: [(run.checkpoints, run.capture()) for run in runs])
@@ -271,7 +271,7 @@ def _finish(
         summary["evaluation"] = card
     saved = {} if saver.problem else {"checkpoint": run.captured}
     summary["files"] = {"run_dir": str(folder.path), **saved, **folder.to_open()}
-    if problem := saver.problem or folder.take_problem():
+    if problem := saver.problem or folder.pop_problem():
         summary["problem"] = problem
     try:
         if not algo.stop_requested:

@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.evaluation.episodes import evaluate_weights
 from distributed_maddpg.evaluation.scorecard import Scorecard
-from distributed_maddpg.pacing import in_pieces
+from distributed_maddpg.pacing import in_chunks
 from distributed_maddpg.replay.buffer import ReplayBuffer, make_replay_buffer
 from distributed_maddpg.replay.ring import Ring, RingAddress, RingSnapshot
 from distributed_maddpg.rollout import make_rollout_worker
@@ -45,14 +45,14 @@ from distributed_maddpg.types import (
 if TYPE_CHECKING:
     from ray.actor import ActorProxy
 
-_PATIENCE = 0.5
+_PEER_TIMEOUT_SHARE = 0.5
 """Share of `ray.timeout_s` after which a process complains of another, before the driver complains of it."""
 PUSH_WINDOW = 2
 """Unacknowledged pushes a worker may have: enough to hide the call, few enough to push back."""
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessLocation:
     """Where a process is."""
 
     node: str
@@ -66,12 +66,12 @@ class _Process:
         end_with_raylet()
 
     @ray.method
-    def place(self) -> Place:
+    def place(self) -> ProcessLocation:
         """Return where this process is."""
-        return Place(str(ray.get_runtime_context().get_node_id()), os.getpid())
+        return ProcessLocation(str(ray.get_runtime_context().get_node_id()), os.getpid())
 
 
-def _alone_on_one_core() -> None:
+def _limit_to_one_core() -> None:
     """Keep this process to one thread, and off the GPUs, which Ray does not hide from actors without any."""
     threadpool_limits(1)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -91,7 +91,7 @@ class ReplayBufferActor(_Process):
             left: where each run's ring can still be found.
         """
         super().__init__()
-        _alone_on_one_core()
+        _limit_to_one_core()
         rings = [Ring.adopt(address) for address in left]
         self._adopted = len(rings) > 0 and None not in rings
         if not self._adopted:
@@ -198,7 +198,10 @@ class LearnerActor(_Process):
         self._configs, self._spec = configs, spec
         self._shared: list[ReplayBuffer] = []
         self._generators = [generator(config.seed, "replay") for config in configs]
-        self._batch_size, self._timeout_s = config.learner.batch_size, _PATIENCE * config.ray.timeout_s
+        self._batch_size, self._timeout_s = (
+            config.learner.batch_size,
+            _PEER_TIMEOUT_SHARE * config.ray.timeout_s,
+        )
         self._sync, self._last_updates = config.sync, 0
         self._prefetched: tuple[int, ray.ObjectRef[FloatArray]] | None = None
         self._published: ray.ObjectRef[None] | None = None
@@ -227,7 +230,7 @@ class LearnerActor(_Process):
     def learn(self, updates: int, publish: bool) -> LearnerReport:
         """Make updates on fresh minibatches, and publish the result if asked."""
         began, learning_s = time.perf_counter(), 0.0
-        for piece in in_pieces(updates):
+        for piece in in_chunks(updates):
             learning_s += self._learn_piece(piece)
         published = time.perf_counter()
         if publish:
@@ -246,7 +249,7 @@ class LearnerActor(_Process):
 
     def _learn_piece(self, updates: int) -> float:
         """Make so many updates; return the seconds of learning itself."""
-        if self._shared and self._learner.draws_itself:
+        if self._shared and self._learner.samples_on_device:
             self._learner.mirror([buffer.ring for buffer in self._shared])
             sampled = time.perf_counter()
             self._learner.learn_mirrored(updates)
@@ -341,23 +344,23 @@ class LearnerActor(_Process):
 class RolloutWorkerActor(_Process):
     """Carries a rollout worker of each run; pushes their transitions and pulls newer weights."""
 
-    def __init__(self, configs: Sequence[MADDPGConfig], index: int, life: int = 0) -> None:
+    def __init__(self, configs: Sequence[MADDPGConfig], index: int, incarnation: int = 0) -> None:
         """Build worker `index`; it needs no other process for that, so that all start side by side.
 
         Args:
             configs: one per run.
             index: its place among the workers.
-            life: how many times it was replaced; each life has streams of its own.
+            incarnation: how many times it was replaced; each incarnation has its own random streams.
         """
         super().__init__()
-        _alone_on_one_core()
+        _limit_to_one_core()
         config = configs[0]
         self._configs = configs
-        self._runs = [make_rollout_worker(own, index, life) for own in configs]
+        self._runs = [make_rollout_worker(own, index, incarnation) for own in configs]
         self._index = index
         self._replay: ActorProxy[ReplayBufferActor]
         self._fragment_steps = config.rollout.fragment_steps
-        self._timeout_s = _PATIENCE * config.ray.timeout_s
+        self._timeout_s = _PEER_TIMEOUT_SHARE * config.ray.timeout_s
         self._held: FloatArray
         self._idle_since = time.perf_counter()
 
@@ -412,10 +415,10 @@ class RolloutWorkerActor(_Process):
         return self._runs[run].get_state()
 
     @ray.method
-    def begin_anew(self, run: int, life: int) -> None:
+    def restart_episodes(self, run: int, incarnation: int) -> None:
         """Begin other episodes of a run, as a successor would."""
         self._runs[run].close()
-        self._runs[run] = make_rollout_worker(self._configs[run], self._index, life)
+        self._runs[run] = make_rollout_worker(self._configs[run], self._index, incarnation)
 
     @ray.method
     def set_state(self, state: Arrays, run: int) -> str:
@@ -440,7 +443,7 @@ class RolloutWorkerActor(_Process):
         seconds = {stage: value / len(self._runs) for stage, value in clock.seconds.items()}
         joined = [EpisodeReport.concatenate(own, own[0].returns.shape[1]) for own in episodes]
         return [
-            RolloutReport(self._index, env_steps, own, version, **seconds, quarantined=run.take_quarantined())
+            RolloutReport(self._index, env_steps, own, version, **seconds, quarantined=run.pop_quarantined())
             for run, own in zip(self._runs, joined, strict=True)
         ]
 
@@ -466,7 +469,7 @@ class EvaluationActor(_Process):
     def __init__(self, config: MADDPGConfig) -> None:
         """Remember the environment and the policies' form."""
         super().__init__()
-        _alone_on_one_core()
+        _limit_to_one_core()
         self._config = config
 
     @ray.method

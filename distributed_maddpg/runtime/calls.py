@@ -10,7 +10,7 @@ from distributed_maddpg.errors import Diverged, StageError, TrainingError, one_l
 
 T = TypeVar("T")
 
-_LONGEST_MESSAGE = 500
+_MAX_MESSAGE_CHARS = 500
 
 
 class ProcessLost(TrainingError):
@@ -21,44 +21,44 @@ class PeerLost(TrainingError):
     """A process lives, but another one that it needed does not answer."""
 
 
-def ask(who: str, call: ray.ObjectRef[T], timeout_s: float) -> T:
+def ask(process: str, call: ray.ObjectRef[T], timeout_s: float) -> T:
     """Return the answer to a call.
 
     Raises:
-        ProcessLost: naming `who`, if it died or did not answer in time.
-        PeerLost: naming the process that `who` itself was waiting for.
+        ProcessLost: naming `process`, if it died or did not answer in time.
+        PeerLost: naming the process that `process` itself was waiting for.
         Diverged, TrainingError: as its own code raised them.
         StageError: if its own code raised anything else.
     """
     try:
         return ray.get(call, timeout=timeout_s)
     except ray.exceptions.GetTimeoutError:
-        raise overdue(who, timeout_s) from None
+        raise timeout_error(process, timeout_s) from None
     except ray.exceptions.RayTaskError as error:
-        cause = _innermost(error)
+        cause = _root_cause(error)
         if isinstance(cause, ProcessLost | PeerLost):
             raise PeerLost(str(cause)) from error
         if isinstance(cause, TrainingError):
-            raise _same_kind(cause) from error
-        raise StageError(f"{who} failed: {_said(f'{type(cause).__name__}: {cause}')}") from error
+            raise _without_ray_type(cause) from error
+        raise StageError(f"{process} failed: {_shortened(f'{type(cause).__name__}: {cause}')}") from error
     except ray.exceptions.ActorDiedError as error:
         kind = StageError if error.actor_init_failed else ProcessLost
-        raise kind(f"{who} died: {_reason(error)}") from error
+        raise kind(f"{process} died: {_reason(error)}") from error
     except ray.exceptions.RayError as error:
-        raise ProcessLost(f"{who} died: {_reason(error)}") from error
+        raise ProcessLost(f"{process} died: {_reason(error)}") from error
 
 
-def overdue(who: str, timeout_s: float) -> ProcessLost:
-    """Return the error that says `who` was silent for too long."""
-    return ProcessLost(f"{who} did not answer within {timeout_s:g} s")
+def timeout_error(process: str, timeout_s: float) -> ProcessLost:
+    """Return the error that says `process` was silent for too long."""
+    return ProcessLost(f"{process} did not answer within {timeout_s:g} s")
 
 
-def _same_kind(cause: TrainingError) -> TrainingError:
+def _without_ray_type(cause: TrainingError) -> TrainingError:
     """Return an error that Ray has not mixed with its own type."""
     return Diverged(str(cause)) if isinstance(cause, Diverged) else TrainingError(str(cause))
 
 
-def _innermost(error: ray.exceptions.RayTaskError) -> BaseException:
+def _root_cause(error: ray.exceptions.RayTaskError) -> BaseException:
     """Return what was raised at first; it may have crossed several processes."""
     cause: BaseException = error
     while isinstance(cause, ray.exceptions.RayTaskError) and cause.cause is not None:
@@ -70,12 +70,12 @@ def _reason(error: ray.exceptions.RayError) -> str:
     """Return why a process died: its constructor's error, or Ray's words without the table of ids."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if "creation task" in lines[0]:
-        return _said(lines[-1].removeprefix("distributed_maddpg.errors."))
+        return _shortened(lines[-1].removeprefix("distributed_maddpg.errors."))
     text = " ".join(line for line in lines if not line.startswith("\t"))
     if "connection error code 2" in text:  # all that Ray can tell of it, in half a page
         return "its process was killed, or crashed"
-    return _said(text)
+    return _shortened(text)
 
 
-def _said(text: str) -> str:
-    return one_line(" ".join(text.split()), _LONGEST_MESSAGE)
+def _shortened(text: str) -> str:
+    return one_line(" ".join(text.split()), _MAX_MESSAGE_CHARS)

@@ -24,20 +24,20 @@ from distributed_maddpg.replay.ring import RingAddress
 from distributed_maddpg.runtime.actors import (
     EvaluationActor,
     LearnerActor,
-    Place,
+    ProcessLocation,
     ReplayBufferActor,
     RolloutWorkerActor,
 )
 from distributed_maddpg.runtime.calls import ask
-from distributed_maddpg.runtime.orphans import kill_orphans, marking, own_family
+from distributed_maddpg.runtime.orphans import kill_orphans, mark_processes, marked_processes_of_this_run
 from distributed_maddpg.types import EnvSpec
 
 if TYPE_CHECKING:
     from ray.actor import ActorProxy
 
 _OBJECT_STORE_BYTES = 256 * 2**20
-_LAST_MOMENT_S = 0.5
-_KNOCK_S = 10.0
+_EXIT_GRACE_S = 0.5
+_CONNECT_TIMEOUT_S = 10.0
 _HELPERS = ("monitor.py", "dashboard.py")  # Ray's own that only watch; also log_monitor.py
 _LOG = logging.getLogger("distributed_maddpg")
 
@@ -54,7 +54,7 @@ class Processes:
         self._configs, self._spec, self._use_gpu = configs, spec, use_gpu
         self._config = configs[0]
         self._evaluator: ActorProxy[EvaluationActor] | None = None
-        self._started: dict[Any, ray.ObjectRef[Place]] = {}
+        self._started: dict[Any, ray.ObjectRef[ProcessLocation]] = {}
         self.workers: list[ActorProxy[RolloutWorkerActor]] = []
         self.learner: ActorProxy[LearnerActor]
         self.replay: ActorProxy[ReplayBufferActor]
@@ -88,7 +88,7 @@ class Processes:
 
     # No runtime_env: Ray could not use the processes it has standing by, and would start others first.
 
-    def start_learner(self) -> ray.ObjectRef[Place]:
+    def start_learner(self) -> ray.ObjectRef[ProcessLocation]:
         """Start a learner, in the place of one that is gone; return the place that it will have."""
         cpus, gpus = self._config.learner.num_threads, int(self._use_gpu)
         arguments = (self._configs, self._spec, self._use_gpu)
@@ -107,7 +107,7 @@ class Processes:
         beside = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)} if node else {}
         self.replay = self._start(ReplayBufferActor, self._configs, self._spec, left, num_cpus=0, **beside)
 
-    def place_beside_learner(self) -> str | None:
+    def learner_node(self) -> str | None:
         """Return the node for a replay buffer, empty if there is only one; None if it is not known yet."""
         place = None if _one_node() else self._started.get(self.learner)
         if place is None:
@@ -119,13 +119,13 @@ class Processes:
         except TrainingError:
             return None  # it is being replaced
 
-    def start_worker(self, index: int, life: int) -> None:
-        """Start a rollout worker, in the place of one that is gone; see `RolloutWorkerActor` for `life`."""
-        self.workers[index] = self._new_worker(index, life)
+    def start_worker(self, index: int, incarnation: int) -> None:
+        """Start a rollout worker in place of one that is gone; see `RolloutWorkerActor` for `incarnation`."""
+        self.workers[index] = self._new_worker(index, incarnation)
 
-    def _new_worker(self, index: int, life: int) -> ActorProxy[RolloutWorkerActor]:
+    def _new_worker(self, index: int, incarnation: int) -> ActorProxy[RolloutWorkerActor]:
         actor: ActorProxy[RolloutWorkerActor] = self._start(
-            RolloutWorkerActor, self._configs, index, life, num_cpus=1, scheduling_strategy="SPREAD"
+            RolloutWorkerActor, self._configs, index, incarnation, num_cpus=1, scheduling_strategy="SPREAD"
         )
         return actor
 
@@ -140,7 +140,7 @@ class Processes:
         while self._started:
             self._end(*self._started.popitem())
 
-    def _end(self, actor: Any, place: ray.ObjectRef[Place]) -> None:
+    def _end(self, actor: Any, place: ray.ObjectRef[ProcessLocation]) -> None:
         if not ray.is_initialized():  # then it is gone, and Ray would start a cluster to look for it
             return
         ray.kill(actor)
@@ -167,7 +167,7 @@ def connect(config: MADDPGConfig) -> bool:
     if ray.is_initialized():
         return False
     address = config.ray.address or os.environ.get("RAY_ADDRESS", "")
-    _check_somebody_listens(address)
+    _check_reachable(address)
     try:
         with _signals_deferred():
             if address:
@@ -182,13 +182,13 @@ def connect(config: MADDPGConfig) -> bool:
     return True
 
 
-def _check_somebody_listens(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Raise TrainingError if `[ray://]host:port` takes no connection; Ray would wait, deaf to Ctrl-C."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdecimal():
         return  # a word such as "auto", which Ray resolves
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
         reason = f"nobody answers there ({_first_line(error)})"
         raise TrainingError(f"ray.address = {address!r}: {reason}; start the cluster or correct it") from None
@@ -199,14 +199,14 @@ def disconnect() -> None:
 
     Ray's agents notice only seconds later that they are alone, or not at all if they were just starting.
     """
-    family = own_family()  # Ray may be starting more: look twice
+    family = marked_processes_of_this_run()  # Ray may be starting more: look twice
     for process in family:
         with suppress(psutil.Error):
             if any(word.endswith(_HELPERS) for word in process.cmdline()):
                 process.kill()  # Ray would end them one after another, gracefully, which takes a second
     ray.shutdown()
-    psutil.wait_procs(family, timeout=_LAST_MOMENT_S)
-    for process in family | own_family():
+    psutil.wait_procs(family, timeout=_EXIT_GRACE_S)
+    for process in family | marked_processes_of_this_run():
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
@@ -261,7 +261,7 @@ def _start_local(config: MADDPGConfig) -> None:
     # Otherwise Ray writes a token into the user's home, and fails where there is none.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     kill_orphans()
-    with marking():
+    with mark_processes():
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, config.num_workers + config.learner.num_threads),

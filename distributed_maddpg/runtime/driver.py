@@ -24,7 +24,7 @@ from distributed_maddpg.metrics import IterationLog
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.runtime.calls import ask
 from distributed_maddpg.runtime.cluster import connect, disconnect, start_processes
-from distributed_maddpg.runtime.supervisor import EVALUATOR, LEARNER, REPLAY, Losses, Supervisor
+from distributed_maddpg.runtime.supervisor import EVALUATOR, LEARNER, REPLAY, RecoveryCallbacks, Supervisor
 from distributed_maddpg.seeding import generator, integer_seed, pack_generator
 from distributed_maddpg.types import (
     Arrays,
@@ -36,9 +36,9 @@ from distributed_maddpg.types import (
     RunState,
     StoredRows,
     Weights,
+    checked_array,
     join_states,
     state_part,
-    taken,
 )
 
 T = TypeVar("T")
@@ -54,21 +54,21 @@ _EPISODES_PER_TIMEOUT = 100
 _CHUNK_BYTES = 8 * 2**20
 
 
-class RayRoot:
+class RayRunner:
     """Runs the stages in Ray processes."""
 
     def __init__(
         self,
         configs: Sequence[MADDPGConfig],
         spec: EnvSpec,
-        tell: Callable[[FaultEvent], None] = lambda _: None,
+        on_event: Callable[[FaultEvent], None] = lambda _: None,
     ) -> None:
         """Start all processes of one run or more; whichever is ready first need not wait for the others.
 
         Args:
             configs: one per run.
             spec: of the environment.
-            tell: hears of each loss and each recovery when it happens.
+            on_event: hears of each loss and each recovery when it happens.
         """
         config = configs[0]
         self._config, self._seeds = config, [own.seed for own in configs]
@@ -79,13 +79,15 @@ class RayRoot:
         self._fragments_asked = [0] * config.num_workers
         self._evaluations: list[list[Evaluation]] = [[] for _ in configs]
         self._evaluation_missed = False
-        self._settled = self._torn = False
+        self._drained = self._inconsistent = False
         self._latest_version = 0
         self._updates_per_call = max(1, config.pacing.tolerance_updates // 4)
         self._disconnect = connect(config)
         try:
             self._processes = start_processes(configs, spec)
-            losses = Losses(self._learner_back, self.pacer.refill, lambda: self.pacer.env_steps, tell)
+            losses = RecoveryCallbacks(
+                self._on_learner_restored, self.pacer.refill, lambda: self.pacer.env_steps, on_event
+            )
             self._supervisor = Supervisor(configs, spec, self._processes, losses)
         except BaseException:
             self._leave()
@@ -113,13 +115,13 @@ class RayRoot:
             TrainingError: in lock-step if a process fails, dies or does not answer in time; otherwise if that
                 happens again and again.
         """
-        self._settled, due = False, False
+        self._drained, due = False, False
         while not (due or stop() or self.pacer.finished):
             if self._config.sync:
-                self._round()
+                self._sync_round()
                 self._evaluate_if_due()
             else:
-                self._advance()
+                self._step_async()
             due = self.pacer.report_due()
         return due or self.pacer.finished
 
@@ -128,8 +130,8 @@ class RayRoot:
 
         The learner answers when it is through with the calls before; meanwhile everything else goes on.
         """
-        stored = self._meanwhile(REPLAY, lambda: self._processes.replay.size.remote())
-        metrics = self._meanwhile(LEARNER, lambda: self._processes.learner.metrics.remote())
+        stored = self._wait_for(REPLAY, lambda: self._processes.replay.size.remote())
+        metrics = self._wait_for(LEARNER, lambda: self._processes.learner.metrics.remote())
         counters = {
             "num_env_steps_sampled_lifetime": self.pacer.env_steps,
             "num_updates_lifetime": self.pacer.updates,
@@ -144,31 +146,31 @@ class RayRoot:
 
     def next_iteration(self) -> None:
         """Start anew what is counted per iteration."""
-        self._meanwhile(LEARNER, lambda: self._processes.learner.next_iteration.remote())
+        self._wait_for(LEARNER, lambda: self._processes.learner.next_iteration.remote())
         for log in self._logs:
             log.next_iteration()
 
-    def take_evaluations(self, run: int) -> list[Evaluation]:
+    def pop_evaluations(self, run: int) -> list[Evaluation]:
         """Return a run's evaluations since the last call; in lock-step and at the end, await all."""
         if self._config.sync or self.pacer.finished:
-            self._supervisor.take_all(EVALUATOR)
-        taken, self._evaluations[run] = self._evaluations[run], []
-        return taken
+            self._supervisor.resolve_all(EVALUATOR)
+        evaluations, self._evaluations[run] = self._evaluations[run], []
+        return evaluations
 
     def weights(self, run: int) -> Weights:
         """Return a run's policies as the learner has them now."""
-        weights: Weights = self._meanwhile(LEARNER, lambda: self._processes.learner.weights.remote(run))
+        weights: Weights = self._wait_for(LEARNER, lambda: self._processes.learner.weights.remote(run))
         return weights
 
     def learner_state(self, run: int) -> Arrays:
         """Return the learner's state of a run, when it is through with the calls before."""
-        self._supervisor.take_all(LEARNER)
-        return self._meanwhile(LEARNER, lambda: self._processes.learner.get_state.remote(run))
+        self._supervisor.resolve_all(LEARNER)
+        return self._wait_for(LEARNER, lambda: self._processes.learner.get_state.remote(run))
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         """Wait until nothing is under way, so that counts, transitions and weights are of one moment."""
-        self._settled = True
-        while any(map(self._supervisor.awaited, (LEARNER, *self._workers))):
+        self._drained = True
+        while any(map(self._supervisor.is_pending, (LEARNER, *self._workers))):
             self._step()
 
     def capture(self, run: int, with_replay: bool) -> RunState:
@@ -180,10 +182,10 @@ class RayRoot:
         Raises:
             TrainingError: if lock-step failed in the middle of collecting, or somebody needed is gone.
         """
-        if self._torn:
+        if self._inconsistent:
             raise TrainingError("it failed in the middle of collecting, and that cannot be continued")
         env_steps = self.pacer.env_steps
-        replay = self._stored_rows(run) if with_replay and self._may_still_ask(REPLAY) else None
+        replay = self._stored_rows(run) if with_replay and self._can_answer(REPLAY) else None
         learner, sampling = self._learner_states(run)
         updates = int(learner["updates"])
         stages = {
@@ -191,7 +193,7 @@ class RayRoot:
             "learner": learner,
             "replay": {"generator": sampling},
             "log": self._logs[run].get_state(),
-            "evaluation": {"missed": np.array(self._evaluation_lacks(run))},
+            "evaluation": {"missed": np.array(self._evaluation_pending(run))},
             **self._worker_states(run),
         }
         return RunState(env_steps, updates, join_states(stages), replay)
@@ -200,11 +202,11 @@ class RayRoot:
         """Go on from what `capture` returned."""
         stages, learner, replay = state.stages, self._processes.learner, self._processes.replay
         self._ask(LEARNER, learner.set_state.remote(state_part(stages, "learner"), run))
-        sampling = taken(stages, "replay/generator", (6,), np.uint64)
+        sampling = checked_array(stages, "replay/generator", (6,), np.uint64)
         self._ask(LEARNER, learner.set_generator_state.remote(run, sampling))
         self._restore_workers(run, stages)
-        self._latest_version = int(taken(stages, "learner/weights_version", (), np.int64))
-        self._supervisor.note_version(self._latest_version)
+        self._latest_version = int(checked_array(stages, "learner/weights_version", (), np.int64))
+        self._supervisor.set_latest_version(self._latest_version)
         self._logs[run].set_state(state_part(stages, "log"))
         self._evaluation_missed |= bool(state_part(stages, "evaluation").get("missed", False))
         self.pacer.set_state(state_part(stages, "pacing"))
@@ -218,18 +220,18 @@ class RayRoot:
 
     def evaluate(self, num_episodes: int, seed: int, run: int) -> Scorecard:
         """Play greedy episodes with the learner's policies of a run."""
-        self._supervisor.take_all(EVALUATOR)  # it takes one at a time
+        self._supervisor.resolve_all(EVALUATOR)  # it takes one at a time
         weights = self.weights(run)
-        answer: tuple[int, Scorecard] = self._meanwhile(
+        answer: tuple[int, Scorecard] = self._wait_for(
             EVALUATOR,
             lambda: self._processes.evaluator.evaluate.remote(weights, num_episodes, seed),
-            self._patience(num_episodes),
+            self._evaluation_timeout_s(num_episodes),
         )
         return answer[1]
 
     def close(self) -> None:
         """End all processes, and the cluster if this run started it."""
-        self._supervisor.forget_all()
+        self._supervisor.discard_calls()
         if not self._disconnect:  # otherwise all end with the connection
             self._processes.kill()
         self._leave()
@@ -240,30 +242,30 @@ class RayRoot:
 
     # State
 
-    def _may_still_ask(self, who: str) -> bool:
+    def _can_answer(self, process: str) -> bool:
         """Whether an answer may be awaited: not of one who is gone when the run has failed."""
-        return not self._supervisor.given_up or self._supervisor.ready(who)
+        return not self._supervisor.aborted or self._supervisor.ready(process)
 
-    def _evaluation_lacks(self, run: int) -> bool:
+    def _evaluation_pending(self, run: int) -> bool:
         """Whether an evaluation that was due is not in the run's table yet."""
-        under_way = self._supervisor.waiting(EVALUATOR) > 0
+        under_way = self._supervisor.num_pending(EVALUATOR) > 0
         return under_way or self._evaluation_missed or bool(self._evaluations[run])
 
     def _learner_states(self, run: int) -> tuple[Arrays, npt.NDArray[np.uint64]]:
         """Return the learner's state and that of the generator of its minibatches."""
         drawn_anew = pack_generator(generator(self._seeds[run], "replay", self.pacer.env_steps))
-        if not self._may_still_ask(LEARNER) and self._supervisor.snapshots:
+        if not self._can_answer(LEARNER) and self._supervisor.snapshots:
             return self._supervisor.snapshots[run], drawn_anew
-        learner = self._meanwhile(LEARNER, lambda: self._processes.learner.get_state.remote(run))
-        if not self._may_still_ask(REPLAY):  # which has the generator where memory is not shared
+        learner = self._wait_for(LEARNER, lambda: self._processes.learner.get_state.remote(run))
+        if not self._can_answer(REPLAY):  # which has the generator where memory is not shared
             return learner, drawn_anew
-        sampling = self._meanwhile(LEARNER, lambda: self._processes.learner.generator_state.remote(run))
+        sampling = self._wait_for(LEARNER, lambda: self._processes.learner.generator_state.remote(run))
         return learner, sampling
 
     def _stored_rows(self, run: int) -> StoredRows:
         """Fix what a run's replay buffer holds now, and return the way to read it piece by piece."""
         replay = self._processes.replay
-        number, inserted, num_rows = self._meanwhile(
+        number, inserted, num_rows = self._wait_for(
             REPLAY, lambda: self._processes.replay.begin_snapshot.remote(run)
         )
 
@@ -281,8 +283,8 @@ class RayRoot:
         """Return the states of the workers that are there, under their places' names."""
         states: dict[str, Arrays] = {}
         waiting: set[int] = set()
-        for index, (who, worker) in enumerate(zip(self._workers, self._processes.workers, strict=True)):
-            if not self._config.sync and not self._supervisor.ready(who):
+        for index, (process, worker) in enumerate(zip(self._workers, self._processes.workers, strict=True)):
+            if not self._config.sync and not self._supervisor.ready(process):
                 continue
             waiting.add(index)
 
@@ -293,82 +295,84 @@ class RayRoot:
             def without(index: int = index) -> None:
                 waiting.discard(index)
 
-            self._supervisor.watch(worker.get_state.remote(run), who, keep, without)
+            self._supervisor.watch(worker.get_state.remote(run), process, keep, without)
         while waiting:
             self._step()
         return {name: states[name] for name in sorted(states)}
 
     def _restore_workers(self, run: int, stages: Arrays) -> None:
         """Send the workers their states and the weights; in asynchronous mode some may find no place yet."""
-        life = int(taken(stages, "pacing/counts", (None,), np.int64)[0]) + 1
-        for index, (who, worker) in enumerate(zip(self._workers, self._processes.workers, strict=True)):
+        incarnation = int(checked_array(stages, "pacing/counts", (None,), np.int64)[0]) + 1
+        for index, (process, worker) in enumerate(zip(self._workers, self._processes.workers, strict=True)):
             own = state_part(stages, f"worker_{index}")
-            restored = worker.set_state.remote(own, run) if own else worker.begin_anew.remote(run, life)
+            restored = (
+                worker.set_state.remote(own, run) if own else worker.restart_episodes.remote(run, incarnation)
+            )
 
-            def say(line: str | None, who: str = who) -> None:
+            def say(line: str | None, process: str = process) -> None:
                 if line:
-                    _LOG.warning("%s %s", who, line)
+                    _LOG.warning("%s %s", process, line)
 
             calls: tuple[ray.ObjectRef[Any], ...] = (restored, worker.refresh_weights.remote())
             for call in calls:
                 if self._config.sync:
-                    say(self._ask(who, call))
+                    say(self._ask(process, call))
                 else:
-                    self._supervisor.watch(call, who, say, timeout_s=math.inf, work=False)
-        while not self._config.sync and not self._supervisor.enough_workers:
-            self._supervisor.absorb(_POLL_S)
-            self._supervisor.tend()
+                    self._supervisor.watch(call, process, say, timeout_s=math.inf, is_work=False)
+        while not self._config.sync and not self._supervisor.has_enough_workers:
+            self._supervisor.poll(_POLL_S)
+            self._supervisor.reconcile()
 
-    def _learner_back(self, updates: int) -> None:
+    def _on_learner_restored(self, updates: int) -> None:
         """Go on from the updates that a restored learner has made; the lost ones fall due again."""
         self._supervisor.faults.counts["updates_lost"] += max(0, self.pacer.updates - updates)
         self.pacer.set_updates(updates)
 
     # Asynchronous
 
-    def _advance(self) -> None:
+    def _step_async(self) -> None:
         """Go round once."""
         might_start = self._supervisor.all_ready
-        self._supervisor.tend()
+        self._supervisor.reconcile()
         self._dispatch()
         if might_start:
-            self._check_moving()
-        self._supervisor.absorb(_POLL_S)
+            self._check_progress()
+        self._supervisor.poll(_POLL_S)
         self._evaluate_if_due()
 
     def _dispatch(self) -> None:
         """Start every call that the pacing allows."""
         supervisor = self._supervisor
-        if self._settled or supervisor.given_up:
+        if self._drained or supervisor.aborted:
             return
-        may_learn = supervisor.may_ask(LEARNER) and not supervisor.diverged
-        while may_learn and supervisor.waiting(LEARNER) < _CALLS_AHEAD:
+        may_learn = supervisor.is_available(LEARNER) and not supervisor.diverged
+        while may_learn and supervisor.num_pending(LEARNER) < _CALLS_AHEAD:
             updates = min(self.pacer.updates_due(), self._updates_per_call)
             if updates == 0:
                 break
             self._start_learning(updates)
-        if not supervisor.may_ask(REPLAY):
+        if not supervisor.is_available(REPLAY):
             return  # there is nobody to push to
         for ahead in range(_CALLS_AHEAD):  # every worker's first call before anyone's second
             idle = [
                 index
-                for index, who in enumerate(self._workers)
-                if supervisor.waiting(who) == ahead and supervisor.may_ask(who)
+                for index, process in enumerate(self._workers)
+                if supervisor.num_pending(process) == ahead and supervisor.is_available(process)
             ]
-            for index, fragments in self._deal(idle).items():
+            for index, fragments in self._assign_fragments(idle).items():
                 self._start_collecting(index, fragments)
 
-    def _check_moving(self) -> None:
+    def _check_progress(self) -> None:
         """Complain if everybody is there and nobody has anything to do: waiting would be for ever."""
         supervisor = self._supervisor
         everybody = (LEARNER, EVALUATOR, *self._workers)
-        may_rest = self._settled or supervisor.given_up or supervisor.diverged or self.pacer.finished
-        if supervisor.all_ready and not (may_rest or any(map(supervisor.waiting, everybody))):
+        may_rest = self._drained or supervisor.aborted or supervisor.diverged or self.pacer.finished
+        if supervisor.all_ready and not (may_rest or any(map(supervisor.num_pending, everybody))):
             raise TrainingError(
                 "pacing: nothing is running and nothing may start; this is a bug, please report"
             )
 
-    def _deal(self, idle: list[int]) -> Counter[int]:
+    def _assign_fragments(self, idle: list[int]) -> Counter[int]:
         """Deal out the fragments that the pacing allows, one by one, to who was asked for the fewest."""
         fragment = self._config.rollout.fragment_env_steps
         shares: Counter[int] = Counter()
@@ -390,9 +394,9 @@ class RayRoot:
             self.pacer.collection_failed(env_steps)
             self._supervisor.faults.counts["env_steps_lost"] += env_steps
 
-        self._supervisor.watch(call, self._workers[index], self._collected, lost)
+        self._supervisor.watch(call, self._workers[index], self._on_collected, lost)
 
-    def _collected(self, reports: list[RolloutReport]) -> None:
+    def _on_collected(self, reports: list[RolloutReport]) -> None:
         report = reports[0]  # the counts are the same in all runs
         self.pacer.collection_done(report.env_steps)
         busy_s = report.busy_s * len(reports)
@@ -406,12 +410,12 @@ class RayRoot:
     def _start_learning(self, updates: int) -> None:
         self.pacer.learning_started(updates)
         call = self._processes.learner.learn.remote(updates, self.pacer.publish_due())
-        self._supervisor.watch(call, LEARNER, self._learnt, lambda: self.pacer.learning_failed(updates))
+        self._supervisor.watch(call, LEARNER, self._on_learned, lambda: self.pacer.learning_failed(updates))
 
-    def _learnt(self, report: LearnerReport) -> None:
+    def _on_learned(self, report: LearnerReport) -> None:
         self.pacer.learning_done(report.updates)
         self._latest_version = report.weights_version
-        self._supervisor.note_version(report.weights_version)
+        self._supervisor.set_latest_version(report.weights_version)
         for log in self._logs:
             log.add_learner(report)
 
@@ -420,8 +424,8 @@ class RayRoot:
         if not (self.pacer.evaluation_due() or self._evaluation_missed):
             return
         if self._config.sync:
-            self._supervisor.take_all(EVALUATOR)  # which evaluations are made must not depend on speed
-        if self._supervisor.waiting(EVALUATOR) or not self._supervisor.may_ask(EVALUATOR):
+            self._supervisor.resolve_all(EVALUATOR)  # which evaluations are made must not depend on speed
+        if self._supervisor.num_pending(EVALUATOR) or not self._supervisor.is_available(EVALUATOR):
             return
         self._evaluation_missed = False
         episodes, env_steps = self._config.evaluation.episodes, self.pacer.env_steps
@@ -433,54 +437,58 @@ class RayRoot:
             def finish(answer: tuple[int, Scorecard], run: int = run) -> None:
                 self._evaluations[run].append(Evaluation(env_steps, *answer))
 
-            patience_s = self._supervisor.deadline_s(EVALUATOR, self._patience(episodes * (run + 1)))
-            self._supervisor.watch(call, EVALUATOR, finish, self._evaluate_again, timeout_s=patience_s)
+            patience_s = self._supervisor.deadline_s(
+                EVALUATOR, self._evaluation_timeout_s(episodes * (run + 1))
+            )
+            self._supervisor.watch(call, EVALUATOR, finish, self._retry_evaluation, timeout_s=patience_s)
 
-    def _evaluate_again(self) -> None:
+    def _retry_evaluation(self) -> None:
         self._evaluation_missed = True
 
     # Lock-step
 
-    def _round(self) -> None:
+    def _sync_round(self) -> None:
         """Collect one fragment per worker, store them in the workers' order, make the updates due."""
         workers = self._processes.workers
         if not self.pacer.collected:
             env_steps = self.pacer.env_steps
-            self._torn = True
-            self._ask_workers([worker.collect_and_hold.remote(env_steps) for worker in workers], self._held)
+            self._inconsistent = True
+            self._get_from_workers(
+                [worker.collect_and_hold.remote(env_steps) for worker in workers], self._held
+            )
             for worker in workers:
                 self._ask("replay buffer", worker.push.remote())
-            self._torn = False
+            self._inconsistent = False
         updates = self.pacer.updates_due()
         if updates == 0:
             return
         self.pacer.learning_started(updates)
         publish = self.pacer.publish_due()
-        self._learnt(self._ask("learner", self._processes.learner.learn.remote(updates, publish)))
+        self._on_learned(self._ask("learner", self._processes.learner.learn.remote(updates, publish)))
         if publish:
             self._refresh_weights()
 
     def _refresh_weights(self) -> None:
-        self._ask_workers(
+        self._get_from_workers(
             [worker.refresh_weights.remote() for worker in self._processes.workers], lambda _: None
         )
 
     def _held(self, reports: list[RolloutReport]) -> None:
         self.pacer.collection_started(reports[0].env_steps)
-        self._collected(reports)
+        self._on_collected(reports)
 
-    def _ask_workers(self, calls: list[ray.ObjectRef[Any]], finish: Callable[[Any], None]) -> None:
+    def _get_from_workers(self, calls: list[ray.ObjectRef[Any]], finish: Callable[[Any], None]) -> None:
         """Wait for one answer of each worker, and take them in the workers' order."""
         for index, call in enumerate(calls):
             finish(self._ask(self._workers[index], call))
 
     # Waiting
 
-    def _patience(self, num_episodes: int) -> float:
+    def _evaluation_timeout_s(self, num_episodes: int) -> float:
         """Return how long an evaluation may take; many episodes of a slow environment are no fault."""
         return self._config.ray.timeout_s * (1 + num_episodes / _EPISODES_PER_TIMEOUT)
 
-    def _meanwhile(self, who: str, call: Callable[[], ray.ObjectRef[T]], timeout_s: float = 0.0) -> T:
+    def _wait_for(self, process: str, call: Callable[[], ray.ObjectRef[T]], timeout_s: float = 0.0) -> T:
         """Wait for an answer without letting anyone stand idle for it; ask a successor if there is need."""
         answers: list[T] = []
         asked = failed = False
@@ -490,20 +498,20 @@ class RayRoot:
             asked, failed = False, True
 
         while not answers:
-            if self._supervisor.given_up and (failed or not self._supervisor.ready(who)):
-                raise TrainingError(f"{who} was lost")
-            if not asked and (self._config.sync or self._supervisor.may_ask(who)):
+            if self._supervisor.aborted and (failed or not self._supervisor.ready(process)):
+                raise TrainingError(f"{process} was lost")
+            if not asked and (self._config.sync or self._supervisor.is_available(process)):
                 asked = True
-                self._supervisor.watch(call(), who, answers.append, again, timeout_s=timeout_s)
+                self._supervisor.watch(call(), process, answers.append, again, timeout_s=timeout_s)
             self._step()
         return answers[0]
 
     def _step(self) -> None:
         """Let things move on while an answer is awaited."""
         if self._config.sync:
-            self._supervisor.absorb(_POLL_S)
+            self._supervisor.poll(_POLL_S)
         else:
-            self._advance()
+            self._step_async()
 
-    def _ask(self, who: str, call: ray.ObjectRef[T]) -> T:
-        return ask(who, call, self._config.ray.timeout_s)
+    def _ask(self, process: str, call: ray.ObjectRef[T]) -> T:
+        return ask(process, call, self._config.ray.timeout_s)

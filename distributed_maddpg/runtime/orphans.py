@@ -31,7 +31,7 @@ def end_with_raylet() -> None:
 
 
 @contextmanager
-def marking() -> Iterator[None]:
+def mark_processes() -> Iterator[None]:
     """Mark every process that is started inside as belonging to this one."""
     hidden = os.environ.get("SPT_NOENV")
     os.environ[_MARK] = _mark()
@@ -44,7 +44,7 @@ def marking() -> Iterator[None]:
             del os.environ["SPT_NOENV"]
 
 
-def own_family() -> set[psutil.Process]:
+def marked_processes_of_this_run() -> set[psutil.Process]:
     """Return the marked processes that this one started, and their children."""
     mine = _mark()
     return {member for process, mark in _marked() if mark == mine for member in _with_children(process)}
@@ -61,21 +61,23 @@ def kill_orphans() -> None:
 
 def _mark() -> str:
     """Return this process's number, when it began, for numbers are used again, and whose numbers they are."""
-    return f"{os.getpid()}:{_began(os.getpid())}:{_numbering()}"
+    return f"{os.getpid()}:{_start_time(os.getpid())}:{_pid_namespace()}"
 
 
 def _alive(mark: str) -> bool:
     number, began, numbering = (*mark.split(":", 2), "", "")[:3]
-    if numbering != _numbering():
+    if numbering != _pid_namespace():
         return True  # for all that can be known from here
     try:
         # One that is dead stays listed until its parent takes note of it.
-        return _began(int(number)) == began and psutil.Process(int(number)).status() != psutil.STATUS_ZOMBIE
+        return (
+            _start_time(int(number)) == began and psutil.Process(int(number)).status() != psutil.STATUS_ZOMBIE
+        )
     except (psutil.Error, OSError, ValueError):
         return False
 
 
-def _began(number: int) -> str:
+def _start_time(number: int) -> str:
     """Return when a process began, by a clock that nobody can set."""
     if not _LINUX:
         return str(psutil.Process(number).create_time())
@@ -84,7 +86,7 @@ def _began(number: int) -> str:
     return text.rpartition(")")[2].split()[19]
 
 
-def _numbering() -> str:
+def _pid_namespace() -> str:
     """Return within what the numbers of processes mean something: this boot, and this container."""
     if not _LINUX:
         return ""

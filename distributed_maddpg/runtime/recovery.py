@@ -10,10 +10,10 @@ from collections.abc import Callable
 from distributed_maddpg.errors import StageError, TrainingError
 from distributed_maddpg.types import FaultEvent
 
-FAILURES_IN_A_ROW = 5
+MAX_CONSECUTIVE_FAILURES = 5
 """So many failures of a process without any work in between, or of one error in a while, are a crash loop."""
-_WHILE_S = 600.0
-_FORGETTING = 0.2
+_REPEAT_WINDOW_S = 600.0
+_SMOOTHING = 0.2
 _KINDS = ("rollout_worker", "replay_buffer", "learner", "evaluator")
 _LOST = ("env_steps_lost", "updates_lost")
 _LOG = logging.getLogger("distributed_maddpg")
@@ -29,11 +29,11 @@ class Health:
         """Whether it answered since it was started."""
         self.start_at: float | None = None
         """When to start a successor (`time.monotonic`); None while there is a process."""
-        self.lives = 0
+        self.incarnation = 0
         """How many times it was replaced."""
         self._lost_at = 0.0
         self._failures = 0
-        self._usual_s: float | None = None
+        self._mean_call_s: float | None = None
 
     @property
     def down(self) -> bool:
@@ -42,40 +42,44 @@ class Health:
 
     def deadline_s(self, timeout_s: float) -> float:
         """Return how long to wait for its next answer: less, once it has shown how fast it is."""
-        return timeout_s if self._usual_s is None else min(timeout_s, max(timeout_s / 8, 10 * self._usual_s))
+        return (
+            timeout_s
+            if self._mean_call_s is None
+            else min(timeout_s, max(timeout_s / 8, 10 * self._mean_call_s))
+        )
 
-    def worked(self, seconds: float) -> None:
+    def mark_worked(self, seconds: float) -> None:
         """Note that it did some of its work, which took so long."""
         self._failures = 0
-        usual_s = seconds if self._usual_s is None else self._usual_s
-        self._usual_s = usual_s + _FORGETTING * (seconds - usual_s)
+        usual_s = seconds if self._mean_call_s is None else self._mean_call_s
+        self._mean_call_s = usual_s + _SMOOTHING * (seconds - usual_s)
 
-    def lost(self) -> None:
+    def mark_lost(self) -> None:
         """Note that it is gone; its successors come after 0, 1, 2, 4 seconds."""
         now = time.monotonic()
         if self._lost_at == 0.0:
             self._lost_at = now
         backoff = 2.0 ** (self._failures - 1) if self._failures else 0.0
-        self.start_at, self.ready, self._usual_s = now + backoff, False, None
+        self.start_at, self.ready, self._mean_call_s = now + backoff, False, None
         self._failures += 1
 
-    def postponed(self) -> None:
+    def mark_deferred(self) -> None:
         """Note that it was taken back, to be started again when there is room."""
         self.start_at = time.monotonic()
         if self.ready:
-            self._lost_at, self.ready, self._usual_s = self.start_at, False, None
+            self._lost_at, self.ready, self._mean_call_s = self.start_at, False, None
 
     @property
-    def hopeless(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether it was lost again and again without doing any work."""
-        return self._failures >= FAILURES_IN_A_ROW
+        return self._failures >= MAX_CONSECUTIVE_FAILURES
 
-    def started(self) -> None:
+    def mark_started(self) -> None:
         """Note that a successor is starting."""
         self.start_at = None
-        self.lives += 1
+        self.incarnation += 1
 
-    def answered(self) -> float:
+    def mark_ready(self) -> float:
         """Note that it is ready; return for how many seconds it was missed, 0 at the first start."""
         self.ready = True
         missed = time.monotonic() - self._lost_at if self._lost_at else 0.0
@@ -86,37 +90,37 @@ class Health:
 class FaultLog:
     """Counts what went wrong, and says each of it in one line."""
 
-    def __init__(self, tell: Callable[[FaultEvent], None] = lambda _: None) -> None:
-        """Begin with nothing; `tell` hears of each event when it happens."""
-        self._tell = tell
+    def __init__(self, on_event: Callable[[FaultEvent], None] = lambda _: None) -> None:
+        """Begin with nothing; `on_event` hears of each event when it happens."""
+        self._on_event = on_event
         self.counts = dict.fromkeys((*(f"num_{kind}_restarts" for kind in _KINDS), *_LOST), 0)
         self._errors: deque[tuple[float, str]] = deque()
 
-    def lost(self, who: str, error: TrainingError) -> None:
+    def record_lost(self, process: str, error: TrainingError) -> None:
         """Note that a process was lost.
 
         Raises:
             TrainingError: if its own code raised the same error again and again.
         """
-        self._add(who, "lost", str(error))
+        self._add(process, "lost", str(error))
         if isinstance(error, StageError):
             self._check_repeated(str(error))
 
-    def recovered(self, who: str, seconds: float, detail: str = "") -> None:
+    def record_recovered(self, process: str, seconds: float, detail: str = "") -> None:
         """Note that a process was replaced and is ready."""
-        kind = who.rstrip("0123456789 ").replace(" ", "_")
+        kind = process.rstrip("0123456789 ").replace(" ", "_")
         self.counts[f"num_{kind}_restarts"] += 1
-        self._add(who, "recovered", f"{who} is back after {seconds:.1f} s{detail}", seconds)
+        self._add(process, "recovered", f"{process} is back after {seconds:.1f} s{detail}", seconds)
 
-    def _add(self, who: str, kind: str, line: str, seconds: float = 0.0) -> None:
-        event = FaultEvent(time.time(), who, kind, line, seconds)
+    def _add(self, process: str, kind: str, line: str, seconds: float = 0.0) -> None:
+        event = FaultEvent(time.time(), process, kind, line, seconds)
         _LOG.warning(line)
-        self._tell(event)
+        self._on_event(event)
 
     def _check_repeated(self, line: str) -> None:
         now = time.monotonic()
         self._errors.append((now, line))
-        while now - self._errors[0][0] > _WHILE_S:
+        while now - self._errors[0][0] > _REPEAT_WINDOW_S:
             self._errors.popleft()
-        if sum(line == other for _, other in self._errors) >= FAILURES_IN_A_ROW:
-            raise TrainingError(f"the same error {FAILURES_IN_A_ROW} times: {line}")
+        if sum(line == other for _, other in self._errors) >= MAX_CONSECUTIVE_FAILURES:
+            raise TrainingError(f"the same error {MAX_CONSECUTIVE_FAILURES} times: {line}")

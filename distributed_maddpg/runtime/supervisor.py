@@ -19,13 +19,13 @@ import ray
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import Diverged, StageError, TrainingError
 from distributed_maddpg.replay.ring import Ring, RingAddress
-from distributed_maddpg.runtime.calls import PeerLost, ProcessLost, ask, overdue
+from distributed_maddpg.runtime.calls import PeerLost, ProcessLost, ask, timeout_error
 from distributed_maddpg.runtime.cluster import Processes
-from distributed_maddpg.runtime.recovery import FAILURES_IN_A_ROW, FaultLog, Health
+from distributed_maddpg.runtime.recovery import MAX_CONSECUTIVE_FAILURES, FaultLog, Health
 from distributed_maddpg.types import Arrays, EnvSpec, FaultEvent, FloatArray
 
 LEARNER, REPLAY, EVALUATOR = "learner", "replay buffer", "evaluator"
-_PULSE_S = 1.0
+_HEARTBEAT_S = 1.0
 _PAUSE_S = 0.2
 _REFILL_ROWS = 1 << 15
 
@@ -34,25 +34,25 @@ _REFILL_ROWS = 1 << 15
 class _Call:
     """A call under way: who was asked, until when it must answer, what to do with the answer."""
 
-    who: str
-    asked: float
+    process: str
+    sent_at: float
     timeout_s: float
-    finish: Callable[[Any], None]
-    abandon: Callable[[], None]
-    work: bool
+    on_result: Callable[[Any], None]
+    on_abandoned: Callable[[], None]
+    is_work: bool
 
 
 @dataclass(frozen=True)
-class Losses:
+class RecoveryCallbacks:
     """What the driver does when something is lost, and hears of it."""
 
-    learner_back: Callable[[int], None]
+    on_learner_restored: Callable[[int], None]
     """With the updates that the learner has made, by the snapshot that it goes on from."""
-    replay_emptied: Callable[[], None]
+    on_replay_emptied: Callable[[], None]
     """When the transitions are gone."""
     env_steps: Callable[[], int]
     """Returns the run's environment steps so far."""
-    tell: Callable[[FaultEvent], None] = lambda _: None
+    on_event: Callable[[FaultEvent], None] = lambda _: None
     """With each loss and each recovery, when it happens."""
 
 
@@ -60,25 +60,29 @@ class Supervisor:
     """The processes of a run, their health, and the calls that they have not answered yet."""
 
     def __init__(
-        self, configs: Sequence[MADDPGConfig], spec: EnvSpec, processes: Processes, losses: Losses
+        self,
+        configs: Sequence[MADDPGConfig],
+        spec: EnvSpec,
+        processes: Processes,
+        callbacks: RecoveryCallbacks,
     ) -> None:
         """Connect processes that were just started."""
         config = configs[0]
         self._timeout_s, self._min_workers = config.ray.timeout_s, config.ray.min_workers
         self._snapshot_interval_s = config.ray.snapshot_interval_s
-        self._recovers, self._losses = not config.sync, losses
+        self._recovers, self._callbacks = not config.sync, callbacks
         self._learner_cpus = config.learner.num_threads
-        self.processes, self.faults = processes, FaultLog(losses.tell)
+        self.processes, self.faults = processes, FaultLog(callbacks.on_event)
         self.workers = tuple(f"rollout worker {index}" for index in range(config.num_workers))
-        self._health = {who: Health(who) for who in (LEARNER, REPLAY, EVALUATOR, *self.workers)}
+        self._health = {process: Health(process) for process in (LEARNER, REPLAY, EVALUATOR, *self.workers)}
         self._health[EVALUATOR].ready = True  # it is started when it is needed
         self._calls: dict[ray.ObjectRef[Any], _Call] = {}
-        self._waiting: Counter[str] = Counter()
+        self._pending: Counter[str] = Counter()
         self._generation, self._connected_to = 0, dict.fromkeys((LEARNER, *self.workers), -1)
         self.snapshots: list[Arrays] = []
         """The learner's state of each run, some time ago."""
-        self._snapshot_at = self._pulse_at = -math.inf
-        self._enough_at, self._paused_until = time.monotonic(), 0.0
+        self._snapshot_at = self._heartbeat_at = -math.inf
+        self._enough_workers_at, self._paused_until = time.monotonic(), 0.0
         shape = (config.replay.capacity, spec.transitions.width)
         self._mirrors = [Ring(*shape) for _ in configs]  # memory is taken only where they are used
         self._mirrored = [0] * len(configs)
@@ -86,87 +90,91 @@ class Supervisor:
         self._latest_version = 0
         self.diverged = False
         """Whether the learner's numbers stopped being finite: it is not asked to learn any more."""
-        self.given_up = False
+        self.aborted = False
         """Whether the run has failed: nobody is replaced any more."""
         self._watch_replay()
         self._connect()
 
     # What the driver asks
 
-    def may_ask(self, who: str) -> bool:
+    def is_available(self, process: str) -> bool:
         """Whether a process is there to be asked for work."""
-        return self._health[who].ready and time.monotonic() >= self._paused_until
+        return self._health[process].ready and time.monotonic() >= self._paused_until
 
-    def ready(self, who: str) -> bool:
+    def ready(self, process: str) -> bool:
         """Whether a process is there, though it may have to wait a moment for another one."""
-        return self._health[who].ready
+        return self._health[process].ready
 
-    def waiting(self, who: str) -> int:
+    def num_pending(self, process: str) -> int:
         """Return how many calls a process has not answered."""
-        return self._waiting[who]
+        return self._pending[process]
 
-    def awaited(self, who: str) -> bool:
+    def is_pending(self, process: str) -> bool:
         """Whether a process must answer in time: one that has found no place yet need not."""
-        return any(call.who == who and math.isfinite(call.timeout_s) for call in self._calls.values())
+        return any(call.process == process and math.isfinite(call.timeout_s) for call in self._calls.values())
 
     @property
     def healthy_workers(self) -> int:
         """Rollout workers that are ready."""
-        return sum(self._health[who].ready for who in self.workers)
+        return sum(self._health[process].ready for process in self.workers)
 
     @property
-    def enough_workers(self) -> bool:
+    def has_enough_workers(self) -> bool:
         """Whether the run may go on with the rollout workers that are ready."""
         return self.healthy_workers >= self._min_workers
 
     @property
     def all_ready(self) -> bool:
         """Whether nobody is missing or starting."""
-        return all(health.ready for health in self._health.values()) and self.may_ask(LEARNER)
+        return all(health.ready for health in self._health.values()) and self.is_available(LEARNER)
 
     def watch(
         self,
         call: ray.ObjectRef[Any],
-        who: str,
-        finish: Callable[[Any], None],
-        abandon: Callable[[], None] = lambda: None,
+        process: str,
+        on_result: Callable[[Any], None],
+        on_abandoned: Callable[[], None] = lambda: None,
         *,
         timeout_s: float = 0.0,
-        work: bool = True,
+        is_work: bool = True,
     ) -> None:
         """Take charge of a call.
 
         Args:
             call: the call.
-            who: the process that was asked.
-            finish: what to do with the answer.
-            abandon: what to do when none will come.
+            process: the one that was asked.
+            on_result: takes the answer.
+            on_abandoned: called when none will come.
             timeout_s: how long to wait; default: by what the process showed so far.
-            work: whether an answer shows that the process can do its work.
+            is_work: whether an answer shows that the process can do its work.
         """
         if not timeout_s:
-            timeout_s = self.deadline_s(who, self._timeout_s)
-        self._calls[call] = _Call(who, time.monotonic(), timeout_s, finish, abandon, work)
-        self._waiting[who] += 1
+            timeout_s = self.deadline_s(process, self._timeout_s)
+        self._calls[call] = _Call(process, time.monotonic(), timeout_s, on_result, on_abandoned, is_work)
+        self._pending[process] += 1
 
-    def tend(self) -> None:
+    def reconcile(self) -> None:
         """Do what is due: replace who is gone, connect who is new, take the pulse and snapshots."""
         if not self._recovers:
             return
         now = time.monotonic()
-        for who, health in self._health.items():
-            waits = who in self.workers and not self._health[LEARNER].ready  # who must find a place first
+        for process, health in self._health.items():
+            waits = process in self.workers and not self._health[LEARNER].ready  # who must find a place first
             due = health.start_at is not None and now >= health.start_at and not waits
-            if due and not self.given_up:
-                self._restart(who, health)
+            if due and not self.aborted:
+                self._restart(process, health)
         self._connect()
-        if self._health[REPLAY].ready and now - self._pulse_at >= _PULSE_S and not self._waiting[REPLAY]:
-            self._pulse_at = now
+        if (
+            self._health[REPLAY].ready
+            and now - self._heartbeat_at >= _HEARTBEAT_S
+            and not self._pending[REPLAY]
+        ):
+            self._heartbeat_at = now
             deadline_s = self._health[REPLAY].deadline_s(self._timeout_s) / 2  # before who waits for it
             self.watch(self.processes.replay.size.remote(), REPLAY, lambda _: None, timeout_s=deadline_s)
         self._take_snapshots(now)
 
-    def absorb(self, timeout_s: float) -> None:
+    def poll(self, timeout_s: float) -> None:
         """Wait a moment for any answer, take all that are there, and give up those overdue.
 
         Raises:
@@ -178,50 +186,52 @@ class Supervisor:
         first, rest = ray.wait(calls, num_returns=1, timeout=timeout_s) if calls else ([], [])
         more = ray.wait(rest, num_returns=len(rest), timeout=0)[0] if first and rest else []
         for done in (*first, *more):
-            self.take(done)
+            self.resolve(done)
         now = time.monotonic()
         for call in list(self._calls.values()):
-            if now > call.asked + call.timeout_s:
-                self._failed(call.who, overdue(call.who, call.timeout_s))
+            if now > call.sent_at + call.timeout_s:
+                self._on_failure(call.process, timeout_error(call.process, call.timeout_s))
         if self._recovers:
-            self._check_enough(now)
+            self._check_min_workers(now)
 
-    def take(self, done: ray.ObjectRef[Any]) -> None:
+    def resolve(self, done: ray.ObjectRef[Any]) -> None:
         """Wait for one of the watched calls and act on its answer."""
         call = self._calls.pop(done, None)
         if call is None:
             return  # given up since
-        self._waiting[call.who] -= 1
+        self._pending[call.process] -= 1
         try:
-            answer = ask(call.who, done, call.timeout_s if math.isfinite(call.timeout_s) else self._timeout_s)
+            answer = ask(
+                call.process, done, call.timeout_s if math.isfinite(call.timeout_s) else self._timeout_s
+            )
         except TrainingError as error:
-            call.abandon()
-            self._failed(call.who, error)
+            call.on_abandoned()
+            self._on_failure(call.process, error)
             return
-        if call.work:
-            self._health[call.who].worked(time.monotonic() - call.asked)
-        call.finish(answer)
+        if call.is_work:
+            self._health[call.process].mark_worked(time.monotonic() - call.sent_at)
+        call.on_result(answer)
 
-    def take_all(self, who: str) -> None:
+    def resolve_all(self, process: str) -> None:
         """Wait for all calls of a process."""
-        for call in [call for call, about in self._calls.items() if about.who == who]:
-            self.take(call)
+        for call in [call for call, about in self._calls.items() if about.process == process]:
+            self.resolve(call)
 
-    def forget_all(self) -> None:
+    def discard_calls(self) -> None:
         """Drop all calls: everything is about to end."""
         self._calls.clear()
 
-    def note_version(self, version: int) -> None:
+    def set_latest_version(self, version: int) -> None:
         """Remember the newest weights' version, which a restored learner must not fall behind."""
         self._latest_version = version
 
-    def deadline_s(self, who: str, longest_s: float) -> float:
+    def deadline_s(self, process: str, longest_s: float) -> float:
         """Return how long to wait for a process whose answers may take so long at most."""
-        return self._health[who].deadline_s(longest_s) if self._recovers else longest_s
+        return self._health[process].deadline_s(longest_s) if self._recovers else longest_s
 
     # Losing and replacing
 
-    def _failed(self, who: str, error: TrainingError) -> None:
+    def _on_failure(self, process: str, error: TrainingError) -> None:
         """Take note of a failure, and let the process be replaced.
 
         Raises:
@@ -231,80 +241,84 @@ class Supervisor:
             return  # said already; the weights are those from before
         self.diverged |= isinstance(error, Diverged)
         if not self._recovers or not isinstance(error, PeerLost | ProcessLost | StageError):
-            if self._recovers and self.given_up:
+            if self._recovers and self.aborted:
                 return
-            self.given_up = True
+            self.aborted = True
             raise error
-        health = self._health[who]
+        health = self._health[process]
         if isinstance(error, PeerLost):  # the other one's own calls will tell
             self._paused_until = time.monotonic() + _PAUSE_S
-            self._pulse_at = -math.inf
+            self._heartbeat_at = -math.inf
         elif not health.down:  # otherwise this is another of its calls
-            self._lost(who, health, error)
+            self._on_lost(process, health, error)
 
-    def _lost(self, who: str, health: Health, error: TrainingError) -> None:
+    def _on_lost(self, process: str, health: Health, error: TrainingError) -> None:
         was_ready = health.ready
-        could_never_be_built = isinstance(error, StageError) and not was_ready and health.lives == 0
-        health.lost()
-        self._give_up_calls(who)
-        self.processes.end(self._actor(who))
-        if self.given_up:
+        could_never_be_built = isinstance(error, StageError) and not was_ready and health.incarnation == 0
+        health.mark_lost()
+        self._abandon_calls(process)
+        self.processes.end(self._actor(process))
+        if self.aborted:
             return  # what there still is of the run is being saved
-        self.given_up = True
+        self.aborted = True
         if could_never_be_built:
             raise error
-        self.faults.lost(who, error)
-        if health.hopeless:
-            raise TrainingError(f"{FAILURES_IN_A_ROW} times in a row: {error}")
-        self.given_up = False
-        if who == LEARNER:
+        self.faults.record_lost(process, error)
+        if health.exhausted:
+            raise TrainingError(f"{MAX_CONSECUTIVE_FAILURES} times in a row: {error}")
+        self.aborted = False
+        if process == LEARNER:
             self._make_room(0 if was_ready else self._learner_cpus)
 
     def _make_room(self, ready: int) -> None:
         """Take back workers that wait for a place, and so many that have one: the learner needs it more."""
-        for who in self.workers:
-            health = self._health[who]
+        for process in self.workers:
+            health = self._health[process]
             if health.down or (health.ready and ready == 0):
                 continue
             if health.ready:
                 ready -= 1
-                self.faults.lost(who, TrainingError(f"{who} makes room for the learner"))
-            self._give_up_calls(who)
-            self.processes.end(self._actor(who))
-            health.postponed()
+                self.faults.record_lost(process, TrainingError(f"{process} makes room for the learner"))
+            self._abandon_calls(process)
+            self.processes.end(self._actor(process))
+            health.mark_deferred()
 
-    def _give_up_calls(self, who: str) -> None:
-        for call in [call for call, about in self._calls.items() if about.who == who]:
-            self._calls.pop(call).abandon()
-        self._waiting[who] = 0
+    def _abandon_calls(self, process: str) -> None:
+        for call in [call for call, about in self._calls.items() if about.process == process]:
+            self._calls.pop(call).on_abandoned()
+        self._pending[process] = 0
 
-    def _actor(self, who: str) -> Any:
-        if who in self.workers:
-            return self.processes.workers[self.workers.index(who)]
+    def _actor(self, process: str) -> Any:
+        if process in self.workers:
+            return self.processes.workers[self.workers.index(process)]
         by_name = {LEARNER: "learner", REPLAY: "replay", EVALUATOR: "evaluator"}
-        return getattr(self.processes, by_name[who])
+        return getattr(self.processes, by_name[process])
 
-    def _restart(self, who: str, health: Health) -> None:
-        if who == LEARNER:
+    def _restart(self, process: str, health: Health) -> None:
+        if process == LEARNER:
             place = self.processes.start_learner()  # all else waits for it, so that nobody else would tell
-            self.watch(place, who, lambda _: None, timeout_s=self._timeout_s, work=False)
-        elif who == REPLAY:
+            self.watch(place, process, lambda _: None, timeout_s=self._timeout_s, is_work=False)
+        elif process == REPLAY:
             if not self._restart_replay():
                 return  # its place is beside the learner, who is starting
-        elif who == EVALUATOR:
-            health.started()
-            self.faults.recovered(who, health.answered(), ", to be started for the next evaluation")
+        elif process == EVALUATOR:
+            health.mark_started()
+            self.faults.record_recovered(
+                process, health.mark_ready(), ", to be started for the next evaluation"
+            )
             return
         else:
             # A number that no earlier life had, not even before the run was resumed.
-            self.processes.start_worker(self.workers.index(who), self._losses.env_steps() + health.lives + 1)
-        health.started()
-        if who in self._connected_to:
-            self._connected_to[who] = -1
+            self.processes.start_worker(
+                self.workers.index(process), self._callbacks.env_steps() + health.incarnation + 1
+            )
+        health.mark_started()
+        if process in self._connected_to:
+            self._connected_to[process] = -1
 
     def _restart_replay(self) -> bool:
         """Start a replay buffer, with what is left of its predecessor; return whether its place is known."""
-        node = self.processes.place_beside_learner()
+        node = self.processes.learner_node()
         if node is None:
             return False
         left = [ring.address for ring in self._rings if ring is not None and ring.address is not None]
@@ -316,32 +330,42 @@ class Supervisor:
     def _watch_replay(self) -> None:
         """Hear of a new replay buffer what it has, and where."""
         replay, generation = self.processes.replay, self._generation
-        self.watch(replay.ring_addresses.remote(), REPLAY, self._hold, timeout_s=self._timeout_s, work=False)
+        self.watch(
+            replay.ring_addresses.remote(),
+            REPLAY,
+            self._attach_rings,
+            timeout_s=self._timeout_s,
+            is_work=False,
+        )
         if generation:
             self.watch(
-                replay.adopted.remote(), REPLAY, self._replay_back, timeout_s=self._timeout_s, work=False
+                replay.adopted.remote(),
+                REPLAY,
+                self._on_replay_restored,
+                timeout_s=self._timeout_s,
+                is_work=False,
             )
         else:
             self._health[REPLAY].ready = True  # calls wait in its queue
 
-    def _hold(self, addresses: list[RingAddress | None]) -> None:
+    def _attach_rings(self, addresses: list[RingAddress | None]) -> None:
         """Keep the transitions' memory open here, so that it outlives the replay buffer's process."""
         if self._recovers:
             self._rings = [Ring.attach(address) if address else None for address in addresses]
 
-    def _replay_back(self, adopted: bool) -> None:
+    def _on_replay_restored(self, adopted: bool) -> None:
         detail = ", with its transitions"
         if not adopted:
             try:
                 rows = self._refill()
             except TrainingError as error:
-                self._failed(REPLAY, error)
+                self._on_failure(REPLAY, error)
                 return
             detail = f", with {rows:,} transitions of a snapshot"
             if rows == 0:
-                self._losses.replay_emptied()
+                self._callbacks.on_replay_emptied()
                 detail = ", without its transitions"
-        self.faults.recovered(REPLAY, self._health[REPLAY].answered(), detail)
+        self.faults.record_recovered(REPLAY, self._health[REPLAY].mark_ready(), detail)
 
     def _refill(self) -> int:
         """Send a new replay buffer what was mirrored of its predecessor's rows; return their number."""
@@ -354,58 +378,60 @@ class Supervisor:
 
     def _connect(self) -> None:
         """Tell learner and workers of the replay buffer, those that do not know this one yet."""
-        if not self.may_ask(REPLAY):
+        if not self.is_available(REPLAY):
             return
-        for who, generation in self._connected_to.items():
-            health = self._health[who]
+        for process, generation in self._connected_to.items():
+            health = self._health[process]
             if generation == self._generation or health.down:
                 continue
-            self._connected_to[who] = self._generation
-            actor = self._actor(who)
+            self._connected_to[process] = self._generation
+            actor = self._actor(process)
             # A worker may wait for ever for a place; whether enough of them have one is checked elsewhere.
-            waits = self._recovers and who != LEARNER
+            waits = self._recovers and process != LEARNER
             timeout_s = math.inf if waits and not health.ready else self._timeout_s
             calls = [actor.connect.remote(self.processes.replay)]
-            if not health.ready and health.lives:
-                calls += self._restored(who, actor)
-            again = self._connect_again(who)
+            if not health.ready and health.incarnation:
+                calls += self._restored(process, actor)
+            again = self._reconnect(process)
             for call in calls[:-1]:
-                self.watch(call, who, lambda _: None, again, timeout_s=timeout_s, work=False)
-            self.watch(calls[-1], who, self._welcome(who), again, timeout_s=timeout_s, work=False)
+                self.watch(call, process, lambda _: None, again, timeout_s=timeout_s, is_work=False)
+            self.watch(
+                calls[-1], process, self._on_connected(process), again, timeout_s=timeout_s, is_work=False
+            )
 
-    def _connect_again(self, who: str) -> Callable[[], None]:
+    def _reconnect(self, process: str) -> Callable[[], None]:
         def again() -> None:  # it lives, and the replay buffer may live as well, but they did not meet
-            self._connected_to[who] = -1
+            self._connected_to[process] = -1
 
         return again
 
-    def _restored(self, who: str, actor: Any) -> list[ray.ObjectRef[Any]]:
+    def _restored(self, process: str, actor: Any) -> list[ray.ObjectRef[Any]]:
         """Ask a successor to go on from where its predecessor was."""
-        if who != LEARNER:
+        if process != LEARNER:
             return [actor.refresh_weights.remote()]
         # Workers take only weights that are newer than their own.
         version = {"weights_version": np.array(self._latest_version, np.int64)}
         return [actor.set_state.remote({**state, **version}, run) for run, state in enumerate(self.snapshots)]
 
-    def _welcome(self, who: str) -> Callable[[Any], None]:
+    def _on_connected(self, process: str) -> Callable[[Any], None]:
         def answered(_: Any) -> None:
-            health = self._health[who]
-            was_ready, missed_s = health.ready, health.answered()
-            if was_ready or health.lives == 0 or not missed_s:
+            health = self._health[process]
+            was_ready, missed_s = health.ready, health.mark_ready()
+            if was_ready or health.incarnation == 0 or not missed_s:
                 return
-            if who == LEARNER:
+            if process == LEARNER:
                 updates = int(self.snapshots[0]["updates"]) if self.snapshots else 0
-                self._losses.learner_back(updates)
-            self.faults.recovered(who, missed_s)
+                self._callbacks.on_learner_restored(updates)
+            self.faults.record_recovered(process, missed_s)
 
         return answered
 
-    def _check_enough(self, now: float) -> None:
+    def _check_min_workers(self, now: float) -> None:
         """Raise TrainingError if there were too few rollout workers for too long."""
-        if self.enough_workers:
-            self._enough_at = now
-        elif now - self._enough_at > self._timeout_s and not self.given_up:
-            self.given_up = True
+        if self.has_enough_workers:
+            self._enough_workers_at = now
+        elif now - self._enough_workers_at > self._timeout_s and not self.aborted:
+            self.aborted = True
             raise TrainingError(
                 f"{self.healthy_workers} rollout workers for {self._timeout_s:g} s (ray.timeout_s), "
                 f"ray.min_workers = {self._min_workers}"
@@ -419,12 +445,15 @@ class Supervisor:
         if not due or not self._health[LEARNER].ready or self._snapshot_at == math.inf:
             return
         self._snapshot_at = math.inf  # until these are here
-        taken: dict[int, Arrays] = {}
+        captured: dict[int, Arrays] = {}
 
         def keep(state: Arrays, run: int) -> None:
-            taken[run] = state
-            if len(taken) == len(self._mirrors):
-                self.snapshots, self._snapshot_at = [taken[run] for run in sorted(taken)], time.monotonic()
+            captured[run] = state
+            if len(captured) == len(self._mirrors):
+                self.snapshots, self._snapshot_at = (
+                    [captured[run] for run in sorted(captured)],
+                    time.monotonic(),
+                )
 
         def again() -> None:
             self._snapshot_at = -math.inf
@@ -444,5 +473,5 @@ class Supervisor:
 
         return copy
 
-    def _ask(self, who: str, call: ray.ObjectRef[Any]) -> Any:
-        return ask(who, call, self._timeout_s)
+    def _ask(self, process: str, call: ray.ObjectRef[Any]) -> Any:
+        return ask(process, call, self._timeout_s)

@@ -12,14 +12,14 @@ import ray
 
 from distributed_maddpg.config import MADDPGConfig, RayConfig
 from distributed_maddpg.errors import TrainingError
-from distributed_maddpg.runtime.calls import ask, overdue
+from distributed_maddpg.runtime.calls import ask, timeout_error
 from distributed_maddpg.runtime.cluster import connect, disconnect
 
 R = TypeVar("R")
 
 _RETRIES = 2
 """How often a piece is begun again whose process was lost, with its node for instance."""
-_ANSWER_S = 60.0
+_RESULT_TIMEOUT_S = 60.0
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def in_parallel(
+def run_in_parallel(
     work: Callable[..., R], calls: Mapping[str, tuple[Any, ...]], address: str, timeout_s: float
 ) -> Iterator[tuple[str, R]]:
     """Do `work(*arguments)` for each of `calls` on a CPU of its own; yield name and result as they end.
@@ -60,9 +60,9 @@ def in_parallel(
             while waiting:
                 ready, _ = ray.wait(list(waiting), timeout=timeout_s)
                 if not ready:
-                    raise overdue(", ".join(waiting.values()), timeout_s)
+                    raise timeout_error(", ".join(waiting.values()), timeout_s)
                 name = waiting.pop(ready[0])
-                yield name, ask(name, ready[0], _ANSWER_S)
+                yield name, ask(name, ready[0], _RESULT_TIMEOUT_S)
     finally:
         for call in waiting:
             with suppress(ray.exceptions.RayError, TrainingError):

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from distributed_maddpg.acting.exploration import ActionMaker, Explorer
+from distributed_maddpg.acting.exploration import ActionHead, Explorer
 from distributed_maddpg.config import ExplorationConfig
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.types import EnvSpec
@@ -14,13 +14,13 @@ DISCRETE = EnvSpec(NAMES, (3, 2), (2, 3), ("discrete",) * 2)
 MANY = 40_000
 
 
-def maker(heads=("sigmoid", "sigmoid"), spec=CONTINUOUS, temperature=1.0):
-    return ActionMaker(spec, heads, temperature)
+def make_head(heads=("sigmoid", "sigmoid"), spec=CONTINUOUS, temperature=1.0):
+    return ActionHead(spec, heads, temperature)
 
 
 def explorer(kind, heads=("sigmoid", "sigmoid"), spec=CONTINUOUS, num_envs=MANY, seed=0, **settings):
     config = ExplorationConfig(kind, **settings)
-    return Explorer(config, maker(heads, spec), num_envs, np.random.default_rng(seed))
+    return Explorer(config, make_head(heads, spec), num_envs, np.random.default_rng(seed))
 
 
 def zeros(num_envs=MANY):
@@ -33,7 +33,7 @@ def normal_tail(z):
 
 def test_relaxed_is_the_sigmoid_by_value():
     logits = np.array([[[0.0, math.log(3), 9]], [[-1e4, 1e4, 0]]], np.float32)
-    actions = maker().relaxed(logits)
+    actions = make_head().relaxed(logits)
     np.testing.assert_allclose(actions[0, 0, :2], [0.5, 0.75], rtol=1e-6)
     np.testing.assert_allclose(actions[1, 0], [0, 1, 0.5], atol=1e-6)
     assert actions.dtype == np.float32
@@ -41,24 +41,24 @@ def test_relaxed_is_the_sigmoid_by_value():
 
 def test_relaxed_is_the_softmax_over_an_agents_own_columns():
     logits = np.array([[[0.0, math.log(3), 50.0]], [[1.0, 1.0, 1.0]]], np.float32)
-    actions = maker(("gumbel", "gumbel")).relaxed(logits)
+    actions = make_head(("gumbel", "gumbel")).relaxed(logits)
     np.testing.assert_allclose(actions[:, 0], [[0.25, 0.75, 0], [1 / 3] * 3], rtol=1e-6)
 
 
 def test_the_temperature_divides_the_logits():
     logits = np.array([[[0.0, math.log(3), 0.0]], [[0, 0, 0]]], np.float32)
-    actions = maker(("gumbel", "gumbel"), temperature=0.5).relaxed(logits)
+    actions = make_head(("gumbel", "gumbel"), temperature=0.5).relaxed(logits)
     np.testing.assert_allclose(actions[0, 0, :2], [0.1, 0.9], rtol=1e-6)
 
 
 def test_heads_may_be_mixed():
-    actions = maker(("gumbel", "sigmoid")).relaxed(zeros(1))
+    actions = make_head(("gumbel", "sigmoid")).relaxed(zeros(1))
     np.testing.assert_allclose(actions[:, 0], [[0.5, 0.5, 0], [0.5, 0.5, 0.5]])
 
 
 def test_finish_hands_out_one_hot_rows_and_integers_for_discrete_agents():
     actions = np.array([[[0.2, 0.8, 0]], [[0.3, 0.1, 0.6]]], np.float32)
-    for_critic, for_env = maker(("gumbel",) * 2, DISCRETE).finish(actions)
+    for_critic, for_env = make_head(("gumbel",) * 2, DISCRETE).finish(actions)
     assert [for_critic[0, 0, :2].tolist(), for_critic[1, 0].tolist()] == [[0, 1], [0, 0, 1]]
     assert [array.tolist() for array in for_env] == [[1], [2]]
     assert all(array.dtype == np.int64 for array in for_env)
@@ -66,7 +66,7 @@ def test_finish_hands_out_one_hot_rows_and_integers_for_discrete_agents():
 
 def test_finish_leaves_continuous_actions_as_they_are_without_padding():
     actions = np.array([[[0.25, 0.75, 9]], [[0.5, 0.125, 1]]], np.float32)
-    for_critic, for_env = maker().finish(actions)
+    for_critic, for_env = make_head().finish(actions)
     assert [for_critic[0, 0, :2].tolist(), for_critic[1, 0].tolist()] == [[0.25, 0.75], [0.5, 0.125, 1]]
     assert [array.tolist() for array in for_env] == [[[0.25, 0.75]], [[0.5, 0.125, 1]]]
 
@@ -87,14 +87,14 @@ def test_without_decay_the_magnitude_is_the_end():
 def test_no_magnitude_means_greedy_actions(kind):
     noise = explorer(kind, num_envs=3, start=0.0, end=0.0)
     logits = np.random.default_rng(1).normal(size=(2, 3, 3)).astype(np.float32)
-    np.testing.assert_array_equal(noise.actions(logits, 0), maker().relaxed(logits))
+    np.testing.assert_array_equal(noise.actions(logits, 0), make_head().relaxed(logits))
 
 
 def test_none_adds_nothing_to_either_head():
     logits = np.random.default_rng(1).normal(size=(2, 3, 3)).astype(np.float32)
     for heads in (("sigmoid", "sigmoid"), ("gumbel", "sigmoid"), ("gumbel", "gumbel")):
         noise = explorer("none", heads, num_envs=3)
-        np.testing.assert_array_equal(noise.actions(logits, 0), maker(heads).relaxed(logits))
+        np.testing.assert_array_equal(noise.actions(logits, 0), make_head(heads).relaxed(logits))
 
 
 @pytest.mark.parametrize(("kind", "magnitude"), [("auto", 0.1 / 0.3), ("gaussian", 0.1)])
@@ -167,7 +167,7 @@ def test_epsilon_replaces_all_agents_of_a_copy_together_by_uniform_actions():
 def test_epsilon_chooses_uniformly_among_an_agents_own_discrete_actions():
     logits = zeros()
     logits[..., 0] = 30.0
-    made = maker(("gumbel", "gumbel"), DISCRETE)
+    made = make_head(("gumbel", "gumbel"), DISCRETE)
     noise = Explorer(ExplorationConfig("epsilon", 1.0, 1.0), made, MANY, np.random.default_rng(0))
     first, second = made.finish(noise.actions(logits, 0))[1]
     np.testing.assert_allclose(np.bincount(first) / MANY, [1 / 2] * 2, atol=0.01)
@@ -223,7 +223,7 @@ def test_offsets_go_on_from_a_state():
 def test_greedy_agents_get_no_noise_of_any_kind(kind):
     head = "gumbel" if kind == "gumbel" else "sigmoid"
     config = ExplorationConfig(kind, start=1.0, end=1.0, episode_offset=1.0)
-    explore = Explorer(config, maker((head, head)), 50, np.random.default_rng(0), (True, False))
-    actions, greedy = explore.actions(zeros(50), 0), maker((head, head)).relaxed(zeros(50))
+    explore = Explorer(config, make_head((head, head)), 50, np.random.default_rng(0), (True, False))
+    actions, greedy = explore.actions(zeros(50), 0), make_head((head, head)).relaxed(zeros(50))
     assert (actions[0] == greedy[0]).all()
     assert (actions[1, :, :2] != greedy[1, :, :2]).all()

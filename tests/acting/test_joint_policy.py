@@ -41,7 +41,7 @@ def test_greedy_actions_by_hand():
 
 def test_explore_hands_out_what_the_environment_takes():
     policies = make()
-    policies.explore_with(ExplorationConfig("gaussian", 0.2, 0.2), np.random.default_rng(0))
+    policies.add_exploration(ExplorationConfig("gaussian", 0.2, 0.2), np.random.default_rng(0))
     actions, (continuous, discrete) = policies.explore(observations(), 0)
     assert actions.shape == (2, 4, 3)
     np.testing.assert_array_equal(actions[0, :, :2], continuous)
@@ -51,7 +51,7 @@ def test_explore_hands_out_what_the_environment_takes():
 
 def test_explore_without_noise_equals_act():
     policies = make()
-    policies.explore_with(ExplorationConfig("none"), np.random.default_rng(0))
+    policies.add_exploration(ExplorationConfig("none"), np.random.default_rng(0))
     for noisy, greedy in zip(
         policies.explore(observations(), 0)[1], policies.act(observations()), strict=True
     ):
@@ -61,7 +61,7 @@ def test_explore_without_noise_equals_act():
 def test_act_stays_greedy_beside_exploration():
     policies = make()
     before = [array.copy() for array in policies.act(observations())]
-    policies.explore_with(ExplorationConfig("gaussian", 0.5, 0.5), np.random.default_rng(0))
+    policies.add_exploration(ExplorationConfig("gaussian", 0.5, 0.5), np.random.default_rng(0))
     policies.explore(observations(), 0)
     for old, new in zip(before, policies.act(observations()), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -72,7 +72,7 @@ def test_episodes_ended_resets_the_walk():
     for ended in (True, False):
         policies = make(num_envs=1)
         schedule = ExplorationConfig("ou", 0.3, 0.0, decay_env_steps=1)
-        policies.explore_with(schedule, np.random.default_rng(0))
+        policies.add_exploration(schedule, np.random.default_rng(0))
         policies.explore(observations(1), 0)
         policies.episodes_ended(np.array([ended]))
         walks.append(policies.explore(observations(1), 1)[0])
@@ -81,11 +81,11 @@ def test_episodes_ended_resets_the_walk():
 
 
 def test_explore_before_explore_with_is_refused():
-    with pytest.raises(ValueError, match="explore_with"):
+    with pytest.raises(ValueError, match="add_exploration"):
         make().explore(observations(), 0)
 
 
 def test_a_noise_without_a_policy_for_it_is_refused():
     policies = make(policy_head="gumbel")
     with pytest.raises(BadInput, match="needs a sigmoid policy head"):
-        policies.explore_with(ExplorationConfig("gaussian"), np.random.default_rng(0))
+        policies.add_exploration(ExplorationConfig("gaussian"), np.random.default_rng(0))

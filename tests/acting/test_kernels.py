@@ -26,7 +26,7 @@ def same(a, b):
 def test_add_bias_and_rectify_is_numpys(width):
     values, bias = with_nan(numbers(width)), numbers(width, seed=1)[:, :1]
     expected = np.maximum(values + bias, 0.0)
-    kernels.add_bias_and_rectify(values, bias)
+    kernels.add_bias_and_relu(values, bias)
     assert same(values, expected)
     assert np.isnan(values).sum() == 2
 
@@ -35,7 +35,7 @@ def test_add_bias_and_rectify_is_numpys(width):
 def test_subtract_largest_is_numpys(width):
     values = numbers(width)
     expected = values - values.max(axis=2, keepdims=True)
-    kernels.subtract_largest(values)
+    kernels.subtract_max(values)
     assert same(values, expected)
 
 
@@ -43,7 +43,7 @@ def test_subtract_largest_is_numpys(width):
 def test_divide_by_sum_is_numpys(width):
     values = np.exp(np.clip(with_nan(numbers(width)), -60, 60))
     expected = values / values.sum(axis=2, keepdims=True)
-    kernels.divide_by_sum(values)
+    kernels.normalise(values)
     assert same(values, expected)
 
 
@@ -51,7 +51,7 @@ def test_divide_by_sum_is_numpys(width):
 def test_divide_by_sum_of_many_is_numpys_but_for_the_order_of_addition(width):
     values = np.exp(np.clip(numbers(width), -60, 60))
     expected = values / values.sum(axis=2, keepdims=True)
-    kernels.divide_by_sum(values)
+    kernels.normalise(values)
     np.testing.assert_allclose(values, expected, rtol=2e-6)
 
 
@@ -60,8 +60,8 @@ def test_not_a_number_spoils_the_whole_row_of_a_softmax_as_in_numpy(width):
     values = with_nan(numbers(width))
     expected = np.exp(values - values.max(axis=2, keepdims=True))
     expected /= expected.sum(axis=2, keepdims=True)
-    kernels.subtract_largest(values)
+    kernels.subtract_max(values)
     np.exp(values, out=values)
-    kernels.divide_by_sum(values)
+    kernels.normalise(values)
     assert same(values, expected)
     assert np.isnan(values[2, 3:5]).all()

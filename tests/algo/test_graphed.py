@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distributed_maddpg.algo.device_replay import DeviceReplay
-from distributed_maddpg.algo.graphed import GraphedUpdates
+from distributed_maddpg.algo.graphed import CUDAGraphUpdates
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
 from distributed_maddpg.algo.maddpg import METRICS
 from distributed_maddpg.config import AlgorithmConfig
@@ -32,7 +32,7 @@ class Setup:
         self.update = HandwrittenUpdate(config, spec, torch.device(device), (1, 2))
         self.metrics = torch.zeros(len(METRICS), 4, device=device)
         self.replay = DeviceReplay(20, SPEC.transitions.width, self.update.generators)
-        self.graphed = GraphedUpdates(self.update, self.replay, self.metrics, BATCH)
+        self.graphed = CUDAGraphUpdates(self.update, self.replay, self.metrics, BATCH)
         self.add(30, newest=30)
 
     def add(self, count, newest):
@@ -91,11 +91,11 @@ def test_what_is_put_back_is_everything_an_update_changes():
 def test_memory_of_another_batch_size_is_kept():
     setup = Setup()
     setup.loop(1)
-    before = setup.update._memory
+    before = setup.update._workspace
     setup.update(setup.replay.sample(3))
-    assert setup.update._memory is not before
+    assert setup.update._workspace is not before
     setup.loop(1)
-    assert setup.update._memory is before
+    assert setup.update._workspace is before
 
 
 class RecordedSteps:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
-from distributed_maddpg.algo.maddpg import METRICS, MADDPGUpdate, _Padded
+from distributed_maddpg.algo.maddpg import METRICS, MADDPGUpdate, _PaddedGather
 from distributed_maddpg.config import AlgorithmConfig
 from distributed_maddpg.types import EnvSpec
 
@@ -414,7 +414,7 @@ def test_columns_read_by_index_are_those_copied_agent_by_agent(spec, runs):
         (layout.next_obs, batch, 2),
         (layout.actions, batch.transpose(1, 2), 1),
     ):
-        padded = _Padded(columns, CPU)
+        padded = _PaddedGather(columns, CPU)
         copied = padded(rows, dim)
         padded._gathers = True
         assert torch.equal(padded(rows, dim), copied)
@@ -425,7 +425,7 @@ def test_what_a_gpu_does_in_fewer_kernels_is_the_same_update(case, double):
     spec, changes = CASES[case]
     ours, plain = (HandwrittenUpdate(replace(SMALL, **changes), spec, CPU, [1, 2]) for _ in range(2))
     for padded in vars(ours._columns).values():
-        if isinstance(padded, _Padded):
+        if isinstance(padded, _PaddedGather):
             padded._gathers = True
     for seed in range(3):
         batch = make_batch(spec, seed=seed).expand(2, -1, -1)

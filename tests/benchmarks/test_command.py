@@ -76,7 +76,7 @@ def test_several_seeds_are_compared_with_one() -> None:
 
 
 def test_a_learner_that_draws_itself_is_measured_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Learner, "draws_itself", True)
+    monkeypatch.setattr(Learner, "samples_on_device", True)
     monkeypatch.setattr(Learner, "learn", None)
     options = BenchmarkOptions(preset="notebook", batch_size=16, seconds=0.02, repeats=1)
     result = run_benchmark("learner", options)

@@ -107,14 +107,14 @@ def test_an_evaluation_names_its_moment():
 
 
 def test_an_environment_that_never_ends_is_given_up(monkeypatch):
-    monkeypatch.setattr(episodes, "_LONGEST_EPISODE", 50)
+    monkeypatch.setattr(episodes, "_MAX_EPISODE_STEPS", 50)
     env = make_vector_env("tests.envs.counting:parallel_env", 1, 0, max_cycles=1000)
     with pytest.raises(TrainingError, match="no episode ended within 50 steps"):
         evaluate(env, lambda obs: [np.zeros(1, np.int64)] * 2, 1)
 
 
 def test_one_copy_that_never_ends_is_given_up_though_others_end(monkeypatch):
-    monkeypatch.setattr(episodes, "_LONGEST_EPISODE", 50)
+    monkeypatch.setattr(episodes, "_MAX_EPISODE_STEPS", 50)
     env = make_vector_env("tests.envs.counting:parallel_env", 2, 0, max_cycles=5)
     env.envs[1].max_cycles = 10_000
     with pytest.raises(TrainingError, match="no episode ended within 50 steps"):
@@ -190,7 +190,7 @@ def test_whoever_visits_one_landmark_after_the_other_covers_neither():
                 "goal_landmark": np.array([0]),
             }
 
-    closest = episodes._Closest(Scripted())
+    closest = episodes._SmallestDistances(Scripted())
     closest.step(np.array([False]))
     assert closest.step(np.array([True])) == pytest.approx(np.array([[0.0, 0.0, 2.0]]))
 

@@ -9,7 +9,7 @@ from distributed_maddpg.cli import main
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.evaluation.episodes import evaluate_weights
-from distributed_maddpg.evaluation.matchups import Side, evaluate_sides
+from distributed_maddpg.evaluation.matchups import TeamSource, evaluate_teams
 from distributed_maddpg.experiments.cross_play import (
     _labels,
     cross_play,
@@ -74,10 +74,10 @@ def test_a_matrix_of_all_pairings_by_value(entrants):
 def test_each_team_acts_as_its_own_run(entrants):
     still = entrants[0].side.parameters.copy()
     still[0] = 0.0  # an adversary that idles
-    idle = Side(entrants[0].side.config, still)
+    idle = TeamSource(entrants[0].side.config, still)
     sides = {"agent": entrants[1].side, "adversary": idle}
-    first = evaluate_sides(sides, 30, 0).episodes.final_distances
-    other = evaluate_sides({"agent": entrants[0].side, "adversary": idle}, 30, 0).episodes.final_distances
+    first = evaluate_teams(sides, 30, 0).episodes.final_distances
+    other = evaluate_teams({"agent": entrants[0].side, "adversary": idle}, 30, 0).episodes.final_distances
     assert (first[:, 0] == other[:, 0]).all()  # whoever it plays with
     assert (first[:, 1:] != other[:, 1:]).any()
 
@@ -155,12 +155,12 @@ def test_the_command_prints_and_writes(entrants, tmp_path, capsys):
 
 def test_start_states_do_not_depend_on_who_stands_first(entrants):
     one = entrants[0].side
-    other = Side(
+    other = TeamSource(
         dataclasses.replace(one.config, rollout=dataclasses.replace(one.config.rollout, num_envs=3)),
         one.parameters,
     )
     cards = [
-        evaluate_sides(dict(zip(("agent", "adversary"), pair, strict=True)), 100, 0)
+        evaluate_teams(dict(zip(("agent", "adversary"), pair, strict=True)), 100, 0)
         for pair in ((one, other), (other, one))
     ]
     assert (cards[0].episodes.final_distances == cards[1].episodes.final_distances).all()

@@ -320,9 +320,9 @@ def test_a_snapshot_copies_only_what_would_be_lost():
     snapshot = ring.snapshot()
     snapshot.read(5)
     ring.add(numbered(10, 5, 2))
-    assert not snapshot._rescued
+    assert not snapshot._copied
     ring.add(numbered(15, 2, 2))
-    assert [piece[:, 0].tolist() for piece in snapshot._rescued] == [[5, 6]]
+    assert [piece[:, 0].tolist() for piece in snapshot._copied] == [[5, 6]]
 
 
 def test_an_abandoned_or_finished_snapshot_costs_nothing():
@@ -613,7 +613,7 @@ def test_the_announcement_goes_only_after_the_rows_are_mended(monkeypatch):
     ring.add(numbered(0, 10, 2))
     ring._header[1] = 14
     ring.rows = ring.rows.view(Rows)
-    ring._mend()
+    ring._repair()
     assert seen == [(14, 0)]
     assert (int(ring._header[1]), ring.epoch) == (10, 2)
 
@@ -627,7 +627,7 @@ address = RingAddress(*map(int, sys.argv[1:]))
 ring = Ring.adopt(address) if address.process else Ring.shared(address.capacity, address.width)
 held = ring.read_since(0)[0]
 print(*vars(ring.address).values(), ring.size, (held == held[:, :1]).all(), flush=True)
-numbers = np.arange(ring.inserted, ring.inserted + 5600).astype(np.float32) % 5600
+numbers = (np.arange(ring.inserted, ring.inserted + 5600) % 5600).astype(np.float32)  # exact beyond 2**24
 blocks = np.repeat(numbers[:, None], address.width, axis=1).reshape(8, 700, -1)
 while True:  # until it is killed
     for block in blocks:

@@ -171,8 +171,8 @@ def test_rows_that_cannot_be_written_for_a_while_are_written_later(begun, tmp_pa
     monkeypatch.setattr(run_tables.CSVTable, "flush", full)
     for steps in (200, 300):
         folder.add_result(result(steps))
-    assert folder.take_problem() == f"{tmp_path}: cannot be written to (No space left on device)"
-    assert folder.take_problem() == ""
+    assert folder.pop_problem() == f"{tmp_path}: cannot be written to (No space left on device)"
+    assert folder.pop_problem() == ""
     assert [line.split(",")[0] for line in folder.tables()["metrics.csv"].splitlines()[1:]] == [
         "100",
         "200",
@@ -185,7 +185,7 @@ def test_rows_that_cannot_be_written_for_a_while_are_written_later(begun, tmp_pa
         "200",
         "300",
     ]
-    assert folder.take_problem() == ""
+    assert folder.pop_problem() == ""
 
 
 def test_a_short_write_counts_for_nothing(tmp_path):
@@ -222,7 +222,7 @@ def test_a_table_that_cannot_be_read_is_left_out_of_checkpoints(begun, tmp_path)
     folder.add_result(result(100))
     (tmp_path / "metrics.csv").unlink()
     assert list(folder.tables()) == ["returns.csv"]
-    assert "metrics.csv: cannot be read" in folder.take_problem()
+    assert "metrics.csv: cannot be read" in folder.pop_problem()
 
 
 def test_settings_are_written_with_the_first_result_and_on_a_full_disk_later(begun, tmp_path, monkeypatch):
@@ -231,7 +231,7 @@ def test_settings_are_written_with_the_first_result_and_on_a_full_disk_later(beg
     with monkeypatch.context() as patched:
         patched.setattr("distributed_maddpg.run.folder.write_aside", _refuse)
         folder.mark(MADDPGConfig())
-    assert "cannot be written to" in folder.take_problem()
+    assert "cannot be written to" in folder.pop_problem()
     folder.mark(MADDPGConfig(seed=3))
     folder.mark(MADDPGConfig(seed=4))
     assert MADDPGConfig.from_toml(tmp_path / "config.toml").seed == 3
@@ -249,5 +249,5 @@ def test_events_are_json_lines(begun, tmp_path):
     for _ in range(2):
         folder.add_events([event])
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
-    expected = {"time": 1.5, "who": "rollout worker 1", "kind": "recovered", "line": "it is back"}
+    expected = {"time": 1.5, "process": "rollout worker 1", "kind": "recovered", "message": "it is back"}
     assert [json.loads(line) for line in lines] == [{**expected, "seconds": 2.0}] * 2

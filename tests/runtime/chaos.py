@@ -21,25 +21,25 @@ WITHIN_S = 120.0
 class Watched:
     """A RayRoot, what it said so far, and its history."""
 
-    def __init__(self, root: Any) -> None:
-        self.root = root
+    def __init__(self, runner: Any) -> None:
+        self.runner = runner
         self.events: list[FaultEvent] = []
-        root._supervisor.faults._tell = self.events.append
+        runner._supervisor.faults._on_event = self.events.append
         self.updates: list[tuple[float, int]] = []
         self.versions: list[int] = []
 
     @property
     def actors(self) -> dict[str, Any]:
         """Return the actors of this moment by name; the evaluator only if it was started."""
-        processes = self.root._processes
+        processes = self.runner._processes
         found = {f"rollout worker {index}": worker for index, worker in enumerate(processes.workers)}
         found |= {"learner": processes.learner, "replay buffer": processes.replay}
         return found | ({"evaluator": processes._evaluator} if processes._evaluator else {})
 
     def pids(self) -> dict[str, int]:
         """Return the ids of their processes, busy or not."""
-        started = self.root._processes._started
-        return {who: ray.get(started[actor], timeout=60).pid for who, actor in self.actors.items()}
+        started = self.runner._processes._started
+        return {process: ray.get(started[actor], timeout=60).pid for process, actor in self.actors.items()}
 
     def until(self, reached: Callable[[], bool], within_s: float = WITHIN_S) -> None:
         """Train until something is so."""
@@ -50,30 +50,30 @@ class Watched:
             return reached() or time.monotonic() > deadline
 
         while not stop():
-            self.root.run(stop)
-        assert reached(), (self.events, self.root.pacer.__dict__)
+            self.runner.run(stop)
+        assert reached(), (self.events, self.runner.pacer.__dict__)
 
     def hit(self, number: int, *names: str) -> dict[str, int]:
         """Send a signal to processes by name; return their ids."""
         pids = self.pids()
-        for who in names:
-            os.kill(pids[who], number)
-        return {who: pids[who] for who in names}
+        for process in names:
+            os.kill(pids[process], number)
+        return {process: pids[process] for process in names}
 
     def happened(self, kind: str) -> list[str]:
         """Return the processes that were lost, or that recovered, in order."""
-        return [event.who for event in self.events if event.kind == kind]
+        return [event.process for event in self.events if event.kind == kind]
 
     def until_back(self, *names: str) -> float:
         """Train until processes were lost and replaced; return after how many seconds."""
         started = time.monotonic()
-        self.until(lambda: all(who in self.happened("recovered") for who in names))
-        self.until(lambda: self.root._supervisor.all_ready)
+        self.until(lambda: all(process in self.happened("recovered") for process in names))
+        self.until(lambda: self.runner._supervisor.all_ready)
         return time.monotonic() - started
 
     def finish(self, more_env_steps: int = 1280) -> int:
         """Let the run end soon, after some more steps; train until it has; return the total."""
-        pacer = self.root.pacer
+        pacer = self.runner.pacer
         total = (pacer.env_steps + pacer._env_steps_running) // 32 * 32 + more_env_steps
         pacer._config = dataclasses.replace(pacer._config, total_env_steps=total)
         self.until(lambda: pacer.finished)
@@ -84,9 +84,9 @@ class Watched:
         moment = time.monotonic() - seconds
         return max((count for at, count in self.updates if at <= moment), default=0)
 
-    def ask(self, who: str, what: Callable[[Any], Any]) -> Any:
+    def ask(self, process: str, what: Callable[[Any], Any]) -> Any:
         """Return what a function finds in a process."""
-        return ray.get(self.actors[who].__ray_call__.remote(what), timeout=60)
+        return ray.get(self.actors[process].__ray_call__.remote(what), timeout=60)
 
     def rows(self) -> Any:
         """Return all transitions that the replay buffer itself holds, oldest first."""
@@ -98,14 +98,14 @@ class Watched:
         return np.concatenate(chunks)
 
     def _look(self) -> None:
-        self.updates.append((time.monotonic(), self.root.pacer.updates))
-        if not self.versions or self.versions[-1] != self.root._latest_version:
-            self.versions.append(self.root._latest_version)
+        self.updates.append((time.monotonic(), self.runner.pacer.updates))
+        if not self.versions or self.versions[-1] != self.runner._latest_version:
+            self.versions.append(self.runner._latest_version)
 
 
-def updates_earned(root: Any, env_steps: int) -> int:
+def updates_earned(runner: Any, env_steps: int) -> int:
     """Return the updates that so many steps earn in a run that nothing happens to."""
-    pacer = Pacer(dataclasses.replace(root._config.pacing, total_env_steps=env_steps))
+    pacer = Pacer(dataclasses.replace(runner._config.pacing, total_env_steps=env_steps))
     pacer.collection_started(env_steps)
     pacer.collection_done(env_steps)
     return pacer.updates_due()

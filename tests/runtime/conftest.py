@@ -13,20 +13,20 @@ from tests.envs.target import target_config
 
 
 @pytest.fixture
-def make_root(ray_cluster: None) -> Iterator[Callable[..., Any]]:
+def make_runner(ray_cluster: None) -> Iterator[Callable[..., Any]]:
     """Return a function that starts a RayRoot on the session's cluster."""
-    from distributed_maddpg.runtime.driver import RayRoot
+    from distributed_maddpg.runtime.driver import RayRunner
 
-    roots: list[RayRoot] = []
+    runners: list[RayRunner] = []
 
-    def make(config: MADDPGConfig) -> RayRoot:
-        root = RayRoot([config], check(config))
-        roots.append(root)
-        return root
+    def make(config: MADDPGConfig) -> RayRunner:
+        runner = RayRunner([config], check(config))
+        runners.append(runner)
+        return runner
 
     yield make
-    for root in roots:
-        root.close()
+    for runner in runners:
+        runner.close()
 
 
 @pytest.fixture

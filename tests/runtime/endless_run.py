@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 from distributed_maddpg.preflight import check
-from distributed_maddpg.runtime.driver import RayRoot
+from distributed_maddpg.runtime.driver import RayRunner
 from tests.envs.target import target_config
 from tests.runtime.chaos import Watched
 
@@ -17,12 +17,12 @@ def main() -> None:
     """Train for ever."""
     pacing = {"total_env_steps": 10**12, "report_interval_env_steps": 64, "learning_starts": 320}
     config = target_config(num_workers=1, pacing=pacing)
-    root = RayRoot([config], check(config))
-    watched = Watched(root)
-    watched.until(lambda: root.pacer.updates > 20)
+    runner = RayRunner([config], check(config))
+    watched = Watched(runner)
+    watched.until(lambda: runner.pacer.updates > 20)
     print(json.dumps(watched.pids()), flush=True)
     while True:
-        root.run(lambda: False)
+        runner.run(lambda: False)
 
 
 if __name__ == "__main__":

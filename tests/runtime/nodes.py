@@ -25,8 +25,8 @@ from ray.cluster_utils import Cluster
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, TrainingError
 from distributed_maddpg.preflight import check
-from distributed_maddpg.runtime.driver import RayRoot
-from distributed_maddpg.runtime.tasks import in_parallel
+from distributed_maddpg.runtime.driver import RayRunner
+from distributed_maddpg.runtime.tasks import run_in_parallel
 from tests.envs.target import target_config
 from tests.runtime.chaos import Watched
 
@@ -67,33 +67,33 @@ def _config(**changes: Any) -> MADDPGConfig:
 
 @contextmanager
 def _run(config: MADDPGConfig) -> Iterator[Watched]:
-    root = RayRoot([config], check(config))
+    runner = RayRunner([config], check(config))
     try:
-        yield Watched(root)
+        yield Watched(runner)
     finally:
-        root.close()
+        runner.close()
 
 
 def _end(watched: Watched) -> dict[str, Any]:
     total = watched.finish()
-    [result] = watched.root.results()
+    [result] = watched.runner.results()
     return {
         "total": total,
         "env_steps": result["num_env_steps_sampled_lifetime"],
         "updates": result["num_updates_lifetime"],
-        "learner_updates": int(watched.root.learner_state(0)["updates"]),
+        "learner_updates": int(watched.runner.learner_state(0)["updates"]),
         "stored": len(watched.rows()),
         "faults": result["fault_tolerance"],
         "lost": watched.happened("lost"),
         "recovered": watched.happened("recovered"),
-        "lines": [event.line for event in watched.events],
+        "lines": [event.message for event in watched.events],
         "versions_sorted": watched.versions == sorted(watched.versions),
     }
 
 
-def _node_of(watched: Watched, who: str) -> str:
-    started = watched.root._processes._started
-    return str(ray.get(started[watched.actors[who]], timeout=60).node)
+def _node_of(watched: Watched, process: str) -> str:
+    started = watched.runner._processes._started
+    return str(ray.get(started[watched.actors[process]], timeout=60).node)
 
 
 def _kill_raylet(node: Any) -> None:
@@ -105,22 +105,22 @@ def workers_join_and_leave() -> dict[str, Any]:
     """Start with room for one worker of three; add a node for two more; take it away again."""
     seen: dict[str, Any] = {}
     with _cluster(2) as (cluster, _), _run(_config(num_workers=3)) as watched:
-        supervisor = watched.root._supervisor
-        watched.until(lambda: watched.root.pacer.updates > 50)
+        supervisor = watched.runner._supervisor
+        watched.until(lambda: watched.runner.pacer.updates > 50)
         seen["before"] = supervisor.healthy_workers
         node = _add(cluster, 2)
         started = time.monotonic()
         watched.until(lambda: supervisor.healthy_workers == 3, _WITHIN_S)
         seen["join_s"] = time.monotonic() - started
-        env_steps = watched.root.pacer.env_steps
-        watched.until(lambda: watched.root.pacer.env_steps > env_steps + 3200)
-        seen["asked"] = list(watched.root._fragments_asked)
+        env_steps = watched.runner.pacer.env_steps
+        watched.until(lambda: watched.runner.pacer.env_steps > env_steps + 3200)
+        seen["asked"] = list(watched.runner._fragments_asked)
         started = time.monotonic()
         cluster.remove_node(node, allow_graceful=False)
         watched.until(lambda: supervisor.healthy_workers == 1, _WITHIN_S)
         seen["leave_s"] = time.monotonic() - started
-        env_steps = watched.root.pacer.env_steps
-        watched.until(lambda: watched.root.pacer.env_steps > env_steps + 3200, _WITHIN_S)
+        env_steps = watched.runner.pacer.env_steps
+        watched.until(lambda: watched.runner.pacer.env_steps > env_steps + 3200, _WITHIN_S)
         seen["after"] = supervisor.healthy_workers
         return seen | _end(watched)
 
@@ -129,8 +129,8 @@ def too_few_workers() -> dict[str, Any]:
     """Take away the node of one worker of two where two are needed."""
     config = _config(ray={"min_workers": 2, "timeout_s": 40.0})
     with _cluster(2, 1) as (cluster, [node]), _run(config) as watched:
-        watched.until(lambda: watched.root._supervisor.healthy_workers == 2)
-        watched.until(lambda: watched.root.pacer.updates > 50)
+        watched.until(lambda: watched.runner._supervisor.healthy_workers == 2)
+        watched.until(lambda: watched.runner.pacer.updates > 50)
         cluster.remove_node(node, allow_graceful=False)
         started = time.monotonic()
         try:
@@ -153,16 +153,16 @@ def never_enough() -> dict[str, Any]:
 def node_of_workers_dies() -> dict[str, Any]:
     """Kill the raylet of a node with two of three workers; another node has room for them."""
     with _cluster(2, 2, 2) as (_, nodes), _run(_config(num_workers=3)) as watched:
-        watched.until(lambda: watched.root._supervisor.healthy_workers == 3)
-        watched.until(lambda: watched.root.pacer.updates > 50)
+        watched.until(lambda: watched.runner._supervisor.healthy_workers == 3)
+        watched.until(lambda: watched.runner.pacer.updates > 50)
         mine = ray.get_runtime_context().get_node_id()
-        places = {who: _node_of(watched, who) for who in watched.actors}
+        places = {process: _node_of(watched, process) for process in watched.actors}
         aside = {places["learner"], places["replay buffer"], mine}
         [victim, *_] = [
             node for node in nodes if node.node_id not in aside and node.node_id in places.values()
         ]
-        lost = [who for who, place in places.items() if place == victim.node_id]
-        pids = [watched.pids()[who] for who in lost]
+        lost = [process for process, place in places.items() if place == victim.node_id]
+        pids = [watched.pids()[process] for process in lost]
         started = time.monotonic()
         _kill_raylet(victim)
         watched.until(lambda: set(lost) <= set(watched.happened("recovered")), _WITHIN_S)
@@ -180,13 +180,13 @@ def node_of_learner_and_replay_dies() -> dict[str, Any]:
     # All nodes are on this machine, where the driver could reach the memory.
     module.Ring.attach = staticmethod(lambda address: None)  # type: ignore[method-assign]
     with _cluster(2, 5, 5) as (_, nodes), _run(config) as watched:
-        root, supervisor = watched.root, watched.root._supervisor
-        watched.until(lambda: root.pacer.updates > 300 and supervisor._mirrored[0] > 0, _WITHIN_S)
-        places = {who: _node_of(watched, who) for who in watched.actors}
+        runner, supervisor = watched.runner, watched.runner._supervisor
+        watched.until(lambda: runner.pacer.updates > 300 and supervisor._mirrored[0] > 0, _WITHIN_S)
+        places = {process: _node_of(watched, process) for process in watched.actors}
         [victim] = [node for node in nodes if node.node_id == places["learner"]]
-        lost = [who for who, place in places.items() if place == victim.node_id]
+        lost = [process for process, place in places.items() if place == victim.node_id]
         mirrored = supervisor._mirrors[0].read_since(0)[0].copy()
-        env_steps, updates, safe = root.pacer.env_steps, root.pacer.updates, watched.updates_before(4.0)
+        env_steps, updates, safe = runner.pacer.env_steps, runner.pacer.updates, watched.updates_before(4.0)
         started = time.monotonic()
         _kill_raylet(victim)
         watched.until(lambda: set(lost) <= set(watched.happened("recovered")), _WITHIN_S)
@@ -202,17 +202,17 @@ def no_room_for_the_learner() -> dict[str, Any]:
     """Kill the raylet of the learner's node when workers that work fill all others."""
     config = _config(num_workers=3, learner={"num_threads": 2}, ray={"min_workers": 1, "timeout_s": 30.0})
     with _cluster(1, 2, 2) as (_, nodes), _run(config) as watched:
-        root = watched.root
-        watched.until(lambda: root._supervisor.healthy_workers == 3 and root.pacer.updates > 50)
+        runner = watched.runner
+        watched.until(lambda: runner._supervisor.healthy_workers == 3 and runner.pacer.updates > 50)
         [victim] = [node for node in nodes if node.node_id == _node_of(watched, "learner")]
         _kill_raylet(victim)
         watched.until(lambda: "learner" in watched.happened("recovered"), _WITHIN_S)
-        before = root.pacer.updates
-        watched.until(lambda: root.pacer.updates > before + 50)
-        watched.until(lambda: root._supervisor.healthy_workers == 1)  # the head's may have been one of them
-        root.settle()  # though two workers wait for a place
-        workers = root._supervisor.healthy_workers
-        return {"workers": workers, "stages": sorted(root.capture(0, False).stages)} | _end(watched)
+        before = runner.pacer.updates
+        watched.until(lambda: runner.pacer.updates > before + 50)
+        watched.until(lambda: runner._supervisor.healthy_workers == 1)  # the head's may have been one of them
+        runner.drain()  # though two workers wait for a place
+        workers = runner._supervisor.healthy_workers
+        return {"workers": workers, "stages": sorted(runner.capture(0, False).stages)} | _end(watched)
 
 
 def _piece(name: str, begun: str) -> str:
@@ -244,7 +244,9 @@ def pieces_spread_and_one_node_dies() -> dict[str, Any]:
 
         with ThreadPoolExecutor() as pool:
             killed = pool.submit(kill)
-            ended = dict(in_parallel(_piece, {name: (name, str(begun)) for name in "abcdef"}, "", _WITHIN_S))
+            ended = dict(
+                run_in_parallel(_piece, {name: (name, str(begun)) for name in "abcdef"}, "", _WITHIN_S)
+            )
             killed.result()
         return {"victim": victim.node_id, "begun": lines(), "ended": ended}
 

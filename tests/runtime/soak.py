@@ -22,9 +22,9 @@ from tests.envs.target import target_config
 def _look(named: dict[str, int]) -> dict[str, dict[str, float]]:
     gc.collect()
     seen = {}
-    for who, number in named.items():
+    for process, number in named.items():
         process = psutil.Process(number)
-        seen[who] = {"mb": process.memory_full_info().uss / 2**20, "files": process.num_fds()}
+        seen[process] = {"mb": process.memory_full_info().uss / 2**20, "files": process.num_fds()}
     return seen
 
 
@@ -34,7 +34,7 @@ def _processes(algo: MADDPG) -> dict[str, int]:
         return named
     from tests.runtime.chaos import Watched
 
-    named |= Watched(algo._root()).pids()
+    named |= Watched(algo._started()).pids()
     for child in psutil.Process().children(recursive=True):
         for name in ("gcs_server", "raylet"):
             if child.name() == name:

@@ -127,11 +127,11 @@ def test_a_learner_that_draws_itself_follows_the_memory_that_the_replay_buffer_w
 ) -> None:
     def learn(actor: Any) -> tuple[int, int]:
         kind = type(actor._learner)
-        draws_itself, kind.draws_itself = kind.draws_itself, True
+        samples_on_device, kind.samples_on_device = kind.samples_on_device, True
         try:
             actor.learn(3, False)
         finally:
-            kind.draws_itself = draws_itself
+            kind.samples_on_device = samples_on_device
         return actor._learner._mirrors[0].newest[0], actor._shared[0].inserted
 
     before = _get(processes.learner.weights.remote(0)).updates

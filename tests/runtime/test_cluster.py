@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("ray")
 from distributed_maddpg.errors import TrainingError
-from distributed_maddpg.runtime.cluster import _check_somebody_listens
+from distributed_maddpg.runtime.cluster import _check_reachable
 
 
 @pytest.fixture
@@ -23,9 +23,9 @@ def test_an_address_where_nobody_listens_is_refused():
         "no.such.host.invalid:1",
     ):
         with pytest.raises(TrainingError, match=r"ray.address = .*nobody answers there \(.+\); start the"):
-            _check_somebody_listens(address)
+            _check_reachable(address)
 
 
 def test_an_address_where_somebody_listens_or_that_is_a_word_is_left_to_ray(listener):
     for address in (f"127.0.0.1:{listener}", f"ray://127.0.0.1:{listener}", "auto", "local", ""):
-        _check_somebody_listens(address)
+        _check_reachable(address)

@@ -45,7 +45,7 @@ def test_one_worker_in_lock_step_learns_what_the_serial_root_learns() -> None:
 
 def test_runs_side_by_side_in_lock_step_learn_what_each_seed_does_alone() -> None:
     config = target_config(num_workers=1, sync=True, seed=4, pacing=_SHORT)
-    runs = MADDPG.several(config, 2)
+    runs = MADDPG.for_seeds(config, 2)
     with runs[0]:
         while not runs[0].finished:
             results = train_together(runs)
@@ -124,14 +124,14 @@ def test_evaluations_arrive_while_training_goes_on(solved: Solved) -> None:
 @pytest.fixture(scope="module")
 def learner_bound(ray_cluster: None) -> Iterator[Any]:
     """Start a root with two workers and so many updates per step that slack is scarce."""
-    from distributed_maddpg.runtime.driver import RayRoot
+    from distributed_maddpg.runtime.driver import RayRunner
 
     pacing = {"total_env_steps": 10**9, "report_interval_env_steps": 64, "tolerance_updates": 8}
     env = {"kwargs": {"max_cycles": 100}}  # long episodes, so that reports are short
     config = target_config(num_workers=2, pacing=pacing, env=env)
-    root = RayRoot([config], check(config))
-    yield root
-    root.close()
+    runner = RayRunner([config], check(config))
+    yield runner
+    runner.close()
 
 
 def test_both_workers_share_what_the_pacing_allows(learner_bound: Any) -> None:
@@ -144,19 +144,19 @@ def test_both_workers_share_what_the_pacing_allows(learner_bound: Any) -> None:
 def test_no_transition_passes_through_the_driver(learner_bound: Any, monkeypatch: Any) -> None:
     from distributed_maddpg.runtime import supervisor
 
-    root, answers = learner_bound, []
-    ask, before = supervisor.ask, root.pacer.env_steps
+    runner, answers = learner_bound, []
+    ask, before = supervisor.ask, runner.pacer.env_steps
 
-    def weigh(who: str, call: Any, timeout_s: float) -> Any:
-        answer = ask(who, call, timeout_s)
-        if who.startswith("rollout worker"):
+    def weigh(process: str, call: Any, timeout_s: float) -> Any:
+        answer = ask(process, call, timeout_s)
+        if process.startswith("rollout worker"):
             answers.append(len(pickle.dumps(answer)))
         return answer
 
     monkeypatch.setattr(supervisor, "ask", weigh)
-    while root.pacer.env_steps < before + 2_000:
-        root.run(lambda: False)
-    collected = (root.pacer.env_steps - before) * 13 * 4  # bytes
+    while runner.pacer.env_steps < before + 2_000:
+        runner.run(lambda: False)
+    collected = (runner.pacer.env_steps - before) * 13 * 4  # bytes
     assert answers and sum(answers) < 0.5 * collected
 
 
@@ -167,7 +167,7 @@ def test_counts_and_learner_belong_together_when_its_state_is_taken(learner_boun
         counts = state.stages["pacing/counts"]
         assert counts[:2].tolist() == [state.env_steps, state.updates]
         assert int(state.stages["learner/updates"]) == state.updates
-    learner_bound.settle()
+    learner_bound.drain()
     state = learner_bound.capture(0, with_replay=False)
     pacer = learner_bound.pacer
     assert state.env_steps == pacer.env_steps > 0 and state.updates == pacer.updates > 0

@@ -43,9 +43,9 @@ def _failing(timeout_s: float = 60.0, **kwargs: Any) -> MADDPGConfig:
     )
 
 
-def _until_it_fails(root: Any) -> str:
+def _until_it_fails(runner: Any) -> str:
     with pytest.raises(TrainingError) as raised:
-        go_on(lambda: root.run(lambda: False))
+        go_on(lambda: runner.run(lambda: False))
     return str(raised.value)
 
 
@@ -70,41 +70,41 @@ def test_too_few_workers_for_too_long_end_the_run_with_a_checkpoint(tmp_path: Pa
     [("worker", "rollout worker 1"), ("learner", "learner"), ("replay", "replay buffer")],
 )
 def test_a_killed_process_ends_a_run_in_lock_step_by_name(
-    make_root: Callable[..., Any], endless: Callable[..., MADDPGConfig], victim: str, name: str
+    make_runner: Callable[..., Any], endless: Callable[..., MADDPGConfig], victim: str, name: str
 ) -> None:
-    root = make_root(endless(num_workers=2, sync=True))
-    processes = root._processes
+    runner = make_runner(endless(num_workers=2, sync=True))
+    processes = runner._processes
     actors = {"worker": processes.workers[1], "learner": processes.learner, "replay": processes.replay}
     pids = [pid(actor) for actor in (*processes.workers, processes.learner, processes.replay)]
-    root.run(lambda: False)
+    runner.run(lambda: False)
     os.kill(pid(actors[victim]), signal.SIGKILL)
     started = time.monotonic()
-    message = _until_it_fails(root)
+    message = _until_it_fails(runner)
     assert message.startswith(f"{name} died: ") and "\n" not in message
     assert time.monotonic() - started < 10
-    root.close()
+    runner.close()
     assert gone(pids, within_s=5)
 
 
 @pytest.mark.parametrize(("victim", "name"), [("worker", "rollout worker 0"), ("replay", "replay buffer")])
 def test_a_silent_process_ends_a_run_in_lock_step_by_name(
-    make_root: Callable[..., Any], endless: Callable[..., MADDPGConfig], victim: str, name: str
+    make_runner: Callable[..., Any], endless: Callable[..., MADDPGConfig], victim: str, name: str
 ) -> None:
-    root = make_root(endless(num_workers=1, sync=True))
-    object.__setattr__(root._config.ray, "timeout_s", 4.0)  # after the start, which may take longer
-    processes = root._processes
+    runner = make_runner(endless(num_workers=1, sync=True))
+    object.__setattr__(runner._config.ray, "timeout_s", 4.0)  # after the start, which may take longer
+    processes = runner._processes
     stopped = pid(processes.workers[0] if victim == "worker" else processes.replay)
     pids = [pid(actor) for actor in (*processes.workers, processes.learner, processes.replay)]
     for actor in (*processes.workers, processes.learner):
         ray.get(actor.__ray_call__.remote(lambda self: setattr(self, "_timeout_s", 2.0)))
-    root.run(lambda: False)
+    runner.run(lambda: False)
     os.kill(stopped, signal.SIGSTOP)
     try:
         started = time.monotonic()
-        message = _until_it_fails(root)
+        message = _until_it_fails(runner)
         assert message.startswith(f"{name} did not answer within ")
         assert time.monotonic() - started < 12
-        root.close()
+        runner.close()
         assert gone(pids, within_s=10)
     finally:
         if not gone([stopped], within_s=0.1):
@@ -139,30 +139,30 @@ def test_fewer_cpus_than_workers_that_are_needed_are_refused(settings: dict[str,
 
 
 def test_workers_that_find_no_cpu_are_done_without(
-    make_root: Callable[..., Any], endless: Callable[..., MADDPGConfig], caplog: Any
+    make_runner: Callable[..., Any], endless: Callable[..., MADDPGConfig], caplog: Any
 ) -> None:
-    root = make_root(endless(num_workers=5, ray={"min_workers": 2, "timeout_s": 60.0}))
+    runner = make_runner(endless(num_workers=5, ray={"min_workers": 2, "timeout_s": 60.0}))
     assert caplog.messages == [
         "the cluster has 4 CPUs: of 5 rollout workers those that find no place join when nodes do"
     ]
     steps = [0] * 5
-    collected = root._collected
+    collected = runner._on_collected
 
     def count(reports: Any) -> None:
         steps[reports[0].worker] += reports[0].env_steps
         collected(reports)
 
-    root._collected = count
+    runner._on_collected = count
     deadline = time.monotonic() + 60
-    while root._supervisor.healthy_workers < 3 or sum(steps) < 3200:
+    while runner._supervisor.healthy_workers < 3 or sum(steps) < 3200:
         assert time.monotonic() < deadline
-        root.run(lambda: False)
-    assert root._supervisor.healthy_workers == 3 == sum(own > 0 for own in steps)
-    [result] = root.results()
+        runner.run(lambda: False)
+    assert runner._supervisor.healthy_workers == 3 == sum(own > 0 for own in steps)
+    [result] = runner.results()
     assert result["fault_tolerance"]["num_healthy_workers"] == 3
-    root.settle()
-    state = root.capture(0, with_replay=False)
-    assert state.env_steps == root.pacer.env_steps == sum(steps)
+    runner.drain()
+    state = runner.capture(0, with_replay=False)
+    assert state.env_steps == runner.pacer.env_steps == sum(steps)
     assert len({name.partition("/")[0] for name in state.stages if name.startswith("worker_")}) == 3
 
 
@@ -206,7 +206,7 @@ def test_an_environment_that_raises_once_in_a_while_is_survived(tmp_path: Path) 
     assert result["num_env_steps_sampled_lifetime"] == 6400
     assert result["num_updates_lifetime"] == 1 + (6400 - 320) // 8
     assert result["fault_tolerance"]["updates_lost"] == 0
-    lines = [event.line.split(" ", 3)[3] for event in events if event.kind == "lost"]
+    lines = [event.message.split(" ", 3)[3] for event in events if event.kind == "lost"]
     assert 1 <= len(lines) <= 3 and set(lines) == {"failed: RuntimeError: boom at step 30"}
     assert len(list(tmp_path.iterdir())) == 3
 

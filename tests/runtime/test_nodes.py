@@ -44,7 +44,7 @@ def test_workers_join_when_a_node_does_and_leave_with_it() -> None:
     seen = _seen("workers_join_and_leave")
     assert (seen["before"], seen["after"]) == (1, 1)
     assert min(seen["asked"]) > 0, "those that joined worked"
-    assert len([who for who in seen["lost"] if who.startswith("rollout worker")]) >= 2
+    assert len([process for process in seen["lost"] if process.startswith("rollout worker")]) >= 2
     assert seen["faults"]["updates_lost"] == 0
     assert seen["stored"] >= seen["total"]
     _check_counts(seen)
@@ -65,7 +65,7 @@ def test_a_node_with_workers_dies_and_others_take_over() -> None:
     seen = _seen("node_of_workers_dies")
     assert seen["running"] == [], "its processes ended with its raylet"
     assert set(seen["victims"]) <= set(seen["recovered"])
-    assert all(who.startswith("rollout worker") for who in seen["lost"])
+    assert all(process.startswith("rollout worker") for process in seen["lost"])
     assert seen["faults"]["updates_lost"] == 0
     assert seen["faults"]["num_healthy_workers"] == 3
     assert seen["stored"] >= seen["total"]

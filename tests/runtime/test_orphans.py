@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("ray")
 from distributed_maddpg.runtime import orphans
-from distributed_maddpg.runtime.orphans import kill_orphans, marking, own_family
+from distributed_maddpg.runtime.orphans import kill_orphans, mark_processes, marked_processes_of_this_run
 from tests.runtime.processes import gone, session_processes
 
 pytestmark = pytest.mark.ray
@@ -99,7 +99,7 @@ def test_a_killed_drivers_processes_end_and_another_runs_do_not(runs: tuple[Run,
 def test_processes_of_whom_nothing_is_known_are_left_alone(
     monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    with marking():
+    with mark_processes():
         mark = os.environ[orphans._MARK]
         if change == "container":
             number, began, numbering = mark.split(":", 2)
@@ -150,18 +150,18 @@ def test_orphans_are_told_by_their_starter() -> None:
 
 def test_own_processes_are_found_with_their_children_and_the_environment_is_as_before() -> None:
     before = dict(os.environ)
-    with marking():
+    with mark_processes():
         child = subprocess.Popen(["sh", "-c", "sleep 600 & wait"])
     assert dict(os.environ) == before
     bare = subprocess.Popen(["sleep", "600"])
     try:
         deadline = time.monotonic() + 5
-        while len(family := own_family()) < 2 and time.monotonic() < deadline:
+        while len(family := marked_processes_of_this_run()) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert len(family) == 2 and child.pid in {process.pid for process in family}
         assert bare.pid not in {process.pid for process in family}
     finally:
-        for process in own_family():
+        for process in marked_processes_of_this_run():
             process.kill()
         bare.kill()
         child.wait()

@@ -19,21 +19,21 @@ from tests.runtime.processes import gone  # noqa: E402
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 _INTERVAL_S = 1.0
-_MOST_FRAGMENTS = 2 * 16
+_MAX_FRAGMENTS = 2 * 16
 """A worker's calls under way, times the fragments of one."""
 _WORKERS = ("rollout worker 0", "rollout worker 1")
 
 
 @pytest.fixture
-def start(make_root: Callable[..., Any], endless: Callable[..., MADDPGConfig]) -> Callable[..., Watched]:
+def start(make_runner: Callable[..., Any], endless: Callable[..., MADDPGConfig]) -> Callable[..., Watched]:
     """Return a function that starts a run with two workers and trains until it has something to lose."""
 
     def started(**changes: Any) -> Watched:
         settings = {"num_workers": 2, "replay": {"capacity": 200_000}, **changes}
         settings["ray"] = {"timeout_s": 60.0, "snapshot_interval_s": _INTERVAL_S, **changes.get("ray", {})}
-        watched = Watched(make_root(endless(**settings)))
-        supervisor = watched.root._supervisor
-        watched.until(lambda: watched.root.pacer.updates >= 50 and supervisor.all_ready)
+        watched = Watched(make_runner(endless(**settings)))
+        supervisor = watched.runner._supervisor
+        watched.until(lambda: watched.runner.pacer.updates >= 50 and supervisor.all_ready)
         watched.until(lambda: supervisor.snapshots and supervisor.snapshots[0]["updates"] > 0)
         return watched
 
@@ -42,33 +42,33 @@ def start(make_root: Callable[..., Any], endless: Callable[..., MADDPGConfig]) -
 
 def _kinds(names: tuple[str, ...]) -> dict[str, int]:
     found: dict[str, int] = {}
-    for who in names:
-        kind = who.rstrip(" 01").replace(" ", "_")
+    for process in names:
+        kind = process.rstrip(" 01").replace(" ", "_")
         found[kind] = found.get(kind, 0) + 1
     return found
 
 
 def _check_end(watched: Watched, names: tuple[str, ...]) -> dict[str, Any]:
     """Finish the run; check its counts and what it tells; return `fault_tolerance`."""
-    root, version = watched.root, watched.root._latest_version
+    runner, version = watched.runner, watched.runner._latest_version
     total = watched.finish()
-    assert root.pacer.env_steps == total
-    assert root.pacer.updates == updates_earned(root, total)
-    [result] = root.results()
+    assert runner.pacer.env_steps == total
+    assert runner.pacer.updates == updates_earned(runner, total)
+    [result] = runner.results()
     faults = result["fault_tolerance"]
     assert result["num_env_steps_sampled_lifetime"] == total
-    assert result["num_updates_lifetime"] == root.pacer.updates
+    assert result["num_updates_lifetime"] == runner.pacer.updates
     assert {name: faults[name] for name in counters()} == counters(**_kinds(names))
     assert faults["num_healthy_workers"] == 2
     assert sorted(watched.happened("lost")) == sorted(watched.happened("recovered")) == sorted(names)
-    lost = len([who for who in names if who in _WORKERS])
+    lost = len([process for process in names if process in _WORKERS])
     stuck = 2 if "replay buffer" in names else lost  # a push of either may have failed with it
-    assert 0 <= faults["env_steps_lost"] <= stuck * _MOST_FRAGMENTS * 32
-    state = root.learner_state(0)
-    assert state["updates"] == root.pacer.updates
+    assert 0 <= faults["env_steps_lost"] <= stuck * _MAX_FRAGMENTS * 32
+    state = runner.learner_state(0)
+    assert state["updates"] == runner.pacer.updates
     assert all(np.isfinite(array).all() for array in state.values())
     assert watched.versions == sorted(watched.versions), "the learner's version never goes back"
-    acting = [watched.ask(who, lambda actor: actor._weights_version) for who in _WORKERS]
+    acting = [watched.ask(process, lambda actor: actor._weights_version) for process in _WORKERS]
     assert min(acting) > version, "weights arrive after the loss"
     return dict(faults)
 
@@ -82,27 +82,27 @@ def test_killed_workers_are_replaced_by_others(start: Callable[..., Watched], na
     print(f"{len(names)} rollout workers back after {seconds:.1f} s")
     faults = _check_end(watched, names)
     assert faults["updates_lost"] == 0
-    kept = {who: number for who, number in first.items() if who not in names}
-    assert kept == {who: number for who, number in watched.pids().items() if who not in names}
+    kept = {process: number for process, number in first.items() if process not in names}
+    assert kept == {process: number for process, number in watched.pids().items() if process not in names}
     assert not set(killed.values()) & set(watched.pids().values())
     # What a successor sees is its own: the numbers that this environment shows are never the same twice.
-    stored, inserted = watched.rows(), watched.root._supervisor._rings[0].inserted
-    assert len(stored) == inserted >= watched.root.pacer.env_steps
+    stored, inserted = watched.rows(), watched.runner._supervisor._rings[0].inserted
+    assert len(stored) == inserted >= watched.runner.pacer.env_steps
     assert len(np.unique(stored[:, :3], axis=0)) == len(stored)
 
 
 def test_a_killed_learner_goes_on_from_its_snapshot(start: Callable[..., Watched]) -> None:
     watched = start()
-    watched.until(lambda: watched.root.pacer.updates > 300)
+    watched.until(lambda: watched.runner.pacer.updates > 300)
     safe = watched.updates_before(_INTERVAL_S + 2.0)
-    before, version = watched.root.pacer.updates, watched.root._latest_version
+    before, version = watched.runner.pacer.updates, watched.runner._latest_version
     [killed] = watched.hit(signal.SIGKILL, "learner").values()
     seconds = watched.until_back("learner")
     print(f"learner back after {seconds:.1f} s")
-    state = watched.root.learner_state(0)
+    state = watched.runner.learner_state(0)
     assert state["weights_version"] >= version
     faults = _check_end(watched, ("learner",))
-    assert faults["updates_lost"] <= before + 2 * watched.root._updates_per_call - safe
+    assert faults["updates_lost"] <= before + 2 * watched.runner._updates_per_call - safe
     print(f"{faults['updates_lost']} of {before} updates lost")
     assert watched.pids()["learner"] != killed
 
@@ -110,12 +110,12 @@ def test_a_killed_learner_goes_on_from_its_snapshot(start: Callable[..., Watched
 def test_a_killed_learner_takes_over_its_predecessors_state(start: Callable[..., Watched]) -> None:
     watched = start()
     seen: list[Any] = []
-    supervisor = watched.root._supervisor
+    supervisor = watched.runner._supervisor
     restored = supervisor._restored
 
-    def note(who: str, actor: Any) -> list[Any]:
-        calls = restored(who, actor)
-        if who == "learner":
+    def note(process: str, actor: Any) -> list[Any]:
+        calls = restored(process, actor)
+        if process == "learner":
             seen.append((supervisor.snapshots[0], actor.get_state.remote(0)))
         return calls
 
@@ -132,27 +132,27 @@ def test_a_killed_learner_takes_over_its_predecessors_state(start: Callable[...,
 def test_a_killed_replay_buffers_transitions_survive_it(start: Callable[..., Watched]) -> None:
     watched = start()
     pids = watched.pids()
-    before, inserted = watched.root._supervisor._rings[0].read_since(0)
+    before, inserted = watched.runner._supervisor._rings[0].read_since(0)
     watched.hit(signal.SIGKILL, "replay buffer")
     seconds = watched.until_back("replay buffer")
     print(f"replay buffer back after {seconds:.1f} s")
-    assert [event.line.split(" s", 1)[1] for event in watched.events if event.kind == "recovered"] == [
+    assert [event.message.split(" s", 1)[1] for event in watched.events if event.kind == "recovered"] == [
         ", with its transitions"
     ]
     faults = _check_end(watched, ("replay buffer",))
     assert faults["updates_lost"] == 0
     now = watched.pids()
-    assert {who for who in now if now[who] != pids[who]} == {"replay buffer"}
+    assert {process for process in now if now[process] != pids[process]} == {"replay buffer"}
     after = watched.rows()
     np.testing.assert_array_equal(after[:inserted], before)
-    assert len(after) >= watched.root.pacer.env_steps
+    assert len(after) >= watched.runner.pacer.env_steps
     sampled_from = watched.ask("learner", lambda actor: actor._shared[0].inserted)
-    assert sampled_from == len(after) == watched.root._supervisor._rings[0].inserted
+    assert sampled_from == len(after) == watched.runner._supervisor._rings[0].inserted
 
 
 def test_the_memory_outlives_learner_and_replay_buffer_together(start: Callable[..., Watched]) -> None:
     watched = start()
-    before, inserted = watched.root._supervisor._rings[0].read_since(0)
+    before, inserted = watched.runner._supervisor._rings[0].read_since(0)
     watched.hit(signal.SIGKILL, "learner", "replay buffer")
     seconds = watched.until_back("learner", "replay buffer")
     print(f"learner and replay buffer back after {seconds:.1f} s")
@@ -164,7 +164,7 @@ def test_the_memory_outlives_learner_and_replay_buffer_together(start: Callable[
 
 def test_everybody_killed_at_once_comes_back(start: Callable[..., Watched]) -> None:
     watched = start()
-    before, inserted = watched.root._supervisor._rings[0].read_since(0)
+    before, inserted = watched.runner._supervisor._rings[0].read_since(0)
     names = (*_WORKERS, "learner", "replay buffer")
     watched.hit(signal.SIGKILL, *names)
     print(f"all back after {watched.until_back(*names):.1f} s")
@@ -178,47 +178,47 @@ def test_an_evaluation_whose_process_is_lost_is_made_again(
 ) -> None:
     pacing = {"total_env_steps": 10**9, "report_interval_env_steps": 64, "evaluation_interval_env_steps": 640}
     watched = start(pacing=pacing, evaluation={"episodes": 20})
-    root = watched.root
-    watched.until(lambda: bool(root._evaluations[0]))  # its process is up
-    root.take_evaluations(0)
+    runner = watched.runner
+    watched.until(lambda: bool(runner._evaluations[0]))  # its process is up
+    runner.pop_evaluations(0)
     if number == signal.SIGKILL:  # in the middle
-        object.__setattr__(root._config.evaluation, "episodes", 4000)
-        watched.until(lambda: root._supervisor.waiting("evaluator") > 0)
+        object.__setattr__(runner._config.evaluation, "episodes", 4000)
+        watched.until(lambda: runner._supervisor.num_pending("evaluator") > 0)
         [lost] = watched.hit(number, "evaluator").values()
     else:
-        watched.until(lambda: not root._supervisor.waiting("evaluator"))
+        watched.until(lambda: not runner._supervisor.num_pending("evaluator"))
         [lost] = watched.hit(number, "evaluator").values()
-        object.__setattr__(root._config.ray, "timeout_s", 5.0)  # for this evaluation alone
-        watched.until(lambda: root._supervisor.waiting("evaluator") > 0)
-        object.__setattr__(root._config.ray, "timeout_s", 60.0)
-    asked = root.pacer.evaluation_number
-    object.__setattr__(root._config.evaluation, "episodes", 20)
+        object.__setattr__(runner._config.ray, "timeout_s", 5.0)  # for this evaluation alone
+        watched.until(lambda: runner._supervisor.num_pending("evaluator") > 0)
+        object.__setattr__(runner._config.ray, "timeout_s", 60.0)
+    asked = runner.pacer.evaluation_number
+    object.__setattr__(runner._config.evaluation, "episodes", 20)
     watched.until_back("evaluator")
     assert gone([lost], within_s=2)
-    root.take_evaluations(0)
-    watched.until(lambda: bool(root._evaluations[0]))
-    [again, *_] = root.take_evaluations(0)
-    assert root.pacer.evaluation_number > asked
+    runner.pop_evaluations(0)
+    watched.until(lambda: bool(runner._evaluations[0]))
+    [again, *_] = runner.pop_evaluations(0)
+    assert runner.pacer.evaluation_number > asked
     assert again.updates > 0 and len(again.card.episodes.lengths) == 20
     assert watched.happened("lost") == watched.happened("recovered") == ["evaluator"]
-    [result] = root.results()
+    [result] = runner.results()
     assert result["fault_tolerance"]["num_evaluator_restarts"] == 1
 
 
-@pytest.mark.parametrize("who", [_WORKERS[0], "learner", "replay buffer"])
-def test_a_stopped_process_is_replaced_and_ended(start: Callable[..., Watched], who: str) -> None:
+@pytest.mark.parametrize("process", [_WORKERS[0], "learner", "replay buffer"])
+def test_a_stopped_process_is_replaced_and_ended(start: Callable[..., Watched], process: str) -> None:
     watched = start(ray={"timeout_s": 48.0})
-    stopped = watched.hit(signal.SIGSTOP, who)
+    stopped = watched.hit(signal.SIGSTOP, process)
     started = time.monotonic()
-    watched.until(lambda: who in watched.happened("lost"))
+    watched.until(lambda: process in watched.happened("lost"))
     silent_s = time.monotonic() - started
-    watched.until_back(who)
+    watched.until_back(process)
     assert gone(stopped.values(), within_s=2)
-    print(f"{who}: noticed after {silent_s:.1f} s, back after {time.monotonic() - started:.1f} s")
+    print(f"{process}: noticed after {silent_s:.1f} s, back after {time.monotonic() - started:.1f} s")
     assert silent_s < 48.0 / 4
-    _check_end(watched, (who,))
-    [line] = [event.line for event in watched.events if event.kind == "lost"]
-    assert line.startswith(f"{who} did not answer within ")
+    _check_end(watched, (process,))
+    [line] = [event.message for event in watched.events if event.kind == "lost"]
+    assert line.startswith(f"{process} did not answer within ")
     deadline = time.monotonic() + 10
     while ray.available_resources().get("CPU") != 1.0 and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -250,16 +250,16 @@ def test_where_memory_is_out_of_reach_mirrored_transitions_come_back(
 ) -> None:
     _without_sharing(monkeypatch)
     watched = start()
-    supervisor = watched.root._supervisor
+    supervisor = watched.runner._supervisor
     watched.until(lambda: supervisor._mirrored[0] > 0)
-    watched.until(lambda: not supervisor.waiting("replay buffer"))
+    watched.until(lambda: not supervisor.num_pending("replay buffer"))
     mirrored = supervisor._mirrors[0].read_since(0)[0]
     np.testing.assert_array_equal(watched.rows()[: len(mirrored)], mirrored)
-    before, env_steps = watched.updates, watched.root.pacer.env_steps
+    before, env_steps = watched.updates, watched.runner.pacer.env_steps
     assert before and supervisor._rings == [None]
     watched.hit(signal.SIGKILL, "replay buffer")
     watched.until_back("replay buffer")
-    [line] = [event.line for event in watched.events if event.kind == "recovered"]
+    [line] = [event.message for event in watched.events if event.kind == "recovered"]
     rows = int(line.split(", with ")[1].split(" ")[0].replace(",", ""))
     assert rows >= len(mirrored) and line.endswith(" transitions of a snapshot")
     after = watched.rows()
@@ -273,13 +273,13 @@ def test_transitions_that_are_gone_are_collected_anew_before_learning_goes_on(
 ) -> None:
     _without_sharing(monkeypatch)
     watched = start()
-    supervisor, root = watched.root._supervisor, watched.root
+    supervisor, runner = watched.runner._supervisor, watched.runner
     supervisor._snapshot_interval_s = float("inf")  # nothing more is mirrored
-    watched.until(lambda: not supervisor.waiting("replay buffer"))
-    watched.until(lambda: root.pacer.updates > int(supervisor.snapshots[0]["updates"]) + 100)
+    watched.until(lambda: not supervisor.num_pending("replay buffer"))
+    watched.until(lambda: runner.pacer.updates > int(supervisor.snapshots[0]["updates"]) + 100)
     supervisor._mirrors[0].restart(0)
     watched.hit(signal.SIGKILL, "learner", "replay buffer")
     watched.until_back("learner", "replay buffer")
-    [line] = [event.line for event in watched.events if event.line.startswith("replay buffer is back")]
+    [line] = [event.message for event in watched.events if event.message.startswith("replay buffer is back")]
     assert line.endswith(", without its transitions")
     _check_end(watched, ("learner", "replay buffer"))

@@ -10,7 +10,7 @@ import pytest
 from distributed_maddpg.errors import StageError, TrainingError
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.runtime import recovery
-from distributed_maddpg.runtime.recovery import FAILURES_IN_A_ROW, FaultLog, Health
+from distributed_maddpg.runtime.recovery import MAX_CONSECUTIVE_FAILURES, FaultLog, Health
 from distributed_maddpg.types import FaultEvent
 from tests.envs.target import target_config
 
@@ -39,84 +39,84 @@ def _backoffs(health: Health, clock: Clock, count: int) -> list[float]:
     """Return how long each of the next successors is waited for, none of which does any work."""
     found = []
     for _ in range(count):
-        health.lost()
+        health.mark_lost()
         assert health.start_at is not None
         found.append(health.start_at - clock.now)
         clock.now = health.start_at
-        health.started()
+        health.mark_started()
     return found
 
 
 def test_successors_come_after_growing_pauses(clock: Clock) -> None:
-    assert _backoffs(Health("learner"), clock, FAILURES_IN_A_ROW - 1) == [0, 1, 2, 4]
+    assert _backoffs(Health("learner"), clock, MAX_CONSECUTIVE_FAILURES - 1) == [0, 1, 2, 4]
 
 
 def test_work_makes_the_next_successor_come_at_once_again(clock: Clock) -> None:
     health = Health("learner")
     assert _backoffs(health, clock, 3) == [0, 1, 2]
-    health.answered()
+    health.mark_ready()
     assert _backoffs(health, clock, 1) == [4], "to answer that it is there is not yet work"
-    health.worked(0.1)
+    health.mark_worked(0.1)
     assert _backoffs(health, clock, 2) == [0, 1]
 
 
 def test_five_losses_without_work_in_between_are_hopeless(clock: Clock) -> None:
     health = Health("learner")
-    hopeless = []
+    exhausted = []
     for _ in range(5):
-        health.lost()
-        hopeless.append(health.hopeless)
-        health.started()
-        health.answered()
-    assert hopeless == [False] * 4 + [True]
-    health.worked(0.1)
-    assert not health.hopeless
+        health.mark_lost()
+        exhausted.append(health.exhausted)
+        health.mark_started()
+        health.mark_ready()
+    assert exhausted == [False] * 4 + [True]
+    health.mark_worked(0.1)
+    assert not health.exhausted
 
 
 def test_a_process_is_ready_down_or_starting(clock: Clock) -> None:
     health = Health("learner")
-    assert (health.ready, health.down, health.lives) == (False, False, 0)
-    assert health.answered() == 0, "it was never missed"
-    assert (health.ready, health.down, health.lives) == (True, False, 0)
-    health.lost()
-    assert (health.ready, health.down, health.lives) == (False, True, 0)
-    health.started()
-    assert (health.ready, health.down, health.lives) == (False, False, 1)
+    assert (health.ready, health.down, health.incarnation) == (False, False, 0)
+    assert health.mark_ready() == 0, "it was never missed"
+    assert (health.ready, health.down, health.incarnation) == (True, False, 0)
+    health.mark_lost()
+    assert (health.ready, health.down, health.incarnation) == (False, True, 0)
+    health.mark_started()
+    assert (health.ready, health.down, health.incarnation) == (False, False, 1)
 
 
 def test_it_is_missed_from_its_first_loss_to_the_answer_of_a_successor(clock: Clock) -> None:
     health = Health("learner")
-    health.answered()
+    health.mark_ready()
     for _ in range(3):
-        health.lost()
-        health.started()
+        health.mark_lost()
+        health.mark_started()
         clock.now += 7
-    assert health.answered() == 21
-    assert health.answered() == 0
+    assert health.mark_ready() == 21
+    assert health.mark_ready() == 0
     clock.now += 5
-    health.lost()
+    health.mark_lost()
     clock.now += 2
-    assert health.answered() == 2
+    assert health.mark_ready() == 2
 
 
 def test_a_deadline_follows_what_the_process_showed() -> None:
     health = Health("learner")
     assert health.deadline_s(80) == 80
-    health.worked(0.5)
+    health.mark_worked(0.5)
     assert health.deadline_s(80) == 10, "never less than an eighth"
     slow = Health("learner")
-    slow.worked(2.0)
+    slow.mark_worked(2.0)
     assert slow.deadline_s(80) == 20, "ten times the usual"
-    slow.worked(4.5)
+    slow.mark_worked(4.5)
     assert slow.deadline_s(80) == pytest.approx(25), "a fifth of the news"
-    slow.worked(1000)
+    slow.mark_worked(1000)
     assert slow.deadline_s(80) == 80, "never more than the longest wait"
 
 
 def test_a_successor_has_all_the_time_to_start(clock: Clock) -> None:
     health = Health("learner")
-    health.worked(0.1)
-    health.lost()
+    health.mark_worked(0.1)
+    health.mark_lost()
     assert health.deadline_s(80) == 80
 
 
@@ -132,13 +132,13 @@ def test_restarts_are_counted_by_kind_and_lines_are_logged(clock: Clock, caplog:
         "updates_lost": 0,
     }
     with caplog.at_level(logging.WARNING, "distributed_maddpg"):
-        log.lost("rollout worker 12", TrainingError("rollout worker 12 died: killed"))
+        log.record_lost("rollout worker 12", TrainingError("rollout worker 12 died: killed"))
         clock.now += 2.5
-        log.recovered("rollout worker 12", 2.5)
-        log.recovered("rollout worker 3", 1.25)
-        log.recovered("replay buffer", 0.5, ", with its transitions")
-        log.recovered("learner", 4.0)
-        log.recovered("evaluator", 0.0)
+        log.record_recovered("rollout worker 12", 2.5)
+        log.record_recovered("rollout worker 3", 1.25)
+        log.record_recovered("replay buffer", 0.5, ", with its transitions")
+        log.record_recovered("learner", 4.0)
+        log.record_recovered("evaluator", 0.0)
     assert log.counts == {
         "num_rollout_worker_restarts": 2,
         "num_replay_buffer_restarts": 1,
@@ -156,8 +156,8 @@ def test_restarts_are_counted_by_kind_and_lines_are_logged(clock: Clock, caplog:
         "evaluator is back after 0.0 s",
     ]
     assert caplog.messages == lines
-    assert [event.line for event in events] == lines
-    assert [(event.who, event.kind, event.seconds) for event in events[:2]] == [
+    assert [event.message for event in events] == lines
+    assert [(event.process, event.kind, event.seconds) for event in events[:2]] == [
         ("rollout worker 12", "lost", 0.0),
         ("rollout worker 12", "recovered", 2.5),
     ]
@@ -165,7 +165,7 @@ def test_restarts_are_counted_by_kind_and_lines_are_logged(clock: Clock, caplog:
 
 
 def _raise_again(log: FaultLog, line: str) -> None:
-    log.lost("rollout worker 0", StageError(line))
+    log.record_lost("rollout worker 0", StageError(line))
 
 
 def test_one_error_five_times_within_the_while_ends_the_run(clock: Clock) -> None:
@@ -177,7 +177,7 @@ def test_one_error_five_times_within_the_while_ends_the_run(clock: Clock) -> Non
         clock.now += 149
     with pytest.raises(TrainingError, match=r"^the same error 5 times: boom$"):
         _raise_again(log, "boom")
-    assert [event.line for event in events].count("boom") == 5, "the last is told of, too"
+    assert [event.message for event in events].count("boom") == 5, "the last is told of, too"
 
 
 def test_one_error_once_in_a_while_is_survived(clock: Clock) -> None:
@@ -190,7 +190,7 @@ def test_one_error_once_in_a_while_is_survived(clock: Clock) -> None:
 def test_processes_that_are_killed_again_and_again_are_no_error_of_their_own(clock: Clock) -> None:
     log = FaultLog()
     for _ in range(50):
-        log.lost(
+        log.record_lost(
             "rollout worker 0", TrainingError("rollout worker 0 died: its process was killed, or crashed")
         )
 

@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 _ROOT = Path(__file__).resolve().parents[2]
-_MOST_MB = 5.0
+_MAX_MB = 5.0
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.ray)])
@@ -23,11 +23,12 @@ def test_memory_files_and_references_stay_as_they_are(workers: int) -> None:
     third, end = json.loads(done.stdout.splitlines()[-1])
     print(f"{workers} workers, {end['seconds']:.0f} s, {end['references']} references")
     assert third["processes"].keys() == end["processes"].keys(), "nobody was replaced"
-    for who, then in end["processes"].items():
-        before = third["processes"][who]
-        print(f"{who}: {before['mb']:.1f} to {then['mb']:.1f} MB, {before['files']} to {then['files']} files")
-    for who, then in end["processes"].items():
-        before = third["processes"][who]
-        assert then["mb"] - before["mb"] < _MOST_MB, who
-        assert then["files"] - before["files"] <= 3, who
+    for process, then in end["processes"].items():
+        before = third["processes"][process]
+        print(f"{process}: {before['mb']:.1f} to {then['mb']:.1f} MB")
+        print(f"{process}: {before['files']} to {then['files']} files")
+    for process, then in end["processes"].items():
+        before = third["processes"][process]
+        assert then["mb"] - before["mb"] < _MAX_MB, process
+        assert then["files"] - before["files"] <= 3, process
     assert end["references"] <= third["references"] + 10
