@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import EnvFactory
 from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation.episodes import evaluate_weights
 from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
@@ -52,9 +53,11 @@ class Frozen(NamedTuple):
 class _Run:
     """What each run has of its own."""
 
-    def __init__(self, config: MADDPGConfig, spec: EnvSpec, greedy: Sequence[bool]) -> None:
-        self.config = config
-        self.worker = make_rollout_worker(config, 0, greedy=greedy)
+    def __init__(
+        self, config: MADDPGConfig, spec: EnvSpec, greedy: Sequence[bool], env_factory: EnvFactory | None
+    ) -> None:
+        self.config, self._env_factory = config, env_factory
+        self.worker = make_rollout_worker(config, 0, greedy=greedy, env_factory=env_factory)
         self.replay = make_replay_buffer(config, spec)
         self.log = IterationLog(spec, 0)
         self.evaluations: list[Evaluation] = []
@@ -91,17 +94,33 @@ class _Run:
                 _LOG.warning("rollout worker 0 %s", line)
         else:
             self.worker.close()
-            self.worker = make_rollout_worker(self.config, 0, incarnation=state.env_steps + 1)
+            self.worker = make_rollout_worker(
+                self.config, 0, incarnation=state.env_steps + 1, env_factory=self._env_factory
+            )
 
 
 class SerialRunner:
     """Runs the stages in turn."""
 
-    def __init__(self, configs: Sequence[MADDPGConfig], spec: EnvSpec, frozen: Frozen | None = None) -> None:
-        """Build all stages of one run or more; their settings are equal but for the seed."""
-        self._config = configs[0]
+    def __init__(
+        self,
+        configs: Sequence[MADDPGConfig],
+        spec: EnvSpec,
+        frozen: Frozen | None = None,
+        env_factory: EnvFactory | None = None,
+    ) -> None:
+        """Build all stages of one run or more.
+
+        Args:
+            configs: one per run; equal but for the seed.
+            spec: of the environment.
+            frozen: agents that do not learn.
+            env_factory: makes the environment, where it was given as a callable.
+        """
+        self._config, self._env_factory = configs[0], env_factory
         self.pacer = Pacer(self._config.pacing)
-        self._runs = [_Run(config, spec, frozen.agents if frozen else ()) for config in configs]
+        greedy = frozen.agents if frozen else ()
+        self._runs = [_Run(config, spec, greedy, env_factory) for config in configs]
         self._learner = make_learner(self._config, spec, [config.seed for config in configs])
         self.device = str(self._learner.device)
         self.device_reason = self._learner.device_reason
@@ -188,7 +207,8 @@ class SerialRunner:
 
     def evaluate(self, num_episodes: int, seed: int, run: int) -> Scorecard:
         """Play greedy episodes with the learner's policies of a run."""
-        return evaluate_weights(self._config, self.weights(run).policies, num_episodes, seed)
+        policies = self.weights(run).policies
+        return evaluate_weights(self._config, policies, num_episodes, seed, self._env_factory)
 
     def close(self) -> None:
         """Release the environments and the stored transitions, whoever still holds this and its counters."""

@@ -15,13 +15,13 @@ import numpy.typing as npt
 from distributed_maddpg.acting.joint_policy import JointPolicy
 from distributed_maddpg.checkpoint.folder import Checkpoint, load_checkpoint, save_checkpoint
 from distributed_maddpg.config import EnvConfig, MADDPGConfig
-from distributed_maddpg.envs import is_builtin
-from distributed_maddpg.errors import BadInput, CheckpointError, StageError, TrainingError
+from distributed_maddpg.envs import EnvFactory, factory_id, is_builtin, is_factory_id
+from distributed_maddpg.errors import BadInput, CheckpointError, StageError, TrainingError, did_you_mean
 from distributed_maddpg.evaluation.episodes import evaluate_weights
 from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
 from distributed_maddpg.metrics import digest
 from distributed_maddpg.pacing import Pacer
-from distributed_maddpg.preflight import check_machine, check_settings
+from distributed_maddpg.preflight import check_env_steps, check_machine, check_settings
 from distributed_maddpg.seeding import generator, integer_seed, pack_generator, restore_generator
 from distributed_maddpg.types import (
     Arrays,
@@ -102,19 +102,26 @@ class MADDPG:
     trained side by side, see `for_seeds`.
     """
 
-    def __init__(self, config: MADDPGConfig) -> None:
+    def __init__(self, config: MADDPGConfig, env: EnvFactory | None = None) -> None:
         """Check the configuration against this machine and the environment.
+
+        Args:
+            config: the settings.
+            env: makes one PettingZoo parallel environment, in place of the one that `config.env.id` names,
+                whose `env.kwargs` and `algorithm.policy_head` are then reset. Ray sends it to the workers. No
+                file holds it: `from_checkpoint` must be given it again.
 
         Raises:
             BadInput: if it cannot run; nothing has been started then.
         """
-        self._prepare(config)
-        check_machine(config, self.spec)
+        self._prepare(_for_factory(config, env), env)
+        check_env_steps(self.config, env)
+        check_machine(self.config, self.spec)
 
-    def _prepare(self, config: MADDPGConfig) -> None:
-        """Take over settings for acting; what training needs of the machine is checked when it starts."""
-        self.config = config
-        self.spec: EnvSpec = check_settings(config)
+    def _prepare(self, config: MADDPGConfig, env: EnvFactory | None) -> None:
+        """Set up for acting; what training needs of the machine is checked when it starts."""
+        self.config, self._env_factory = config, env
+        self.spec: EnvSpec = check_settings(config, env)
         self._runner: Runner | None = None
         self._group, self._index = [self], 0
         self._restored: Checkpoint | None = None
@@ -132,7 +139,12 @@ class MADDPG:
         self._acting_rng = generator(config.seed, "exploration", config.num_workers + 1)
 
     @staticmethod
-    def from_checkpoint(path: str | Path, config: MADDPGConfig | None = None, env_id: str = "") -> MADDPG:
+    def from_checkpoint(
+        path: str | Path,
+        config: MADDPGConfig | None = None,
+        env_id: str = "",
+        env: EnvFactory | None = None,
+    ) -> MADDPG:
         """Return an algorithm that continues from a checkpoint.
 
         Args:
@@ -140,6 +152,7 @@ class MADDPG:
             config: settings to continue with instead of the checkpoint's own.
             env_id: the environment that is expected; needed where it is neither ours, mpe2's nor PettingZoo's
                 own, because an environment that a checkpoint names is imported and called.
+            env: makes the environment, as in `MADDPG(config, env)`; needed where training was given one.
 
         Raises:
             CheckpointError: if it cannot be read, or its weights are not those of its settings.
@@ -147,21 +160,23 @@ class MADDPG:
                 environment is expected.
         """
         checkpoint = load_checkpoint(path)
-        if config is None:
+        if config is None and env is None:
             check_environment(checkpoint, env_id)
             own = checkpoint.config.env.id
             if env_id and EnvConfig(env_id).id != own:
                 raise BadInput("env.id", env_id, f"{path} was trained in {own}; leave the option out")
-        return MADDPG.restored(checkpoint, config)
+        return MADDPG.restored(checkpoint, config, env)
 
     @staticmethod
-    def restored(checkpoint: Checkpoint, config: MADDPGConfig | None = None) -> MADDPG:
+    def restored(
+        checkpoint: Checkpoint, config: MADDPGConfig | None = None, env: EnvFactory | None = None
+    ) -> MADDPG:
         """Return an algorithm that continues from a checkpoint that was read; see `from_checkpoint`."""
         algo = MADDPG.__new__(MADDPG)  # a machine that could not train it may still evaluate it
         settings = checkpoint_settings(checkpoint)
         own = config is None or config == settings
         try:
-            algo._prepare(config or settings)
+            algo._prepare(config or settings, env)
         except BadInput as error:
             if not own:
                 raise
@@ -177,7 +192,10 @@ class MADDPG:
 
     @staticmethod
     def for_seeds(
-        config: MADDPGConfig, num_seeds: int, checkpoints: Sequence[Checkpoint] = ()
+        config: MADDPGConfig,
+        num_seeds: int,
+        checkpoints: Sequence[Checkpoint] = (),
+        env: EnvFactory | None = None,
     ) -> list[MADDPG]:
         """Return runs with the seeds `config.seed` and up, which share one learner and advance together.
 
@@ -187,7 +205,8 @@ class MADDPG:
         Args:
             config: of the first run.
             num_seeds: how many runs.
-            checkpoints: to go on from, one of each run and all of the same moment.
+            checkpoints: to continue from, one of each run and all of the same moment.
+            env: as in `MADDPG(config, env)`.
 
         Raises:
             BadInput: if they cannot run.
@@ -199,10 +218,10 @@ class MADDPG:
         configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
         if checkpoints and [each.config.seed for each in checkpoints] != list(seeds):
             raise CheckpointError(f"these are not checkpoints of the seeds {seeds[0]} to {seeds[-1]}")
-        runs = (
-            [MADDPG.restored(*each) for each in zip(checkpoints, configs, strict=True)] if checkpoints else []
-        )
-        runs = runs or [MADDPG(each) for each in configs]
+        if checkpoints:
+            runs = [MADDPG.restored(*each, env) for each in zip(checkpoints, configs, strict=True)]
+        else:
+            runs = [MADDPG(each, env) for each in configs]
         check_machine(config, runs[0].spec, num_seeds)
         for index, run in enumerate(runs):
             run._group, run._index = runs, index
@@ -290,31 +309,39 @@ class MADDPG:
             raise BadInput("num_episodes", num_episodes, "must be at least 1")
         key = integer_seed(self.config.seed if seed is None else seed, "evaluation", 0)
         if self._runner is None and self._restored is not None:
-            return evaluate_weights(self.config, self.policy_parameters(), num_episodes, key)
+            policies = self.policy_parameters()
+            return evaluate_weights(self.config, policies, num_episodes, key, self._env_factory)
         return self._started().evaluate(num_episodes, key, self._index)
 
     def compute_actions(
         self, obs: Mapping[str, npt.NDArray[Any]], explore: bool = False
     ) -> dict[str, npt.NDArray[Any]]:
-        """Return an action per agent.
+        """Return an action for each agent that is observed: execution is decentralised, any of them will do.
 
         Args:
-            obs: `[O_i]`, or `[E, O_i]` for E copies, of every agent.
-            explore: with the configured exploration noise, which begins afresh with each call.
+            obs: `[O_i]`, or `[E, O_i]` for E copies, of one or more agents.
+            explore: with the configured exploration noise, which starts again with each call.
 
         Returns:
             `[A_i]` or `[E, A_i]` float32 in [0, 1] for continuous agents, an integer or `[E]` for discrete.
+
+        Raises:
+            BadInput: if `obs` names no agent or an unknown one, or holds another shape or no finite numbers.
         """
-        missing = [agent for agent in self.spec.agents if agent not in obs]
-        if missing:
-            raise BadInput("obs", sorted(obs), f"lacks agent {missing[0]!r}")
-        single = np.ndim(obs[self.spec.agents[0]]) == 1
-        num_envs = 1 if single else len(obs[self.spec.agents[0]])
+        if not obs:
+            raise BadInput("obs", obs, "must hold the observation of at least one agent")
+        if unknown := [agent for agent in obs if agent not in self.spec.agents]:
+            raise BadInput("obs", unknown[0], f"no such agent; {did_you_mean(unknown[0], self.spec.agents)}")
+        shape = np.shape(next(iter(obs.values())))
+        copies = shape[:1] if len(shape) > 1 else ()
+        num_envs = copies[0] if copies else 1
         stacked = tuple(
-            _observation(agent, obs[agent], () if single else (num_envs,), size)
+            _observation(agent, obs[agent], copies, size)
+            if agent in obs
+            else np.zeros((num_envs, size), np.float32)
             for agent, size in zip(self.spec.agents, self.spec.observation_sizes, strict=True)
         )
-        policies = JointPolicy(self.config.algorithm, self.spec, len(stacked[0]))
+        policies = JointPolicy(self.config.algorithm, self.spec, num_envs)
         policies.set_parameters(self.policy_parameters())
         if explore:
             policies.add_exploration(self.config.exploration, self._acting_rng)
@@ -322,8 +349,9 @@ class MADDPG:
         else:
             actions = policies.act(stacked)
         return {
-            agent: action[0].copy() if single else action.copy()
+            agent: action.copy() if copies else action[0].copy()
             for agent, action in zip(self.spec.agents, actions, strict=True)
+            if agent in obs
         }
 
     def save(self, path: str | Path, replay: bool = True) -> str:
@@ -402,8 +430,10 @@ class MADDPG:
                 "this MADDPG was stopped; go on from a checkpoint with MADDPG.from_checkpoint"
             )
         if self._runner is None:
+            if self._restored is not None:
+                check_env_steps(self.config, self._env_factory)
             check_machine(self.config, self.spec, len(self._group))
-            runner = _make_runner([run.config for run in self._group], self.spec, self._group[0])
+            runner = _make_runner(self._group)
             self._runner = runner
             for run in self._group:
                 run._runner = runner
@@ -462,6 +492,11 @@ def check_environment(checkpoint: Checkpoint, env_id: str) -> None:
         CheckpointError: saying how to allow it.
     """
     own = checkpoint.config.env.id
+    if is_factory_id(own):
+        raise CheckpointError(
+            f"its environment {own!r} was given in Python as a callable, which no file holds; "
+            "open it with MADDPG.from_checkpoint(path, env=...)"
+        )
     if not is_builtin(own) and own != env_id:
         raise CheckpointError(
             f"its environment {own!r} would be imported and run, which a file alone must not decide; "
@@ -569,12 +604,20 @@ class _Clock:
         return 0.0 if self._started is None else time.perf_counter() - self._started
 
 
-def _make_runner(configs: Sequence[MADDPGConfig], spec: EnvSpec, first: MADDPG) -> Runner:
-    # Each root is imported only when used: without workers, Ray is never loaded.
-    if configs[0].num_workers == 0:
+def _make_runner(runs: Sequence[MADDPG]) -> Runner:
+    configs, first = [run.config for run in runs], runs[0]
+    # Each runner is imported only when used: without workers, Ray is never loaded.
+    if first.config.num_workers == 0:
         from distributed_maddpg.serial import SerialRunner  # noqa: PLC0415
 
-        return SerialRunner(configs, spec)
+        return SerialRunner(configs, first.spec, env_factory=first._env_factory)
     from distributed_maddpg.runtime.driver import RayRunner  # noqa: PLC0415
 
-    return RayRunner(configs, spec, lambda event: first.on_event(event))
+    return RayRunner(configs, first.spec, lambda event: first.on_event(event), first._env_factory)
+
+
+def _for_factory(config: MADDPGConfig, env: EnvFactory | None) -> MADDPGConfig:
+    """Return settings that name the callable as their environment, so that a checkpoint remembers it."""
+    if env is None or is_factory_id(config.env.id):
+        return config
+    return MADDPGConfig.from_dict({"env": {"id": factory_id(env)}}, config)

@@ -539,12 +539,25 @@ def test_what_no_one_expected_is_still_one_line(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     arguments = ["train", "--num-workers", "0", "--algorithm.policy-head", "auto"]
     code = main(
-        [*arguments, "--env.id", "tests.runtime.failing:parallel_env", "--env.kwargs", "fail_at", "3"]
+        [*arguments, "--env.id", "tests.runtime.failing:parallel_env", "--env.kwargs", "fail_at", "30"]
     )
     lines = capsys.readouterr().err.splitlines()
     assert code == 1
-    assert lines[-1].startswith("error: RuntimeError: boom at step 3")
+    assert lines[-1].startswith("error: RuntimeError: boom at step 30")
     assert not any("Traceback" in line for line in lines)
+
+
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+def test_an_environment_that_can_never_work_is_refused_before_anything_starts(
+    capsys, monkeypatch, tmp_path, num_workers
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", "--num-workers", num_workers, "--algorithm.policy-head", "auto"]
+    arguments += ["--env.id", "tests.runtime.failing:parallel_env", "--env.kwargs", "fail_at", "3"]
+    line = refused(arguments, capsys)
+    remedy = "fails when it is stepped (RuntimeError: boom at step 3)"
+    assert line == f"error: env.id = 'tests.runtime.failing:parallel_env': {remedy}"
+    assert not list(tmp_path.iterdir())
 
 
 def test_several_seeds_cannot_go_on_together(tmp_path, capsys):

@@ -3,7 +3,10 @@ import pytest
 from distributed_maddpg import preflight
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.preflight import check
+from distributed_maddpg.preflight import check, check_env_steps
+from tests.envs.counting import CountingEnv
+from tests.envs.faulty import FaultyEnv
+from tests.runtime.failing import FailingEnv
 
 
 def config(**values):
@@ -48,3 +51,41 @@ def test_memory_is_that_of_the_container_where_it_is_less(text, limit, tmp_path,
     monkeypatch.setattr(preflight, "_CGROUP_LIMITS", (str(tmp_path / "none"), str(tmp_path / "memory.max")))
     machine = preflight.os.sysconf("SC_PHYS_PAGES") * preflight.os.sysconf("SC_PAGE_SIZE")
     assert preflight._memory_bytes() == (limit or machine)
+
+
+class Broken(CountingEnv):
+    def step(self, actions):
+        raise RuntimeError("boom\nat the first step")
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (
+            Broken,
+            "env.id = 'factory:mine': fails when it is stepped (RuntimeError: boom at the first step)",
+        ),
+        (lambda: FaultyEnv(part="reward", at=1, for_ever=True), "rewards are [nan"),
+        (
+            lambda: FaultyEnv(part="next observation", at=1, for_ever=True),
+            "observation of counter_0 in copy 0",
+        ),
+    ],
+)
+def test_an_environment_that_never_works_is_refused_before_anything_starts(env, message):
+    with pytest.raises(BadInput) as error:
+        check_env_steps(config(env={"id": "factory:mine"}), env)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_environment_that_hangs_is_refused_in_time():
+    hanging = config(env={"id": "factory:mine"}, num_workers=1, ray={"timeout_s": 0.2})
+    with pytest.raises(
+        BadInput, match=r"'factory:mine': took more than 0.2 s \(ray.timeout_s\) for its first"
+    ):
+        check_env_steps(hanging, lambda: FailingEnv(how="sleep"))
+
+
+def test_an_environment_whose_numbers_are_not_finite_at_times_is_left_to_the_workers():
+    check_env_steps(config(env={"id": "factory:mine"}), lambda: FaultyEnv(part="reward", at=3))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from distributed_maddpg.acting.joint_policy import JointPolicy
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.envs import make_vector_env
+from distributed_maddpg.envs import EnvFactory, make_vector_env
 from distributed_maddpg.envs.adversary_rules import landmark_distances
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.episode_log import EpisodeLog
@@ -111,24 +111,45 @@ def _check_returns(report: EpisodeReport, copies: npt.NDArray[np.int64], agents:
         )
 
 
-def evaluate_weights(config: MADDPGConfig, parameters: FloatArray, num_episodes: int, seed: int) -> Scorecard:
-    """Play greedy episodes with policy parameters `[N, P]`, from fresh start states drawn from `seed`."""
-    with env_copies(config, num_episodes, seed) as env:
+def evaluate_weights(
+    config: MADDPGConfig,
+    parameters: FloatArray,
+    num_episodes: int,
+    seed: int,
+    env_factory: EnvFactory | None = None,
+) -> Scorecard:
+    """Play greedy episodes with policy parameters `[N, P]`, from fresh start states drawn from `seed`.
+
+    Args:
+        config: of the run.
+        parameters: [N, P].
+        num_episodes: how many.
+        seed: of the start states.
+        env_factory: makes the environment, where it was given as a callable.
+    """
+    with env_copies(config, num_episodes, seed, env_factory=env_factory) as env:
         return evaluate(env, greedy_policy(config, env, parameters), num_episodes)
 
 
 def greedy_policy(config: MADDPGConfig, env: VectorEnv, parameters: FloatArray) -> JointPolicyFn:
-    """Return the player that acts greedily with policy parameters `[N, P]` of a run."""
+    """Return the function that acts greedily with policy parameters `[N, P]` of a run."""
     policies = JointPolicy(config.algorithm, env.spec, env.num_envs)
     policies.set_parameters(parameters)
     return policies.act
 
 
 @contextmanager
-def env_copies(config: MADDPGConfig, num_episodes: int, seed: int, most: int = 0) -> Iterator[VectorEnv]:
-    """Make the environment copies of an evaluation, at most so many or the run's own number; close them."""
-    copies = min(num_episodes, most or config.rollout.num_envs)
-    env = make_vector_env(config.env.id, copies, seed, backend=config.env.backend, **config.env.kwargs)
+def env_copies(
+    config: MADDPGConfig,
+    num_episodes: int,
+    seed: int,
+    max_copies: int = 0,
+    env_factory: EnvFactory | None = None,
+) -> Iterator[VectorEnv]:
+    """Make the copies of an evaluation, at most `max_copies` or `rollout.num_envs`; close them at the end."""
+    copies = min(num_episodes, max_copies or config.rollout.num_envs)
+    env_id = env_factory or config.env.id
+    env = make_vector_env(env_id, copies, seed, backend=config.env.backend, **config.env.kwargs)
     try:
         yield env
     finally:

@@ -23,6 +23,7 @@ import ray
 from threadpoolctl import threadpool_limits
 
 from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import EnvFactory
 from distributed_maddpg.evaluation.episodes import evaluate_weights
 from distributed_maddpg.evaluation.scorecard import Scorecard
 from distributed_maddpg.pacing import in_chunks
@@ -344,19 +345,28 @@ class LearnerActor(_Process):
 class RolloutWorkerActor(_Process):
     """Carries a rollout worker of each run; pushes their transitions and pulls newer weights."""
 
-    def __init__(self, configs: Sequence[MADDPGConfig], index: int, incarnation: int = 0) -> None:
+    def __init__(
+        self,
+        configs: Sequence[MADDPGConfig],
+        index: int,
+        incarnation: int = 0,
+        env_factory: EnvFactory | None = None,
+    ) -> None:
         """Build worker `index`; it needs no other process for that, so that all start side by side.
 
         Args:
             configs: one per run.
             index: its place among the workers.
             incarnation: how many times it was replaced; each incarnation has its own random streams.
+            env_factory: makes the environment, where it was given as a callable.
         """
         super().__init__()
         _limit_to_one_core()
         config = configs[0]
-        self._configs = configs
-        self._runs = [make_rollout_worker(own, index, incarnation) for own in configs]
+        self._configs, self._env_factory = configs, env_factory
+        self._runs = [
+            make_rollout_worker(own, index, incarnation, env_factory=env_factory) for own in configs
+        ]
         self._index = index
         self._replay: ActorProxy[ReplayBufferActor]
         self._fragment_steps = config.rollout.fragment_steps
@@ -418,7 +428,9 @@ class RolloutWorkerActor(_Process):
     def restart_episodes(self, run: int, incarnation: int) -> None:
         """Begin other episodes of a run, as a successor would."""
         self._runs[run].close()
-        self._runs[run] = make_rollout_worker(self._configs[run], self._index, incarnation)
+        self._runs[run] = make_rollout_worker(
+            self._configs[run], self._index, incarnation, env_factory=self._env_factory
+        )
 
     @ray.method
     def set_state(self, state: Arrays, run: int) -> str:
@@ -466,16 +478,17 @@ class RolloutWorkerActor(_Process):
 class EvaluationActor(_Process):
     """Plays greedy episodes off the training path."""
 
-    def __init__(self, config: MADDPGConfig) -> None:
-        """Remember the environment and the policies' form."""
+    def __init__(self, config: MADDPGConfig, env_factory: EnvFactory | None = None) -> None:
+        """Keep what describes the environment and the policies."""
         super().__init__()
         _limit_to_one_core()
-        self._config = config
+        self._config, self._env_factory = config, env_factory
 
     @ray.method
     def evaluate(self, weights: Weights, num_episodes: int, seed: int) -> tuple[int, Scorecard]:
         """Return (updates the weights have seen, scorecard)."""
-        return weights.updates, evaluate_weights(self._config, weights.policies, num_episodes, seed)
+        card = evaluate_weights(self._config, weights.policies, num_episodes, seed, self._env_factory)
+        return weights.updates, card
 
 
 class _Clock:

@@ -19,6 +19,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import EnvFactory, factory_id
 from distributed_maddpg.errors import BadInput, TrainingError
 from distributed_maddpg.replay.ring import RingAddress
 from distributed_maddpg.runtime.actors import (
@@ -45,13 +46,20 @@ _LOG = logging.getLogger("distributed_maddpg")
 class Processes:
     """Handles of a run's Ray actors, and how each is started and ended."""
 
-    def __init__(self, configs: Sequence[MADDPGConfig], spec: EnvSpec, use_gpu: bool) -> None:
+    def __init__(
+        self,
+        configs: Sequence[MADDPGConfig],
+        spec: EnvSpec,
+        use_gpu: bool,
+        env_factory: EnvFactory | None = None,
+    ) -> None:
         """Start all actors of one run, or of several equal but for the seed.
 
         Raises:
             TrainingError: on several nodes, if the learner is not up in time.
         """
         self._configs, self._spec, self._use_gpu = configs, spec, use_gpu
+        self._env_factory = env_factory
         self._config = configs[0]
         self._evaluator: ActorProxy[EvaluationActor] | None = None
         self._started: dict[Any, ray.ObjectRef[ProcessLocation]] = {}
@@ -83,7 +91,7 @@ class Processes:
     def evaluator(self) -> ActorProxy[EvaluationActor]:
         """The evaluator, which is started when it is first asked for: the others need the cores before."""
         if self._evaluator is None:
-            self._evaluator = self._start(EvaluationActor, self._config, num_cpus=0)
+            self._evaluator = self._start(EvaluationActor, self._config, self._env_factory, num_cpus=0)
         return self._evaluator
 
     # No runtime_env: Ray could not use the processes it has standing by, and would start others first.
@@ -124,8 +132,9 @@ class Processes:
         self.workers[index] = self._new_worker(index, incarnation)
 
     def _new_worker(self, index: int, incarnation: int) -> ActorProxy[RolloutWorkerActor]:
+        arguments = (self._configs, index, incarnation, self._env_factory)
         actor: ActorProxy[RolloutWorkerActor] = self._start(
-            RolloutWorkerActor, self._configs, index, incarnation, num_cpus=1, scheduling_strategy="SPREAD"
+            RolloutWorkerActor, *arguments, num_cpus=1, scheduling_strategy="SPREAD"
         )
         return actor
 
@@ -194,6 +203,21 @@ def _check_reachable(address: str) -> None:
         raise TrainingError(f"ray.address = {address!r}: {reason}; start the cluster or correct it") from None
 
 
+def check_can_be_sent(env_factory: EnvFactory) -> None:
+    """Refuse an environment factory that Ray cannot pickle for its workers.
+
+    Raises:
+        BadInput: naming it and the reason.
+    """
+    try:
+        ray.cloudpickle.dumps(env_factory)  # type: ignore[no-untyped-call]
+    except Exception as error:  # pickling runs code of the object itself
+        remedy = (
+            f"cannot be sent to Ray workers ({_first_line(error)}); let it create what it needs when called"
+        )
+        raise BadInput("env", factory_id(env_factory), remedy) from error
+
+
 def disconnect() -> None:
     """Leave the cluster; ends it if `connect` started it, down to the last process.
 
@@ -211,14 +235,16 @@ def disconnect() -> None:
             process.kill()
 
 
-def start_processes(configs: Sequence[MADDPGConfig], spec: EnvSpec) -> Processes:
+def start_processes(
+    configs: Sequence[MADDPGConfig], spec: EnvSpec, env_factory: EnvFactory | None = None
+) -> Processes:
     """Start all actors of one run, or of several equal but for the seed; calls wait in their queues.
 
     Raises:
         BadInput: if the cluster can never hold them.
         TrainingError: on several nodes, if the learner is not up in time; what was started is ended.
     """
-    return Processes(configs, spec, _check_resources(configs[0]))
+    return Processes(configs, spec, _check_resources(configs[0]), env_factory)
 
 
 def _one_node() -> bool:

@@ -18,12 +18,13 @@ import numpy.typing as npt
 import ray
 
 from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import EnvFactory
 from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
 from distributed_maddpg.metrics import IterationLog
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.runtime.calls import ask
-from distributed_maddpg.runtime.cluster import connect, disconnect, start_processes
+from distributed_maddpg.runtime.cluster import check_can_be_sent, connect, disconnect, start_processes
 from distributed_maddpg.runtime.supervisor import EVALUATOR, LEARNER, REPLAY, RecoveryCallbacks, Supervisor
 from distributed_maddpg.seeding import generator, integer_seed, pack_generator
 from distributed_maddpg.types import (
@@ -62,15 +63,19 @@ class RayRunner:
         configs: Sequence[MADDPGConfig],
         spec: EnvSpec,
         on_event: Callable[[FaultEvent], None] = lambda _: None,
+        env_factory: EnvFactory | None = None,
     ) -> None:
         """Start all processes of one run or more; whichever is ready first need not wait for the others.
 
         Args:
             configs: one per run.
             spec: of the environment.
-            on_event: hears of each loss and each recovery when it happens.
+            on_event: called with each loss and each recovery when it happens.
+            env_factory: makes the environment, where it was given as a callable.
         """
         config = configs[0]
+        if env_factory is not None:
+            check_can_be_sent(env_factory)
         self._config, self._seeds = config, [own.seed for own in configs]
         self._chunk_rows = max(1, _CHUNK_BYTES // (4 * spec.transitions.width))
         self.pacer = Pacer(config.pacing)
@@ -84,7 +89,7 @@ class RayRunner:
         self._updates_per_call = max(1, config.pacing.tolerance_updates // 4)
         self._disconnect = connect(config)
         try:
-            self._processes = start_processes(configs, spec)
+            self._processes = start_processes(configs, spec, env_factory)
             losses = RecoveryCallbacks(
                 self._on_learner_restored, self.pacer.refill, lambda: self.pacer.env_steps, on_event
             )
