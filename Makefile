@@ -1,4 +1,4 @@
-# Everything a person or a machine runs here. Each word sets up what it needs in $(VENV).
+# Commands for developers and CI. Each target installs what it needs into $(VENV).
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -15,7 +15,7 @@ test: $(VENV)/.installed-dev   ## install, then run all tests
 test-fast: $(VENV)/.installed-dev   ## the tests that start no process and take seconds
 	$(BIN)/python -m pytest -m "not ray and not slow"
 
-check: $(VENV)/.installed-dev  ## format, lint, types, floors
+check: $(VENV)/.installed-dev  ## format, lint, types, import contracts
 	$(BIN)/ruff format $(if $(CI),--check) $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
