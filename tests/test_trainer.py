@@ -249,7 +249,7 @@ def test_any_agents_act_without_the_others(names, explore):
     ("obs", "message"),
     [
         ({}, "obs = {}: must hold the observation of at least one agent"),
-        ({"agent_01": np.zeros(10)}, "obs = 'agent_01': no such agent; did you mean 'agent_0'"),
+        ({"agent0": np.zeros(10)}, "obs = 'agent0': no such agent; did you mean 'agent_0'"),
     ],
 )
 def test_no_agent_and_an_unknown_one_are_refused(obs, message):

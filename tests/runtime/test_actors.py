@@ -159,6 +159,6 @@ def test_only_the_learner_loads_torch(processes: Processes) -> None:
 
 
 def test_replay_runs_on_the_learners_node(processes: Processes) -> None:
-    places = [_get(actor.place.remote()) for actor in (processes.learner, processes.replay)]
-    assert places[0].node == places[1].node
-    assert [place.pid for place in places] == [pid(processes.learner), pid(processes.replay)]
+    locations = [_get(actor.location.remote()) for actor in (processes.learner, processes.replay)]
+    assert locations[0].node == locations[1].node
+    assert [place.pid for place in locations] == [pid(processes.learner), pid(processes.replay)]

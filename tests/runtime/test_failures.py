@@ -145,7 +145,7 @@ def test_workers_that_find_no_cpu_are_done_without(
 ) -> None:
     runner = make_runner(endless(num_workers=5, ray={"min_workers": 2, "timeout_s": 60.0}))
     assert caplog.messages == [
-        "the cluster has 4 CPUs: of 5 rollout workers those that find no place join when nodes do"
+        "the cluster has 4 CPUs: of 5 rollout workers, those without a CPU start when nodes are added"
     ]
     steps = [0] * 5
     collected = runner._on_collected

@@ -121,8 +121,8 @@ def test_processes_of_whom_nothing_is_known_are_left_alone(
 def test_orphans_are_told_by_their_starter() -> None:
     script = (
         "import subprocess, sys\n"
-        "from distributed_maddpg.runtime.orphans import marking\n"
-        "with marking():\n"
+        "from distributed_maddpg.runtime.orphans import mark_processes\n"
+        "with mark_processes():\n"
         "    child = subprocess.Popen(['sleep', '600'])\n"
         "bare = subprocess.Popen(['sleep', '600'])\n"
         "print(child.pid, bare.pid, flush=True)\n"
