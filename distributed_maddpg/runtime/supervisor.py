@@ -21,7 +21,7 @@ from distributed_maddpg.errors import Diverged, StageError, TrainingError
 from distributed_maddpg.replay.ring import Ring, RingAddress
 from distributed_maddpg.runtime.calls import PeerLost, ProcessLost, ask, timeout_error
 from distributed_maddpg.runtime.cluster import Processes
-from distributed_maddpg.runtime.recovery import MAX_CONSECUTIVE_FAILURES, FaultLog, Health
+from distributed_maddpg.runtime.health import MAX_CONSECUTIVE_FAILURES, FaultLog, Health
 from distributed_maddpg.types import Arrays, EnvSpec, FaultEvent, FloatArray
 
 LEARNER, REPLAY, EVALUATOR = "learner", "replay buffer", "evaluator"

@@ -10,7 +10,7 @@ import pytest
 from distributed_maddpg.errors import StageError, TrainingError
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.runtime import recovery
-from distributed_maddpg.runtime.recovery import MAX_CONSECUTIVE_FAILURES, FaultLog, Health
+from distributed_maddpg.runtime.health import MAX_CONSECUTIVE_FAILURES, FaultLog, Health
 from distributed_maddpg.types import FaultEvent
 from tests.envs.target import target_config
 
