@@ -16,20 +16,20 @@ from types import FrameType
 from typing import Any
 
 from distributed_maddpg.benchmarks.machine import machine
-from distributed_maddpg.chaos.disturb import Disturbed, Disturber
+from distributed_maddpg.chaos.injector import FaultInjector, InjectionResult
 from distributed_maddpg.chaos.job import Job
 from distributed_maddpg.chaos.options import KEEP_CHECKPOINTS, ChaosOptions, JobSettings
 from distributed_maddpg.chaos.recovery import missing_checkpoints, unexplained
-from distributed_maddpg.chaos.result import Checkpoints, by_kind, lost, verdict
+from distributed_maddpg.chaos.result import Checkpoints, by_kind, losses, verdict
 from distributed_maddpg.chaos.scores import compare, good_return_std
 from distributed_maddpg.checkpoint.folder import load_checkpoint
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
 from distributed_maddpg.files import write_aside
 
 _CALIBRATION_ENV_STEPS = 100_000
-_UNDISTURBED = 0.45
+_BASELINE_SHARE = 0.45
 """Share of the minutes that the job takes when nothing disturbs it."""
-_LOOK_S = 0.2
+_POLL_S = 0.2
 
 
 def default_run_dir() -> Path:
@@ -55,17 +55,19 @@ def run_chaos(options: ChaosOptions, run_dir: Path, note: Callable[[str], None])
         raise BadInput("--run-dir", str(run_dir), "must be a new or an empty folder")
     jobs: list[Job] = []
     load = os.getloadavg()[0]
-    with _ended_at_last(jobs):
-        settings = JobSettings.of(options, options.env_steps or _length(options, run_dir, jobs, note))
-        twin = Job(run_dir / "twin", settings.to_arguments(options))
-        jobs.append(twin)
-        note(f"the undisturbed twin: {settings.env_steps:,} env steps")
-        twin_s = _undisturbed(twin, options)
+    with _killed_at_exit(jobs):
+        settings = JobSettings.of(
+            options, options.env_steps or _calibrated_length(options, run_dir, jobs, note)
+        )
+        baseline = Job(run_dir / "twin", settings.to_arguments(options))
+        jobs.append(baseline)
+        note(f"the undisturbed baseline: {settings.env_steps:,} env steps")
+        baseline_s = _run_baseline(baseline, options)
         disturbed = Job(run_dir / "disturbed", settings.to_arguments(options))
         jobs.append(disturbed)
         note("the same job, disturbed")
-        outcome = Disturber(disturbed, settings, options, note).run()
-        result = _result(options, settings, twin, disturbed, outcome) | {"twin_s": twin_s}
+        injection = FaultInjector(disturbed, settings, options, note).run()
+        result = _result(options, settings, baseline, disturbed, injection) | {"twin_s": baseline_s}
     result["load_average"] = [load, os.getloadavg()[0]]
     result["against"] = verdict(result)
     result["passed"] = not result["against"]
@@ -73,7 +75,9 @@ def run_chaos(options: ChaosOptions, run_dir: Path, note: Callable[[str], None])
     return result
 
 
-def _length(options: ChaosOptions, run_dir: Path, jobs: list[Job], note: Callable[[str], None]) -> int:
+def _calibrated_length(
+    options: ChaosOptions, run_dir: Path, jobs: list[Job], note: Callable[[str], None]
+) -> int:
     """Return how many env steps a job makes undisturbed in its share of the minutes."""
     note(f"a job of {_CALIBRATION_ENV_STEPS:,} env steps, for the rate")
     settings = JobSettings.of(
@@ -82,27 +86,27 @@ def _length(options: ChaosOptions, run_dir: Path, jobs: list[Job], note: Callabl
     settings = dataclasses.replace(settings, env_steps=_CALIBRATION_ENV_STEPS)
     job = Job(run_dir / "calibration", settings.to_arguments(options))
     jobs.append(job)
-    _undisturbed(job, options)
+    _run_baseline(job, options)
     first, *more = job.rows()
     seconds = sum(float(row["time_this_iter_s"]) for row in more)
     steps = [int(float(row["num_env_steps_sampled_lifetime"])) for row in (first, *more)]
     rate = (steps[-1] - steps[0]) / seconds
     note(f"{rate:,.0f} env steps/s")
-    return max(_CALIBRATION_ENV_STEPS, 1000 * round(_UNDISTURBED * 60 * options.minutes * rate / 1000))
+    return max(_CALIBRATION_ENV_STEPS, 1000 * round(_BASELINE_SHARE * 60 * options.minutes * rate / 1000))
 
 
-def _undisturbed(job: Job, options: ChaosOptions) -> float:
+def _run_baseline(job: Job, options: ChaosOptions) -> float:
     """Run a job to its end; return how long it took.
 
     Raises:
         TrainingError: if it fails, or reports nothing for long.
     """
-    begun = reported = time.monotonic()
+    started = reported = time.monotonic()
     patience_s = 2 * options.deadline_s + options.timeout_s
     steps = 0
     job.start()
     while job.exit_code is None:
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
         job.rows()
         if job.seen.env_steps != steps:
             steps, reported = job.seen.env_steps, time.monotonic()
@@ -111,13 +115,13 @@ def _undisturbed(job: Job, options: ChaosOptions) -> float:
     if job.exit_code:
         raise TrainingError(f"the undisturbed job failed: {(job.log().splitlines() or ['silently'])[-1]}")
     job.rows()
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - started
     job.finish()
     return seconds
 
 
 def _result(
-    options: ChaosOptions, settings: JobSettings, twin: Job, disturbed: Job, outcome: Disturbed
+    options: ChaosOptions, settings: JobSettings, baseline: Job, disturbed: Job, injection: InjectionResult
 ) -> dict[str, Any]:
     events, seen, summary = disturbed.events(), disturbed.seen, disturbed.summary()
     checkpoints = check_checkpoints(disturbed)
@@ -126,43 +130,45 @@ def _result(
         and bool(summary.get("finished"))
         and summary["env_steps"] >= settings.env_steps
     )
-    card, twin_card = summary.get("evaluation", {}) if completed else {}, twin.summary()["evaluation"]
+    card, baseline_card = summary.get("evaluation", {}) if completed else {}, baseline.summary()["evaluation"]
     comparison = (
-        compare(twin.evaluations(), disturbed.evaluations(), good_return_std(twin_card)) if completed else []
+        compare(baseline.evaluations(), disturbed.evaluations(), good_return_std(baseline_card))
+        if completed
+        else []
     )
     return {
         "command": options.command_line(),
         "options": dataclasses.asdict(options),
         "settings": dataclasses.asdict(settings),
         "machine": machine(),
-        "faults": [fault.to_dict() for fault in outcome.faults],
-        "by_kind": by_kind(outcome.faults),
-        "lost": lost(seen.env_steps_lost, seen.updates_lost, outcome, events),
-        "hangs": outcome.hangs,
-        "restarts": outcome.resumed,
-        "problems": outcome.problems,
+        "faults": [fault.to_dict() for fault in injection.faults],
+        "by_kind": by_kind(injection.faults),
+        "lost": losses(seen.env_steps_lost, seen.updates_lost, injection, events),
+        "hangs": injection.hangs,
+        "restarts": injection.restarts,
+        "problems": injection.problems,
         "lost_checkpoints": checkpoints.lost,
         "checkpoints": {"saved": checkpoints.saved, "loaded": checkpoints.loaded},
         "completed": completed,
-        "leftover_processes": disturbed.leftover + twin.leftover,
+        "leftover_processes": disturbed.leftover + baseline.leftover,
         "last_process_gone_after_s": disturbed.slowest_end_s,
-        "unexplained_losses": unexplained(events, outcome.faults),
+        "unexplained_losses": unexplained(events, injection.faults),
         "scorecard": card,
-        "twin": twin_card,
+        "twin": baseline_card,
         "comparison": comparison,
         "within_noise": completed and all(each["within"] for each in comparison),
-        "disturbed_s": outcome.seconds,
+        "disturbed_s": injection.seconds,
     }
 
 
 def check_checkpoints(job: Job) -> Checkpoints:
     """Read every checkpoint of a job that has ended, and look for those that should be there."""
-    listed, saved = job.listed(), job.saved()
+    listed, saved = job.checkpoints(), job.saved_steps()
     problems = [
         f"step_{steps} was saved and is not there"
         for steps in missing_checkpoints(saved, list(listed), KEEP_CHECKPOINTS)
     ]
-    if broken := job.set_aside():
+    if broken := job.num_broken():
         problems.append(f"{broken} were damaged and set aside")
     loaded = 0
     for path in listed.values():
@@ -178,7 +184,7 @@ def check_checkpoints(job: Job) -> Checkpoints:
 
 
 @contextmanager
-def _ended_at_last(jobs: list[Job]) -> Iterator[None]:
+def _killed_at_exit(jobs: list[Job]) -> Iterator[None]:
     """End all jobs when this ends, also by Ctrl-C or SIGTERM."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:

@@ -15,7 +15,7 @@ import psutil
 from distributed_maddpg.errors import BadInput, did_you_mean
 
 Role = Literal["rollout worker", "replay buffer", "learner", "evaluator"]
-Act = Literal["kill", "freeze", "kill job", "end job", "block checkpoints"]
+FaultAction = Literal["kill", "freeze", "kill job", "end job", "block checkpoints"]
 
 ROLES: tuple[Role, ...] = ("rollout worker", "replay buffer", "learner", "evaluator")
 _TITLES: dict[Role, str] = {
@@ -30,14 +30,14 @@ _SEVERAL = 2
 
 
 @dataclass(frozen=True)
-class Kind:
+class FaultKind:
     """One kind of fault."""
 
     name: str
-    act: Act
+    action: FaultAction
     victims: Mapping[Role, int]
     """How many processes of each role; `ALL` for every one."""
-    happens: str
+    effect: str
     """What the trainer does about it, in words."""
     slow: bool = False
     """Whether others go on meanwhile, because it takes long to be noticed."""
@@ -45,9 +45,9 @@ class Kind:
     @property
     def ends_job(self) -> bool:
         """Whether the whole job ends, and is started again."""
-        return self.act in ("kill job", "end job")
+        return self.action in ("kill job", "end job")
 
-    def counts(self, num_workers: int) -> dict[Role, int]:
+    def victim_counts(self, num_workers: int) -> dict[Role, int]:
         """Return how many processes of each role it takes."""
         there: dict[Role, int] = {role: 1 for role in ROLES} | {"rollout worker": num_workers}
         return {role: there[role] if n == ALL else min(n, there[role]) for role, n in self.victims.items()}
@@ -56,35 +56,39 @@ class Kind:
 _REPLACED = "a successor takes its place"
 _FROZEN = "given up when it is overdue, ended, and replaced"
 
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, FaultKind] = {
     kind.name: kind
     for kind in (
-        Kind("kill worker", "kill", {"rollout worker": 1}, f"{_REPLACED}; the others go on collecting"),
-        Kind("kill workers", "kill", {"rollout worker": _SEVERAL}, "successors take their places"),
-        Kind("kill all workers", "kill", {"rollout worker": ALL}, "successors take their places"),
-        Kind("kill replay buffer", "kill", {"replay buffer": 1}, f"{_REPLACED} and adopts its memory"),
-        Kind("kill learner", "kill", {"learner": 1}, f"{_REPLACED}, from the latest snapshot of its state"),
-        Kind(
+        FaultKind("kill worker", "kill", {"rollout worker": 1}, f"{_REPLACED}; the others go on collecting"),
+        FaultKind("kill workers", "kill", {"rollout worker": _SEVERAL}, "successors take their places"),
+        FaultKind("kill all workers", "kill", {"rollout worker": ALL}, "successors take their places"),
+        FaultKind("kill replay buffer", "kill", {"replay buffer": 1}, f"{_REPLACED} and adopts its memory"),
+        FaultKind(
+            "kill learner", "kill", {"learner": 1}, f"{_REPLACED}, from the latest snapshot of its state"
+        ),
+        FaultKind(
             "kill learner and replay buffer",
             "kill",
             {"learner": 1, "replay buffer": 1},
             "both are replaced, each as by itself",
         ),
-        Kind("kill evaluator", "kill", {"evaluator": 1}, f"{_REPLACED} for the next evaluation", slow=True),
-        Kind("freeze worker", "freeze", {"rollout worker": 1}, _FROZEN),
-        Kind("freeze replay buffer", "freeze", {"replay buffer": 1}, _FROZEN),
-        Kind("freeze learner", "freeze", {"learner": 1}, _FROZEN),
-        Kind("freeze evaluator", "freeze", {"evaluator": 1}, f"{_FROZEN}; training goes on", slow=True),
-        Kind(
+        FaultKind(
+            "kill evaluator", "kill", {"evaluator": 1}, f"{_REPLACED} for the next evaluation", slow=True
+        ),
+        FaultKind("freeze worker", "freeze", {"rollout worker": 1}, _FROZEN),
+        FaultKind("freeze replay buffer", "freeze", {"replay buffer": 1}, _FROZEN),
+        FaultKind("freeze learner", "freeze", {"learner": 1}, _FROZEN),
+        FaultKind("freeze evaluator", "freeze", {"evaluator": 1}, f"{_FROZEN}; training goes on", slow=True),
+        FaultKind(
             "kill everything",
             "kill job",
             {},
             "started again, it goes on from its newest checkpoint (--resume auto)",
         ),
-        Kind(
+        FaultKind(
             "SIGTERM", "end job", {}, "saves a checkpoint, exits with 0; started again, it goes on from there"
         ),
-        Kind(
+        FaultKind(
             "checkpoints unwritable",
             "block checkpoints",
             {},
@@ -99,7 +103,7 @@ KINDS: dict[str, Kind] = {
 class Fault:
     """A fault that was injected."""
 
-    kind: Kind
+    kind: FaultKind
     time: float
     """When, in seconds since 1970."""
     victims: dict[Role, int]
@@ -128,7 +132,7 @@ class Fault:
         }
 
 
-def kinds_of(text: str) -> tuple[Kind, ...]:
+def parse_kinds(text: str) -> tuple[FaultKind, ...]:
     """Return the kinds of a comma-separated list of names; all of them for an empty one.
 
     Raises:
@@ -141,7 +145,7 @@ def kinds_of(text: str) -> tuple[Kind, ...]:
     return tuple(KINDS[name] for name in dict.fromkeys(names))
 
 
-def endless(kinds: Sequence[Kind], rng: np.random.Generator) -> Iterator[Kind]:
+def endless_kinds(kinds: Sequence[FaultKind], rng: np.random.Generator) -> Iterator[FaultKind]:
     """Yield every kind once, in a random order, and from then on any at random."""
     for index in rng.permutation(len(kinds)):
         yield kinds[int(index)]
@@ -152,48 +156,50 @@ def endless(kinds: Sequence[Kind], rng: np.random.Generator) -> Iterator[Kind]:
 class Plan:
     """Which fault comes next: those that cannot happen yet wait, and keep their turn."""
 
-    def __init__(self, kinds: Sequence[Kind], rng: np.random.Generator) -> None:
+    def __init__(self, kinds: Sequence[FaultKind], rng: np.random.Generator) -> None:
         """Draw from some kinds."""
-        self._source, self._ahead = endless(kinds, rng), len(kinds)
-        self._upcoming: list[Kind] = []
+        self._source, self._ahead = endless_kinds(kinds, rng), len(kinds)
+        self._upcoming: list[FaultKind] = []
 
-    def take(self, possible: Callable[[Kind], bool], waits: Callable[[Kind], bool]) -> Kind | None:
-        """Return the first kind that can happen now, and strike it off; None if none can.
+    def next_kind(
+        self, is_possible: Callable[[FaultKind], bool], blocks: Callable[[FaultKind], bool]
+    ) -> FaultKind | None:
+        """Return the first kind that can happen now, and remove it from the plan; None if none can.
 
         Args:
-            possible: whether a kind can happen now.
-            waits: whether one that cannot must not be overtaken either, because it would never come.
+            is_possible: whether a kind can happen now.
+            blocks: whether one that cannot must not be overtaken either, because it would never come.
         """
         while len(self._upcoming) < self._ahead:
             self._upcoming.append(next(self._source))
         for index, kind in enumerate(self._upcoming):
-            if possible(kind):
+            if is_possible(kind):
                 return self._upcoming.pop(index)
-            if waits(kind):
+            if blocks(kind):
                 return None
         return None
 
 
-def meet(one: Fault, other: Fault) -> None:
+def mark_overlapping(one: Fault, other: Fault) -> None:
     """Note that two faults were there at the same time; slow ones lose neither env steps nor updates."""
     one.alone &= other.kind.slow
     other.alone &= one.kind.slow
 
 
-def may_join(kind: Kind, pending: Collection[Fault], beside: bool) -> bool:
+def may_overlap(kind: FaultKind, pending: Collection[Fault], overlap: bool) -> bool:
     """Return whether a fault can be injected while others have not been recovered from.
 
     Args:
         kind: of the fault.
         pending: the others.
-        beside: whether two that are both noticed soon may happen at once.
+        overlap: whether two that are both noticed soon may happen at once.
     """
     if kind.ends_job or any(other.kind.ends_job for other in pending):
         return not pending
     if any(kind.victims.keys() & other.kind.victims.keys() or kind == other.kind for other in pending):
         return False
     soon = [other for other in pending if not other.kind.slow]
-    return kind.slow or len(soon) <= beside
+    return kind.slow or len(soon) <= overlap
 
 
 # Processes, by the titles that Ray gives them
@@ -228,8 +234,8 @@ def role_of(title: str) -> Role | None:
     return next((role for role, start in _TITLES.items() if title.partition(".")[0] == start), None)
 
 
-def strike(processes: Sequence[psutil.Process], act: Act) -> None:
+def send_fault(processes: Sequence[psutil.Process], action: FaultAction) -> None:
     """Kill or freeze processes."""
     for process in processes:
         with suppress(psutil.Error):
-            process.send_signal(signal.SIGSTOP if act == "freeze" else signal.SIGKILL)
+            process.send_signal(signal.SIGSTOP if action == "freeze" else signal.SIGKILL)

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from distributed_maddpg.chaos.faults import kinds_of
+from distributed_maddpg.chaos.faults import parse_kinds
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
 
@@ -53,7 +53,7 @@ class ChaosOptions:
                 option = f"--{name.replace('_', '-')}"
                 raise BadInput(option, getattr(self, name), "must be zero or positive, and below 10^9")
         MADDPGConfig.preset(self.preset)
-        kinds_of(self.kinds)
+        parse_kinds(self.kinds)
 
     def to_arguments(self) -> list[str]:
         """Return the command-line arguments that differ from the defaults."""

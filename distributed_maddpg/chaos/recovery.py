@@ -14,17 +14,17 @@ Row = Mapping[str, str]
 _ENV_STEPS, _UPDATES = "num_env_steps_sampled_lifetime", "num_updates_lifetime"
 _LOST = ("fault_tolerance/env_steps_lost", "fault_tolerance/updates_lost")
 _SAVED = re.compile(r"\bsaved \S*/step_(\d+) \(")
-_FROM = re.compile(r"\bgoing on from \S*/step_(\d+)\b")
+_RESUMED = re.compile(r"\bgoing on from \S*/step_(\d+)\b")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a row of metrics says of a life of the job."""
+    """What a row of metrics says of an incarnation of the job."""
 
     env_steps: int = 0
     updates: int = 0
     env_steps_lost: int = 0
-    """Since this life of the job began; so are the next."""
+    """Since this incarnation of the job began; so are the next."""
     updates_lost: int = 0
 
 
@@ -41,9 +41,9 @@ def env_steps_of(row: Row) -> int:
     return int(float(row[_ENV_STEPS]))
 
 
-def role_named(who: str) -> str:
+def role_of_process(process: str) -> str:
     """Return the role in the name of a process: "rollout worker" of "rollout worker 1"."""
-    return who.rstrip("0123456789 ")
+    return process.rstrip("0123456789 ")
 
 
 def recovered_at(victims: Mapping[Role, int], since: float, events: Sequence[Event]) -> float | None:
@@ -59,7 +59,7 @@ def recovered_at(victims: Mapping[Role, int], since: float, events: Sequence[Eve
         lost: set[str] = set()
         back: dict[str, float] = {}
         for event in events:
-            if event["time"] < since or role_named(event["process"]) != role:
+            if event["time"] < since or role_of_process(event["process"]) != role:
                 continue
             if event["kind"] == "lost":
                 lost.add(event["process"])
@@ -75,12 +75,12 @@ def recovered_at(victims: Mapping[Role, int], since: float, events: Sequence[Eve
 def unexplained(events: Sequence[Event], faults: Sequence[Fault]) -> list[Event]:
     """Return the losses beyond those that the faults account for, role by role: false alarms, or worse."""
     extra: list[Event] = []
-    for role in dict.fromkeys(role_named(event["process"]) for event in events):
+    for role in dict.fromkeys(role_of_process(event["process"]) for event in events):
         left = [
             [fault.time, count] for fault in faults for name, count in fault.victims.items() if name == role
         ]
         for event in events:
-            if event["kind"] != "lost" or role_named(event["process"]) != role:
+            if event["kind"] != "lost" or role_of_process(event["process"]) != role:
                 continue
             cause = next((entry for entry in left if entry[1] and entry[0] <= event["time"]), None)
             if cause is None:
@@ -97,7 +97,7 @@ def saved_steps(log: str) -> list[int]:
 
 def resumed_from(log: str) -> int:
     """Return the steps of the checkpoint that a job's lines say it went on from; 0 if it began anew."""
-    found = _FROM.search(_unfolded(log))
+    found = _RESUMED.search(_unfolded(log))
     return int(found[1]) if found else 0
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distributed_maddpg.chaos.disturb import Disturbed
 from distributed_maddpg.chaos.faults import KINDS, Fault
+from distributed_maddpg.chaos.injector import InjectionResult
 from distributed_maddpg.chaos.recovery import Event
 
 ENOUGH_FAULTS = 20
@@ -19,7 +19,7 @@ class Checkpoints:
     """What became of a job's checkpoints."""
 
     saved: int
-    """Reported as saved, in all lives."""
+    """Reported as saved, in all incarnations."""
     loaded: int
     """There at the end, and read without complaint."""
     lost: list[str]
@@ -49,14 +49,16 @@ def by_kind(faults: Sequence[Fault]) -> dict[str, dict[str, Any]]:
     return summed
 
 
-def lost(env_steps: int, updates: int, disturbed: Disturbed, events: Sequence[Event]) -> dict[str, int]:
+def losses(
+    env_steps: int, updates: int, injection: InjectionResult, events: Sequence[Event]
+) -> dict[str, int]:
     """Return what was lost to dead processes, and what to restarts of the whole job."""
     back = [event["message"] for event in events if event["kind"] == "recovered"]
     return {
         "env_steps_of_dead_processes": env_steps,
         "updates_of_dead_processes": updates,
-        "env_steps_after_the_checkpoint": disturbed.env_steps_redone,
-        "updates_after_the_checkpoint": disturbed.updates_redone,
+        "env_steps_after_the_checkpoint": injection.env_steps_redone,
+        "updates_after_the_checkpoint": injection.updates_redone,
         "replay_buffers_back_empty": sum("without its transitions" in line for line in back),
         "replay_buffers_back_from_snapshot": sum("transitions of a snapshot" in line for line in back),
     }

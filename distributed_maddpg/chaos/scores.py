@@ -1,4 +1,4 @@
-"""Whether a disturbed job learnt what its undisturbed twin did, as far as noise lets one say."""
+"""Whether a disturbed job learnt what its undisturbed baseline did, as far as noise lets one say."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PERCENT = 100.0
 
 
 def compare(
-    twin: Sequence[Mapping[str, float]],
+    baseline: Sequence[Mapping[str, float]],
     disturbed: Sequence[Mapping[str, float]],
     return_std: float,
 ) -> list[dict[str, Any]]:
@@ -27,16 +27,16 @@ def compare(
     tell apart.
 
     Args:
-        twin: rows of `returns.csv`, the final evaluation last.
+        baseline: rows of `returns.csv`, the final evaluation last.
         disturbed: likewise.
         return_std: standard deviation of the good agents' return over episodes.
     """
-    ours, theirs = twin[-LAST_EVALUATIONS - 1 :], disturbed[-LAST_EVALUATIONS - 1 :]
+    ours, theirs = baseline[-LAST_EVALUATIONS - 1 :], disturbed[-LAST_EVALUATIONS - 1 :]
     episodes = [sum(row["episodes"] for row in rows) for rows in (ours, theirs)]
     compared = []
     for name in _measures([*ours, *theirs]):
         values = [[_value(row, name) for row in rows] for rows in (ours, theirs)]
-        halves = [[_value(row, name) for row in rows[len(rows) // 2 :]] for rows in (twin, disturbed)]
+        halves = [[_value(row, name) for row in rows[len(rows) // 2 :]] for rows in (baseline, disturbed)]
         means = [statistics.fmean(each) for each in values]
         error = return_std if name == _RETURN else _binomial_std(statistics.fmean(means))
         by_episodes = error * math.sqrt(sum(1 / n for n in episodes))

@@ -50,7 +50,7 @@ def _faults(result: Mapping[str, Any]) -> Table:
         if figures["recovered"] < figures["count"]:
             count = f"{count}, {figures['recovered']} seen to recover"
         spans = ["" if figures[key] is None else f"{figures[key]:.1f} s" for key in ("median_s", "max_s")]
-        rows.append((name, KINDS[name].happens, count, *spans, _loss(figures)))
+        rows.append((name, KINDS[name].effect, count, *spans, _loss(figures)))
     return Table("faults", headers, rows)
 
 
