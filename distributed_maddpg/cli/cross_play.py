@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from distributed_maddpg.cli.output import present
+from distributed_maddpg.cli.output import print_result
 from distributed_maddpg.cli.parsing import parse
 from distributed_maddpg.experiments.options import CrossPlayOptions
 
@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> None:
 
     from distributed_maddpg.experiments.cross_play import (  # noqa: PLC0415
         cross_play,
-        read_entrants,
+        read_entries,
         write_cross_play,
     )
     from distributed_maddpg.experiments.tables import cross_play_tables  # noqa: PLC0415
@@ -49,8 +49,8 @@ def run(arguments: list[str]) -> None:
     if command.out:
         check_writable(Path(command.out))
     with contextlib.redirect_stdout(sys.stderr):
-        entrants = read_entrants(command.checkpoints, command.env_id)
-        result = cross_play(entrants, command.options, progress.note)
+        entries = read_entries(command.checkpoints, command.env_id)
+        result = cross_play(entries, command.options, progress.note)
     for path in write_cross_play(Path(command.out), result) if command.out else []:
         progress.note(f"wrote {path}")
-    present(result, cross_play_tables(result), command.json, progress)
+    print_result(result, cross_play_tables(result), command.json, progress)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from distributed_maddpg.cli.output import present
+from distributed_maddpg.cli.output import print_result
 from distributed_maddpg.cli.parsing import parse
 from distributed_maddpg.errors import BadInput
 
@@ -52,8 +52,8 @@ def run(arguments: list[str]) -> None:
         raise BadInput("best_response_updates", command.best_response_updates, "needs --best-response")
 
     from distributed_maddpg.evaluation.matchups import matchups  # noqa: PLC0415
-    from distributed_maddpg.experiments.exploitability import best_responses, full_card  # noqa: PLC0415
-    from distributed_maddpg.report.card import card_tables  # noqa: PLC0415
+    from distributed_maddpg.experiments.exploitability import best_responses  # noqa: PLC0415
+    from distributed_maddpg.report.scorecard import scorecard_tables  # noqa: PLC0415
     from distributed_maddpg.run.folder import newest_checkpoint  # noqa: PLC0415
     from distributed_maddpg.run.progress import Progress  # noqa: PLC0415
     from distributed_maddpg.trainer import MADDPG  # noqa: PLC0415
@@ -65,11 +65,11 @@ def run(arguments: list[str]) -> None:
         MADDPG.from_checkpoint(path, env_id=command.env_id) as algo,
     ):
         run = (algo.config, algo.policy_parameters())
-        card = full_card(algo.scorecard(command.episodes, command.seed))
+        card = algo.scorecard(command.episodes, command.seed).with_intervals()
         if command.matchups:
             card["matchups"] = matchups(*run, command.episodes, command.seed)
         if command.best_response:
             budget = (command.best_response_updates, command.episodes, command.seed)
             card["best_response"] = best_responses(*run, *budget, progress.note)
     result = {"checkpoint": path, "seed": command.seed, **card}
-    present(result, card_tables(card), command.json, progress)
+    print_result(result, scorecard_tables(card), command.json, progress)

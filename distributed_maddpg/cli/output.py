@@ -16,7 +16,7 @@ def print_json(values: dict[str, Any]) -> None:
     print(json.dumps(values), flush=True)
 
 
-def present(result: dict[str, Any], shown: Sequence[Table], as_json: bool, progress: Progress) -> None:
+def print_result(result: dict[str, Any], shown: Sequence[Table], as_json: bool, progress: Progress) -> None:
     """Print a result as JSON on stdout, or show its tables."""
     if as_json:
         print_json(result)

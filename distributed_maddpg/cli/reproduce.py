@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from distributed_maddpg.cli.output import present
+from distributed_maddpg.cli.output import print_result
 from distributed_maddpg.cli.parsing import parse
 from distributed_maddpg.experiments.options import ReproduceOptions
 
@@ -52,4 +52,4 @@ def run(arguments: list[str]) -> None:
         result = reproduce(command.options, out, progress.note)
     for path in write_reproduction(out, result, shlex.join(["distributed-maddpg", "reproduce", *arguments])):
         progress.note(f"wrote {path}")
-    present(result, reproduction_tables(result), command.json, progress)
+    print_result(result, reproduction_tables(result), command.json, progress)

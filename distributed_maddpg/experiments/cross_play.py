@@ -17,7 +17,6 @@ from distributed_maddpg.checkpoint.remote import is_url
 from distributed_maddpg.config import EnvConfig
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.evaluation.matchups import TeamSource, evaluate_teams
-from distributed_maddpg.experiments.exploitability import full_card
 from distributed_maddpg.experiments.options import CrossPlayOptions
 from distributed_maddpg.files import write_aside
 from distributed_maddpg.metrics import flatten
@@ -26,22 +25,22 @@ from distributed_maddpg.run.folder import newest_checkpoint
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.trainer import MADDPG
 
-_SHOWN = ("success", "delta", "final_distance_mean", "agent_episode_returns_mean")
+_COMPARED = ("success", "delta", "final_distance_mean", "agent_episode_returns_mean")
 _TEAMS = 2
 
 
 @dataclass(frozen=True)
-class Entrant:
+class CrossPlayEntry:
     """A checkpoint whose teams play."""
 
     label: str
     path: str
-    side: TeamSource
+    source: TeamSource
     algorithms: Mapping[str, str]
     """What each team learnt by."""
 
 
-def read_entrants(paths: Sequence[str], env_id: str) -> list[Entrant]:
+def read_entries(paths: Sequence[str], env_id: str) -> list[CrossPlayEntry]:
     """Read checkpoints, the newest of each run folder; they must be of one environment with two teams.
 
     Raises:
@@ -50,10 +49,10 @@ def read_entrants(paths: Sequence[str], env_id: str) -> list[Entrant]:
     """
     if not paths:
         raise BadInput("checkpoints", "none", "name checkpoints or run folders")
-    entrants: list[Entrant] = []
+    entries: list[CrossPlayEntry] = []
     for path, label in zip(paths, _labels(paths), strict=True):
         checkpoint = str(newest_checkpoint(path if is_url(path) else Path(path).resolve()))
-        if checkpoint in (known.path for known in entrants):
+        if checkpoint in (known.path for known in entries):
             raise BadInput("checkpoints", path, f"names {checkpoint}, as another one does; name it once")
         algo = MADDPG.from_checkpoint(checkpoint, env_id=env_id)
         teams = algo.spec.teams
@@ -61,57 +60,57 @@ def read_entrants(paths: Sequence[str], env_id: str) -> list[Entrant]:
             named = ", ".join(dict.fromkeys(teams))
             raise BadInput("checkpoints", path, f"has the teams {named}; it takes two to play")
         algorithms = dict(zip(teams, algo.config.algorithm.per_agent(algo.spec), strict=True))
-        entrants.append(
-            Entrant(label, checkpoint, TeamSource(algo.config, algo.policy_parameters()), algorithms)
+        entries.append(
+            CrossPlayEntry(label, checkpoint, TeamSource(algo.config, algo.policy_parameters()), algorithms)
         )
-    first = entrants[0].side.config.env
-    for entrant in entrants:
-        env = entrant.side.config.env
+    first = entries[0].source.config.env
+    for entry in entries:
+        env = entry.source.config.env
         if (env.id, env.kwargs) != (first.id, first.kwargs):
-            remedy = f"plays {_world(env)}, the first one {_world(first)}; they cannot meet"
-            raise BadInput("checkpoints", entrant.path, remedy)
-    return entrants
+            remedy = f"plays {_describe_env(env)}, the first one {_describe_env(first)}; they cannot meet"
+            raise BadInput("checkpoints", entry.path, remedy)
+    return entries
 
 
-def _world(env: EnvConfig) -> str:
+def _describe_env(env: EnvConfig) -> str:
     arguments = ", ".join(f"{name} {value}" for name, value in env.kwargs.items())
     return f"{env.id} with {arguments}" if arguments else env.id
 
 
 def cross_play(
-    entrants: Sequence[Entrant], options: CrossPlayOptions, note: Callable[[str], None]
+    entries: Sequence[CrossPlayEntry], options: CrossPlayOptions, note: Callable[[str], None]
 ) -> dict[str, Any]:
     """Play every team against every opponent; return plain numbers.
 
     Returns:
-        The entrants, the card of each pairing with its confidence intervals, and where teams learnt by
+        The entries, the card of each pairing with its confidence intervals, and where teams learnt by
         several algorithms the means over all pairings of two of them.
     """
-    columns, rows = dict.fromkeys(entrants[0].algorithms)  # simple_adversary: adversary, agent
-    pairings = list(itertools.product(range(len(entrants)), repeat=2))
+    columns, rows = dict.fromkeys(entries[0].algorithms)  # simple_adversary: adversary, agent
+    pairings = list(itertools.product(range(len(entries)), repeat=2))
     seed = integer_seed(options.seed, "evaluation", 0)
     calls = {
-        f"{rows} of {entrants[i].label} against {columns} of {entrants[j].label}": (
-            {columns: entrants[j].side, rows: entrants[i].side},
+        f"{rows} of {entries[i].label} against {columns} of {entries[j].label}": (
+            {columns: entries[j].source, rows: entries[i].source},
             options.episodes,
             seed,
         )
         for i, j in pairings
     }
     if len(calls) < len(pairings):
-        raise BadInput("checkpoints", [entrant.label for entrant in entrants], "names one of them twice")
+        raise BadInput("checkpoints", [entry.label for entry in entries], "names one of them twice")
     note(f"{len(calls)} pairing{'s' if len(calls) > 1 else ''} of {options.episodes} episodes")
-    found = dict(_played(calls, options))
+    found = dict(_play_all(calls, options))
     matches = [{rows: i, columns: j, **found[name]} for (i, j), name in zip(pairings, calls, strict=True)]
     return {
         "teams": [rows, columns],
         "episodes": options.episodes,
         "seed": options.seed,
         "entrants": [
-            {"label": own.label, "path": own.path, "algorithms": dict(own.algorithms)} for own in entrants
+            {"label": own.label, "path": own.path, "algorithms": dict(own.algorithms)} for own in entries
         ],
         "matches": matches,
-        "by_algorithm": _by_algorithm(entrants, matches, rows, columns),
+        "by_algorithm": _by_algorithm(entries, matches, rows, columns),
     }
 
 
@@ -119,7 +118,7 @@ def write_cross_play(folder: Path, result: Mapping[str, Any]) -> list[Path]:
     """Write `cross_play.json`, `.csv` and `.html`, a heat map of each number; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, columns = result["teams"]
-    labels = [entrant["label"] for entrant in result["entrants"]]
+    labels = [entry["label"] for entry in result["entrants"]]
     table = [_row(match, rows, columns, labels) for match in result["matches"]]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(table[0]))
@@ -137,12 +136,12 @@ def write_cross_play(folder: Path, result: Mapping[str, Any]) -> list[Path]:
 
 def play_match(sides: Mapping[str, TeamSource], num_episodes: int, seed: int) -> dict[str, Any]:
     """Return the card of one pairing, by which it is compared with others."""
-    card = full_card(evaluate_teams(sides, num_episodes, seed))
-    ci95 = {name: value for name, value in card["ci95"].items() if name in _SHOWN}
-    return {**{name: card[name] for name in _SHOWN if name in card}, "ci95": ci95}
+    card = evaluate_teams(sides, num_episodes, seed).with_intervals()
+    ci95 = {name: value for name, value in card["ci95"].items() if name in _COMPARED}
+    return {**{name: card[name] for name in _COMPARED if name in card}, "ci95": ci95}
 
 
-def _played(
+def _play_all(
     calls: Mapping[str, tuple[Any, ...]], options: CrossPlayOptions
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     if options.in_process:
@@ -153,7 +152,7 @@ def _played(
 
 
 def _by_algorithm(
-    entrants: Sequence[Entrant], matches: Sequence[Mapping[str, Any]], rows: str, columns: str
+    entries: Sequence[CrossPlayEntry], matches: Sequence[Mapping[str, Any]], rows: str, columns: str
 ) -> list[dict[str, Any]]:
     """Return means over the pairings of each two algorithms; none where all learnt by one.
 
@@ -161,7 +160,7 @@ def _by_algorithm(
     """
     grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for match in (own for own in matches if own[rows] != own[columns]):
-        pair = entrants[match[rows]].algorithms[rows], entrants[match[columns]].algorithms[columns]
+        pair = entries[match[rows]].algorithms[rows], entries[match[columns]].algorithms[columns]
         grouped.setdefault(pair, []).append(_numbers(match))
     if len(grouped) <= 1:
         return []
@@ -177,7 +176,7 @@ def _by_algorithm(
 
 
 def _numbers(match: Mapping[str, Any]) -> dict[str, Any]:
-    return flatten({name: match[name] for name in _SHOWN if name in match})
+    return flatten({name: match[name] for name in _COMPARED if name in match})
 
 
 def _row(match: Mapping[str, Any], rows: str, columns: str, labels: Sequence[str]) -> dict[str, Any]:

@@ -18,8 +18,7 @@ from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
 from distributed_maddpg.evaluation.matchups import TeamSource
 from distributed_maddpg.evaluation.scores import Interval, bootstrap_interval, interquartile_mean
-from distributed_maddpg.experiments.cross_play import Entrant, cross_play, write_cross_play
-from distributed_maddpg.experiments.exploitability import full_card
+from distributed_maddpg.experiments.cross_play import CrossPlayEntry, cross_play, write_cross_play
 from distributed_maddpg.experiments.options import CrossPlayOptions, ReproduceOptions
 from distributed_maddpg.experiments.published import PUBLISHED
 from distributed_maddpg.experiments.tables import reproduction_document
@@ -32,7 +31,7 @@ from distributed_maddpg.run.training import train_run
 from distributed_maddpg.trainer import MADDPG
 
 _ALGORITHMS = ("maddpg", "ddpg")
-_SMALL = {
+_SMALL_BUDGET = {
     "learner": {"batch_size": 128},
     "replay": {"capacity": 20_000},
     "pacing": {
@@ -58,11 +57,11 @@ PAIRINGS = tuple(Pairing(*names) for names in itertools.product(_ALGORITHMS, rep
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """What a trained run showed."""
 
     card: dict[str, Any]
-    """Of greedy episodes, see `full_card`."""
+    """Of greedy episodes, see `Scorecard.with_intervals`."""
     curves: dict[str, list[float]]
     """The columns of the run's `returns.csv`."""
     checkpoint: Checkpoint
@@ -87,13 +86,15 @@ def reproduce(options: ReproduceOptions, out: Path, note: Callable[[str], None])
     """
     experiment = _settings(options, PAIRINGS[0], 0)
     MADDPG(experiment)  # refuses what cannot run, and starts nothing
-    _claim(out, options, experiment)
-    names = {_name(pairing, seed): (pairing, seed) for pairing in PAIRINGS for seed in range(options.seeds)}
+    _claim_folder(out, options, experiment)
+    names = {
+        _run_name(pairing, seed): (pairing, seed) for pairing in PAIRINGS for seed in range(options.seeds)
+    }
     settings = {name: _settings(options, *run) for name, run in names.items()}
     results = {
         name: kept
         for name, own in settings.items()
-        if (kept := _kept(out, name, own, options.episodes, note))
+        if (kept := _load_result(out, name, own, options.episodes, note))
     }
     note(f"{len(names)} runs, of which {len(results)} are done; files go to {out}")
     calls = {
@@ -101,51 +102,51 @@ def reproduce(options: ReproduceOptions, out: Path, note: Callable[[str], None])
         for name, own in settings.items()
         if name not in results
     }
-    for name, outcome in _trained(calls, options):
-        save_checkpoint(out / "checkpoints" / name, outcome.checkpoint)
-        results[name] = _keep(out, name, {"card": outcome.card, "curves": outcome.curves})
-        rates = ", ".join(f"{who} {rate:.1f} %" for who, rate in outcome.card["success"].items())
+    for name, result in _train_all(calls, options):
+        save_checkpoint(out / "checkpoints" / name, result.checkpoint)
+        results[name] = _save_result(out, name, {"card": result.card, "curves": result.curves})
+        rates = ", ".join(f"{who} {rate:.1f} %" for who, rate in result.card["success"].items())
         note(f"{name}: {rates}")
-    return _compared(options, out, names, results, note)
+    return _compare(options, out, names, results, note)
 
 
-def _kept(
+def _load_result(
     out: Path, name: str, config: MADDPGConfig, episodes: int, note: Callable[[str], None]
 ) -> dict[str, Any] | None:
     """Return the result of a run, evaluated anew if for other episodes; None if it must be made."""
-    path = _result(out, name)
+    path = _result_path(out, name)
     if not path.exists():
         return None
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         _check_shape(values)
         algo = MADDPG.from_checkpoint(out / "checkpoints" / name)
         if algo.config.to_dict() != config.to_dict():
             raise ValueError("its checkpoint is another run's")
         if values["card"]["episodes"] != episodes:
-            card = full_card(algo.scorecard(episodes, _SEED_OF_START_STATES))
-            values = _keep(out, name, {"card": card, "curves": values["curves"]})
+            card = algo.scorecard(episodes, _SEED_OF_START_STATES).with_intervals()
+            values = _save_result(out, name, {"card": card, "curves": values["curves"]})
     except (OSError, ValueError, KeyError, TypeError, CheckpointError) as error:
         note(f"{path}: cannot be used ({type(error).__name__}: {error}); the run is made again")
         return None
     return values
 
 
-def _refuse(number: str) -> None:
+def _refuse_constant(number: str) -> None:
     raise ValueError(f"{number} is no result")
 
 
 def _check_shape(values: Mapping[str, Any]) -> None:
-    """Raise ValueError, TypeError or KeyError unless these are the numbers that `_compared` needs."""
-    _over_seeds([values["card"]])
+    """Raise ValueError, TypeError or KeyError unless these are the numbers that `_compare` needs."""
+    _seed_statistics([values["card"]])
     curves = dict(values["curves"])
     if not curves["env_steps"] or np.array(list(curves.values()), np.float64).ndim != 2:
         raise ValueError("its curves are not columns of one length")
 
 
-def _keep(out: Path, name: str, values: dict[str, Any]) -> dict[str, Any]:
+def _save_result(out: Path, name: str, values: dict[str, Any]) -> dict[str, Any]:
     text = json.dumps(values)
-    write_aside(_result(out, name), text + "\n")
+    write_aside(_result_path(out, name), text + "\n")
     kept: dict[str, Any] = json.loads(text)  # as whoever reads it finds it
     return kept
 
@@ -158,7 +159,7 @@ def write_reproduction(out: Path, result: Mapping[str, Any], command: str) -> li
     return [*paths, Path(result["curves"]), *write_cross_play(out, result["cross_play"])]
 
 
-def train_one(values: dict[str, Any], run_dir: str, episodes: int) -> Outcome:
+def train_one(values: dict[str, Any], run_dir: str, episodes: int) -> RunResult:
     """Train one run in this process, or go on with it; evaluate it; keep its end without transitions.
 
     Raises:
@@ -177,13 +178,13 @@ def train_one(values: dict[str, Any], run_dir: str, episodes: int) -> Outcome:
     path = summary["files"]["checkpoint"]
     checkpoint = dataclasses.replace(load_checkpoint(path), replay=None)
     save_checkpoint(path, checkpoint)
-    card = full_card(MADDPG.from_checkpoint(path).scorecard(episodes, _SEED_OF_START_STATES))
-    return Outcome(card, read_curves(folder), checkpoint)
+    card = MADDPG.from_checkpoint(path).scorecard(episodes, _SEED_OF_START_STATES).with_intervals()
+    return RunResult(card, read_curves(folder), checkpoint)
 
 
-def _trained(
+def _train_all(
     calls: Mapping[str, tuple[Any, ...]], options: ReproduceOptions
-) -> Iterator[tuple[str, Outcome]]:
+) -> Iterator[tuple[str, RunResult]]:
     if options.in_process or not calls:
         return ((name, train_one(*arguments)) for name, arguments in calls.items())
     from distributed_maddpg.runtime.tasks import run_in_parallel  # noqa: PLC0415 (without Ray, it is never loaded)
@@ -195,7 +196,7 @@ def _settings(options: ReproduceOptions, pairing: Pairing, seed: int) -> MADDPGC
     base = MADDPGConfig.preset(options.preset)
     if base.env.id != "simple_adversary":
         raise BadInput("preset", options.preset, f"trains {base.env.id}, not simple_adversary")
-    small = dict(_SMALL) if options.budget == "small" else {}
+    small = dict(_SMALL_BUDGET) if options.budget == "small" else {}
     changes: dict[str, Any] = {
         "seed": seed,
         "num_workers": 0,
@@ -207,7 +208,7 @@ def _settings(options: ReproduceOptions, pairing: Pairing, seed: int) -> MADDPGC
     return MADDPGConfig.from_dict(changes, base)
 
 
-def _claim(out: Path, options: ReproduceOptions, experiment: MADDPGConfig) -> None:
+def _claim_folder(out: Path, options: ReproduceOptions, experiment: MADDPGConfig) -> None:
     """Take an empty folder for this experiment, or go on with it there.
 
     Raises:
@@ -236,15 +237,15 @@ def _claim(out: Path, options: ReproduceOptions, experiment: MADDPGConfig) -> No
         raise BadInput("out", str(out), f"cannot be written to ({error.strerror})") from None
 
 
-def _name(pairing: Pairing, seed: int) -> str:
+def _run_name(pairing: Pairing, seed: int) -> str:
     return f"{pairing.agent}-{pairing.adversary}-seed_{seed}"
 
 
-def _result(out: Path, name: str) -> Path:
+def _result_path(out: Path, name: str) -> Path:
     return out / "results" / f"{name}.json"
 
 
-def _compared(
+def _compare(
     options: ReproduceOptions,
     out: Path,
     names: Mapping[str, tuple[Pairing, int]],
@@ -257,7 +258,7 @@ def _compared(
         cards = [results[name]["card"] for name, run in names.items() if run[0] == pairing]
         published = PUBLISHED.get(options.num_good_agents, {}).get(pairing, {})
         trained = {f"{team}_by": name for team, name in pairing._asdict().items()}
-        rows.append({**trained, **_over_seeds(cards), "published": published})
+        rows.append({**trained, **_seed_statistics(cards), "published": published})
     groups = {
         f"{pairing.agent} / {pairing.adversary}": [
             results[name]["curves"] for name, run in names.items() if run[0] == pairing
@@ -268,8 +269,8 @@ def _compared(
     write_curves(
         curves, f"Physical deception, N = {options.num_good_agents}: good agents / adversary", groups
     )
-    entrants = [
-        _entrant(out, name) for name, (pairing, _) in names.items() if pairing.agent == pairing.adversary
+    entries = [
+        _read_entry(out, name) for name, (pairing, _) in names.items() if pairing.agent == pairing.adversary
     ]
     how = CrossPlayOptions(
         options.episodes, _SEED_OF_START_STATES, options.address, options.in_process, options.timeout_s
@@ -284,19 +285,19 @@ def _compared(
         "settings": _settings(options, PAIRINGS[0], 0).to_dict(),
         "rows": rows,
         "runs": {name: results[name]["card"] for name in names},
-        "cross_play": cross_play(entrants, how, note),
+        "cross_play": cross_play(entries, how, note),
         "curves": str(curves),
     }
 
 
-def _entrant(out: Path, name: str) -> Entrant:
+def _read_entry(out: Path, name: str) -> CrossPlayEntry:
     path = out / "checkpoints" / name
     algo = MADDPG.from_checkpoint(path)
     algorithms = dict(zip(algo.spec.teams, algo.config.algorithm.per_agent(algo.spec), strict=True))
-    return Entrant(name, str(path), TeamSource(algo.config, algo.policy_parameters()), algorithms)
+    return CrossPlayEntry(name, str(path), TeamSource(algo.config, algo.policy_parameters()), algorithms)
 
 
-def _over_seeds(cards: list[dict[str, Any]]) -> dict[str, Any]:
+def _seed_statistics(cards: list[dict[str, Any]]) -> dict[str, Any]:
     """Return mean, interquartile mean and bootstrap interval over the seeds of what is compared."""
     numbers = {
         **{name: [card["success"][name] for card in cards] for name in ("agents", "adversary", "coverage")},

@@ -12,8 +12,8 @@ from distributed_maddpg.report.tables import Table, markdown_table
 def cross_play_tables(result: Mapping[str, Any]) -> list[Table]:
     """Return a matrix of each number that tells who won, and means by algorithm where there are several."""
     rows, columns = result["teams"]
-    labels = [entrant["label"] for entrant in result["entrants"]]
-    cells = {(match[rows], match[columns]): _won(match) for match in result["matches"]}
+    labels = [entry["label"] for entry in result["entrants"]]
+    cells = {(match[rows], match[columns]): _winner_numbers(match) for match in result["matches"]}
     tables = []
     for name in cells[0, 0]:
         lines = [
@@ -41,7 +41,7 @@ def _header(name: str) -> str:
     return f"{who} %" if kind == "success" else f"return {who}" if kind else name
 
 
-def _won(match: Mapping[str, Any]) -> dict[str, float]:
+def _winner_numbers(match: Mapping[str, Any]) -> dict[str, float]:
     """Return success in percent, or returns where the environment has no landmarks."""
     if "success" not in match:
         return dict(match["agent_episode_returns_mean"])
@@ -50,7 +50,11 @@ def _won(match: Mapping[str, Any]) -> dict[str, float]:
 
 def reproduction_tables(result: Mapping[str, Any]) -> list[Table]:
     """Return the paper's table with ours beside it, the distances and returns, and the cross-play."""
-    return [_beside_published(result["rows"]), _distances(result["rows"]), *_crossed(result["cross_play"])]
+    return [
+        _published_comparison(result["rows"]),
+        _distances(result["rows"]),
+        *_cross_play_means(result["cross_play"]),
+    ]
 
 
 def reproduction_document(result: Mapping[str, Any], command: str) -> str:
@@ -86,7 +90,7 @@ interquartile mean."""
 _OF_ONE_SEED = "One seed has no interval, and its interquartile mean (IQM) is itself."
 
 
-def _beside_published(rows: list[Mapping[str, Any]]) -> Table:
+def _published_comparison(rows: list[Mapping[str, Any]]) -> Table:
     headers = (
         "good agents",
         "adversary",
@@ -119,7 +123,7 @@ def _distances(rows: list[Mapping[str, Any]]) -> Table:
     return Table("Distance from the goal in the last frame, and returns", headers, lines)
 
 
-def _crossed(result: Mapping[str, Any]) -> list[Table]:
+def _cross_play_means(result: Mapping[str, Any]) -> list[Table]:
     """Return the means over all pairings of runs whose two teams learnt by one algorithm."""
     rows, columns = result["teams"]
     if not result["by_algorithm"]:

@@ -11,7 +11,7 @@ _RATES = ("agents", "adversary", "coverage")
 _RATE_HEADERS = tuple(f"{name} %" for name in _RATES)
 
 
-def card_tables(card: Mapping[str, Any]) -> list[Table]:
+def scorecard_tables(card: Mapping[str, Any]) -> list[Table]:
     """Return the tables of what `evaluate --json` prints, but those whose numbers it lacks."""
     makers = (_returns, _success, _by_eps, _matchups, _responses)
     return [table for maker in makers for table in maker(card)]
