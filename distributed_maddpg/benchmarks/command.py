@@ -7,12 +7,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from distributed_maddpg.benchmarks.beside import (
+from distributed_maddpg.benchmarks.machine import machine
+from distributed_maddpg.benchmarks.notebook_loop import (
     compare_with_notebook,
     compares_with_notebook,
     time_notebook,
 )
-from distributed_maddpg.benchmarks.machine import machine
 from distributed_maddpg.benchmarks.options import BenchmarkOptions, Kind
 from distributed_maddpg.benchmarks.result import Measurement, Result
 from distributed_maddpg.config import MADDPGConfig

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from distributed_maddpg.trainer import MADDPG
 
 Count = Literal["env_steps", "updates"]
-_LOOK_EVERY_S = 0.01
+_POLL_INTERVAL_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class _Watch:
     def __init__(self, algo: MADDPG, job: Job, begun: float, learning_s: float) -> None:
         self._algo, self._job, self._begun, self._learning_s = algo, job, begun, learning_s
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
+        self._thread = threading.Thread(target=self._poll, name="watch", daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -136,9 +136,9 @@ class _Watch:
         self._over.set()
         self._thread.join()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         learning_since: float | None = None
-        while not self._over.wait(_LOOK_EVERY_S):
+        while not self._over.wait(_POLL_INTERVAL_S):
             now = time.perf_counter() - self._begun
             self._job.samples.append(Sample(now, self._algo.env_steps, self._algo.updates))
             if learning_since is None and self._algo.updates:

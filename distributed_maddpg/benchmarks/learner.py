@@ -31,10 +31,10 @@ def benchmark_learner(config: MADDPGConfig, num_seeds: int, seconds: float, repe
     """
     spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
     works, learner = {}, make_learner(config, spec)
-    works["one"] = _learning(learner, config, spec)
+    works["one"] = _learner_work(learner, config, spec)
     if num_seeds > 1:
-        several = make_learner(config, spec, range(config.seed, config.seed + num_seeds))
-        works["updates"] = _learning(several, config, spec)
+        many_seeds_learner = make_learner(config, spec, range(config.seed, config.seed + num_seeds))
+        works["updates"] = _learner_work(many_seeds_learner, config, spec)
     turns = rates({**works, "sgemm": _sgemm(learner.device)}, seconds=seconds, repeats=repeats)
     updates, flops = turns.get("updates", turns["one"]), update_flops(config, spec)
     on_cpu = learner.device.type == "cpu"
@@ -55,7 +55,7 @@ def benchmark_learner(config: MADDPGConfig, num_seeds: int, seconds: float, repe
     )
 
 
-def _learning(learner: Learner, config: MADDPGConfig, spec: EnvSpec) -> Callable[[], int]:
+def _learner_work(learner: Learner, config: MADDPGConfig, spec: EnvSpec) -> Callable[[], int]:
     """Return work that draws minibatches from full rings of random rows, as training does, and learns."""
     rng = np.random.default_rng(config.seed)
     ring = Ring(config.replay.capacity, spec.transitions.width)

@@ -18,7 +18,7 @@ from distributed_maddpg.envs import env_spec
 from distributed_maddpg.types import policy_layout
 
 _ENDLESS = 10**12
-_BUSY_BESIDE = 2
+_NON_WORKER_PROCESSES = 2
 """Processes that work beside the workers: replay buffer and learner."""
 _RATES = ("collect_env_steps_per_s", "env_steps_per_s")
 
@@ -54,7 +54,7 @@ def benchmark_scaling(
                 job = run_job(settings, learning_s=seconds * (repeats + 2))
                 group.append(_point(settings, job, seconds, repeats))
             points += with_efficiency(group)
-    return _sum_up(points, job_settings(config, job))
+    return _summarise(points, job_settings(config, job))
 
 
 def with_efficiency(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -80,7 +80,7 @@ def _settings(config: MADDPGConfig, workers: int, num_envs: int, seconds: float)
     """Return settings of a job that collects for about `seconds` before its first update, and never ends."""
     config = replace(config, num_workers=workers, rollout=replace(config.rollout, num_envs=num_envs))
     least = max(config.learner.batch_size, workers * config.rollout.fragment_env_steps)
-    expected = int(_alone(config) * workers * seconds)
+    expected = int(_single_worker_rate(config) * workers * seconds)
     starts = min(max(least, expected), config.replay.capacity)
     pacing = replace(
         config.pacing,
@@ -93,7 +93,7 @@ def _settings(config: MADDPGConfig, workers: int, num_envs: int, seconds: float)
     return replace(config, pacing=pacing)
 
 
-def _alone(config: MADDPGConfig) -> float:
+def _single_worker_rate(config: MADDPGConfig) -> float:
     """Return the env steps a second of one worker in this process."""
     spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
     weights = random_weights(policy_layout(spec, config.algorithm.policy_hidden_sizes), config.seed)
@@ -118,7 +118,7 @@ def _point(config: MADDPGConfig, job: Job, seconds: float, repeats: int) -> dict
     return {
         "workers": config.num_workers,
         "num_envs": config.rollout.num_envs,
-        "more_processes_than_cores": config.num_workers + _BUSY_BESIDE > (os.cpu_count() or 1),
+        "more_processes_than_cores": config.num_workers + _NON_WORKER_PROCESSES > (os.cpu_count() or 1),
         "collect_env_steps": starts,
         "collect_bottleneck": collecting["bottleneck"],
         "collect_shares": collecting["shares"],
@@ -128,7 +128,7 @@ def _point(config: MADDPGConfig, job: Job, seconds: float, repeats: int) -> dict
     }
 
 
-def _sum_up(points: list[dict[str, Any]], settings: dict[str, Any]) -> Measurement:
+def _summarise(points: list[dict[str, Any]], settings: dict[str, Any]) -> Measurement:
     """State the job with the most workers, of several the one that collects fastest."""
     top = max(points, key=lambda point: (point["workers"], point["collect_env_steps_per_s"]))
     chosen = {name: top[name] for name in ("workers", "num_envs")}

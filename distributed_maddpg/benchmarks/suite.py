@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from distributed_maddpg.benchmarks.beside import compares_with_notebook
 from distributed_maddpg.benchmarks.command import command_line
 from distributed_maddpg.benchmarks.machine import machine
+from distributed_maddpg.benchmarks.notebook_loop import compares_with_notebook
 from distributed_maddpg.benchmarks.options import KINDS, BenchmarkOptions, Kind
 from distributed_maddpg.errors import BadInput, TrainingError
 
-_PATIENCE_S = 30.0
-_JOBS = ("notebook", "paper")
+_EXIT_GRACE_S = 30.0
+_TRAIN_PRESETS = ("notebook", "paper")
 _ENVS_PER_WORKER = "64,1024"
 
 
@@ -67,7 +67,7 @@ def _plan(options: BenchmarkOptions) -> list[tuple[Kind, BenchmarkOptions]]:
         learners += [{"device": "cuda"}, {"device": "cuda", "num_seeds": 16}]
     changes: dict[Kind, list[dict[str, Any]]] = {
         "learner": learners,
-        "train": [{"preset": preset, "env_steps": length} for preset in _JOBS],
+        "train": [{"preset": preset, "env_steps": length} for preset in _TRAIN_PRESETS],
         "scaling": [{"envs_per_worker": options.envs_per_worker or _ENVS_PER_WORKER}],
     }
     plan = []
@@ -92,7 +92,7 @@ def _run(kind: Kind, options: BenchmarkOptions) -> dict[str, Any]:
         try:
             out, err = process.communicate()
         except BaseException:
-            _end(process)
+            _interrupt(process)
             raise
     if process.returncode != 0:
         line = (err.strip().splitlines() or ["ended without a word"])[-1].removeprefix("error: ")
@@ -103,10 +103,10 @@ def _run(kind: Kind, options: BenchmarkOptions) -> dict[str, Any]:
     return result
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _interrupt(process: subprocess.Popen[str]) -> None:
     """Let a benchmark end its own Ray processes; kill it if it does not."""
     process.send_signal(signal.SIGINT)
     try:
-        process.wait(_PATIENCE_S)
+        process.wait(_EXIT_GRACE_S)
     except subprocess.TimeoutExpired:
         process.kill()

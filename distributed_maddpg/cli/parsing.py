@@ -23,21 +23,21 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
     """
     program = f"distributed-maddpg {name}"
 
-    def fill() -> T:
+    def parse_options() -> T:
         if default is None:
             return tyro.cli(kind, args=arguments, prog=program)
         return tyro.cli(kind, args=arguments, prog=program, default=default)
 
     if {"-h", "--help"} & set(arguments):
-        return fill()
+        return parse_options()
     complaint = io.StringIO()
     columns = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "2000"  # unfolded, so that the complaint can be taken apart
     try:
         with contextlib.redirect_stderr(complaint):
-            return fill()
+            return parse_options()
     except SystemExit:
-        raise _Refused(_one_line(complaint.getvalue())) from None
+        raise _TyroRefusal(_one_line(complaint.getvalue())) from None
     finally:
         if columns is None:
             del os.environ["COLUMNS"]
@@ -45,7 +45,7 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
             os.environ["COLUMNS"] = columns
 
 
-class _Refused(BadInput):
+class _TyroRefusal(BadInput):
     """A command line that tyro refused; the line is already complete."""
 
     def __init__(self, line: str) -> None:

@@ -59,19 +59,19 @@ def run(arguments: list[str]) -> None:
     from distributed_maddpg.checkpoint.listing import set_aside  # noqa: PLC0415
 
     while True:
-        start = _start(arguments)
+        origin = _read_origin(arguments)
         try:
-            return _train_from(start, arguments)
+            return _train_from(origin, arguments)
         except CheckpointError as error:  # its files are whole, but the stages cannot take it over
-            if not (start.auto and start.checkpoints) or isinstance(error, CheckpointUnavailable):
+            if not (origin.auto and origin.checkpoints) or isinstance(error, CheckpointUnavailable):
                 raise
             print(f"skipped: {error}", file=sys.stderr)
-            for checkpoint in start.checkpoints:
+            for checkpoint in origin.checkpoints:
                 set_aside(checkpoint.path, "broken")
 
 
-def _train_from(start: _Start, arguments: list[str]) -> None:
-    base, checkpoints, saving = start.settings, start.checkpoints, start.saving
+def _train_from(origin: _Origin, arguments: list[str]) -> None:
+    base, checkpoints, saving = origin.settings, origin.checkpoints, origin.saving
     # The tables without fixed keys start empty, so that any key may be named.
     open_env = dataclasses.replace(base.env, kwargs={})
     open_algorithm = dataclasses.replace(base.algorithm, team_overrides={})
@@ -82,7 +82,7 @@ def _train_from(start: _Start, arguments: list[str]) -> None:
         keep_checkpoints=saving.keep,
     )
     command = parse(TrainCommand, "train", arguments, default)
-    config = _with_tables(command.settings, base)
+    config = _merge_tables(command.settings, base)
     num_seeds = len(checkpoints) or command.num_seeds
     if command.num_seeds not in (1, num_seeds):
         raise BadInput("--num-seeds", command.num_seeds, f"the folder to resume holds {num_seeds} runs")
@@ -93,7 +93,7 @@ def _train_from(start: _Start, arguments: list[str]) -> None:
     progress = Progress()
     for before in {each.config.ray.address for each in checkpoints} - {"", config.ray.address}:
         progress.note(f"the run used --ray.address {before}; a checkpoint alone does not connect to it again")
-    resumed = "" if start.auto else command.resume
+    resumed = "" if origin.auto else command.resume
     run_dir = Path(resumed or command.run_dir or default_run_dir(command.preset))
     saving = dataclasses.replace(
         saving,
@@ -104,10 +104,10 @@ def _train_from(start: _Start, arguments: list[str]) -> None:
     with contextlib.redirect_stdout(sys.stderr):  # an environment may print; stdout is for JSON
         if num_seeds == 1:
             checkpoint = checkpoints[0] if checkpoints else None
-            summary = train_run(config, run_dir, progress, checkpoint, saving, anew=start.auto)
+            summary = train_run(config, run_dir, progress, checkpoint, saving, anew=origin.auto)
         else:
-            going_on = checkpoints if command.resume else None
-            summary = train_seeds(config, num_seeds, run_dir, progress, going_on, saving)
+            resumed_from = checkpoints if command.resume else None
+            summary = train_seeds(config, num_seeds, run_dir, progress, resumed_from, saving)
     progress.summary(summary)
     if command.json:
         print_json(summary)
@@ -116,7 +116,7 @@ def _train_from(start: _Start, arguments: list[str]) -> None:
         raise TrainingError(problems[0])
 
 
-class _Start(NamedTuple):
+class _Origin(NamedTuple):
     """What --resume, --preset and --config say, before the other options."""
 
     settings: MADDPGConfig
@@ -126,7 +126,7 @@ class _Start(NamedTuple):
     auto: bool
 
 
-def _start(arguments: list[str]) -> _Start:
+def _read_origin(arguments: list[str]) -> _Origin:
     from distributed_maddpg.checkpoint.saver import SavingOptions  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -139,16 +139,16 @@ def _start(arguments: list[str]) -> _Start:
     env_id = getattr(named, "env.id")  # first, because another environment takes other arguments
     checkpoints, saving = _checkpoints(named, env_id) if named.resume else ([], SavingOptions())
     if checkpoints:
-        base = _going_on(checkpoints[0], named.config)
+        base = _resumed_settings(checkpoints[0], named.config)
     else:
         base = MADDPGConfig.preset(named.preset or "default")
         if named.config:
             base = MADDPGConfig.from_toml(named.config, base)
     base = MADDPGConfig.from_dict({"env": {"id": env_id}}, base) if env_id else base
-    return _Start(base, checkpoints, saving, named.resume == _AUTO)
+    return _Origin(base, checkpoints, saving, named.resume == _AUTO)
 
 
-def _going_on(checkpoint: Checkpoint, config_file: str) -> MADDPGConfig:
+def _resumed_settings(checkpoint: Checkpoint, config_file: str) -> MADDPGConfig:
     """Return a checkpoint's settings; of a settings file given beside it, the cluster's address alone."""
     from distributed_maddpg.trainer import checkpoint_settings  # noqa: PLC0415
 
@@ -190,7 +190,7 @@ def _checkpoints(named: argparse.Namespace, env_id: str) -> tuple[list[Checkpoin
     return checkpoints, memory_of(runs[0]).saving
 
 
-def _with_tables(settings: MADDPGConfig, base: MADDPGConfig) -> MADDPGConfig:
+def _merge_tables(settings: MADDPGConfig, base: MADDPGConfig) -> MADDPGConfig:
     """Lay the command line's tables without fixed keys over the base's."""
     words: dict[str, EnvArgument] = {"true": True, "false": False}
     given = {key: words.get(str(value).lower(), value) for key, value in settings.env.kwargs.items()}
