@@ -39,9 +39,8 @@ def run(arguments: list[str]) -> None:
     """Run the command with these arguments."""
     command = parse(BenchmarkCommand, "benchmark", arguments)
 
-    from distributed_maddpg.benchmarks.command import run_benchmark  # noqa: PLC0415
-    from distributed_maddpg.benchmarks.files import check_folder, check_name, write_results  # noqa: PLC0415
-    from distributed_maddpg.benchmarks.suite import run_all  # noqa: PLC0415
+    from distributed_maddpg.benchmarks.command import run_all, run_benchmark  # noqa: PLC0415
+    from distributed_maddpg.benchmarks.files import check_folder, check_name, write_result  # noqa: PLC0415
     from distributed_maddpg.run.progress import Progress  # noqa: PLC0415
 
     progress, out = Progress(), Path(command.out)
@@ -50,7 +49,7 @@ def run(arguments: list[str]) -> None:
         check_folder(out)
 
     def keep(label: str, result: dict[str, Any]) -> None:
-        for path in write_results(out, {label: result}, command.name) if command.out else []:
+        for path in write_result(out, label, result, command.name) if command.out else []:
             progress.note(f"wrote {path}")
 
     with contextlib.redirect_stdout(sys.stderr):
