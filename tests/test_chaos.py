@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
+from distributed_maddpg.benchmarks.options import command_line
 from distributed_maddpg.chaos import injector
 from distributed_maddpg.chaos.experiment import check_checkpoints, run_chaos
 from distributed_maddpg.chaos.faults import (
@@ -44,8 +45,7 @@ from distributed_maddpg.chaos.recovery import (
     saved_steps,
     unexplained,
 )
-from distributed_maddpg.chaos.result import by_kind, losses, verdict
-from distributed_maddpg.chaos.scores import compare
+from distributed_maddpg.chaos.result import by_kind, compare, losses, verdict
 from distributed_maddpg.chaos.tables import tables, write_document
 from distributed_maddpg.errors import BadInput
 
@@ -286,7 +286,7 @@ def test_a_damaged_and_a_missing_checkpoint_are_lost(tmp_path: Path) -> None:
     job._file(0, "log").write_text("saved x/step_5 (1 MB in 0 s)\nsaved x/step_6 (1 MB in 0 s)\n")
     (tmp_path / "run" / "checkpoints" / "step_6").mkdir(parents=True)
     checked = check_checkpoints(job)
-    assert (checked.saved, checked.loaded, len(checked.lost)) == (2, 0, 2)
+    assert (checked["saved"], checked["loaded"], len(checked["lost"])) == (2, 0, 2)
 
 
 def test_settings_become_options_of_train() -> None:
@@ -341,7 +341,7 @@ class _FakeJob(Job):
         return self.env_steps > self.resumed_from
 
     @property
-    def seen(self) -> Counts:
+    def counts(self) -> Counts:
         return Counts(self.env_steps, self.env_steps // 100)
 
     def log(self, incarnation: int = -1) -> str:
@@ -471,13 +471,13 @@ def _result(**changes: Any) -> dict[str, Any]:
     options = ChaosOptions()
     events = [_event(1, "replay buffer", "recovered", "replay buffer is back, without its transitions")]
     return {
-        "command": options.command_line(),
+        "command": command_line("chaos", options),
         "options": {"preset": "default", "num_workers": 2, "deadline_s": 60.0},
         "settings": {"env_steps": 1000},
         "machine": {"cpu": "x", "cores": 2, "gpu": "none", "os": "Linux", "versions": {"ray": "2"}},
         "faults": [fault.to_dict() for fault in faults],
         "by_kind": by_kind(faults),
-        "lost": losses(256, 0, InjectionResult(env_steps_redone=12_000), events),
+        "lost": losses(Counts(env_steps_lost=256), InjectionResult(env_steps_redone=12_000), events),
         "hangs": 0,
         "restarts": 1,
         "problems": [],

@@ -37,7 +37,7 @@ _POLL_S = 0.05
 
 
 class Job:
-    """One training job in its run folder, through as many incarnations as it takes.
+    """One training job in its run folder, restarted as often as it takes.
 
     Each incarnation leads a session of its own, by which all its processes are found, whatever their parent.
     """
@@ -51,80 +51,91 @@ class Job:
         """
         self.run_dir, self._options = run_dir, list(options)
         self.incarnations: list[subprocess.Popen[bytes]] = []
+        self.started_at = 0.0
+        """Start of the present incarnation, in seconds since 1970."""
         self.resumed_from = 0
-        """Environment steps of the checkpoint that the present incarnation went on from."""
+        """Environment steps of the checkpoint that the present incarnation resumed from; -1: unknown yet."""
         self.slowest_end_s = 0.0
-        """How long the last process of an incarnation that has ended was there after its driver."""
+        """Longest time from the end of a driver to the end of the last process of its incarnation."""
         self.leftover = 0
-        """Processes that outlived their incarnation for good, and had to be killed."""
+        """Processes that had to be killed because they outlived their driver by the grace period."""
         self._ended: dict[int, float] = {}
         self._gone: set[int] = set()
-        self._seen = Counts()
-        self._before = Counts()
+        self._counts: list[Counts] = [Counts()]
+        self._polled_env_steps, self._progress_at = 0, time.monotonic()
 
-    # Lives
+    # Incarnations
 
     def start(self) -> None:
-        """Start the job, or start it again where its newest checkpoint is, as a restart policy would."""
-        self._before = self._total_lost()
-        self._seen = Counts()
+        """Start the job, or restart it from its newest checkpoint, as a restart policy would."""
         command = [sys.executable, "-m", "distributed_maddpg", "train", "--json", *self._options]
         command += ["--run-dir", str(self.run_dir), "--resume", "auto"]
         env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         self.run_dir.parent.mkdir(parents=True, exist_ok=True)
-        stdout = self._file(len(self.incarnations), "out")
-        with self._file(len(self.incarnations), "log").open("wb") as log, stdout.open("wb") as out:
+        number = len(self.incarnations)
+        with self._file(number, "log").open("wb") as log, self._file(number, "out").open("wb") as out:
             incarnation = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=log, env=env, start_new_session=True
             )
         self.incarnations.append(incarnation)
-        self.resumed_from = -1
+        self._counts.append(Counts())
+        self.resumed_from = self._polled_env_steps = -1
+        self.started_at, self._progress_at = time.time(), time.monotonic()
 
     @property
     def exit_code(self) -> int | None:
         """Exit code of the present incarnation; None while it runs."""
         return self.incarnations[-1].poll()
 
+    @property
+    def silent_s(self) -> float:
+        """Seconds since a poll last found progress."""
+        return time.monotonic() - self._progress_at
+
+    def poll(self) -> None:
+        """Read what the job has reported, and check the incarnations that have ended."""
+        self.poll_ended()
+        self.rows()
+        if self.counts.env_steps != self._polled_env_steps:
+            self._polled_env_steps, self._progress_at = self.counts.env_steps, time.monotonic()
+
     def signal(self, number: int) -> None:
         """Signal the driver alone."""
         self.incarnations[-1].send_signal(number)
 
     def wait(self, within_s: float) -> int | None:
-        """Wait for the driver's end; return its exit code, or None if it did not come in time."""
+        """Wait for the driver to end; return its exit code, or None after the timeout."""
         with suppress(subprocess.TimeoutExpired):
             return self.incarnations[-1].wait(within_s)
         return None
 
     def mark_ended(self) -> None:
-        """Begin to watch how long the processes of the present incarnation outlive its driver."""
+        """Begin to measure how long the processes of the present incarnation outlive its driver."""
         self._ended[self.incarnations[-1].pid] = time.monotonic()
 
     def poll_ended(self) -> None:
-        """Look after incarnations that have ended, whose processes must end with them."""
+        """Check the incarnations that have ended, whose processes must end with them."""
         for session, since in list(self._ended.items()):
+            outlived_s = time.monotonic() - since
             if not session_processes(session):
-                self.slowest_end_s = max(self.slowest_end_s, time.monotonic() - since)
                 self._gone.add(session)
-                del self._ended[session]
-            elif time.monotonic() - since > _EXIT_GRACE_S:
+            elif outlived_s > _EXIT_GRACE_S:
                 self.leftover += _kill(session)
-                self.slowest_end_s = max(self.slowest_end_s, _EXIT_GRACE_S)
-                del self._ended[session]
+            else:
+                continue
+            self.slowest_end_s = max(self.slowest_end_s, outlived_s)
+            del self._ended[session]
 
     def finish(self) -> None:
-        """Wait for the processes of all incarnations to be gone, and count those that had to be killed."""
-        if (
-            self.incarnations
-            and self.incarnations[-1].poll() is not None
-            and self.incarnations[-1].pid not in self._ended
-        ):
+        """Wait until the processes of all incarnations are gone, and count those that had to be killed."""
+        if self.incarnations and self.exit_code is not None and self.incarnations[-1].pid not in self._ended:
             self.mark_ended()
         while self._ended:
             self.poll_ended()
             time.sleep(_POLL_S)
 
     def kill(self) -> None:
-        """End everything of it, now."""
+        """Kill all its processes."""
         for incarnation in self.incarnations:
             if incarnation.pid not in self._gone:
                 _kill(incarnation.pid)
@@ -132,27 +143,31 @@ class Job:
                 incarnation.wait(_EXIT_GRACE_S)
 
     def processes(self) -> list[psutil.Process]:
-        """Return the processes of the present incarnation but its driver."""
+        """Return the processes of the present incarnation except its driver."""
         leader = self.incarnations[-1].pid
         return [process for process in session_processes(leader) if process.pid != leader]
 
     # What it wrote
 
     def log(self, incarnation: int = -1) -> str:
-        """Return what one incarnation said."""
+        """Return the stderr of one incarnation."""
         index = len(self.incarnations) - 1 if incarnation == -1 else incarnation
         return self._file(index, "log").read_text(encoding="utf-8", errors="replace")
 
+    def last_line(self) -> str:
+        """Return the last line of the present incarnation's stderr."""
+        return (self.log().strip().splitlines() or ["no message"])[-1]
+
     def rows(self) -> list[Row]:
-        """Return the rows of metrics of the present incarnation and of what it went on from."""
+        """Return the rows of metrics of the present incarnation and of the run it resumed."""
         log = self.log()
         if not is_training(log):
-            return []  # the table is still as the incarnation before left it
+            return []  # the table is still as the previous incarnation left it
         if self.resumed_from < 0:
             self.resumed_from = resumed_from(log)
         rows = read_table(self.run_dir / "metrics.csv")
         if rows and env_steps_of(rows[-1]) > self.resumed_from:
-            self._seen = counts(rows)
+            self._counts[-1] = counts(rows)
         return rows
 
     @property
@@ -162,13 +177,14 @@ class Job:
         return bool(rows) and env_steps_of(rows[-1]) > self.resumed_from
 
     @property
-    def seen(self) -> Counts:
-        """The newest counts; what was lost to dead processes is since the first incarnation began."""
-        lost = self._total_lost()
-        return Counts(self._seen.env_steps, self._seen.updates, lost.env_steps_lost, lost.updates_lost)
+    def counts(self) -> Counts:
+        """The newest counts; the losses to dead processes are summed over all incarnations."""
+        newest, every = self._counts[-1], self._counts
+        env_steps_lost = sum(each.env_steps_lost for each in every)
+        return Counts(newest.env_steps, newest.updates, env_steps_lost, sum(c.updates_lost for c in every))
 
     def events(self) -> list[dict[str, Any]]:
-        """Return all that went wrong or was mended, in all incarnations."""
+        """Return the fault-tolerance events of all incarnations."""
         with suppress(FileNotFoundError):
             lines = (self.run_dir / "events.jsonl").read_text(encoding="utf-8").split("\n")
             return [json.loads(line) for line in lines[:-1] if line]
@@ -180,7 +196,7 @@ class Job:
         return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
     def summary(self) -> dict[str, Any]:
-        """Return what the last incarnation wrote at its end; nothing if it did not come so far."""
+        """Return what the last incarnation wrote when it ended; empty if it wrote nothing."""
         with suppress(OSError, ValueError):
             values = json.loads((self.run_dir / "summary.json").read_text(encoding="utf-8"))
             return values if isinstance(values, dict) else {}
@@ -189,7 +205,7 @@ class Job:
     # Checkpoints
 
     def checkpoints(self) -> dict[int, Path]:
-        """Return the checkpoints that are there, by their steps."""
+        """Return the checkpoints that exist, by their steps."""
         try:
             paths = [Path(path) for path in checkpoints_of(self.run_dir / "checkpoints")]
         except CheckpointError:
@@ -198,37 +214,24 @@ class Job:
 
     def saved_steps(self) -> list[int]:
         """Return the steps of all checkpoints that were reported as saved."""
-        return [
-            steps
-            for incarnation in range(len(self.incarnations))
-            for steps in saved_steps(self.log(incarnation))
-        ]
+        return [steps for index in range(len(self.incarnations)) for steps in saved_steps(self.log(index))]
 
     def num_broken(self) -> int:
-        """Return how many checkpoints were found damaged by an incarnation that wanted to go on from them."""
+        """Return how many checkpoints an incarnation found damaged when it tried to resume from them."""
         return len(list((self.run_dir / "checkpoints").glob("*.broken.*")))
 
     def block_checkpoints(self) -> None:
-        """Let no checkpoint be written, by a file in the folder's place: permissions hold no root back."""
+        """Let no checkpoint be written: a file takes the folder's place, since root ignores permissions."""
         folder = self.run_dir / "checkpoints"
         folder.rename(self.run_dir / _BLOCKED_FOLDER)
         folder.touch()
 
     def unblock_checkpoints(self) -> None:
-        """Undo that, if it was done."""
-        aside, folder = self.run_dir / _BLOCKED_FOLDER, self.run_dir / "checkpoints"
-        if aside.exists():
+        """Undo `block_checkpoints`, if it was called."""
+        blocked, folder = self.run_dir / _BLOCKED_FOLDER, self.run_dir / "checkpoints"
+        if blocked.exists():
             folder.unlink()
-            aside.rename(folder)
-
-    def _total_lost(self) -> Counts:
-        """Return what was lost up to now, over all incarnations."""
-        before, now = self._before, self._seen
-        env_steps, updates = (
-            before.env_steps_lost + now.env_steps_lost,
-            before.updates_lost + now.updates_lost,
-        )
-        return Counts(env_steps_lost=env_steps, updates_lost=updates)
+            blocked.rename(folder)
 
     def _file(self, incarnation: int, kind: str) -> Path:
         number = f".{incarnation}" if incarnation else ""
@@ -236,7 +239,7 @@ class Job:
 
 
 def read_table(path: Path) -> list[Row]:
-    """Return the whole lines of a CSV file as dicts; none if it is not there."""
+    """Return the complete lines of a CSV file as dicts; none if it does not exist."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -245,7 +248,7 @@ def read_table(path: Path) -> list[Row]:
 
 
 def _kill(session: int) -> int:
-    """Kill what is left of a session; return how many that were."""
+    """Kill the remaining processes of a session; return how many there were."""
     left = session_processes(session)
     for process in left:
         with suppress(psutil.Error):
