@@ -31,9 +31,10 @@ class EvaluateCommand:
     matchups: bool = True
     """Also play the teams against scripted ones: up to nine more evaluations."""
     best_response: bool = False
-    """Also train a fresh opponent of each team, which shows how far the team can be exploited."""
+    """Also train a fresh opponent of each team, to show how far the team can be exploited. Today's opponent
+    is weak, so the figure is optimistic: a stronger one may gain more."""
     best_response_updates: int = 5_000
-    """Updates that each of them learns for, rounded up to a fragment's; about 25 s."""
+    """Updates of each of these opponents, rounded up to those of a whole fragment; about 25 s."""
     json: bool = False
     """Print one JSON object on stdout instead of a table."""
 
@@ -65,11 +66,12 @@ def run(arguments: list[str]) -> None:
         MADDPG.from_checkpoint(path, env_id=command.env_id) as algo,
     ):
         run = (algo.config, algo.policy_parameters())
-        card = algo.scorecard(command.episodes, command.seed).with_intervals()
+        scorecard = algo.scorecard(command.episodes, command.seed)
+        card = scorecard.with_intervals()
         if command.matchups:
             card["matchups"] = matchups(*run, command.episodes, command.seed)
         if command.best_response:
-            budget = (command.best_response_updates, command.episodes, command.seed)
-            card["best_response"] = best_responses(*run, *budget, progress.note)
+            budget = (command.best_response_updates, command.seed)
+            card["best_response"] = best_responses(*run, scorecard, *budget, progress.note)
     result = {"checkpoint": path, "seed": command.seed, **card}
     print_result(result, scorecard_tables(card), command.json, progress)

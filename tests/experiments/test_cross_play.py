@@ -105,7 +105,7 @@ def test_results_are_files_and_tables(entries, tmp_path):
     assert paths[2].read_text().count("Plotly.newPlot(") == len(rows[0]) - 2  # a map of each number
     titles = [table.title for table in cross_play_tables(result)]
     assert titles[0] == "agents %: agent of a row against adversary of a column"
-    assert titles[-1] == "Means by the algorithms that the teams learnt by"
+    assert titles[-1] == "Means by the algorithms that trained the teams"
     assert cross_play_tables(result)[3].rows[1][0] == "wide"
 
 
@@ -114,7 +114,7 @@ def test_what_cannot_meet_is_refused(tmp_path):
         saved(tmp_path / f"n{n}", env={"kwargs": {"N": n, "continuous_actions": True}}) for n in (2, 3)
     )
     with pytest.raises(
-        BadInput, match=r"n3.*plays simple_adversary with N 3, .*the first one .* N 2, .*meet"
+        BadInput, match=r"n3.*plays simple_adversary with N 3, .*the first one .* N 2, .*they must"
     ):
         read_entries([two, three], "")
     with pytest.raises(BadInput, match=r"n2.*as another one does; name it once"):
@@ -124,7 +124,7 @@ def test_what_cannot_meet_is_refused(tmp_path):
     with pytest.raises(BadInput, match="name checkpoints"):
         read_entries([], "")
     spread = saved(tmp_path / "spread", env={"id": "mpe2.simple_spread_v3"})
-    with pytest.raises(BadInput, match="has the teams agent; it takes two to play"):
+    with pytest.raises(BadInput, match="has the teams agent; cross-play needs two"):
         read_entries([spread], "")
     for values in ({"episodes": 0}, {"seed": -1}, {"timeout_s": 0.0}):
         with pytest.raises(BadInput):
