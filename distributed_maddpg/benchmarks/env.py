@@ -1,4 +1,4 @@
-"""Environment steps per second: the compiled kernel beside MPE2's own parallel API."""
+"""Environment steps per second: the compiled kernel compared with MPE2's own parallel API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Updates of all agents per second, beside the machine's matrix-product rate."""
+"""Updates of all agents per second, compared with the machine's matrix-product rate."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ def _learner_work(learner: Learner, config: MADDPGConfig, spec: EnvSpec) -> Call
 def update_flops(config: MADDPGConfig, spec: EnvSpec) -> int:
     """Return the floating-point operations of one update's matrix products, the rest not counted.
 
-    A forward pass costs F, the gradient of the weights F again, the gradient of the inputs F less the first
-    layer's share. Critics: two forward passes and a full backward for the TD error, then a forward pass and
-    the inputs' gradient for the actor loss, whose first layer is met through the own action only. Policies:
-    a target and an online forward pass, and a backward.
+    A forward pass costs F, the gradient of the weights F too, the gradient of the inputs F less the first
+    layer's share. Critics: two forward passes and a full backward pass for the TD error, then a forward pass
+    and the inputs' gradient for the actor loss, of whose first layer only the own action's columns count.
+    Policies: a target and an online forward pass, and a backward pass.
     """
     batch = config.learner.batch_size
     critic, critic_first = _forward_flops(critic_layout(spec, config.algorithm.critic_hidden_sizes), batch)

@@ -1,4 +1,4 @@
-"""Environment steps per second of a whole rollout worker, beside its matrix products and sgemm."""
+"""Environment steps per second of a whole rollout worker, compared with its matrix products and sgemm."""
 
 from __future__ import annotations
 

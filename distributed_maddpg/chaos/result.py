@@ -13,7 +13,7 @@ from distributed_maddpg.chaos.recovery import Counts, Event
 
 ENOUGH_FAULTS = 20
 LAST_EVALUATIONS = 8
-"""Evaluations during training that count beside the final one."""
+"""Evaluations during training that count, in addition to the final one."""
 SIGMAS = 3.0
 _RETURN = "good agents' return"
 _PERCENT = 100.0

@@ -1,4 +1,4 @@
-"""The command that lets checkpoints play each other."""
+"""The command `cross-play`, which plays checkpoints against each other."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CrossPlayCommand:
     out: str = ""
     """Folder for cross_play.json, cross_play.csv and cross_play.html with the heat maps."""
     env_id: Annotated[str, tyro.conf.arg(name="env.id")] = ""
-    """The checkpoints' environment, to allow that it is imported and run; needed for one of your own."""
+    """The checkpoints' environment, to allow that it is imported and run; required for one of your own."""
     json: bool = False
     """Print one JSON object on stdout instead of tables."""
 

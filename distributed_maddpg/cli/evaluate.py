@@ -1,4 +1,4 @@
-"""The command that measures a checkpoint."""
+"""The command `evaluate`, which evaluates a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Annotated
 
 import tyro
 
+from distributed_maddpg.benchmarks.options import check_numbers
 from distributed_maddpg.cli.output import print_result
 from distributed_maddpg.cli.parsing import parse
 from distributed_maddpg.errors import BadInput
-
-_MAX_UPDATES = 10**9
 
 
 @dataclass(frozen=True)
@@ -23,11 +22,11 @@ class EvaluateCommand:
     checkpoint: tyro.conf.Positional[str]
     """Checkpoint, or a run folder, or a folder or URL of checkpoints for the newest one."""
     episodes: int = 1000
-    """How many episodes."""
+    """Number of episodes."""
     seed: int = 0
     """Seed of the start states; the same seed gives the same numbers."""
     env_id: Annotated[str, tyro.conf.arg(name="env.id")] = ""
-    """The checkpoint's environment, to allow that it is imported and run; needed for one of your own."""
+    """The checkpoint's environment, to allow that it is imported and run; required for one of your own."""
     matchups: bool = True
     """Also play the teams against scripted ones: up to nine more evaluations."""
     best_response: bool = False
@@ -36,21 +35,19 @@ class EvaluateCommand:
     best_response_updates: int = 5_000
     """Updates of each of these opponents, rounded up to those of a whole fragment; about 25 s."""
     json: bool = False
-    """Print one JSON object on stdout instead of a table."""
+    """Print one JSON object on stdout instead of tables."""
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_numbers(self, positive=("episodes", "best_response_updates"), not_negative=("seed",))
+        updates = self.best_response_updates
+        if not self.best_response and updates != EvaluateCommand.best_response_updates:
+            raise BadInput("best_response_updates", updates, "needs --best-response")
 
 
 def run(arguments: list[str]) -> None:
     """Run the command with these arguments."""
     command = parse(EvaluateCommand, "evaluate", arguments)
-    if command.episodes < 1:
-        raise BadInput("episodes", command.episodes, "must be at least 1")
-    if command.seed < 0:
-        raise BadInput("seed", command.seed, "must be zero or a positive integer")
-    if not 1 <= command.best_response_updates <= _MAX_UPDATES:
-        remedy = f"must be at least 1 and at most {_MAX_UPDATES}"
-        raise BadInput("best_response_updates", command.best_response_updates, remedy)
-    if not command.best_response and command.best_response_updates != EvaluateCommand.best_response_updates:
-        raise BadInput("best_response_updates", command.best_response_updates, "needs --best-response")
 
     from distributed_maddpg.evaluation.matchups import matchups  # noqa: PLC0415
     from distributed_maddpg.experiments.exploitability import best_responses  # noqa: PLC0415

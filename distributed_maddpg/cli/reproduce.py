@@ -1,4 +1,4 @@
-"""The command that trains what a published table compares."""
+"""The command `reproduce`, which trains and compares the runs of a published table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DEFAULTS = ReproduceOptions()
 class ReproduceCommand:
     """Train good agents and adversaries by MADDPG and DDPG, all four pairings, as the paper does.
 
-    Writes results.json, README.md and curves.html. Started again it goes on where it was stopped.
+    Writes results.json, README.md and curves.html. Started again it resumes where it was stopped.
     """
 
     experiment: tyro.conf.Positional[Literal["physical-deception"]]

@@ -11,7 +11,7 @@ from distributed_maddpg.report.tables import Table, markdown_table
 
 
 def cross_play_tables(result: Mapping[str, Any]) -> list[Table]:
-    """Return a matrix of each number that tells who won, and means by algorithm where there are several."""
+    """Return a matrix of each success rate, or return, and means by algorithm where there are several."""
     rows, columns = result["teams"]
     labels = [entry["label"] for entry in result["entrants"]]
     numbers = [_winner_numbers(match) for match in result["matches"]]  # row by row
@@ -51,7 +51,7 @@ def _winner_numbers(match: Mapping[str, Any]) -> dict[str, float]:
 
 
 def reproduction_tables(result: Mapping[str, Any]) -> list[Table]:
-    """Return the paper's table with ours beside it, the distances and returns, and the cross-play."""
+    """Return our success beside the published one, the distances and returns, and the cross-play."""
     rows, crossed = result["rows"], result["cross_play"]
     tables = [_published_comparison(rows), _distances(rows)]
     if crossed["by_algorithm"]:
@@ -88,7 +88,7 @@ def reproduction_document(result: Mapping[str, Any], command: str) -> str:
 _SOURCES = """Figures of the paper are quoted from memory and not verified; the replication evaluated its
 training policies with their noise."""
 _OF_SEEDS = """Brackets are 95 % bootstrap intervals of the mean over seeds, which with five seeds hold it in
-some 80 % of cases only; all runs play the same start states, whose own error they leave out. IQM is the
+about 80 % of cases only; all runs play the same start states, whose own error they leave out. IQM is the
 interquartile mean."""
 _OF_ONE_SEED = "One seed has no interval, and its interquartile mean (IQM) is itself."
 
