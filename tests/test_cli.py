@@ -91,14 +91,14 @@ BAD = {
         ["train", "--config", "none.toml"],
         "config = 'none.toml': cannot be read (No such file",
     ),
-    "no episodes": (["evaluate", "x", "--episodes", "0"], "episodes = 0: must be at least 1"),
+    "no episodes": (["evaluate", "x", "--episodes", "0"], "episodes = 0: must be positive"),
     "updates of nothing": (
         ["evaluate", "x", "--best-response-updates", "9"],
         "best_response_updates = 9: needs --best-response",
     ),
     "updates without end": (
         ["evaluate", "x", "--best-response", "--best-response-updates", str(10**18)],
-        "best_response_updates = 1000000000000000000: must be at least 1 and at most 1000000000",
+        "best_response_updates = 1000000000000000000: must be positive, and below 1,000,000,000",
     ),
     "negative seed": (["evaluate", "x", "--seed", "-1"], "seed = -1"),
     "no checkpoint named": (["evaluate"], "checkpoint"),
@@ -331,7 +331,7 @@ def test_an_interrupt_ends_a_run_with_a_checkpoint_and_the_command_to_go_on(tmp_
 
 @pytest.mark.parametrize("option", ["--preset=paper", "--config=x.toml", "--run-dir=x"])
 def test_resuming_takes_no_other_origin(option, capsys):
-    assert "cannot go with --resume" in refused(["train", "--resume", "somewhere", option], capsys)
+    assert "cannot be combined with --resume" in refused(["train", "--resume", "somewhere", option], capsys)
 
 
 @pytest.fixture

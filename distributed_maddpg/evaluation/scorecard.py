@@ -72,6 +72,10 @@ class Scorecard:
                 found[name] = {who: mean_interval(values) for who, values in distances.items()}
         return found
 
+    def with_intervals(self) -> dict[str, Any]:
+        """Return the numbers of `to_dict`, and their confidence intervals under `ci95`."""
+        return {**self.to_dict(), "ci95": self.intervals()}
+
     def _goal_distances(self) -> dict[str, dict[str, FloatArray]]:
         final = goal_distances(self.episodes.final_distances)
         return {
