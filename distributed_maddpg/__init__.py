@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MADDPG", "MADDPGConfig", "__version__"]
 
-_HOMES = {"MADDPG": "distributed_maddpg.trainer", "MADDPGConfig": "distributed_maddpg.config"}
+_PUBLIC_MODULES = {"MADDPG": "distributed_maddpg.trainer", "MADDPGConfig": "distributed_maddpg.config"}
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name from where it lives (PEP 562)."""
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _PUBLIC_MODULES:
+        return getattr(import_module(_PUBLIC_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

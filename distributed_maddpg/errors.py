@@ -51,15 +51,18 @@ class Diverged(TrainingError):
     """Numbers stopped being finite where that cannot be mended; the weights are those from before."""
 
 
-def one_line(text: str, most: int = _MAX_LINE_CHARS) -> str:
+def one_line(text: str, max_chars: int = _MAX_LINE_CHARS) -> str:
     """Return `text` with control characters escaped, and without its middle if longer than `most`."""
-    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in _cut(text, most))
-    return _cut("".join(shown), most)
+    shown = (
+        c if c.isprintable() else c.encode("unicode_escape").decode()
+        for c in _without_middle(text, max_chars)
+    )
+    return _without_middle("".join(shown), max_chars)
 
 
-def _cut(text: str, most: int) -> str:
-    half = (most - 5) // 2
-    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
+def _without_middle(text: str, max_chars: int) -> str:
+    half = (max_chars - 5) // 2
+    return text if len(text) <= max_chars else f"{text[:half]} ... {text[-half:]}"
 
 
 def _repr(value: object) -> str:

@@ -42,10 +42,10 @@ class IterationLog:
     episodes_total: int = 0
     quarantined_total: int = 0
     _episodes: deque[EpisodeReport] = field(default_factory=deque)
-    _window: int = 0
+    _window_size: int = 0
     _rollout_s: FloatVector = field(default_factory=lambda: np.zeros(len(_ROLLOUT_TIMERS)))
     _learner_s: FloatVector = field(default_factory=lambda: np.zeros(len(_LEARNER_TIMERS)))
-    _behind: list[tuple[int, int]] = field(default_factory=list)
+    _weights_lag: list[tuple[int, int]] = field(default_factory=list)
 
     def add_rollout(self, report: RolloutReport, latest_version: int) -> None:
         """Note a worker's fragment, collected while the newest weights were `latest_version`."""
@@ -54,12 +54,12 @@ class IterationLog:
         for line in report.quarantined:
             _LOG.warning("rollout worker %d: %s", report.worker, line)
         self.episodes_total += len(report.episodes.lengths)
-        self._behind.append((report.worker, max(0, latest_version - report.weights_version)))
+        self._weights_lag.append((report.worker, max(0, latest_version - report.weights_version)))
         if len(report.episodes.lengths):
             self._episodes.append(report.episodes)
-            self._window += len(report.episodes.lengths)
-            while self._window - len(self._episodes[0].lengths) >= _WINDOW_EPISODES:
-                self._window -= len(self._episodes.popleft().lengths)
+            self._window_size += len(report.episodes.lengths)
+            while self._window_size - len(self._episodes[0].lengths) >= _WINDOW_EPISODES:
+                self._window_size -= len(self._episodes.popleft().lengths)
 
     def add_learner(self, report: LearnerReport) -> None:
         """Note a call of the learner."""
@@ -88,7 +88,7 @@ class IterationLog:
 
     def next_iteration(self) -> None:
         """Start anew what is counted per iteration."""
-        self._rollout_s[:], self._learner_s[:], self._behind = 0.0, 0.0, []
+        self._rollout_s[:], self._learner_s[:], self._weights_lag = 0.0, 0.0, []
 
     def get_state(self) -> Arrays:
         """Return the iteration so far and the window of episodes."""
@@ -97,7 +97,7 @@ class IterationLog:
             "totals": np.array((self.episodes_total, self.quarantined_total), np.int64),
             "rollout_s": self._rollout_s.copy(),
             "learner_s": self._learner_s.copy(),
-            "behind": np.array(self._behind, np.int64).reshape(-1, 2),
+            "behind": np.array(self._weights_lag, np.int64).reshape(-1, 2),
             "reports": np.array([len(report.lengths) for report in self._episodes], np.int64),
             "returns": episodes.returns,
             "lengths": episodes.lengths,
@@ -128,11 +128,11 @@ class IterationLog:
         distances = checked_array(state, "final_distances", (episodes, agents, None), np.float32)
         columns = (np.split(array, ends[:-1]) for array in (returns, lengths, distances))
         self._episodes = deque(map(EpisodeReport, *columns)) if len(ends) else deque()
-        self._window = episodes
+        self._window_size = episodes
         self.episodes_total, self.quarantined_total = totals.tolist()
         self._rollout_s = checked_array(state, "rollout_s", self._rollout_s.shape, np.float64)
         self._learner_s = checked_array(state, "learner_s", self._learner_s.shape, np.float64)
-        self._behind = [(worker, lag) for worker, lag in behind.tolist()]
+        self._weights_lag = [(worker, lag) for worker, lag in behind.tolist()]
 
     def _env_runners(self, episodes: EpisodeReport) -> dict[str, Any]:
         returns = episodes.returns
@@ -149,9 +149,9 @@ class IterationLog:
         }
 
     def _weights(self) -> dict[str, Any]:
-        everyone = [lag for _, lag in self._behind]
+        everyone = [lag for _, lag in self._weights_lag]
         by_worker: dict[int, list[int]] = {}
-        for worker, lag in self._behind:
+        for worker, lag in self._weights_lag:
             by_worker.setdefault(worker, []).append(lag)
         return {
             "versions_behind_mean": _mean(everyone),

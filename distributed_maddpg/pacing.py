@@ -31,11 +31,11 @@ class Pacer:
         """Collected and stored."""
         self.updates = 0
         """Made by the learner."""
-        self._env_steps_running = 0
-        self._updates_running = 0
+        self._env_steps_in_flight = 0
+        self._updates_in_flight = 0
         # Until when an empty replay buffer is filled anew, and how many updates had been made before.
         self._warmup_until = 0
-        self._updates_before = 0
+        self._warmup_updates = 0
         self._published_at = 0
         self._intervals = {
             "report": _Interval(config.report_interval_env_steps),
@@ -45,11 +45,11 @@ class Pacer:
 
     def updates_due(self) -> int:
         """Updates the learner may start now."""
-        return max(0, self._updates_earned(self.env_steps) - self.updates - self._updates_running)
+        return max(0, self._updates_allowed(self.env_steps) - self.updates - self._updates_in_flight)
 
     def may_collect(self, env_steps: int) -> bool:
         """Whether a worker may start on so many more steps without running too far ahead of the learner."""
-        ahead = self.env_steps + self._env_steps_running
+        ahead = self.env_steps + self._env_steps_in_flight
         if ahead >= self._config.total_env_steps:
             return False
         slack = max(self._config.tolerance_updates * self._config.env_steps_per_update, env_steps)
@@ -58,33 +58,33 @@ class Pacer:
 
     def collection_started(self, env_steps: int) -> None:
         """Count steps that a worker has been asked for."""
-        self._env_steps_running += env_steps
+        self._env_steps_in_flight += env_steps
 
     def collection_done(self, env_steps: int) -> None:
         """Count steps that have reached the replay buffer."""
-        self._env_steps_running -= env_steps
+        self._env_steps_in_flight -= env_steps
         self.env_steps += env_steps
 
     def collection_failed(self, env_steps: int) -> None:
         """Take back steps that were asked for and will not be reported."""
-        self._env_steps_running -= env_steps
+        self._env_steps_in_flight -= env_steps
 
     def learning_started(self, updates: int) -> None:
         """Count updates that the learner has been asked for."""
-        self._updates_running += updates
+        self._updates_in_flight += updates
 
     def learning_done(self, updates: int) -> None:
         """Count updates that the learner has made."""
-        self._updates_running -= updates
+        self._updates_in_flight -= updates
         self.updates += updates
 
     def learning_failed(self, updates: int) -> None:
         """Take back updates that were asked for and will not be reported."""
-        self._updates_running -= updates
+        self._updates_in_flight -= updates
 
     def publish_due(self) -> bool:
         """Whether new weights should follow the updates started so far; true once per interval."""
-        started = self.updates + self._updates_running
+        started = self.updates + self._updates_in_flight
         if started - self._published_at < self._config.publish_interval_updates:
             return False
         self._published_at = started
@@ -92,13 +92,13 @@ class Pacer:
 
     def report_due(self) -> bool:
         """Whether a report is due; true once per interval of steps, and when the last update is made."""
-        if self.collected:
+        if self.collection_finished:
             return self.finished
-        return self._intervals["report"].over(self.env_steps)
+        return self._intervals["report"].passed(self.env_steps)
 
     def evaluation_due(self) -> bool:
         """Whether an evaluation is due; true once per interval of steps, but the end has its own."""
-        return not self.collected and self._intervals["evaluation"].over(self.env_steps)
+        return not self.collection_finished and self._intervals["evaluation"].passed(self.env_steps)
 
     @property
     def evaluation_number(self) -> int:
@@ -107,23 +107,23 @@ class Pacer:
 
     def checkpoint_due(self) -> bool:
         """Whether a checkpoint is due; true once per interval of steps."""
-        return self._intervals["checkpoint"].over(self.env_steps)
+        return self._intervals["checkpoint"].passed(self.env_steps)
 
     @property
-    def collected(self) -> bool:
+    def collection_finished(self) -> bool:
         """Whether all steps are in."""
         return self.env_steps >= self._config.total_env_steps
 
     @property
     def finished(self) -> bool:
         """Whether all steps are in and all updates they earn are made."""
-        return self.collected and self.updates >= self._updates_earned(self.env_steps)
+        return self.collection_finished and self.updates >= self._updates_allowed(self.env_steps)
 
     def set_updates(self, updates: int) -> None:
         """Go back to the updates of a learner that was restored, with none under way."""
-        self.updates, self._updates_running = updates, 0
+        self.updates, self._updates_in_flight = updates, 0
         self._published_at = min(self._published_at, updates)
-        self._updates_before = min(self._updates_before, updates)  # none from a buffer that is still empty
+        self._warmup_updates = min(self._warmup_updates, updates)  # none from a buffer that is still empty
 
     def get_state(self, env_steps: int, updates: int) -> Arrays:
         """Return the counts, with work under way left out.
@@ -132,7 +132,7 @@ class Pacer:
             env_steps: what is known to be stored, at most those counted here.
             updates: what the learner has made.
         """
-        counts = (env_steps, updates, self._published_at, self._warmup_until, self._updates_before)
+        counts = (env_steps, updates, self._published_at, self._warmup_until, self._warmup_updates)
         return {"counts": np.array(counts, np.int64)}
 
     def set_state(self, state: Arrays) -> None:
@@ -145,14 +145,14 @@ class Pacer:
         if (counts < 0).any():
             raise ValueError("counts holds negative numbers")
         self.env_steps, self.updates, self._published_at = counts[:3].tolist()
-        self._warmup_until, self._updates_before = counts[3:].tolist()
+        self._warmup_until, self._warmup_updates = counts[3:].tolist()
         if self._warmup_until == _NEVER:  # the run may have been made longer since
             self._warmup_until = 0
-        self._env_steps_running = self._updates_running = 0
+        self._env_steps_in_flight = self._updates_in_flight = 0
         for interval in self._intervals.values():
-            interval.over(self.env_steps)
+            interval.passed(self.env_steps)
 
-    def refill(self) -> None:
+    def restart_warmup(self) -> None:
         """Let an empty replay buffer be filled before learning goes on.
 
         The updates that fall due meanwhile are made up for afterwards; a run whose steps are all in has
@@ -161,12 +161,12 @@ class Pacer:
         total = self._config.total_env_steps
         until = min(self.env_steps + self._config.learning_starts, total)
         self._warmup_until = until if self.env_steps < total else _NEVER
-        self._updates_before = self.updates
+        self._warmup_updates = self.updates
 
-    def _updates_earned(self, env_steps: int) -> int:
+    def _updates_allowed(self, env_steps: int) -> int:
         since = env_steps - self._config.learning_starts
         if since < 0 or env_steps < self._warmup_until:
-            return self._updates_before
+            return self._warmup_updates
         return 1 + math.floor(since / self._config.env_steps_per_update)
 
 
@@ -184,7 +184,7 @@ class _Interval:
         self._length = length
         self._passed = 0
 
-    def over(self, env_steps: int) -> bool:
+    def passed(self, env_steps: int) -> bool:
         """Whether another multiple was passed since the last time this said so."""
         passed = env_steps // self._length if self._length else 0
         if passed <= self._passed:

@@ -63,7 +63,7 @@ def check_env_steps(config: MADDPGConfig, env_factory: EnvFactory | None = None)
 
     def run() -> None:
         try:
-            trial.set_result(_trial_problems(config, env_factory))
+            trial.set_result(_trial_step_problems(config, env_factory))
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             trial.set_exception(error)
 
@@ -86,7 +86,7 @@ def check_env_steps(config: MADDPGConfig, env_factory: EnvFactory | None = None)
         raise BadInput("env.id", config.env.id, remedy)
 
 
-def _trial_problems(config: MADDPGConfig, env_factory: EnvFactory | None) -> list[str]:
+def _trial_step_problems(config: MADDPGConfig, env_factory: EnvFactory | None) -> list[str]:
     """Return what is not finite after each trial step, empty where everything is."""
     env_id = env_factory or config.env.id
     env = make_vector_env(env_id, 1, config.seed, backend=config.env.backend, **config.env.kwargs)

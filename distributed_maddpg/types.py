@@ -88,14 +88,14 @@ class TransitionLayout:
         return _slices(self.action_sizes, self.obs[-1].stop)
 
     @cached_property
-    def joint(self) -> slice:
+    def critic_input(self) -> slice:
         """Columns of the joint observation and action, the critic's input (J columns)."""
         return slice(0, self.actions[-1].stop)
 
     @cached_property
     def rewards(self) -> slice:
         """Columns of the N rewards."""
-        return slice(self.joint.stop, self.joint.stop + len(self.action_sizes))
+        return slice(self.critic_input.stop, self.critic_input.stop + len(self.action_sizes))
 
     @cached_property
     def next_obs(self) -> tuple[slice, ...]:
@@ -117,19 +117,19 @@ class TransitionLayout:
 class StackedLayout:
     """Where the layers of N stacked networks stand in one flat `[N, P]` array.
 
-    Inputs and outputs are padded to the widest agent; `widths_in[i]` is agent i's true input width, which
+    Inputs and outputs are padded to the widest agent; `input_widths[i]` is agent i's true input width, which
     sets the scale of its initial weights. Shared by the torch networks and the workers' numpy inference,
     so that weights travel as one array.
     """
 
-    widths_in: tuple[int, ...]
+    input_widths: tuple[int, ...]
     hidden_sizes: tuple[int, ...]
-    width_out: int
+    output_width: int
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Layer widths from padded input to output."""
-        return (max(self.widths_in), *self.hidden_sizes, self.width_out)
+        return (max(self.input_widths), *self.hidden_sizes, self.output_width)
 
     @cached_property
     def layers(self) -> tuple[tuple[slice, slice, int, int], ...]:
@@ -150,9 +150,9 @@ class StackedLayout:
     @property
     def num_networks(self) -> int:
         """N."""
-        return len(self.widths_in)
+        return len(self.input_widths)
 
-    def initial(self, rng: np.random.Generator, rule: InitialWeights = "torch") -> FloatArray:
+    def initial_parameters(self, rng: np.random.Generator, rule: InitialWeights = "torch") -> FloatArray:
         """Draw initial parameters `[N, P]`, uniform within a bound that the layer's inputs and outputs set.
 
         The inputs are each agent's own; weights of padded inputs are zero.
@@ -164,7 +164,7 @@ class StackedLayout:
         """
         flat = np.zeros((self.num_networks, self.num_parameters), np.float32)
         for depth, (weights, biases, n_in, n_out) in enumerate(self.layers):
-            for network, width_in in enumerate(self.widths_in):
+            for network, width_in in enumerate(self.input_widths):
                 inputs = width_in if depth == 0 else n_in
                 bound = 1.0 / math.sqrt(inputs) if rule == "torch" else math.sqrt(6.0 / (inputs + n_out))
                 own = slice(weights.start, weights.start + inputs * n_out)
@@ -189,9 +189,9 @@ def initial_policies(
     """Return the policies `[N, P]` that a learner seeded with `seed` starts from.
 
     Workers compute them as well, and so act before the learner is there. If `shared`, agents that are alike
-    start with the same one. `rule` is that of `StackedLayout.initial`.
+    start with the same one. `rule` is that of `StackedLayout.initial_parameters`.
     """
-    policies = policy_layout(spec, hidden_sizes).initial(np.random.default_rng(seed), rule)
+    policies = policy_layout(spec, hidden_sizes).initial_parameters(np.random.default_rng(seed), rule)
     for group in spec.homogeneous_groups if shared else ():
         policies[list(group)] = policies[group[0]]
     return policies
@@ -356,12 +356,12 @@ class RunState:
     updates: int
     stages: Arrays
     """The stages' states under names like "learner/policy" and "worker_0/env/cycle"."""
-    replay: StoredRows | None
+    replay: StoredTransitions | None
     """Transitions; None where they are left out."""
 
 
 @dataclass(frozen=True)
-class StoredRows:
+class StoredTransitions:
     """What a replay buffer held at one moment, on its way to or from a file."""
 
     inserted: int
@@ -371,7 +371,7 @@ class StoredRows:
     chunks: Iterator[FloatArray]
     """Arrays [n, width], oldest rows first, `num_rows` rows together; can be gone through once."""
 
-    def first_number(self, capacity: int) -> int:
+    def first_row_number(self, capacity: int) -> int:
         """Return the number of the first row in a ring of this capacity that takes them over.
 
         Where the ring holds as many as before each row gets its old place, so that the same draws find it.

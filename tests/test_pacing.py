@@ -177,9 +177,9 @@ def test_finished_needs_all_steps_and_all_their_updates():
     counts = pacer()
     collect(counts, 990)
     learn(counts, 90)
-    assert (counts.collected, counts.finished) == (False, False)
+    assert (counts.collection_finished, counts.finished) == (False, False)
     collect(counts, 10)
-    assert (counts.collected, counts.finished) == (True, False)
+    assert (counts.collection_finished, counts.finished) == (True, False)
     learn(counts, 1)
     assert counts.finished
 
@@ -193,7 +193,7 @@ def test_a_run_too_short_to_learn_finishes():
 def resume(pacer, env_steps, updates):
     """Let a pacer go on from counts, with an empty replay buffer."""
     pacer.set_state(pacer.get_state(env_steps, updates))
-    pacer.refill()
+    pacer.restart_warmup()
 
 
 def test_resume_continues_counts_and_fills_the_buffer_before_learning():

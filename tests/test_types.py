@@ -32,7 +32,7 @@ def test_a_rows_parts_cover_it_once_in_order():
     parts = [*layout.obs, *layout.actions, layout.rewards, *layout.next_obs, layout.discounts]
     assert covered(*parts) == list(range(layout.width))
     assert layout.width == 9 + 6 + 3 + 9 + 3
-    assert layout.joint == slice(0, 15)
+    assert layout.critic_input == slice(0, 15)
 
 
 def test_each_agents_columns_have_its_width():
@@ -44,7 +44,7 @@ def test_each_agents_columns_have_its_width():
 
 def test_simple_adversarys_row_has_77_numbers():
     spec = EnvSpec(("adversary_0", "agent_0", "agent_1"), (8, 10, 10), (5, 5, 5), ("continuous",) * 3)
-    assert (spec.transitions.width, spec.transitions.joint.stop) == (77, 43)
+    assert (spec.transitions.width, spec.transitions.critic_input.stop) == (77, 43)
 
 
 def test_layers_cover_a_network_once_in_order():
@@ -58,9 +58,9 @@ def test_layers_cover_a_network_once_in_order():
 
 def test_policies_are_padded_to_the_widest_agent_and_critics_see_all():
     assert policy_layout(SPEC, (8,)).sizes == (4, 8, 3)
-    assert policy_layout(SPEC, (8,)).widths_in == (3, 2, 4)
+    assert policy_layout(SPEC, (8,)).input_widths == (3, 2, 4)
     assert critic_layout(SPEC, (8,)).sizes == (15, 8, 1)
-    assert critic_layout(SPEC, (8,)).widths_in == (15, 15, 15)
+    assert critic_layout(SPEC, (8,)).input_widths == (15, 15, 15)
 
 
 def report(*lengths):
@@ -90,7 +90,7 @@ def test_no_episodes_join_to_an_empty_report(reports):
 
 def test_initial_weights_have_the_scale_of_each_agents_true_width():
     layout = policy_layout(SPEC, (400, 5))
-    flat = layout.initial(np.random.default_rng(0))
+    flat = layout.initial_parameters(np.random.default_rng(0))
     first, _, width_in, hidden = layout.layers[0]
     for agent, width in enumerate(SPEC.observation_sizes):
         weights, bound = flat[agent, first].reshape(width_in, hidden), 1 / math.sqrt(width)
@@ -104,7 +104,7 @@ def test_initial_weights_have_the_scale_of_each_agents_true_width():
 
 def test_glorots_rule_counts_outputs_too_and_starts_biases_at_zero():
     layout = policy_layout(SPEC, (400, 5))
-    flat = layout.initial(np.random.default_rng(0), "glorot")
+    flat = layout.initial_parameters(np.random.default_rng(0), "glorot")
     for depth, (weights, biases, inputs, outputs) in enumerate(layout.layers):
         for agent, width in enumerate(SPEC.observation_sizes):
             bound = math.sqrt(6 / ((inputs if depth else width) + outputs))

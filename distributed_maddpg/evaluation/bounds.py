@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 DoubleArray = npt.NDArray[np.float64]
 
-_ROUNDS, _MAX_DISTANCES = 300, 2**22
+_ITERATIONS, _MAX_CHUNK_DISTANCES = 300, 2**22
 _SMOOTHING = 1e-9
 """Keeps Weiszfeld's weights finite on a landmark; landmarks are tried by themselves, too."""
 
@@ -25,12 +25,12 @@ def uninformed_distances(landmarks: DoubleArray) -> DoubleArray:
 
     That is the distance from their geometric median (Weiszfeld 1937); of two, half their distance.
     """
-    return _in_chunks(_median_distances, landmarks)
+    return _map_in_chunks(_geometric_median_distances, landmarks)
 
 
-def _median_distances(landmarks: DoubleArray) -> DoubleArray:
+def _geometric_median_distances(landmarks: DoubleArray) -> DoubleArray:
     point = landmarks.mean(axis=1, keepdims=True)  # [n, 1, 2]
-    for _ in range(_ROUNDS):
+    for _ in range(_ITERATIONS):
         weight = 1.0 / (_distances_to(landmarks, point) + _SMOOTHING)  # [n, L]
         point = (landmarks * weight[:, :, None]).sum(axis=1, keepdims=True) / weight.sum(axis=1)[
             :, None, None
@@ -41,15 +41,15 @@ def _median_distances(landmarks: DoubleArray) -> DoubleArray:
     return best
 
 
-def uninformed_shares(landmarks: DoubleArray, eps: float) -> DoubleArray:
+def uninformed_success_probabilities(landmarks: DoubleArray, eps: float) -> DoubleArray:
     """Return the largest share `[n]` of the landmarks `[n, L, 2]` that lie within eps of one point.
 
     Discs of radius eps round the landmarks overlap most at a landmark or where two of their circles meet.
     """
-    return _in_chunks(lambda part: _most_shares(part, eps), landmarks)
+    return _map_in_chunks(lambda part: _max_shares_within(part, eps), landmarks)
 
 
-def _most_shares(landmarks: DoubleArray, eps: float) -> DoubleArray:
+def _max_shares_within(landmarks: DoubleArray, eps: float) -> DoubleArray:
     candidates = [landmarks]
     for i, j in itertools.combinations(range(landmarks.shape[1]), 2):
         middle = (landmarks[:, i] + landmarks[:, j]) / 2
@@ -72,10 +72,10 @@ def centroid_distances(landmarks: DoubleArray) -> DoubleArray:
     return _distances_to(landmarks, landmarks.mean(axis=1, keepdims=True))
 
 
-def _in_chunks(work: Callable[[DoubleArray], DoubleArray], landmarks: DoubleArray) -> DoubleArray:
+def _map_in_chunks(function: Callable[[DoubleArray], DoubleArray], landmarks: DoubleArray) -> DoubleArray:
     """Do `work` on so few episodes at a time that the distances between all points fit into memory."""
-    rows = max(1, _MAX_DISTANCES // landmarks.shape[1] ** 3)
-    return np.concatenate([work(landmarks[at : at + rows]) for at in range(0, len(landmarks), rows)])
+    rows = max(1, _MAX_CHUNK_DISTANCES // landmarks.shape[1] ** 3)
+    return np.concatenate([function(landmarks[at : at + rows]) for at in range(0, len(landmarks), rows)])
 
 
 def _distances_to(landmarks: DoubleArray, point: DoubleArray) -> DoubleArray:

@@ -28,7 +28,7 @@ _MAX_EPISODE_STEPS = 100_000
 
 def evaluate(
     env: VectorEnv,
-    play: JointPolicyFn,
+    policy: JointPolicyFn,
     num_episodes: int,
 ) -> Scorecard:
     """Play exactly `num_episodes` episodes, shared out evenly over the copies of `env`.
@@ -45,20 +45,20 @@ def evaluate(
     log = EpisodeLog(env.num_envs, len(env.agents))
     reports, minima = [], []
     obs = env.reset()
-    closest = _SmallestDistances(env)
-    idle = 0
+    minimal_distances = _MinimalDistances(env)
+    steps_since_episode = 0
     while quota.any():
         if line := bad_observation(obs, env.agents):
             raise TrainingError(f"evaluation: {line}; check what the environment computes")
-        result = env.step(play(obs))
+        result = env.step(policy(obs))
         obs = result.obs
         ended, report = log.step(result, env)
-        minimal = closest.step(ended)
-        idle += 1
+        minimal = minimal_distances.step(ended)
+        steps_since_episode += 1
         if report is not None:
             _check_returns(report, np.flatnonzero(ended), env.agents)
             counted = quota[ended] > 0
-            idle = 0 if counted.any() else idle
+            steps_since_episode = 0 if counted.any() else steps_since_episode
             reports.append(
                 EpisodeReport(
                     report.returns[counted], report.lengths[counted], report.final_distances[counted]
@@ -66,37 +66,37 @@ def evaluate(
             )
             minima.append(minimal[counted])
             quota[ended & (quota > 0)] -= 1
-        if idle > _MAX_EPISODE_STEPS:
+        if steps_since_episode > _MAX_EPISODE_STEPS:
             raise TrainingError(f"evaluation: no episode ended within {_MAX_EPISODE_STEPS} steps")
     episodes = EpisodeReport.concatenate(reports, len(env.agents))
     return Scorecard(env.agents, episodes, int(episodes.lengths.sum()), np.concatenate(minima))
 
 
-class _SmallestDistances:
+class _MinimalDistances:
     """The smallest `goal_distances` of the running episodes, `[E, 3]`, or `[E, 0]` without landmarks."""
 
     def __init__(self, env: VectorEnv) -> None:
         """Begin with the first frames of `env`."""
-        self._env, self._known = env, env.final_distances() is not None
-        self._smallest = self._now()
+        self._env, self._has_landmarks = env, env.final_distances() is not None
+        self._smallest = self._current()
 
     def step(self, ended: npt.NDArray[np.bool_]) -> FloatArray:
         """Count the frame a step led to; return `[n, 3]` of the copies `[E]` that ended."""
-        final, now = self._env.final_distances(), self._now()
+        final, current = self._env.final_distances(), self._current()
         if final is None:
-            return now[ended]
+            return current[ended]
         over = ended[:, None]
-        smallest = np.minimum(self._smallest, np.where(over, _goal_columns(final), now))
-        self._smallest = np.where(over, now, smallest)
+        smallest = np.minimum(self._smallest, np.where(over, _stacked_goal_distances(final), current))
+        self._smallest = np.where(over, current, smallest)
         return smallest[ended]
 
-    def _now(self) -> FloatArray:
-        if not self._known:
+    def _current(self) -> FloatArray:
+        if not self._has_landmarks:
             return np.zeros((self._env.num_envs, 0), np.float32)
-        return _goal_columns(landmark_distances(self._env.get_state()))
+        return _stacked_goal_distances(landmark_distances(self._env.get_state()))
 
 
-def _goal_columns(distances: FloatArray) -> FloatArray:
+def _stacked_goal_distances(distances: FloatArray) -> FloatArray:
     """Return `goal_distances` of `[E, N, L]` side by side, `[E, 3]`."""
     return np.stack(list(goal_distances(distances).values()), axis=1)
 
@@ -127,7 +127,7 @@ def evaluate_weights(
         seed: of the start states.
         env_factory: makes the environment, where it was given as a callable.
     """
-    with env_copies(config, num_episodes, seed, env_factory=env_factory) as env:
+    with evaluation_env(config, num_episodes, seed, env_factory=env_factory) as env:
         return evaluate(env, greedy_policy(config, env, parameters), num_episodes)
 
 
@@ -139,7 +139,7 @@ def greedy_policy(config: MADDPGConfig, env: VectorEnv, parameters: FloatArray) 
 
 
 @contextmanager
-def env_copies(
+def evaluation_env(
     config: MADDPGConfig,
     num_episodes: int,
     seed: int,

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.evaluation.episodes import env_copies, evaluate, greedy_policy
+from distributed_maddpg.evaluation.episodes import evaluate, evaluation_env, greedy_policy
 from distributed_maddpg.evaluation.scorecard import Scorecard
 from distributed_maddpg.evaluation.scripted import combine_teams, random_policy, straight_to_goal_policy
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import FloatArray
 
 _MAX_CROSSED_TEAMS = 2
-_SUMMARISED = ("agent_episode_returns_mean", "success", "delta", "final_distance_mean")
+_SUMMARY_KEYS = ("agent_episode_returns_mean", "success", "delta", "final_distance_mean")
 
 
 _CROSS_PLAY_COPIES = 64
@@ -33,7 +33,7 @@ def evaluate_matchups(
         landmarks, "straight" to the goal; and the card. Of more than two teams at most one is trained, or
         not, alone.
     """
-    with env_copies(config, 1, seed) as env:
+    with evaluation_env(config, 1, seed) as env:
         teams, has_landmarks = tuple(dict.fromkeys(env.spec.teams)), env.final_distances() is not None
     names = ("trained", "random", "straight") if has_landmarks else ("trained", "random")
     pairings = list(itertools.product(names, repeat=len(teams)))
@@ -41,23 +41,23 @@ def evaluate_matchups(
         pairings = [
             own for own in pairings if 1 in (own.count("trained"), own.count("random")) or len(set(own)) == 1
         ]
-    played_by = [dict(zip(teams, own, strict=True)) for own in pairings]
-    return [(who, evaluate_scripted(config, parameters, who, num_episodes, seed)) for who in played_by]
+    matchups = [dict(zip(teams, own, strict=True)) for own in pairings]
+    return [(who, evaluate_matchup(config, parameters, who, num_episodes, seed)) for who in matchups]
 
 
-def evaluate_scripted(
-    config: MADDPGConfig, parameters: FloatArray, played_by: Mapping[str, str], num_episodes: int, seed: int
+def evaluate_matchup(
+    config: MADDPGConfig, parameters: FloatArray, players: Mapping[str, str], num_episodes: int, seed: int
 ) -> Scorecard:
-    """Play with each team "trained", "random" or "straight", as `played_by` says; see `evaluate_matchups`."""
-    with env_copies(config, num_episodes, seed) as env:
-        players = {
+    """Play with each team "trained", "random" or "straight", as `players` says; see `evaluate_matchups`."""
+    with evaluation_env(config, num_episodes, seed) as env:
+        policies = {
             "trained": greedy_policy(config, env, parameters),
             "random": random_policy(env.spec, np.random.default_rng(seed)),
             "straight": straight_to_goal_policy(
                 env.spec, env.get_state, bool(config.env.kwargs.get("velocity_first"))
             ),
         }
-        play = combine_teams(env.spec, {team: players[name] for team, name in played_by.items()})
+        play = combine_teams(env.spec, {team: policies[name] for team, name in players.items()})
         return evaluate(env, play, num_episodes)
 
 
@@ -77,9 +77,9 @@ def evaluate_teams(sides: Mapping[str, TeamSource], num_episodes: int, seed: int
         num_episodes: how many.
         seed: of the start states.
     """
-    with env_copies(next(iter(sides.values())).config, num_episodes, seed, _CROSS_PLAY_COPIES) as env:
-        players = {team: greedy_policy(side.config, env, side.parameters) for team, side in sides.items()}
-        return evaluate(env, combine_teams(env.spec, players), num_episodes)
+    with evaluation_env(next(iter(sides.values())).config, num_episodes, seed, _CROSS_PLAY_COPIES) as env:
+        policies = {team: greedy_policy(side.config, env, side.parameters) for team, side in sides.items()}
+        return evaluate(env, combine_teams(env.spec, policies), num_episodes)
 
 
 def matchups(
@@ -93,4 +93,4 @@ def matchups(
 
 def _summary(card: Scorecard) -> dict[str, Any]:
     """Return the part of a scorecard by which pairings are compared."""
-    return {name: value for name, value in card.to_dict().items() if name in _SUMMARISED}
+    return {name: value for name, value in card.to_dict().items() if name in _SUMMARY_KEYS}

@@ -12,9 +12,9 @@ from distributed_maddpg.evaluation.scores import (
     SUCCESS_EPS,
     goal_distances,
     mean_interval,
-    share_interval,
+    proportion_interval,
+    success_masks,
     success_rates,
-    successes,
 )
 from distributed_maddpg.types import EpisodeReport, FloatArray
 
@@ -27,7 +27,7 @@ class Scorecard:
     episodes: EpisodeReport
     env_steps: int
     """Steps of one environment summed over the counted episodes."""
-    closest: FloatArray
+    minimal_distances: FloatArray
     """[n, 3] the smallest of `goal_distances` of any frame of an episode, in their order; or [n, 0]."""
 
     @property
@@ -63,10 +63,10 @@ class Scorecard:
             "agent_episode_returns_mean": {agent: mean_interval(own) for agent, own in returns}
         }
         if self.has_landmarks:
-            hits = successes(self.episodes.final_distances, SUCCESS_EPS)
-            found["success"] = {name: share_interval(own) for name, own in hits.items()}
+            masks = success_masks(self.episodes.final_distances, SUCCESS_EPS)
+            found["success"] = {name: proportion_interval(own) for name, own in masks.items()}
             # In the same episodes, so of the differences.
-            delta = mean_interval(100.0 * hits["agents"] - 100.0 * hits["adversary"])
+            delta = mean_interval(100.0 * masks["agents"] - 100.0 * masks["adversary"])
             found["delta"] = delta and (max(-100.0, delta[0]), min(100.0, delta[1]))
             for name, distances in self._goal_distances().items():
                 found[name] = {who: mean_interval(values) for who, values in distances.items()}
@@ -76,7 +76,7 @@ class Scorecard:
         final = goal_distances(self.episodes.final_distances)
         return {
             "final_distance_mean": final,
-            "minimal_distance_mean": dict(zip(final, self.closest.T, strict=True)),
+            "minimal_distance_mean": dict(zip(final, self.minimal_distances.T, strict=True)),
         }
 
 

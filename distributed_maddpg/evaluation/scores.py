@@ -21,7 +21,7 @@ Interval = tuple[float, float]
 """Ends of a 95 % confidence interval."""
 
 
-def successes(distances: FloatArray, eps: float) -> dict[str, npt.NDArray[np.bool_]]:
+def success_masks(distances: FloatArray, eps: float) -> dict[str, npt.NDArray[np.bool_]]:
     """Return in which episodes `[n]` who was successful in the last frame.
 
     `agents`: the closest good agent is within eps of the goal; `adversary`: the adversary is; `coverage`:
@@ -42,8 +42,8 @@ def successes(distances: FloatArray, eps: float) -> dict[str, npt.NDArray[np.boo
 
 
 def success_rates(distances: FloatArray, eps: float) -> dict[str, float]:
-    """Return `successes` as percent of the episodes."""
-    return {name: percent(hits) for name, hits in successes(distances, eps).items()}
+    """Return `success_masks` as percent of the episodes."""
+    return {name: percent(mask) for name, mask in success_masks(distances, eps).items()}
 
 
 def goal_distances(distances: FloatArray) -> dict[str, FloatArray]:
@@ -56,16 +56,16 @@ def goal_distances(distances: FloatArray) -> dict[str, FloatArray]:
     return {"agents": closest[:, 0], "adversary": distances[:, 0, 0], "coverage": closest.max(axis=1)}
 
 
-def percent(hits: npt.NDArray[np.bool_]) -> float:
+def percent(mask: npt.NDArray[np.bool_]) -> float:
     """Return the share of true entries in percent."""
-    return 100 * int(hits.sum()) / len(hits)
+    return 100 * int(mask.sum()) / len(mask)
 
 
-def share_interval(hits: npt.NDArray[np.bool_]) -> Interval:
+def proportion_interval(mask: npt.NDArray[np.bool_]) -> Interval:
     """Return the confidence interval of a share, in percent (Wilson 1927: fits shares near 0 and 1 too)."""
     from scipy.stats import binomtest  # noqa: PLC0415 (half a second that workers never pay)
 
-    interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(_CONFIDENCE, method="wilson")
+    interval = binomtest(int(mask.sum()), len(mask)).proportion_ci(_CONFIDENCE, method="wilson")
     return 100 * float(interval.low), 100 * float(interval.high)
 
 

@@ -2,7 +2,11 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from distributed_maddpg.evaluation.bounds import centroid_distances, uninformed_distances, uninformed_shares
+from distributed_maddpg.evaluation.bounds import (
+    centroid_distances,
+    uninformed_distances,
+    uninformed_success_probabilities,
+)
 
 RNG = np.random.default_rng(1)
 
@@ -36,7 +40,7 @@ def test_no_search_finds_a_nearer_point(num_landmarks):
 @pytest.mark.parametrize("num_landmarks", [1, 2, 3, 5])
 def test_no_point_of_a_grid_is_near_to_more_landmarks(num_landmarks):
     landmarks = squares(30, num_landmarks)
-    shares = uninformed_shares(landmarks, 0.4)
+    shares = uninformed_success_probabilities(landmarks, 0.4)
     side = np.linspace(-1, 1, 201)
     grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 1, 2)
     for own, share in zip(landmarks, shares, strict=True):
@@ -48,4 +52,4 @@ def test_no_point_of_a_grid_is_near_to_more_landmarks(num_landmarks):
 
 def test_two_landmarks_are_both_near_if_they_are_less_than_twice_eps_apart():
     landmarks = np.array([[[0.0, 0.0], [0.79, 0.0]], [[0.0, 0.0], [0.0, 0.81]], [[0.5, 0.5], [0.5, 0.5]]])
-    assert uninformed_shares(landmarks, 0.4).tolist() == [1.0, 0.5, 1.0]
+    assert uninformed_success_probabilities(landmarks, 0.4).tolist() == [1.0, 0.5, 1.0]

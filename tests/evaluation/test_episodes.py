@@ -164,7 +164,7 @@ def test_the_smallest_distance_is_that_of_any_frame_of_the_episode():
         frames.append(np.stack(apart, axis=2))
         obs = env.step(policies.act(obs)).obs
     frames.append(env.final_distances())
-    for e, found in enumerate(card.closest):
+    for e, found in enumerate(card.minimal_distances):
         agents = min(min(frame[e, 1:, 0]) for frame in frames)
         adversary = min(frame[e, 0, 0] for frame in frames)
         coverage = min(max(min(frame[e, 1:, mark]) for mark in (0, 1)) for frame in frames)  # all at once
@@ -190,9 +190,9 @@ def test_whoever_visits_one_landmark_after_the_other_covers_neither():
                 "goal_landmark": np.array([0]),
             }
 
-    closest = episodes._SmallestDistances(Scripted())
-    closest.step(np.array([False]))
-    assert closest.step(np.array([True])) == pytest.approx(np.array([[0.0, 0.0, 2.0]]))
+    minimal = episodes._MinimalDistances(Scripted())
+    minimal.step(np.array([False]))
+    assert minimal.step(np.array([True])) == pytest.approx(np.array([[0.0, 0.0, 2.0]]))
 
 
 @pytest.mark.parametrize("continuous", [True, False])

@@ -4,9 +4,9 @@ import pytest
 from distributed_maddpg.evaluation.scores import (
     goal_distances,
     mean_interval,
-    share_interval,
+    proportion_interval,
+    success_masks,
     success_rates,
-    successes,
 )
 
 DISTANCES = np.array(
@@ -27,10 +27,10 @@ def test_success_rates_by_hand():
 
 
 def test_successes_say_which_episodes():
-    hits = successes(DISTANCES, 0.4)
-    assert hits["agents"].tolist() == [True, True, False, True]
-    assert hits["adversary"].tolist() == [True, False, True, False]
-    assert hits["coverage"].tolist() == [True, True, False, False]
+    masks = success_masks(DISTANCES, 0.4)
+    assert masks["agents"].tolist() == [True, True, False, True]
+    assert masks["adversary"].tolist() == [True, False, True, False]
+    assert masks["coverage"].tolist() == [True, True, False, False]
 
 
 def test_distances_from_what_counts_by_hand():
@@ -42,8 +42,8 @@ def test_distances_from_what_counts_by_hand():
 
 def test_intervals_against_published_values():
     # Newcombe 1998, table I: 81 of 263 and 0 of 20, Wilson's score without continuity correction.
-    assert share_interval(np.arange(263) < 81) == pytest.approx((25.53, 36.62), abs=0.005)
-    assert share_interval(np.zeros(20, bool)) == pytest.approx((0.0, 16.11), abs=0.005)
+    assert proportion_interval(np.arange(263) < 81) == pytest.approx((25.53, 36.62), abs=0.005)
+    assert proportion_interval(np.zeros(20, bool)) == pytest.approx((0.0, 16.11), abs=0.005)
     # Student's t with 4 degrees of freedom at 97.5 %: 2.776.
     values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
     half = 2.776445 * np.sqrt(2.5 / 5)
@@ -55,7 +55,7 @@ def test_intervals_hold_what_they_promise():
     rng = np.random.default_rng(0)
     caught = []
     for _ in range(1000):
-        low, high = share_interval(rng.random(200) < 0.9)
+        low, high = proportion_interval(rng.random(200) < 0.9)
         left, right = mean_interval(rng.exponential(1.0, 200))
         caught.append([low < 90 < high, left < 1 < right])
     assert np.mean(caught, axis=0) == pytest.approx([0.95, 0.95], abs=0.025)
