@@ -51,7 +51,7 @@ def run(arguments: list[str]) -> None:
     if not command.best_response and command.best_response_updates != EvaluateCommand.best_response_updates:
         raise BadInput("best_response_updates", command.best_response_updates, "needs --best-response")
 
-    from distributed_maddpg.evaluation.matchups import matchups  # noqa: PLC0415
+    from distributed_maddpg.evaluation.matchups import evaluate_matchups  # noqa: PLC0415
     from distributed_maddpg.experiments.exploitability import best_responses, full_card  # noqa: PLC0415
     from distributed_maddpg.report.card import card_tables  # noqa: PLC0415
     from distributed_maddpg.run.folder import newest_checkpoint  # noqa: PLC0415
@@ -67,7 +67,7 @@ def run(arguments: list[str]) -> None:
         run = (algo.config, algo.policy_parameters())
         card = full_card(algo.scorecard(command.episodes, command.seed))
         if command.matchups:
-            card["matchups"] = matchups(*run, command.episodes, command.seed)
+            card["matchups"] = evaluate_matchups(*run, command.episodes, command.seed)
         if command.best_response:
             budget = (command.best_response_updates, command.episodes, command.seed)
             card["best_response"] = best_responses(*run, *budget, progress.note)

@@ -3,15 +3,15 @@ import itertools
 import numpy as np
 import pytest
 
-from distributed_maddpg.acting.joint_policy import JointPolicy
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec, make_vector_env
 from distributed_maddpg.envs.base import StepResult
 from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation import episodes
-from distributed_maddpg.evaluation.episodes import evaluate, evaluate_weights
+from distributed_maddpg.evaluation.episodes import evaluate, evaluate_weights, greedy_policy
 from distributed_maddpg.evaluation.matchups import evaluate_matchups
 from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
+from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import EpisodeReport, policy_layout
 
 
@@ -121,38 +121,35 @@ def test_one_copy_that_never_ends_is_given_up_though_others_end(monkeypatch):
         evaluate(env, lambda obs: [np.zeros(2, np.int64)] * 2, 4)
 
 
-def scorecard(seed, episodes=7, num_envs=3):
-    config = MADDPGConfig.from_dict({"rollout": {"num_envs": num_envs}})
+def idle_policies(config):
+    """Return parameters [N, P] of zeros, whose greedy actions move no agent."""
     spec = env_spec(config.env.id, "auto", config.env.kwargs)
-    flat = np.zeros((3, policy_layout(spec, (64, 64)).num_parameters), np.float32)
-    return evaluate_weights(config, flat, episodes, seed).to_dict()
+    return np.zeros((spec.num_agents, policy_layout(spec, (64, 64)).num_parameters), np.float32)
 
 
 def test_the_seed_decides_the_start_states():
-    assert scorecard(5) == scorecard(5)
-    assert scorecard(5) != scorecard(6)
+    config = MADDPGConfig.from_dict({"rollout": {"num_envs": 3}})
+    first, again, other = (
+        evaluate_weights(config, idle_policies(config), 7, seed).to_dict() for seed in (5, 5, 6)
+    )
+    assert first == again != other
 
 
 def test_idle_policies_stay_where_they_start():
     config = MADDPGConfig.from_dict({"rollout": {"num_envs": 2000}})
-    spec = env_spec(config.env.id, "auto", config.env.kwargs)
-    flat = np.zeros((3, policy_layout(spec, (64, 64)).num_parameters), np.float32)
-    distances = evaluate_weights(config, flat, 2000, 0).episodes.final_distances
+    distances = evaluate_weights(config, idle_policies(config), 2000, 0).episodes.final_distances
     assert distances.shape == (2000, 3, 2)
-    assert distances.mean() == pytest.approx(
-        2 * 0.5214, abs=0.03
-    )  # mean distance of points in a square of side 2
+    # The mean distance of two points in a square of side 2.
+    assert distances.mean() == pytest.approx(2 * 0.5214, abs=0.03)
 
 
 def test_the_smallest_distance_is_that_of_any_frame_of_the_episode():
     config = MADDPGConfig.from_dict({"rollout": {"num_envs": 3}})
-    spec = env_spec(config.env.id, "auto", config.env.kwargs)
-    flat = np.random.default_rng(0).normal(0, 1, (3, policy_layout(spec, (64, 64)).num_parameters))
-    card = evaluate_weights(config, flat.astype(np.float32), 3, 4)
+    parameters = np.random.default_rng(0).normal(size=idle_policies(config).shape).astype(np.float32)
+    card = evaluate_weights(config, parameters, 3, 4)
 
     env = make_vector_env(config.env.id, 3, 4)
-    policies = JointPolicy(config.algorithm, spec, 3)
-    policies.set_parameters(flat.astype(np.float32))
+    policy = greedy_policy(config, env, parameters)
     obs, frames = env.reset(), []
     for _ in range(25):  # the frame of the reset, and one after each of 25 steps
         state = env.get_state()
@@ -162,7 +159,7 @@ def test_the_smallest_distance_is_that_of_any_frame_of_the_episode():
             for mark in (goal, 1 - goal)
         ]
         frames.append(np.stack(apart, axis=2))
-        obs = env.step(policies.act(obs)).obs
+        obs = env.step(policy(obs)).obs
     frames.append(env.final_distances())
     for e, found in enumerate(card.minimal_distances):
         agents = min(min(frame[e, 1:, 0]) for frame in frames)
@@ -196,28 +193,28 @@ def test_whoever_visits_one_landmark_after_the_other_covers_neither():
 
 
 @pytest.mark.parametrize("continuous", [True, False])
-def test_matchups_play_every_pairing_from_the_same_start_states(continuous):
+def test_all_matchups_are_played_from_the_same_start_states(continuous):
     config = MADDPGConfig.from_dict(
         {"rollout": {"num_envs": 50}, "env": {"kwargs": {"continuous_actions": continuous}}}
     )
-    spec = env_spec(config.env.id, "auto", config.env.kwargs)
-    flat = np.zeros((3, policy_layout(spec, (64, 64)).num_parameters), np.float32)
-    found = {tuple(who.values()): card for who, card in evaluate_matchups(config, flat, 100, 7)}
-    assert len(found) == 9
-    rates = {who: card.to_dict()["success"] for who, card in found.items()}
-    assert rates["straight", "straight"]["adversary"] == rates["trained", "straight"]["agents"] == 100.0
-    assert (
-        rates["random", "trained"]["agents"] == rates["trained", "trained"]["agents"] < 50
-    )  # idle: same starts
-    assert rates["trained", "trained"] == evaluate_weights(config, flat, 100, 7).to_dict()["success"]
+    rows = evaluate_matchups(config, idle_policies(config), 100, 7)
+    rates = {tuple(row["players"].values()): row["success"] for row in rows}
+    assert len(rates) == len(rows) == 9
+    # From a corner, 25 discrete steps along one axis each may not reach the goal.
+    fewest = 100.0 if continuous else 98.0
+    assert min(rates["straight", "straight"]["adversary"], rates["trained", "straight"]["agents"]) >= fewest
+    # Idle policies stay where they start.
+    assert rates["random", "trained"]["agents"] == rates["trained", "trained"]["agents"] < 50
+    alone = evaluate_weights(config, idle_policies(config), 100, integer_seed(7, "evaluation"))
+    assert rates["trained", "trained"] == alone.to_dict()["success"]
 
 
-def test_without_landmarks_random_players_are_the_measure():
+def test_without_landmarks_trained_teams_are_compared_with_random_ones():
     config = MADDPGConfig.from_dict({"env": {"id": "mpe2.simple_speaker_listener_v4"}})
-    spec = env_spec(config.env.id, "auto", {})
-    flat = np.zeros((2, policy_layout(spec, (64, 64)).num_parameters), np.float32)
-    found = evaluate_matchups(config, flat, 3, 0)
-    assert [tuple(who.values()) for who, _ in found] == list(
+    rows = evaluate_matchups(config, idle_policies(config), 3, 0)
+    assert [tuple(row["players"].values()) for row in rows] == list(
         itertools.product(("trained", "random"), repeat=2)
     )
-    assert all(len(card.episodes.lengths) == 3 for _, card in found)
+    alone = evaluate_weights(config, idle_policies(config), 3, integer_seed(0, "evaluation")).to_dict()
+    assert rows[0]["agent_episode_returns_mean"] == alone["agent_episode_returns_mean"]
+    assert all(row.keys() == {"players", "agent_episode_returns_mean"} for row in rows)
