@@ -1,4 +1,4 @@
-"""Players that learnt nothing, to give a trained team's numbers a meaning."""
+"""Scripted and random policies, as references for trained teams."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from distributed_maddpg.acting.joint_policy import EnvActions
 from distributed_maddpg.types import Arrays, EnvSpec, FloatArray
 
 JointPolicyFn = Callable[[tuple[FloatArray, ...]], EnvActions]
-"""From observations `[E, O_i]` of all agents to the actions of all agents."""
+"""Maps the observations `[E, O_i]` of all agents to the actions of all agents."""
 
 _VELOCITY_GAIN, _VELOCITY_GAIN_VELOCITY_FIRST, _FORCE_GAIN = 0.175, 0.075, 0.05
-"""The first position that a force u in [-1, 1] has moved is p + 0.175 v + 0.05 u: MPE2's next but one, or, in
-OpenAI's MPE, the next, p + 0.075 v + 0.05 u."""
+"""A force u in [-1, 1] first changes the position p + 0.175 v + 0.05 u: in MPE2 the one after the next, in
+OpenAI's MPE (velocity first) the next, p + 0.075 v + 0.05 u."""
 _MIN_FORCE = 0.5
 
 
 def random_policy(spec: EnvSpec, rng: np.random.Generator) -> JointPolicyFn:
-    """Return a player whose actions are uniformly random."""
+    """Return a joint policy whose actions are uniformly random."""
 
     def act(obs: tuple[FloatArray, ...]) -> EnvActions:
         num_envs = len(obs[0])
@@ -37,14 +37,14 @@ def random_policy(spec: EnvSpec, rng: np.random.Generator) -> JointPolicyFn:
 def straight_to_goal_policy(
     spec: EnvSpec, get_state: Callable[[], Arrays], velocity_first: bool = False
 ) -> JointPolicyFn:
-    """Return a player of `simple_adversary` in which all, the adversary too, head for the goal and stop.
+    """Return a joint policy of `simple_adversary`: all agents, the adversary too, head for the goal and stop.
 
-    It knows the goal: as good agents it deceives nobody, as an adversary it is as good as one can be.
+    It knows the goal. Good agents with it do not deceive, and an adversary with it is as good as possible.
 
     Args:
         spec: of the environment.
-        get_state: returns the environment's state of now.
-        velocity_first: as the environment has it.
+        get_state: returns the environment's current state.
+        velocity_first: the environment's option of this name.
     """
     velocity_gain = _VELOCITY_GAIN_VELOCITY_FIRST if velocity_first else _VELOCITY_GAIN
 
@@ -52,8 +52,8 @@ def straight_to_goal_policy(
         state = get_state()
         copies = np.arange(len(obs[0]))
         goal = state["landmark_positions"][copies, state["goal_landmark"]]  # [E, 2]
-        apart = goal[:, None] - state["agent_positions"]  # [E, N, 2]
-        force = np.clip((apart - velocity_gain * state["agent_velocities"]) / _FORCE_GAIN, -1.0, 1.0)
+        offset = goal[:, None] - state["agent_positions"]  # [E, N, 2]
+        force = np.clip((offset - velocity_gain * state["agent_velocities"]) / _FORCE_GAIN, -1.0, 1.0)
         encode = _to_discrete if spec.action_types[0] == "discrete" else _to_continuous
         return tuple(encode(force[:, agent]) for agent in range(spec.num_agents))
 
@@ -69,7 +69,7 @@ def _to_continuous(force: npt.NDArray[np.float64]) -> FloatArray:
 
 
 def _to_discrete(force: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Return choices [E] of one of five forces: along the axis that needs it most, or none."""
+    """Return discrete actions [E] for forces [E, 2]: along the axis with the larger force, or none."""
     axis = np.abs(force).argmax(axis=1)
     along = force[np.arange(len(force)), axis]
     choice: npt.NDArray[np.int64] = np.where(np.abs(along) < _MIN_FORCE, 0, 1 + 2 * axis + (along > 0))
@@ -77,10 +77,10 @@ def _to_discrete(force: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
 
 
 def combine_teams(spec: EnvSpec, policies: Mapping[str, JointPolicyFn]) -> JointPolicyFn:
-    """Return a player in which each team's agents act as that team's player says."""
+    """Return a joint policy in which each team's agents act with that team's policy."""
 
     def act(obs: tuple[FloatArray, ...]) -> EnvActions:
-        actions = {team: own(obs) for team, own in policies.items()}
+        actions = {team: policy(obs) for team, policy in policies.items()}
         return tuple(actions[team][agent] for agent, team in enumerate(spec.teams))
 
     return act
