@@ -53,10 +53,8 @@ class Diverged(TrainingError):
 
 def one_line(text: str, max_chars: int = _MAX_LINE_CHARS) -> str:
     """Return `text` with control characters escaped, and without its middle beyond `max_chars`."""
-    shown = (
-        c if c.isprintable() else c.encode("unicode_escape").decode()
-        for c in _without_middle(text, max_chars)
-    )
+    short = _without_middle(text, max_chars)
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
     return _without_middle("".join(shown), max_chars)
 
 

@@ -130,11 +130,9 @@ class Pacer:
         self._warmup_updates = min(self._warmup_updates, updates)  # none while the buffer is still filling
 
     def get_state(self, env_steps: int, updates: int) -> Arrays:
-        """Return the counts without work in flight.
+        """Return the counts without work in flight, with the env steps and updates known to be done.
 
-        Args:
-            env_steps: steps known to be stored, at most those counted here.
-            updates: updates that the learner has made.
+        They are at most those counted here.
         """
         counts = (env_steps, updates, self._published_at, self._warmup_until, self._warmup_updates)
         return {"counts": np.array(counts, np.int64)}

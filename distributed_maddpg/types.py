@@ -313,16 +313,10 @@ def state_part(state: Arrays, part: str) -> Arrays:
 def checked_array(
     state: Arrays, name: str, shape: tuple[int | None, ...], kind: npt.DTypeLike
 ) -> npt.NDArray[Any]:
-    """Return a copy of the array `name` of a saved state.
-
-    Args:
-        state: named arrays.
-        name: of the array.
-        shape: required shape; None stands for any length.
-        kind: required type.
+    """Return a copy of an array of a saved state; in its required shape None stands for any length.
 
     Raises:
-        ValueError: naming the array, if it is missing or has another shape or type.
+        ValueError: naming the array, if it is missing or has another shape or type than required.
     """
     if name not in state:
         raise ValueError(f"the state lacks {name}")

@@ -38,7 +38,7 @@ def _geometric_median_distances(landmarks: DoubleArray) -> DoubleArray:
     return smallest
 
 
-def uninformed_success_probabilities(landmarks: DoubleArray, eps: float) -> DoubleArray:
+def uninformed_success(landmarks: DoubleArray, eps: float) -> DoubleArray:
     """Return the largest share `[n]` of the landmarks `[n, L, 2]` that lie within eps of one point.
 
     Discs of radius eps around the landmarks overlap most at a landmark or where two of their circles meet.

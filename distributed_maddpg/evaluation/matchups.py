@@ -25,13 +25,9 @@ _CROSS_PLAY_COPIES = 64
 def evaluate_matchups(
     config: MADDPGConfig, parameters: FloatArray, num_episodes: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Play trained teams against scripted and random ones, each pairing from the same start states.
+    """Play trained teams, of policies `[N, P]`, against scripted and random ones.
 
-    Args:
-        config: of the run.
-        parameters: [N, P] policies of the trained teams.
-        num_episodes: per pairing.
-        seed: of the evaluation, from which the seed of the start states derives.
+    Each pairing plays `num_episodes` episodes from the same start states, whose seed derives from `seed`.
 
     Returns:
         For each pairing `players`, the player of each team ("trained", "random" or, where the environment
@@ -79,10 +75,7 @@ class TeamSource(NamedTuple):
 def evaluate_teams(sources: Mapping[str, TeamSource], num_episodes: int, seed: int) -> Scorecard:
     """Play greedy episodes in which each team acts with the policies of its own run.
 
-    Args:
-        sources: by team; all of the same environment, which is built from the first one's settings.
-        num_episodes: in all.
-        seed: of the start states.
+    All runs have the same environment; it is built from the settings of the first.
     """
     with evaluation_env(next(iter(sources.values())).config, num_episodes, seed, _CROSS_PLAY_COPIES) as env:
         policies = {team: greedy_policy(run.config, env, run.parameters) for team, run in sources.items()}
