@@ -1,4 +1,4 @@
-"""Checks that look at the machine or the environment, before any process is started."""
+"""Checks a configuration against the environment and this machine, before any process is started."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 
 def check(config: MADDPGConfig, env_factory: EnvFactory | None = None) -> EnvSpec:
-    """Return the environment's spec if these settings fit it and this machine can train with them.
+    """Return the environment's spec if the settings fit it and this machine can train with them.
 
     Args:
         config: the settings.
-        env_factory: makes the environment, where it was given as a callable.
+        env_factory: makes the environment if it was given as a callable.
 
     Raises:
         BadInput: naming the first setting that cannot be used, its value and the remedy.
@@ -37,10 +37,10 @@ def check(config: MADDPGConfig, env_factory: EnvFactory | None = None) -> EnvSpe
 
 
 def check_settings(config: MADDPGConfig, env_factory: EnvFactory | None = None) -> EnvSpec:
-    """Return the environment's spec if these settings fit it; all that acting needs.
+    """Return the environment's spec if the settings fit it; acting needs no other check.
 
     Raises:
-        BadInput: as `check`.
+        BadInput: see `check`.
     """
     spec = env_spec(env_factory or config.env.id, config.env.backend, config.env.kwargs)
     config.algorithm.per_agent(spec)
@@ -49,33 +49,33 @@ def check_settings(config: MADDPGConfig, env_factory: EnvFactory | None = None) 
 
 
 def check_env_steps(config: MADDPGConfig, env_factory: EnvFactory | None = None) -> None:
-    """Step one copy of the environment with random actions, as the rollout workers will.
+    """Step one copy of the environment with random actions, as rollout workers will.
 
-    An environment that can never work is so refused before any process is started. One whose numbers are not
-    finite at times is not: workers drop those fragments.
+    This refuses an environment that cannot work before any process is started. An environment whose numbers
+    are sometimes not finite passes: workers drop those fragments.
 
     Raises:
-        BadInput: if it raises, if no step gives finite observations and rewards, or, with workers, if that
-            takes longer than `ray.timeout_s`.
+        BadInput: if the environment raises, if no step gives finite observations and rewards, or, with
+            workers, if the steps take longer than `ray.timeout_s`.
     """
     timeout_s = config.ray.timeout_s if config.num_workers else None
     trial: Future[list[str]] = Future()
 
     def run() -> None:
         try:
-            trial.set_result(_trial_problems(config, env_factory))
+            trial.set_result(_trial_step_problems(config, env_factory))
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             trial.set_exception(error)
 
     if timeout_s is None:
         run()
-    else:  # not waited for at exit, should the environment hang
+    else:  # a daemon: does not block the exit if the environment hangs
         threading.Thread(target=run, daemon=True).start()
     try:
         problems = trial.result(timeout_s)
     except BadInput:
         raise
-    except (Exception, SystemExit) as error:  # a foreign environment may raise anything
+    except (Exception, SystemExit) as error:  # the environment may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         remedy = f"fails when it is stepped ({reason})"
         if not trial.done():
@@ -86,13 +86,13 @@ def check_env_steps(config: MADDPGConfig, env_factory: EnvFactory | None = None)
         raise BadInput("env.id", config.env.id, remedy)
 
 
-def _trial_problems(config: MADDPGConfig, env_factory: EnvFactory | None) -> list[str]:
-    """Return what is not finite after each trial step, empty where everything is."""
+def _trial_step_problems(config: MADDPGConfig, env_factory: EnvFactory | None) -> list[str]:
+    """Return for each trial step what is not finite, or an empty string."""
     env_id = env_factory or config.env.id
     env = make_vector_env(env_id, 1, config.seed, backend=config.env.backend, **config.env.kwargs)
     try:
         if is_compiled(env):
-            return [""]  # it is ours, and compiling it here would delay a first start by seconds
+            return [""]  # part of the package; compiling it here would delay a first start by seconds
         act = random_policy(env.spec, np.random.default_rng(config.seed))
         obs = env.reset()
         problems = []
@@ -109,15 +109,15 @@ def _trial_problems(config: MADDPGConfig, env_factory: EnvFactory | None) -> lis
 
 
 def check_machine(config: MADDPGConfig, spec: EnvSpec, num_runs: int = 1) -> None:
-    """Refuse settings that this machine cannot train so many runs with.
+    """Check that this machine can train `num_runs` runs with the settings.
 
     Raises:
-        BadInput: as `check`.
+        BadInput: see `check`.
     """
     _check_memory(config, spec, num_runs)
     remote = config.num_workers > 0 and (config.ray.address or os.environ.get("RAY_ADDRESS"))
     if config.learner.device == "cuda" and not remote:
-        # Imported here: only this question needs torch, and a driver on Ray does without.
+        # Imported here: only this check needs torch, and a driver on Ray never loads it.
         from distributed_maddpg.learner import choose_device  # noqa: PLC0415
 
         choose_device("cuda")
@@ -137,7 +137,7 @@ def _check_memory(config: MADDPGConfig, spec: EnvSpec, num_runs: int) -> None:
 
 
 def _memory_bytes() -> int:
-    """Return the memory of this machine, or of its container where that is less."""
+    """Return the memory of this machine, or the limit of its container if that is lower."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in _CGROUP_LIMITS:
         try:

@@ -133,7 +133,7 @@ class SerialRunner:
     def run(self, stop: Callable[[], bool]) -> bool:
         """Train until a report is due or `stop()` says so; return whether one is due."""
         while not stop():
-            if not self.pacer.collected:
+            if not self.pacer.collection_finished:
                 self._collect()
             self._learn()
             if self.pacer.evaluation_due():
@@ -203,7 +203,7 @@ class SerialRunner:
         own.worker.set_weights(self._learner.published()[run])
         self.pacer.set_state(state_part(state.stages, "pacing"))
         if own.replay.size == 0:
-            self.pacer.refill()
+            self.pacer.restart_warmup()
 
     def evaluate(self, num_episodes: int, seed: int, run: int) -> Scorecard:
         """Play greedy episodes with a run's current policies."""

@@ -35,7 +35,7 @@ def test_stages_that_act_load_neither_torch_nor_ray():
     assert not loaded_after(f"import {', '.join(NUMPY_ONLY)}") & {"torch", "ray"}
 
 
-def test_the_package_itself_loads_nothing_heavy():
+def test_the_package_itself_loads_no_large_library():
     loaded = loaded_after("import distributed_maddpg\nprint(distributed_maddpg.__version__)")
     assert not loaded & {"torch", "ray", "numpy", "numba", "pydantic", "tyro", "rich", "plotly", "pettingzoo"}
 
@@ -45,7 +45,7 @@ def test_the_command_line_loads_only_what_help_needs():
     assert not loaded & {"torch", "ray", "numba", "plotly", "tensorboardX", "pettingzoo"}
 
 
-def test_settings_are_read_by_workers_without_pydantic():
+def test_a_rollout_worker_does_not_load_pydantic():
     assert not loaded_after("import distributed_maddpg.rollout") & {"pydantic", "tyro", "rich", "pettingzoo"}
 
 
@@ -66,7 +66,7 @@ def test_training_without_workers_does_not_load_ray():
     assert "ray" not in loaded
 
 
-def test_the_public_names():
+def test_the_public_names_are_importable():
     assert distributed_maddpg.__all__ == ["MADDPG", "MADDPGConfig", "__version__"]
     assert distributed_maddpg.MADDPG.__module__ == "distributed_maddpg.trainer"
     assert distributed_maddpg.MADDPGConfig is distributed_maddpg.config.MADDPGConfig

@@ -44,7 +44,7 @@ from distributed_maddpg.checkpoint.tensors import MAX_HEADER_BYTES, read_header,
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable
 from distributed_maddpg.files import open_regular, read_bytes, replace_folder, sync
-from distributed_maddpg.types import Arrays, StoredRows
+from distributed_maddpg.types import Arrays, StoredTransitions
 
 _PIECE_BYTES = 2**20
 _MAX_RETRIES = 20
@@ -73,7 +73,7 @@ class Checkpoint:
     updates: int
     state: Arrays
     """Every stage's state, by names such as "learner/policy" or "worker_0/env/cycle"."""
-    replay: StoredRows | None = None
+    replay: StoredTransitions | None = None
     """The replay buffer's rows; written, and read from the file, chunk by chunk."""
     tables: dict[str, str] = field(default_factory=dict)
     """The run's text files at this moment: "metrics.csv", "returns.csv"."""
@@ -267,7 +267,7 @@ def _read(folder: int, shown: str) -> Checkpoint:
         with _opened(folder, shown, REPLAY) as descriptor:
             _verify(descriptor, manifest, REPLAY)
             rows = read_rows(descriptor, num_rows, f"{shown}/{REPLAY}")
-            replay = StoredRows(inserted, num_rows, rows)
+            replay = StoredTransitions(inserted, num_rows, rows)
     counters = manifest.env_steps, manifest.updates
     return Checkpoint(manifest.config, manifest.agents, *counters, state, replay, tables, shown)
 

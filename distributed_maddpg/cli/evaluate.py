@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> None:
     """Run the command with these arguments."""
     command = parse(EvaluateCommand, "evaluate", arguments)
 
-    from distributed_maddpg.evaluation.matchups import matchups  # noqa: PLC0415
+    from distributed_maddpg.evaluation.matchups import evaluate_matchups  # noqa: PLC0415
     from distributed_maddpg.experiments.exploitability import best_responses  # noqa: PLC0415
     from distributed_maddpg.report.scorecard import scorecard_tables  # noqa: PLC0415
     from distributed_maddpg.run.folder import newest_checkpoint  # noqa: PLC0415
@@ -66,7 +66,7 @@ def run(arguments: list[str]) -> None:
         scorecard = algo.scorecard(command.episodes, command.seed)
         card = scorecard.with_intervals()
         if command.matchups:
-            card["matchups"] = matchups(*run, command.episodes, command.seed)
+            card["matchups"] = evaluate_matchups(*run, command.episodes, command.seed)
         if command.best_response:
             budget = (command.best_response_updates, command.seed)
             card["best_response"] = best_responses(*run, scorecard, *budget, progress.note)

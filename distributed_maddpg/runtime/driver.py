@@ -35,7 +35,7 @@ from distributed_maddpg.types import (
     LearnerReport,
     RolloutReport,
     RunState,
-    StoredRows,
+    StoredTransitions,
     Weights,
     checked_array,
     join_states,
@@ -91,7 +91,7 @@ class RayRunner:
         try:
             self._processes = start_processes(configs, spec, env_factory)
             callbacks = RecoveryCallbacks(
-                self._on_learner_restored, self.pacer.refill, lambda: self.pacer.env_steps, on_event
+                self._on_learner_restored, self.pacer.restart_warmup, lambda: self.pacer.env_steps, on_event
             )
             self._supervisor = Supervisor(configs, spec, self._processes, callbacks)
         except BaseException:
@@ -218,11 +218,11 @@ class RayRunner:
         self.pacer.set_state(state_part(stages, "pacing"))
         if state.replay is not None:
             capacity = self._config.replay.capacity
-            self._ask(REPLAY, replay.restart.remote(run, state.replay.first_number(capacity)))
+            self._ask(REPLAY, replay.restart.remote(run, state.replay.first_row_number(capacity)))
             for rows in state.replay.chunks:
                 self._ask(REPLAY, replay.refill.remote(run, rows[-capacity:]))
         if self._ask(REPLAY, replay.size.remote()) == 0:
-            self.pacer.refill()
+            self.pacer.restart_warmup()
 
     def evaluate(self, num_episodes: int, seed: int, run: int) -> Scorecard:
         """Play greedy episodes with a run's current policies."""
@@ -265,7 +265,7 @@ class RayRunner:
         sampling = self._wait_for(LEARNER, lambda: self._processes.learner.generator_state.remote(run))
         return learner, sampling
 
-    def _stored_rows(self, run: int) -> StoredRows:
+    def _stored_rows(self, run: int) -> StoredTransitions:
         """Take a snapshot of a run's replay buffer; its rows are read in chunks when they are wanted."""
         replay = self._processes.replay
         number, inserted, num_rows = self._wait_for(
@@ -280,7 +280,7 @@ class RayRunner:
                 yield rows
             raise TrainingError("the run ended before its transitions were read")
 
-        return StoredRows(inserted, num_rows, chunks())
+        return StoredTransitions(inserted, num_rows, chunks())
 
     def _worker_states(self, run: int) -> dict[str, Arrays]:
         """Return the states of the running workers by "worker_<index>"."""
@@ -453,7 +453,7 @@ class RayRunner:
     def _sync_round(self) -> None:
         """Collect one fragment per worker, store them in the workers' order, make the due updates."""
         workers = self._processes.workers
-        if not self.pacer.collected:
+        if not self.pacer.collection_finished:
             env_steps = self.pacer.env_steps
             self._inconsistent = True
             self._get_from_workers(

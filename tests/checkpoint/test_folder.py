@@ -24,7 +24,7 @@ from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConf
 from distributed_maddpg.errors import BadInput, CheckpointError
 from distributed_maddpg.learner import Learner
 from distributed_maddpg.metrics import digest
-from distributed_maddpg.types import EnvSpec, StoredRows
+from distributed_maddpg.types import EnvSpec, StoredTransitions
 from tests.envs.target import target_config
 
 SPEC = EnvSpec(("red_0", "blue_0"), (3, 2), (2, 3), ("continuous", "discrete"))
@@ -42,7 +42,7 @@ NAMES = ["manifest.json", "metrics.csv", "replay.safetensors", "returns.csv", "s
 
 
 def rows(inserted=9, sizes=(3, 0, 4), values=ROWS):
-    return StoredRows(inserted, len(values), iter(np.split(values, np.cumsum(sizes)[:-1])))
+    return StoredTransitions(inserted, len(values), iter(np.split(values, np.cumsum(sizes)[:-1])))
 
 
 def make(env_steps=40, config=None, replay=None, tables=TABLES):
@@ -94,7 +94,7 @@ def test_a_checkpoint_without_replay_rows_and_tables(place):
 
 
 def test_an_empty_replay_buffer_comes_back_empty(tmp_path):
-    loaded = load_checkpoint(save_checkpoint(tmp_path / "x", make(replay=StoredRows(0, 0, iter(())))))
+    loaded = load_checkpoint(save_checkpoint(tmp_path / "x", make(replay=StoredTransitions(0, 0, iter(())))))
     assert (loaded.replay.inserted, loaded.replay.num_rows, list(loaded.replay.chunks)) == (0, 0, [])
 
 
@@ -176,13 +176,13 @@ def test_a_failing_write_leaves_the_old_checkpoint(saved, failing, monkeypatch):
 @pytest.mark.parametrize(
     ("replay", "message"),
     [
-        (StoredRows(9, 8, iter([ROWS])), "replay rows announced: 8, received: 7"),
-        (StoredRows(9, 3, iter([ROWS])), "replay rows announced: 3, received: 7"),
-        (StoredRows(9, 2, iter(())), "replay rows announced: 2, received: 0"),
-        (StoredRows(9, 9, iter([ROWS, ROWS[:2, :4]])), r"float32 \[n, width\], not float32 \(2, 4\)"),
-        (StoredRows(9, 7, iter([ROWS.astype(np.float64)])), "not float64"),
-        (StoredRows(9, 5, iter(ROWS[:1])), r"not float32 \(5,\)"),
-        (StoredRows(6, 7, iter([ROWS])), "replay has 7 rows of only 6 ever inserted"),
+        (StoredTransitions(9, 8, iter([ROWS])), "replay rows announced: 8, received: 7"),
+        (StoredTransitions(9, 3, iter([ROWS])), "replay rows announced: 3, received: 7"),
+        (StoredTransitions(9, 2, iter(())), "replay rows announced: 2, received: 0"),
+        (StoredTransitions(9, 9, iter([ROWS, ROWS[:2, :4]])), r"float32 \[n, width\], not float32 \(2, 4\)"),
+        (StoredTransitions(9, 7, iter([ROWS.astype(np.float64)])), "not float64"),
+        (StoredTransitions(9, 5, iter(ROWS[:1])), r"not float32 \(5,\)"),
+        (StoredTransitions(6, 7, iter([ROWS])), "replay has 7 rows of only 6 ever inserted"),
     ],
 )
 def test_rows_that_are_not_what_was_announced_leave_the_old_checkpoint(saved, replay, message):
@@ -196,7 +196,7 @@ def test_rows_beyond_those_announced_are_not_written(tmp_path):
     given = itertools.count()
     chunks = (ROWS for _ in range(1000) if next(given) >= 0)
     with pytest.raises(ValueError, match="replay rows announced: 10, received: 14"):
-        save_checkpoint(tmp_path / "x", make(replay=StoredRows(10, 10, chunks)))
+        save_checkpoint(tmp_path / "x", make(replay=StoredTransitions(10, 10, chunks)))
     assert next(given) == 2
 
 
@@ -270,11 +270,11 @@ import numpy as np
 from pathlib import Path
 from distributed_maddpg.checkpoint.folder import Checkpoint, save_checkpoint
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.types import StoredRows
+from distributed_maddpg.types import StoredTransitions
 for number in range(1, 10**9):
     chunks = iter([np.full((100, 8), number, np.float32)] * 3)
     state = {"x": np.full(1000, number, np.int64)}
-    rows, tables = StoredRows(300, 300, chunks), {"metrics.csv": str(number)}
+    rows, tables = StoredTransitions(300, 300, chunks), {"metrics.csv": str(number)}
     checkpoint = Checkpoint(MADDPGConfig(), ("a",), number, number, state, rows, tables)
     save_checkpoint(Path(sys.argv[1]) / "step_1", checkpoint)
     print(number, flush=True)
@@ -317,7 +317,7 @@ def test_rows_pass_through_in_little_memory(tmp_path):
     chunks = (chunk * number for number in range(count))
     tracemalloc.start()
     try:
-        save_checkpoint(tmp_path / "x", make(replay=StoredRows(total, total, chunks)))
+        save_checkpoint(tmp_path / "x", make(replay=StoredTransitions(total, total, chunks)))
         loaded = load_checkpoint(tmp_path / "x").replay
         sums = [float(piece[:, 0].sum(dtype=np.float64)) for piece in loaded.chunks]
         peak = tracemalloc.get_traced_memory()[1]

@@ -201,7 +201,7 @@ def test_no_updates_are_due_from_an_empty_buffer_after_learner_and_replay_buffer
     _collect(counts, 1600)
     counts.learning_started(161)
     counts.learning_done(161)
-    counts.refill()  # the replay buffer is back first
+    counts.restart_warmup()  # the replay buffer is back first
     counts.set_updates(100)  # and then the learner, as it was some time ago
     assert counts.updates_due() == 0
     _collect(counts, 319)
