@@ -9,7 +9,7 @@ from distributed_maddpg.learner import Learner, make_learner
 from distributed_maddpg.metrics import digest
 from distributed_maddpg.rollout import make_rollout_worker
 from distributed_maddpg.serial import SerialRoot
-from tests.envs.target import IDLE_RETURN, target_config
+from tests.support.target import IDLE_RETURN, target_config
 
 TINY = {
     "num_workers": 0,
@@ -159,7 +159,7 @@ def test_restore_takes_weights_and_counts():
 
 
 def test_the_counting_environment_runs():
-    root = start(tiny("tests.envs.counting:parallel_env", kwargs={"max_cycles": 6}))
+    root = start(tiny("tests.support.counting:parallel_env", kwargs={"max_cycles": 6}))
     results = run_all(root)
     assert results[-1]["env_runners"]["agent_episode_returns_mean"] == {"counter_0": 21, "counter_1": 21}
     rows = root._runs[0].replay.ring.read_since(0)[0]

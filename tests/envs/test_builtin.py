@@ -34,7 +34,7 @@ def test_environments_of_known_packages_are_builtin(env_id):
         ".mpe2.simple_tag_v3",
         "mpe2/simple_tag_v3",
         "pettingzoo.test.é",
-        "tests.envs.target:parallel_env",
+        "tests.support.target:parallel_env",
         "simple_adversary:x",
     ],
 )

@@ -7,7 +7,7 @@ from gymnasium.spaces import Box, Discrete
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
 from distributed_maddpg.errors import BadInput
-from tests.envs.counting import CountingEnv
+from tests.support.counting import CountingEnv
 
 
 def counting(num_envs=2, seed=0, cls=CountingEnv, **kwargs):

@@ -108,14 +108,14 @@ def test_an_evaluation_names_its_moment():
 
 def test_an_environment_that_never_ends_is_given_up(monkeypatch):
     monkeypatch.setattr(episodes, "_LONGEST_EPISODE", 50)
-    env = make_vector_env("tests.envs.counting:parallel_env", 1, 0, max_cycles=1000)
+    env = make_vector_env("tests.support.counting:parallel_env", 1, 0, max_cycles=1000)
     with pytest.raises(TrainingError, match="no episode ended within 50 steps"):
         evaluate(env, lambda obs: [np.zeros(1, np.int64)] * 2, 1)
 
 
 def test_one_copy_that_never_ends_is_given_up_though_others_end(monkeypatch):
     monkeypatch.setattr(episodes, "_LONGEST_EPISODE", 50)
-    env = make_vector_env("tests.envs.counting:parallel_env", 2, 0, max_cycles=5)
+    env = make_vector_env("tests.support.counting:parallel_env", 2, 0, max_cycles=5)
     env.envs[1].max_cycles = 10_000
     with pytest.raises(TrainingError, match="no episode ended within 50 steps"):
         evaluate(env, lambda obs: [np.zeros(2, np.int64)] * 2, 4)

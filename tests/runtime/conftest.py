@@ -9,7 +9,7 @@ import pytest
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.preflight import check
-from tests.envs.target import target_config
+from tests.support.target import target_config
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("ray")
-from tests.runtime.processes import session_processes
+from tests.support.processes import session_processes
 
 pytestmark = pytest.mark.ray
 
@@ -85,7 +85,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Together]:
     folder = tmp_path_factory.mktemp("runs")
     endless = [*_TINY, "--pacing.total-env-steps=2000000"]
     failing = (
-        "--algorithm.policy-head=auto --env.id=tests.runtime.failing:parallel_env --env.kwargs fail_at 60"
+        "--algorithm.policy-head=auto --env.id=tests.support.failing:parallel_env --env.kwargs fail_at 60"
     )
     commands = Together(
         *(

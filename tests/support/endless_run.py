@@ -1,4 +1,4 @@
-"""A run over Ray to be killed from outside: `python -m tests.runtime.endless_run`.
+"""A run over Ray to be killed from outside: `python -m tests.support.endless_run`.
 
 Prints the ids of its actors' processes as JSON once all work, and goes on for ever.
 """
@@ -9,8 +9,8 @@ import json
 
 from distributed_maddpg.preflight import check
 from distributed_maddpg.runtime.driver import RayRoot
-from tests.envs.target import target_config
-from tests.runtime.chaos import Watched
+from tests.support.target import target_config
+from tests.support.watched import Watched
 
 
 def main() -> None:

@@ -21,9 +21,9 @@ import numpy as np
 
 from distributed_maddpg.checkpoint.folder import Checkpoint, load_checkpoint
 from distributed_maddpg.types import FloatArray
-from tests.runtime.processes import session_processes
+from tests.support.processes import session_processes
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SEED = int(os.environ.get("KILL_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 """Of the moments; printed, and given in the environment to have the same moments again."""
 SMALL = (
@@ -260,10 +260,6 @@ def deterministic_rows(run_dir: Path) -> list[dict[str, str]]:
         {name: value for name, value in row.items() if not any(part in name for part in _WALL_CLOCK)}
         for row in table(run_dir / "metrics.csv")
     ]
-
-
-def shared_memory() -> set[str]:
-    return set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
 
 
 def repeat(count: int, at_once: int, one: Callable[[int, random.Random], list[str]]) -> Counter[str]:

@@ -1,6 +1,6 @@
 """A parallel environment with a known best policy, which a few seconds of training must find.
 
-By name: `tests.envs.target:parallel_env`.
+By name: `tests.support.target:parallel_env`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def target_config(**changes: Any) -> MADDPGConfig:
     base = MADDPGConfig.from_dict(
         {
             "num_workers": 0,
-            "env": {"id": "tests.envs.target:parallel_env", "kwargs": {}},
+            "env": {"id": "tests.support.target:parallel_env", "kwargs": {}},
             "rollout": {"num_envs": 8, "fragment_steps": 4},
             "algorithm": {
                 "policy_head": "sigmoid",
