@@ -24,8 +24,8 @@ from distributed_maddpg.types import FloatArray
 from tests.support.processes import session_processes
 
 ROOT = Path(__file__).resolve().parents[2]
-SEED = int(os.environ.get("KILL_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
-"""Of the moments; printed, and given in the environment to have the same moments again."""
+SEED = int(os.environ["KILL_SEED"])
+"""Of the moments; printed at the top of the tests, and given in the environment to have the same again."""
 SMALL = (
     "--rollout.num-envs=16 --rollout.fragment-steps=4 --replay.capacity=1500 --learner.batch-size=64 "
     "--learner.device=cpu --pacing.learning-starts=500 --pacing.env-steps-per-update=20 "
