@@ -9,7 +9,7 @@ import pytest
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.preflight import check
-from tests.support.target import target_config
+from tests.support.target import CALM, target_config
 
 
 @pytest.fixture
@@ -31,11 +31,12 @@ def make_root(ray_cluster: None) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def endless() -> Callable[..., MADDPGConfig]:
-    """Return settings of a run that does not end by itself; changes are laid over them."""
+    """Return settings of a run that does not end by itself and is in no hurry; changes are laid over them."""
 
     def settings(**changes: Any) -> MADDPGConfig:
         base = target_config(
             num_workers=1,
+            env=CALM,
             pacing={"total_env_steps": 10**9, "report_interval_env_steps": 64, "learning_starts": 320},
             ray={"timeout_s": 60.0},
         )

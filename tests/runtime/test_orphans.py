@@ -66,11 +66,12 @@ def with_suppressed(action: Callable[[], None]) -> None:
 
 @pytest.fixture
 def runs() -> Iterator[tuple[Run, Run]]:
-    both = Run(), Run()
+    both: list[Run] = []
     try:
-        for run in both:
-            run.wait()
-        yield both
+        for _ in range(2):  # one after the other, for two that start at once keep each other waiting
+            both.append(Run())
+            both[-1].wait()
+        yield both[0], both[1]
     finally:
         for run in both:
             run.close()

@@ -9,14 +9,14 @@ import json
 
 from distributed_maddpg.preflight import check
 from distributed_maddpg.runtime.driver import RayRoot
-from tests.support.target import target_config
+from tests.support.target import CALM, target_config
 from tests.support.watched import Watched
 
 
 def main() -> None:
     """Train for ever."""
     pacing = {"total_env_steps": 10**12, "report_interval_env_steps": 64, "learning_starts": 320}
-    config = target_config(num_workers=1, pacing=pacing)
+    config = target_config(num_workers=1, pacing=pacing, env=CALM)
     root = RayRoot([config], check(config))
     watched = Watched(root)
     watched.until(lambda: root.pacer.updates > 20)

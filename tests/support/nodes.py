@@ -27,7 +27,7 @@ from distributed_maddpg.errors import BadInput, TrainingError
 from distributed_maddpg.preflight import check
 from distributed_maddpg.runtime.driver import RayRoot
 from distributed_maddpg.runtime.tasks import in_parallel
-from tests.support.target import target_config
+from tests.support.target import CALM, target_config
 from tests.support.watched import Watched
 
 _QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 500}
@@ -58,6 +58,7 @@ def _add(cluster: Cluster, cpus: int) -> Any:
 def _config(**changes: Any) -> MADDPGConfig:
     base = target_config(
         num_workers=2,
+        env=CALM,
         replay={"capacity": 200_000},
         pacing={"total_env_steps": 10**9, "report_interval_env_steps": 64, "learning_starts": 320},
         ray={"timeout_s": 60.0, "snapshot_interval_s": 1.0},
