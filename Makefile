@@ -19,8 +19,8 @@ test: $(VENV)/.installed-dev   ## install, then run all tests but the slow ones;
 	$(PYTEST) -m "not slow and alone" || failed=1; \
 	exit $$failed
 
-test-fast: $(VENV)/.installed-dev   ## the tests that start no Ray and take seconds
-	$(PARALLEL) -m "not ray and not slow and not alone"
+test-fast: $(VENV)/.installed-dev   ## the tests that train in their own process, in seconds
+	$(PARALLEL) -m "not ray and not processes and not slow and not alone"
 
 test-slow: $(VENV)/.installed-dev   ## the tests that take minutes: learning, kills at random, nodes, long runs
 	$(PYTEST) -n $(WORKERS) --dist load --maxschedchunk 1 -m slow

@@ -179,7 +179,7 @@ def test_a_damaged_checkpoint_is_exit_code_3(run, capsys, tmp_path):
     assert "is not valid JSON" in refused(["evaluate", str(tmp_path)], capsys, code=3)
 
 
-def test_help_and_version(capsys):
+def test_help_and_version_are_printed_and_no_command_is_refused(capsys):
     assert main(["--help"]) == 0
     assert "distributed-maddpg COMMAND" in capsys.readouterr().out
     assert main(["--version"]) == 0

@@ -66,7 +66,7 @@ def test_training_without_workers_does_not_load_ray():
     assert "ray" not in loaded
 
 
-def test_the_public_names():
+def test_the_package_gives_out_three_names():
     assert distributed_maddpg.__all__ == ["MADDPG", "MADDPGConfig", "__version__"]
     assert distributed_maddpg.MADDPG.__module__ == "distributed_maddpg.trainer"
     assert distributed_maddpg.MADDPGConfig is distributed_maddpg.config.MADDPGConfig

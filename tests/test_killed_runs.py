@@ -11,6 +11,8 @@ import pytest
 from tests.support.killing import GRACE_S, Job, Reference, repeat
 from tests.support.processes import abandoned_memory
 
+pytestmark = pytest.mark.processes
+
 _STEPS = 8000
 
 

@@ -41,7 +41,7 @@ def lock_step(config):
 @pytest.mark.parametrize(
     ("env_steps", "due"), [(0, 0), (99, 0), (100, 1), (109, 1), (110, 2), (125, 3), (200, 11), (1000, 91)]
 )
-def test_updates_due_by_env_steps(env_steps, due):
+def test_updates_are_due_as_env_steps_come_in(env_steps, due):
     counts = pacer()
     collect(counts, env_steps)
     assert counts.updates_due() == due
@@ -77,7 +77,7 @@ def test_the_notebooks_job_is_1961_updates_one_at_a_time():
     assert (counts.env_steps, counts.updates, largest) == (200_000, 1961, 1)
 
 
-def test_the_papers_job():
+def test_the_papers_preset_makes_the_papers_steps_and_updates():
     counts, _ = lock_step(MADDPGConfig.preset("paper"))
     assert counts.env_steps == 1_500_160  # whole fragments of 256
     assert counts.updates == 1 + (1_500_160 - 25_600) // 100
@@ -101,7 +101,7 @@ def test_the_papers_job():
         (900, 100, 91, 1, False),
     ],
 )
-def test_may_collect(env_steps, running, updates, fragment, allowed):
+def test_no_more_is_collected_than_learning_keeps_up_with(env_steps, running, updates, fragment, allowed):
     counts = pacer()
     collect(counts, env_steps)
     counts.collection_started(running)

@@ -111,7 +111,7 @@ def test_a_learner_that_draws_itself_is_given_the_rows(monkeypatch):
     assert final_digest(tiny()) == final_digest(tiny())
 
 
-def test_counts_of_a_whole_run():
+def test_a_whole_run_counts_its_steps_updates_and_episodes():
     root = start(tiny())
     results = run_all(root)
     assert [result["num_env_steps_sampled_lifetime"] for result in results] == [80, 160, 240]

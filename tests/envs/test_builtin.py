@@ -38,5 +38,5 @@ def test_environments_of_known_packages_are_builtin(env_id):
         "simple_adversary:x",
     ],
 )
-def test_everything_else_is_not(env_id):
+def test_every_other_environment_is_not_built_in(env_id):
     assert not is_builtin(env_id)

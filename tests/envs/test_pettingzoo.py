@@ -36,7 +36,7 @@ def flat(result):
     return np.concatenate([np.ravel(part) for part in (*result.obs, *result[1:4], *result.final_obs)])
 
 
-def test_sizes_and_protocol():
+def test_the_adapter_is_a_vector_environment_with_the_environments_own_sizes():
     env = counting(num_agents=3)
     assert isinstance(env, VectorEnv)
     assert env.agents == ("counter_0", "counter_1", "counter_2")

@@ -20,7 +20,7 @@ DISTANCES = np.array(
 )
 
 
-def test_success_rates_by_hand():
+def test_success_rates_are_those_counted_by_hand():
     assert success_rates(DISTANCES, 0.4) == {"agents": 75.0, "adversary": 50.0, "coverage": 50.0}
     assert success_rates(DISTANCES, 0.2) == {"agents": 25.0, "adversary": 25.0, "coverage": 0.0}
     assert success_rates(DISTANCES, 2.0) == {"agents": 100.0, "adversary": 100.0, "coverage": 100.0}
