@@ -109,7 +109,7 @@ def test_nothing_overtakes_what_waits_for_quiet() -> None:
     assert plan.next_kind(lambda _: True, blocks=lambda _: True) is KINDS["SIGTERM"]
 
 
-def test_who_may_join_whom() -> None:
+def test_a_fault_joins_others_of_other_roles_unless_it_ends_the_job() -> None:
     worker, learner = KINDS["kill worker"], KINDS["kill learner"]
     assert may_overlap(worker, [], overlap=False)
     assert not may_overlap(worker, [_fault("kill learner")], overlap=False)
@@ -423,7 +423,7 @@ def test_what_a_restart_repeats_is_measured_from_its_checkpoint(
 # The result
 
 
-def test_figures_by_kind() -> None:
+def test_figures_are_those_of_each_kinds_own_faults() -> None:
     faults = [
         _fault("kill learner", recovered_after_s=2.0, updates_lost=30),
         _fault("kill learner", recovered_after_s=5.0, updates_lost=900, alone=False),
@@ -455,7 +455,7 @@ def test_scores_within_their_own_spread_are_within_noise() -> None:
     assert success["within"] and returns["within"]
 
 
-def test_scores_apart_are_not() -> None:
+def test_scores_far_apart_are_not_within_noise() -> None:
     [success, _] = compare(_evaluations([90, 94] * 4), _evaluations([60, 64] * 4), return_std=2.0)
     assert not success["within"]
 

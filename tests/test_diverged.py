@@ -19,13 +19,7 @@ SPEC = EnvSpec(("red_0", "blue_0"), (3, 2), (2, 3), ("continuous", "discrete"))
 ALGORITHM = AlgorithmConfig(policy_hidden_sizes=(6,), critic_hidden_sizes=(6,), policy_head="auto")
 STATES = ("critic", "policy", "target_critic", "target_policy")
 MOMENTS = [f"{kind}_optimiser.{name}" for kind in ("policy", "critic") for name in ("exp_avg", "exp_avg_sq")]
-devices = pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
-    ],
-)
+devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 
 
 def learner(*seeds, device="cpu", **changes):

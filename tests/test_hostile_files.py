@@ -380,7 +380,7 @@ def captured_states() -> list[Checkpoint]:
         "replay": {"capacity": 100},
         "pacing": {"total_env_steps": 80, "learning_starts": 21, "env_steps_per_update": 10},
     }
-    target = {"id": "tests.envs.target:parallel_env", "kwargs": {}}
+    target = {"id": "tests.support.target:parallel_env", "kwargs": {}}
     head = {"algorithm": {"policy_head": "sigmoid"}, "exploration": {"kind": "ou"}}
     ours = MADDPGConfig.from_dict(small)
     made = []

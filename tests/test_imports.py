@@ -55,7 +55,7 @@ def test_algorithm_and_learner_do_not_load_ray_or_environments():
 
 def test_training_without_workers_does_not_load_ray():
     loaded = loaded_after(
-        "from tests.envs.target import target_config\n"
+        "from tests.support.target import target_config\n"
         "from distributed_maddpg import MADDPG\n"
         "pacing = {'total_env_steps': 400, 'report_interval_env_steps': 400}\n"
         "with MADDPG(target_config(pacing=pacing)) as algo:\n"

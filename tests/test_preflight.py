@@ -4,9 +4,9 @@ from distributed_maddpg import preflight
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.preflight import check, check_env_steps
-from tests.envs.counting import CountingEnv
-from tests.envs.faulty import FaultyEnv
-from tests.runtime.failing import FailingEnv
+from tests.support.counting import CountingEnv
+from tests.support.failing import FailingEnv
+from tests.support.faulty import FaultyEnv
 
 
 def config(**values):

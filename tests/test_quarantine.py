@@ -18,7 +18,7 @@ from distributed_maddpg.trainer import train_together
 from distributed_maddpg.types import EpisodeReport, RolloutReport, TransitionLayout, Weights, policy_layout
 from tests.support.serial_runs import learner_digest, run_all, start, tiny
 
-FAULTY = "tests.envs.faulty:parallel_env"
+FAULTY = "tests.support.faulty:parallel_env"
 HIDDEN = (4,)
 
 

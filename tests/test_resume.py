@@ -16,7 +16,7 @@ from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
 from distributed_maddpg.metrics import digest, flatten
 from distributed_maddpg.trainer import train_together
 from distributed_maddpg.types import RunState
-from tests.envs.target import target_config
+from tests.support.target import target_config
 
 SMALL = {
     "num_workers": 0,

@@ -6,8 +6,8 @@ import pytest
 from distributed_maddpg.envs import env_spec
 from distributed_maddpg.learner import Learner, make_learner
 from distributed_maddpg.rollout import make_rollout_worker
-from tests.envs.target import IDLE_RETURN, target_config
 from tests.support.serial_runs import learner_digest, run_all, start, tiny
+from tests.support.target import IDLE_RETURN, target_config
 
 
 def final_digest(config):
@@ -115,7 +115,7 @@ def test_a_restored_run_has_the_saved_weights_and_counts():
 
 
 def test_stored_transitions_of_a_counting_environment_are_correct():
-    runner = start(tiny("tests.envs.counting:parallel_env", kwargs={"max_cycles": 6}))
+    runner = start(tiny("tests.support.counting:parallel_env", kwargs={"max_cycles": 6}))
     results = run_all(runner)
     assert results[-1]["env_runners"]["agent_episode_returns_mean"] == {"counter_0": 21, "counter_1": 21}
     rows = runner._runs[0].replay.ring.read_since(0)[0]

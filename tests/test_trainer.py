@@ -10,8 +10,8 @@ from distributed_maddpg.checkpoint.folder import load_checkpoint, save_checkpoin
 from distributed_maddpg.config import AlgorithmConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
 from distributed_maddpg.metrics import flatten
-from tests.envs.counting import CountingEnv
-from tests.envs.target import TargetEnv
+from tests.support.counting import CountingEnv
+from tests.support.target import TargetEnv
 
 
 def config(**changes):
@@ -268,7 +268,7 @@ def test_a_class_of_a_script_trains_as_the_same_environment_by_name():
     class Mine(TargetEnv):
         pass
 
-    with MADDPG(target_config(env={"id": "tests.envs.target:parallel_env"})) as by_name:
+    with MADDPG(target_config(env={"id": "tests.support.target:parallel_env"})) as by_name:
         expected = train_all(by_name).weights_digest()
     with MADDPG(target_config(), env=Mine) as algo:  # whose N and max_cycles are those of another one
         assert train_all(algo).weights_digest() == expected

@@ -68,7 +68,9 @@ def test_a_kind_that_fails_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_all_from_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
+def test_the_command_measures_every_kind_and_writes_its_files(
+    capsys: pytest.CaptureFixture[str], tmp_path: Any
+) -> None:
     options = ["--preset", "notebook", "--workers", "1", "--seconds", "0.1", "--repeats", "2"]
     arguments = ["benchmark", "all", "--json", *options, "--env-steps", "8000", "--out", str(tmp_path)]
     assert main(arguments) == 0

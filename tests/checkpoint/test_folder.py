@@ -25,7 +25,7 @@ from distributed_maddpg.errors import BadInput, CheckpointError
 from distributed_maddpg.learner import Learner
 from distributed_maddpg.metrics import digest
 from distributed_maddpg.types import EnvSpec, StoredTransitions
-from tests.envs.target import target_config
+from tests.support.target import target_config
 
 SPEC = EnvSpec(("red_0", "blue_0"), (3, 2), (2, 3), ("continuous", "discrete"))
 STATE = {

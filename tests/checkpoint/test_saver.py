@@ -62,7 +62,7 @@ def test_the_newest_stay_and_each_is_said_in_a_line(saver, lines, tmp_path):
     assert np.array_equal(np.concatenate(list(load_checkpoint(tmp_path / "step_100").replay.chunks)), ROWS)
 
 
-def test_zero_keeps_all(tmp_path):
+def test_to_keep_zero_checkpoints_keeps_all_of_them(tmp_path):
     saver = CheckpointSaver(0, print)
     for steps in (5, 30, 100):
         write(saver, tmp_path, steps)

@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import psutil
 import pytest
 
 pytest.importorskip("ray")
+from tests.support.processes import gone
 
 pytestmark = pytest.mark.ray
 
@@ -94,11 +96,12 @@ class Head:
         """Stop the head and its descendants, but no other cluster; require that all have exited."""
         tree = self.processes()
         self.process.send_signal(signal.SIGTERM)
-        _, alive = psutil.wait_procs(tree, timeout=15)
-        for process in alive:
-            process.kill()
+        ended = gone([process.pid for process in tree], within_s=15)
+        for process in tree:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait(timeout=10)
-        assert not alive
+        assert ended
 
     def processes(self) -> list[psutil.Process]:
         """Return the head and its descendants."""
@@ -133,8 +136,8 @@ def head() -> Iterator[Head]:
         _wait_for_dashboard(started)
         yield started
     finally:
+        log.close()  # the head has it open itself
         started.stop()
-        log.close()
         shutil.rmtree(home, ignore_errors=True)
 
 

@@ -108,14 +108,14 @@ def test_an_evaluation_has_the_counts_of_steps_and_updates():
 
 def test_episodes_that_never_end_raise(monkeypatch):
     monkeypatch.setattr(episodes, "_MAX_EPISODE_STEPS", 50)
-    env = make_vector_env("tests.envs.counting:parallel_env", 1, 0, max_cycles=1000)
+    env = make_vector_env("tests.support.counting:parallel_env", 1, 0, max_cycles=1000)
     with pytest.raises(TrainingError, match="no episode ended within 50 steps"):
         evaluate(env, lambda obs: [np.zeros(1, np.int64)] * 2, 1)
 
 
 def test_one_copy_whose_episode_never_ends_raises_although_others_end(monkeypatch):
     monkeypatch.setattr(episodes, "_MAX_EPISODE_STEPS", 50)
-    env = make_vector_env("tests.envs.counting:parallel_env", 2, 0, max_cycles=5)
+    env = make_vector_env("tests.support.counting:parallel_env", 2, 0, max_cycles=5)
     env.envs[1].max_cycles = 10_000
     with pytest.raises(TrainingError, match="no episode ended within 50 steps"):
         evaluate(env, lambda obs: [np.zeros(2, np.int64)] * 2, 4)

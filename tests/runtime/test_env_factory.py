@@ -9,7 +9,7 @@ import pytest
 
 from distributed_maddpg import MADDPG
 from distributed_maddpg.errors import BadInput
-from tests.envs.target import TargetEnv, target_config
+from tests.support.target import TargetEnv, target_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

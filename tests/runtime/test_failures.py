@@ -20,14 +20,14 @@ from distributed_maddpg.errors import BadInput, TrainingError
 from distributed_maddpg.run.progress import Progress
 from distributed_maddpg.run.training import train_run
 from distributed_maddpg.types import FaultEvent
-from tests.envs.target import target_config
+from tests.support.target import target_config
 
 ray = pytest.importorskip("ray")
-from tests.runtime.processes import go_on, gone, pid  # noqa: E402
+from tests.support.processes import go_on, gone, pid  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
-_FAILING = "tests.runtime.failing:parallel_env"
+_FAILING = "tests.support.failing:parallel_env"
 
 
 def _failing(timeout_s: float = 60.0, **kwargs: Any) -> MADDPGConfig:

@@ -12,7 +12,7 @@ from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.runtime import recovery
 from distributed_maddpg.runtime.health import MAX_CONSECUTIVE_FAILURES, FaultLog, Health
 from distributed_maddpg.types import FaultEvent
-from tests.envs.target import target_config
+from tests.support.target import target_config
 
 
 class Clock:

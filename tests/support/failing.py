@@ -1,4 +1,4 @@
-"""A parallel environment that goes wrong on purpose; by name `tests.runtime.failing:parallel_env`."""
+"""A parallel environment that goes wrong on purpose; by name `tests.support.failing:parallel_env`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.envs.counting import CountingEnv
+from tests.support.counting import CountingEnv
 
 
 class FailingEnv(CountingEnv):
