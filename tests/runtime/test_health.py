@@ -9,7 +9,7 @@ import pytest
 
 from distributed_maddpg.errors import StageError, TrainingError
 from distributed_maddpg.pacing import Pacer
-from distributed_maddpg.runtime import recovery
+from distributed_maddpg.runtime import health as module
 from distributed_maddpg.runtime.health import MAX_CONSECUTIVE_FAILURES, FaultLog, Health
 from distributed_maddpg.types import FaultEvent
 from tests.support.target import target_config
@@ -31,7 +31,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(recovery, "time", clock)
+    monkeypatch.setattr(module, "time", clock)
     return clock
 
 
