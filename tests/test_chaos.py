@@ -94,7 +94,7 @@ def test_an_unknown_kind_is_named_with_its_nearest() -> None:
     assert [kind.name for kind in parse_kinds("SIGTERM, kill worker")] == ["SIGTERM", "kill worker"]
 
 
-def test_what_cannot_happen_yet_keeps_its_turn() -> None:
+def test_an_impossible_kind_keeps_its_place() -> None:
     kinds = parse_kinds("kill worker,kill learner,freeze worker")
     plan = Plan(kinds, np.random.default_rng(0))
     first = plan.next_kind(lambda kind: kind.name != "kill learner", blocks=lambda _: False)
@@ -103,7 +103,7 @@ def test_what_cannot_happen_yet_keeps_its_turn() -> None:
     assert {kind.name for kind in (first, *rest) if kind} == {kind.name for kind in kinds}
 
 
-def test_nothing_overtakes_what_waits_for_quiet() -> None:
+def test_nothing_overtakes_a_kind_that_blocks() -> None:
     plan = Plan(parse_kinds("SIGTERM"), np.random.default_rng(0))
     assert plan.next_kind(lambda kind: not kind.ends_job, blocks=lambda kind: kind.ends_job) is None
     assert plan.next_kind(lambda _: True, blocks=lambda _: True) is KINDS["SIGTERM"]
@@ -120,7 +120,7 @@ def test_a_fault_joins_others_of_other_roles_unless_it_ends_the_job() -> None:
     assert not may_overlap(worker, [_fault("kill everything")], overlap=True)
 
 
-def test_losses_beside_a_fault_that_loses_nothing_are_ones_own() -> None:
+def test_a_fault_that_loses_nothing_leaves_the_losses_of_others_alone() -> None:
     evaluator, learner, worker = _fault("kill evaluator"), _fault("kill learner"), _fault("kill worker")
     mark_overlapping(evaluator, learner)
     assert learner.alone and not evaluator.alone
@@ -144,7 +144,7 @@ def test_roles_are_told_by_titles(title: str, role: str | None) -> None:
     assert role_of(title) == role
 
 
-def test_processes_of_a_session_are_found_and_struck() -> None:
+def test_processes_of_a_session_are_found_frozen_and_killed() -> None:
     child = subprocess.Popen(["sleep", "60"], start_new_session=True)
     try:
         [found] = session_processes(child.pid)
@@ -314,7 +314,7 @@ def test_a_taken_folder_is_refused(tmp_path: Path) -> None:
 
 
 class _FakeJob(Job):
-    """A job that collects 1 000 env steps at each look, and mends what is struck unless told not to."""
+    """A job that collects 1 000 env steps per poll, and recovers from faults if `mends`."""
 
     def __init__(self, run_dir: Path, env_steps: int, mends: bool) -> None:
         super().__init__(run_dir, [])

@@ -109,7 +109,7 @@ def test_results_are_files_and_tables(entries, tmp_path):
     assert cross_play_tables(result)[3].rows[1][0] == "wide"
 
 
-def test_what_cannot_meet_is_refused(tmp_path):
+def test_checkpoints_that_cannot_play_each_other_are_refused(tmp_path):
     two, three = (
         saved(tmp_path / f"n{n}", env={"kwargs": {"N": n, "continuous_actions": True}}) for n in (2, 3)
     )
