@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -290,6 +291,25 @@ def test_resume_continues_counts_and_curves(capsys, tmp_path):
     assert column(run_dir / "metrics.csv", "num_env_steps_sampled_lifetime") == [100, 200, 300, 400]
     assert column(run_dir / "returns.csv", "env_steps") == [100, 200, 300, 400]
     assert (run_dir / "checkpoints" / "step_400").is_dir()
+
+
+def summary_table(page):
+    """Return the rows of the summary at the top of a report."""
+    [table] = re.findall(r"<table>(.*?)</table>", page.read_text())
+    return dict(re.findall(r"<tr><th>(.*?)</th><td>(.*?)</td></tr>", table))
+
+
+def test_the_report_that_train_leaves_shows_the_summary(run):
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary_table(run / "report.html") == {
+        "environment steps": f"200 ({summary['env_steps_per_s']:,.0f}/s)",
+        "updates of all agents": f"17 ({summary['updates_per_s']:,.1f}/s)",
+        "weights digest": summary["weights_digest"][:16],
+        **{
+            f"greedy success, {name}": f"{rate:.1f} %"
+            for name, rate in summary["evaluation"]["success"].items()
+        },
+    }
 
 
 def test_report_writes_the_page_anew(run, capsys):

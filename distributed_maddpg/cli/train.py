@@ -111,7 +111,7 @@ def _train_from(start: _Start, arguments: list[str]) -> None:
     progress.summary(summary)
     if command.json:
         print_json(summary)
-    problems = [run["problem"] for run in summary.get("runs", [summary]) if "problem" in run]
+    problems = [run["problem"] for run in [summary, *summary.get("runs", [])] if "problem" in run]
     if problems:
         raise TrainingError(problems[0])
 

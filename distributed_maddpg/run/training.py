@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -125,9 +125,9 @@ def train_seeds(
         "runs": runs,
     }
     if all("evaluation" in run and "problem" not in run for run in runs):
-        with suppress(OSError):  # the runs have pages of their own
-            summary["files"]["report"] = str(write_report(run_dir))
-    write_aside(run_dir / _SUMMARY, _json(summary))
+        if _try_write(summary, lambda: write_report(run_dir), progress):
+            summary["files"]["report"] = str(run_dir / "report.html")
+    _try_write(summary, lambda: _write_summary(run_dir, summary), progress)
     return summary
 
 
@@ -273,22 +273,35 @@ def _finish(
     summary["files"] = {"run_dir": str(folder.path), **saved, **folder.to_open()}
     if problem := saver.problem or folder.pop_problem():
         summary["problem"] = problem
-    try:
-        if not algo.stop_requested:
-            _animate(algo, folder.path / "episodes.gif")
-        if "report" in summary["files"]:
-            write_report(folder.path)
-        write_aside(folder.path / _SUMMARY, _json(summary))
-    except OSError as error:
-        line = f"{folder.path}: cannot be written to ({error.strerror or error})"
-        progress.note(line)
-        summary.setdefault("problem", line)
-        summary["files"].pop("report", None)
+    path = folder.path
+    # The report shows the summary, and the summary names the report: it is written before and, if something
+    # fails, once more.
+    _try_write(summary, lambda: _write_summary(path, summary), progress)
+    if not algo.stop_requested:
+        _try_write(summary, lambda: _animate(algo, path / "episodes.gif"), progress)
+    if "report" in summary["files"] and not _try_write(summary, lambda: write_report(path), progress):
+        del summary["files"]["report"]
+    if "problem" in summary:
+        with suppress(OSError):
+            _write_summary(path, summary)
     return summary
 
 
-def _json(summary: dict[str, Any]) -> str:
-    return json.dumps(summary, indent=2) + "\n"
+def _try_write(summary: dict[str, Any], write: Callable[[], object], progress: Progress) -> bool:
+    """Write a file of a run; return whether that worked, and say in the summary why not."""
+    try:
+        write()
+    except (BadInput, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        line = f"{summary['files']['run_dir']}: cannot be written to ({reason})"
+        progress.note(line)
+        summary.setdefault("problem", line)
+        return False
+    return True
+
+
+def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    write_aside(folder / _SUMMARY, json.dumps(summary, indent=2) + "\n")
 
 
 def _animate(algo: MADDPG, path: Path) -> None:

@@ -19,6 +19,7 @@ from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnava
 from distributed_maddpg.learner import Learner
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.run import resume as resume_module
+from distributed_maddpg.run import training
 from distributed_maddpg.run.folder import (
     Memory,
     RunFolder,
@@ -371,6 +372,45 @@ def test_tables_that_cannot_be_written_for_a_while_lose_no_row(tmp_path, monkeyp
     assert "problem" not in summary
     assert rows_of(tmp_path / "metrics.csv") == [str(32 * n) for n in range(1, 11)]
     assert len(progress.lines("cannot be written to (No space left on device)")) == 3
+
+
+@pytest.mark.parametrize("failing", ["write_report", "_animate", "write_aside"])
+def test_a_file_that_cannot_be_written_at_the_end_is_a_problem_in_the_summary(tmp_path, monkeypatch, failing):
+    real, calls = getattr(training, failing), []
+
+    def fail_once(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        return real(*arguments)
+
+    monkeypatch.setattr(training, failing, fail_once)
+    progress = Waiting(monkeypatch)
+    summary = train_run(short(), tmp_path, progress)
+    problem = f"{tmp_path}: cannot be written to (No space left on device)"
+    assert (summary["finished"], summary["problem"]) == (True, problem)
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert progress.lines("cannot be written to") == [problem]
+    assert (
+        ("report" in summary["files"]) == (failing != "write_report") == (tmp_path / "report.html").exists()
+    )
+
+
+def test_a_report_of_several_seeds_that_cannot_be_written_is_a_problem_in_their_summary(
+    tmp_path, monkeypatch
+):
+    write = training.write_report
+
+    def failing(folder):
+        if folder == tmp_path:
+            raise OSError(28, "No space left on device")
+        return write(folder)
+
+    monkeypatch.setattr(training, "write_report", failing)
+    summary = train_seeds(short(), 2, tmp_path, Progress(io.StringIO()))
+    assert summary["problem"] == f"{tmp_path}: cannot be written to (No space left on device)"
+    assert not any("problem" in run for run in summary["runs"])
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path):
