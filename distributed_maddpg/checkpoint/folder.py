@@ -7,6 +7,7 @@ and nothing that a file says is believed before it is checked. A folder may also
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -155,7 +156,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
         "agents": list(checkpoint.agents),
         "counters": {"env_steps": checkpoint.env_steps, "updates": checkpoint.updates},
         "replay": None if replay is None else {"inserted": replay.inserted, "num_rows": replay.num_rows},
-        "files": {name: entry._asdict() for name, entry in files.items()},
+        "files": {name: dataclasses.asdict(entry) for name, entry in files.items()},
         "packages": package_versions(),
     }
     text = json.dumps(manifest, indent=2) + "\n"
@@ -263,13 +264,13 @@ def _read(folder: int, shown: str) -> Checkpoint:
             tables[name] = read_bytes(descriptor, MAX_BYTES[name]).decode("utf-8")
     replay = None
     if manifest.replay is not None:
-        inserted, num_rows = manifest.replay
+        stored = manifest.replay
         with _opened(folder, shown, REPLAY) as descriptor:
             _verify(descriptor, manifest, REPLAY)
-            rows = read_rows(descriptor, num_rows, f"{shown}/{REPLAY}")
-            replay = StoredRows(inserted, num_rows, rows)
-    counters = manifest.env_steps, manifest.updates
-    return Checkpoint(manifest.config, manifest.agents, *counters, state, replay, tables, shown)
+            rows = read_rows(descriptor, stored.num_rows, f"{shown}/{REPLAY}")
+            replay = StoredRows(stored.inserted, stored.num_rows, rows)
+    counters = manifest.counters.env_steps, manifest.counters.updates
+    return Checkpoint(manifest.settings, manifest.agents, *counters, state, replay, tables, shown)
 
 
 def _unread(line: str, error: OSError) -> CheckpointError:

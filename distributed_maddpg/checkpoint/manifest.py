@@ -2,73 +2,116 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any
 
 from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.config.sections import Section
 from distributed_maddpg.errors import CheckpointUnavailable, one_line
 from distributed_maddpg.files import parse_json
 
 FORMAT_VERSION = 3
-
-
 MANIFEST, STATE, REPLAY = "manifest.json", "state.safetensors", "replay.safetensors"
-
-
 TABLES = ("metrics.csv", "returns.csv")
-
-
 FILES = (STATE, REPLAY, *TABLES)
-
-
 ALL_FILES = {MANIFEST, *FILES}
-
-
+MAX_MANIFEST_BYTES = 2**18
+MAX_BYTES = {STATE: 4 * 2**30, REPLAY: 2**63, **dict.fromkeys(TABLES, 256 * 2**20)}
+"""The replay buffer may be as large as it is: its rows never lie in memory together."""
 _PACKAGES = ("distributed-maddpg", "torch", "ray", "numpy", "mpe2", "pettingzoo")
 
 
-_SECTIONS = {"format_version", "config", "agents", "counters", "replay", "files", "packages"}
+def _require_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if not 0 <= value < 2**63:
+            raise ValueError(f"{name} must be a count, not {value}")
 
 
-MAX_MANIFEST_BYTES = 2**18
-
-
-MAX_BYTES = {STATE: 4 * 2**30, REPLAY: 2**63, **dict.fromkeys(TABLES, 256 * 2**20)}
-"""The replay buffer may be as large as it is: its rows never lie in memory together."""
-
-
-class FileEntry(NamedTuple):
+@dataclass(frozen=True)
+class FileEntry(Section):
     """What the manifest says of another file."""
 
     sha256: str
     size_bytes: int
 
+    def __post_init__(self) -> None:
+        """Check the size."""
+        _require_counts(size_bytes=self.size_bytes)
+
 
 @dataclass(frozen=True)
-class Manifest:
-    """A manifest whose every part has been checked."""
+class Counters(Section):
+    """Environment steps and updates of the run so far."""
 
-    config: MADDPGConfig
-    agents: tuple[str, ...]
     env_steps: int
     updates: int
-    replay: tuple[int, int] | None
-    """(inserted, num_rows)."""
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        _require_counts(env_steps=self.env_steps, updates=self.updates)
+
+
+@dataclass(frozen=True)
+class ReplayCounts(Section):
+    """Transitions that the replay buffer held, and how many had ever been inserted."""
+
+    inserted: int
+    num_rows: int
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        _require_counts(inserted=self.inserted, num_rows=self.num_rows)
+        if self.num_rows > self.inserted:
+            raise ValueError(f"{self.num_rows} rows of only {self.inserted} ever inserted")
+
+
+@dataclass(frozen=True)
+class Manifest(Section):
+    """The content of `manifest.json`."""
+
+    format_version: int
+    config: dict[str, Any]
+    agents: tuple[str, ...]
+    counters: Counters
+    replay: ReplayCounts | None
     files: dict[str, FileEntry]
+    packages: dict[str, str]
+
+    def __post_init__(self) -> None:
+        """Check the names of the files: only those of this package are ever opened."""
+        needed = {STATE, REPLAY} if self.replay else {STATE}
+        if not needed <= self.files.keys() <= needed | set(TABLES):
+            needs = ", ".join(sorted(needed))
+            raise ValueError(f"files must be {needs} and tables, not {_short(sorted(self.files))}")
+
+    @functools.cached_property
+    def settings(self) -> MADDPGConfig:
+        """The run's settings.
+
+        Raises:
+            BadInput: for an unknown setting or one out of range.
+            ValueError: if a section is missing, which would get its defaults silently.
+        """
+        settings = MADDPGConfig.from_dict(self.config)
+        if missing := settings.to_dict().keys() - self.config.keys():
+            raise ValueError(f"the configuration lacks {', '.join(sorted(missing))}")
+        return settings
 
 
 def parse_manifest(data: bytes) -> Manifest:
     """Parse a manifest and check every part.
 
     Raises:
-        ValueError: saying what is wrong.
+        ValueError: naming the part that is wrong.
+        CheckpointUnavailable: if its format is of another version.
     """
     if len(data) > MAX_MANIFEST_BYTES:
         raise ValueError(f"larger than {MAX_MANIFEST_BYTES} bytes")
     try:
-        values = parse_json(data)
+        values = parse_json(data)  # pydantic would take a key twice, and NaN
     except ValueError as error:
         raise ValueError(f"is not valid JSON ({error})") from None
     if not isinstance(values, dict):
@@ -76,80 +119,39 @@ def parse_manifest(data: bytes) -> Manifest:
     version = values.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
         raise CheckpointUnavailable(f"format version {_short(version)}, this package reads {FORMAT_VERSION}")
-    _require_keys("the manifest", values, _SECTIONS)
-    counters = _require_keys("counters", values["counters"], {"env_steps", "updates"})
-    _require_texts("packages", list(_require_table("packages", values["packages"]).values()))
-    replay = _checked_replay(values["replay"])
-    return Manifest(
-        config=_complete(_require_table("config", values["config"])),
-        agents=tuple(_require_texts("agents", values["agents"])),
-        env_steps=_count(counters["env_steps"]),
-        updates=_count(counters["updates"]),
-        replay=replay,
-        files=_checked_files(_require_table("files", values["files"]), replay is not None),
-    )
+
+    from pydantic import ValidationError  # noqa: PLC0415 (as in _parser)
+
+    try:
+        manifest: Manifest = _parser().validate_json(data, strict=True)
+    except ValidationError as error:
+        raise ValueError(_first_problem(error)) from None
+    _ = manifest.settings  # checked now, not at the first use
+    return manifest
 
 
-def _checked_replay(values: Any) -> tuple[int, int] | None:
-    if values is None:
-        return None
-    _require_keys("replay", values, {"inserted", "num_rows"})
-    inserted, num_rows = _count(values["inserted"]), _count(values["num_rows"])
-    if num_rows > inserted:
-        raise ValueError(f"replay has {num_rows} rows of only {inserted} ever inserted")
-    return inserted, num_rows
+@functools.cache
+def _parser() -> Any:
+    # Imported here: whatever saves checkpoints loads this module, and pydantic takes 0.1 s.
+    from pydantic import TypeAdapter  # noqa: PLC0415
+
+    return TypeAdapter(Manifest)
 
 
-def _checked_files(values: dict[str, Any], with_replay: bool) -> dict[str, FileEntry]:
-    """Return the entries of all files; only names of our own are ever opened."""
-    needed = {STATE, REPLAY} if with_replay else {STATE}
-    if not needed <= values.keys() <= needed | set(TABLES):
-        raise ValueError(
-            f"files must be {', '.join(sorted(needed))} and tables, not {_short(sorted(values))}"
-        )
-    files = {}
-    for name, entry in values.items():
-        _require_keys(name, entry, {"sha256", "size_bytes"})
-        [sha256] = _require_texts(name, [entry["sha256"]])
-        files[name] = FileEntry(sha256, _count(entry["size_bytes"]))
-    return files
-
-
-def _require_table(name: str, values: Any) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        raise ValueError(f"{name} must be a table, not {_short(values)}")
-    return values
-
-
-def _require_keys(name: str, values: Any, keys: set[str]) -> dict[str, Any]:
-    if _require_table(name, values).keys() != keys:
-        raise ValueError(f"{name} must have {', '.join(sorted(keys))}, not {_short(sorted(values))}")
-    return _require_table(name, values)
-
-
-def _require_texts(name: str, values: Any) -> list[str]:
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{name} must be texts, not {_short(values)}")
-    return values
+def _first_problem(validation_error: Any) -> str:
+    """Return pydantic's first error as one line: the part, what is wrong, its value."""
+    problem = validation_error.errors(include_url=False)[0]
+    kind, place = problem["type"], one_line(".".join(map(str, problem["loc"])), 200)
+    if kind == "json_invalid":  # such as half a surrogate pair, which Python's parser takes
+        return f"is not valid JSON ({problem['ctx']['error']})"
+    if kind == "value_error":  # raised by a class above
+        return ": ".join(filter(None, [place, str(problem["ctx"]["error"])]))
+    value = "" if kind == "missing" else f", not {_short(problem['input'])}"
+    return f"{place}: {problem['msg'].lower()}{value}"
 
 
 def _short(value: Any) -> str:
     return one_line(repr(value), 200)
-
-
-def _complete(values: dict[str, Any]) -> MADDPGConfig:
-    """Return a stored configuration; a section it lacks would silently get its default."""
-    config = MADDPGConfig.from_dict(values)
-    missing = set(config.to_dict()) - set(values)
-    if missing:
-        raise ValueError(f"the configuration lacks {', '.join(sorted(missing))}")
-    return config
-
-
-def _count(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise ValueError(f"{_short(value)} is no count")
-    return value
 
 
 def package_versions() -> dict[str, str]:
