@@ -45,7 +45,7 @@ from distributed_maddpg.checkpoint.tensors import MAX_HEADER_BYTES, read_header,
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable
 from distributed_maddpg.files import open_regular, read_bytes, replace_folder, sync
-from distributed_maddpg.types import Arrays, StoredRows
+from distributed_maddpg.types import Arrays, StoredRows, checked_array
 
 _PIECE_BYTES = 2**20
 _MAX_RETRIES = 20
@@ -80,6 +80,17 @@ class Checkpoint:
     """The run's text files at this moment: "metrics.csv", "returns.csv"."""
     path: str = "the checkpoint"
     """Where it was read from."""
+    resume_problem: str = ""
+    """Why training cannot be resumed from it, in words; then `state` holds "learner/policy" alone."""
+
+    def check_resumable(self) -> None:
+        """Refuse to resume training from a checkpoint of an earlier format version.
+
+        Raises:
+            CheckpointUnavailable: naming the version of the package that can.
+        """
+        if self.resume_problem:
+            raise CheckpointUnavailable(f"{self.path}: {self.resume_problem}")
 
 
 def save_checkpoint(folder: str | Path, checkpoint: Checkpoint) -> str | Path:
@@ -133,6 +144,7 @@ def _save_remote(url: str, checkpoint: Checkpoint) -> str:
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
     """Write all files of a checkpoint into an empty folder."""
+    checkpoint.check_resumable()
     files: dict[str, FileEntry] = {}
     # safetensors stores an array's memory as it lies; without this a transposed one comes back wrong.
     arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.state.items()}
@@ -189,8 +201,10 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     Args:
         folder: a local path, or the URL of a folder.
 
+    Of an earlier format version only the policies are read; `check_resumable` then says what to do.
+
     Raises:
-        CheckpointError: if anything is missing, altered, or of another format; one line that names it.
+        CheckpointError: if anything is missing, altered, or of an unknown format; one line that names it.
         BadInput: if nothing here can open the URL.
     """
     if is_url(folder):
@@ -252,11 +266,14 @@ def _read(folder: int, shown: str) -> Checkpoint:
     """Read the checkpoint in an open folder, which messages call `shown`."""
     with _opened(folder, shown, MANIFEST) as descriptor:
         manifest = parse_manifest(read_bytes(descriptor, MAX_MANIFEST_BYTES))
+    run = manifest.settings, manifest.agents, manifest.counters.env_steps, manifest.counters.updates
+    if older := manifest.older:
+        with _opened(folder, shown, older.state_file) as descriptor:
+            stored = _read_state(descriptor, manifest, older.state_file)
+            state = {"learner/policy": checked_array(stored, older.policy, (None, None), np.float32)}
+        return Checkpoint(*run, state, path=shown, resume_problem=manifest.resume_problem)
     with _opened(folder, shown, STATE) as descriptor:
-        _verify(descriptor, manifest, STATE)
-        read_header(descriptor)
-        views = safetensors.load(read_bytes(descriptor, MAX_BYTES[STATE]))
-        state = {key: array.copy() for key, array in views.items()}  # the views cannot be written to
+        state = _read_state(descriptor, manifest, STATE)
     tables = {}
     for name in [table for table in TABLES if table in manifest.files]:
         with _opened(folder, shown, name) as descriptor:
@@ -264,13 +281,20 @@ def _read(folder: int, shown: str) -> Checkpoint:
             tables[name] = read_bytes(descriptor, MAX_BYTES[name]).decode("utf-8")
     replay = None
     if manifest.replay is not None:
-        stored = manifest.replay
+        counts = manifest.replay
         with _opened(folder, shown, REPLAY) as descriptor:
             _verify(descriptor, manifest, REPLAY)
-            rows = read_rows(descriptor, stored.num_rows, f"{shown}/{REPLAY}")
-            replay = StoredRows(stored.inserted, stored.num_rows, rows)
-    counters = manifest.counters.env_steps, manifest.counters.updates
-    return Checkpoint(manifest.settings, manifest.agents, *counters, state, replay, tables, shown)
+            rows = read_rows(descriptor, counts.num_rows, f"{shown}/{REPLAY}")
+            replay = StoredRows(counts.inserted, counts.num_rows, rows)
+    return Checkpoint(*run, state, replay, tables, shown)
+
+
+def _read_state(descriptor: int, manifest: Manifest, name: str) -> Arrays:
+    """Read the tensors of an open file after verifying it."""
+    _verify(descriptor, manifest, name)
+    read_header(descriptor)
+    views = safetensors.load(read_bytes(descriptor, MAX_BYTES[name]))
+    return {key: array.copy() for key, array in views.items()}  # the views cannot be written to
 
 
 def _unread(line: str, error: OSError) -> CheckpointError:

@@ -6,7 +6,7 @@ import functools
 import platform
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.config.sections import Section
@@ -16,12 +16,40 @@ from distributed_maddpg.files import parse_json
 FORMAT_VERSION = 3
 MANIFEST, STATE, REPLAY = "manifest.json", "state.safetensors", "replay.safetensors"
 TABLES = ("metrics.csv", "returns.csv")
+_LEARNER = "learner.safetensors"
 FILES = (STATE, REPLAY, *TABLES)
 ALL_FILES = {MANIFEST, *FILES}
 MAX_MANIFEST_BYTES = 2**18
-MAX_BYTES = {STATE: 4 * 2**30, REPLAY: 2**63, **dict.fromkeys(TABLES, 256 * 2**20)}
-"""The replay buffer may be as large as it is: its rows never lie in memory together."""
+MAX_BYTES = {
+    **dict.fromkeys((STATE, _LEARNER), 4 * 2**30),
+    REPLAY: 2**63,  # of any size: its rows never lie in memory together
+    **dict.fromkeys(TABLES, 256 * 2**20),
+}
 _PACKAGES = ("distributed-maddpg", "torch", "ray", "numpy", "mpe2", "pettingzoo")
+_ACTING = {
+    "seed": (),
+    "env": ("id", "backend", "kwargs"),
+    "rollout": ("num_envs",),
+    "algorithm": ("policy_hidden_sizes", "policy_head", "temperature"),
+}
+"""Settings that decide what the policies do and what an evaluation gives; a manifest must name them."""
+
+
+class OlderFormat(NamedTuple):
+    """What is read of an earlier format version: the policies."""
+
+    state_file: str
+    policy: str
+    """Name of their tensor [N, P]."""
+    commit: str
+    """The last commit of the package that writes this version and resumes training from it."""
+
+
+OLDER_FORMATS = {
+    1: OlderFormat(_LEARNER, "policy", "2ac9bd12f5"),
+    2: OlderFormat(STATE, "learner/policy", "aa9b33d341"),
+}
+"""tests/checkpoint/fixtures/ has a checkpoint of each."""
 
 
 def _require_counts(**counts: int) -> None:
@@ -76,28 +104,52 @@ class Manifest(Section):
     config: dict[str, Any]
     agents: tuple[str, ...]
     counters: Counters
-    replay: ReplayCounts | None
     files: dict[str, FileEntry]
     packages: dict[str, str]
+    replay: ReplayCounts | None = None
 
     def __post_init__(self) -> None:
         """Check the names of the files: only those of this package are ever opened."""
-        needed = {STATE, REPLAY} if self.replay else {STATE}
+        needed = {self.older.state_file if self.older else STATE}
+        needed |= {REPLAY} if self.replay else set()
         if not needed <= self.files.keys() <= needed | set(TABLES):
             needs = ", ".join(sorted(needed))
             raise ValueError(f"files must be {needs} and tables, not {_short(sorted(self.files))}")
 
+    @property
+    def older(self) -> OlderFormat | None:
+        """What is read of it if its format version is an earlier one."""
+        return OLDER_FORMATS.get(self.format_version)
+
+    @property
+    def resume_problem(self) -> str:
+        """Why training cannot be resumed from the checkpoint; empty if it can."""
+        if self.older is None:
+            return ""
+        written_by = one_line(self.packages.get("distributed-maddpg", "unknown"), 40)
+        return (
+            f"format version {self.format_version}: its policies can be evaluated, but this version of the "
+            f"package cannot resume training from it; commit {self.older.commit} can "
+            f"(it was written by version {written_by})"
+        )
+
     @functools.cached_property
     def settings(self) -> MADDPGConfig:
-        """The run's settings.
+        """The run's settings; of an earlier format version those of acting, and defaults for the others.
 
         Raises:
             BadInput: for an unknown setting or one out of range.
-            ValueError: if a section is missing, which would get its defaults silently.
+            ValueError: if a section, or a setting that decides acting, would silently get its default.
         """
-        settings = MADDPGConfig.from_dict(self.config)
-        if missing := settings.to_dict().keys() - self.config.keys():
-            raise ValueError(f"the configuration lacks {', '.join(sorted(missing))}")
+        names = (*_ACTING, "exploration") if self.older else tuple(self.config)
+        values = {name: self.config[name] for name in names if name in self.config}
+        settings = MADDPGConfig.from_dict(values)
+        needed = set(_ACTING if self.older else settings.to_dict())
+        missing = [name for name in sorted(needed) if name not in values]
+        for section, fields in _ACTING.items():
+            missing += [f"{section}.{name}" for name in fields if name not in values.get(section, fields)]
+        if missing:
+            raise ValueError(f"the configuration lacks {', '.join(missing)}")
         return settings
 
 
@@ -106,7 +158,7 @@ def parse_manifest(data: bytes) -> Manifest:
 
     Raises:
         ValueError: naming the part that is wrong.
-        CheckpointUnavailable: if its format is of another version.
+        CheckpointUnavailable: if its format version is unknown.
     """
     if len(data) > MAX_MANIFEST_BYTES:
         raise ValueError(f"larger than {MAX_MANIFEST_BYTES} bytes")
@@ -117,8 +169,11 @@ def parse_manifest(data: bytes) -> Manifest:
     if not isinstance(values, dict):
         raise ValueError("does not hold a JSON object")
     version = values.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
-        raise CheckpointUnavailable(f"format version {_short(version)}, this package reads {FORMAT_VERSION}")
+    if type(version) is not int or version not in (*OLDER_FORMATS, FORMAT_VERSION):
+        raise CheckpointUnavailable(
+            f"format version {_short(version)}, this package reads 1 to {FORMAT_VERSION}; "
+            "upgrade distributed-maddpg"
+        )
 
     from pydantic import ValidationError  # noqa: PLC0415 (as in _parser)
 

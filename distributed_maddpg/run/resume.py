@@ -31,10 +31,10 @@ def checkpoints_to_resume(
     if not auto:
         if not shared:
             raise CheckpointError(f"{', '.join(folders)}: holds no checkpoint to resume from")
-        return [load_checkpoint(path) for path in shared[0]]
+        return [_load(path) for path in shared[0]]
     skipped: list[_Skipped] = []
     for together in shared:
-        loaded = [_load(path, skipped, note) for path in together]
+        loaded = [_load_or_skip(path, skipped, note) for path in together]
         found = [each for each in loaded if each is not None]
         if len(found) == len(together):
             _set_aside(skipped)
@@ -59,9 +59,17 @@ def _shared(folders: Sequence[str]) -> list[list[str | Path]]:
     return [[own[name] for own in paths] for name in names]
 
 
-def _load(path: str | Path, skipped: list[_Skipped], note: Callable[[str], None]) -> Checkpoint | None:
+def _load(path: str | Path) -> Checkpoint:
+    checkpoint = load_checkpoint(path)
+    checkpoint.check_resumable()
+    return checkpoint
+
+
+def _load_or_skip(
+    path: str | Path, skipped: list[_Skipped], note: Callable[[str], None]
+) -> Checkpoint | None:
     try:
-        return load_checkpoint(path)
+        return _load(path)
     except CheckpointError as error:
         note(f"skipped: {error}")
         skipped.append((path, error))

@@ -70,6 +70,7 @@ def train_run(
             _check_no_checkpoints(saving.folder)
         algo = MADDPG(config)
     else:
+        checkpoint.check_resumable()
         algo = MADDPG.restored(checkpoint, config)
         check_machine(algo.config, algo.spec)
     [summary] = _train([algo], [run_dir], progress, saving)

@@ -423,7 +423,7 @@ def write_manifest(text):
 
 
 def older_format(folder):
-    rewrite(folder, format_version=1)
+    rewrite(folder, format_version=1, replay="drop")
 
 
 COUNTS = {"env_steps": 1, "updates": 1}
@@ -455,8 +455,11 @@ DAMAGE = {
     "large float": (write_manifest('{"a": 1e999}'), "1e999 is too large"),
     "large integer": (write_manifest('{"a": ' + "9" * 5000 + "}"), "is not valid JSON (Exceeds the limit"),
     "list manifest": (write_manifest("[]"), "does not hold a JSON object"),
-    "older format": (older_format, "format version 1, this package reads 3"),
-    "newer format": (lambda f: rewrite(f, format_version=4), "format version 4, this package reads 3"),
+    "older format": (older_format, "files must be learner.safetensors and tables, not ['metrics.csv'"),
+    "newer format": (
+        lambda f: rewrite(f, format_version=4),
+        "format version 4, this package reads 1 to 3; upgrade",
+    ),
     "no format": (lambda f: rewrite(f, format_version="drop"), "format version None"),
     "float format": (lambda f: rewrite(f, format_version=3.0), "format version 3.0"),
     "bool format": (lambda f: rewrite(f, format_version=True), "format version True"),

@@ -529,7 +529,7 @@ def test_a_checkpoint_of_another_version_is_set_aside_but_never_begun_over(tmp_p
     before = {path: path.read_bytes() for path in newest.parent.iterdir()}
     for manifest in (newest, older):
         manifest.write_text(manifest.read_text().replace('"format_version": 3', '"format_version": 4'))
-    with pytest.raises(CheckpointError, match="format version 4, this package reads 3"):
+    with pytest.raises(CheckpointError, match="format version 4, this package reads 1 to 3; upgrade"):
         auto(tmp_path)
     assert sorted(os.listdir(folder)) == ["step_160", "step_320"]
     older.write_text(older.read_text().replace('"format_version": 4', '"format_version": 3'))
