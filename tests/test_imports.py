@@ -45,8 +45,10 @@ def test_the_command_line_loads_only_what_help_needs():
     assert not loaded & {"torch", "ray", "numba", "plotly", "tensorboardX", "pettingzoo"}
 
 
-def test_settings_are_read_by_workers_without_pydantic():
-    assert not loaded_after("import distributed_maddpg.rollout") & {"pydantic", "tyro", "rich", "pettingzoo"}
+@pytest.mark.parametrize("module", ["rollout", "runtime.actors"])
+def test_settings_are_read_by_workers_without_pydantic(module):
+    loaded = loaded_after(f"import distributed_maddpg.{module}")
+    assert not loaded & {"pydantic", "tyro", "rich", "pettingzoo"}
 
 
 def test_algorithm_and_learner_do_not_load_ray_or_environments():

@@ -7,7 +7,6 @@ and nothing that a file says is believed before it is checked. A folder may also
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import hashlib
 import json
@@ -168,7 +167,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
         "agents": list(checkpoint.agents),
         "counters": {"env_steps": checkpoint.env_steps, "updates": checkpoint.updates},
         "replay": None if replay is None else {"inserted": replay.inserted, "num_rows": replay.num_rows},
-        "files": {name: dataclasses.asdict(entry) for name, entry in files.items()},
+        "files": {name: entry.model_dump() for name, entry in files.items()},
         "packages": package_versions(),
     }
     text = json.dumps(manifest, indent=2) + "\n"
@@ -192,7 +191,7 @@ def _new_file(path: Path, files: dict[str, FileEntry]) -> Iterator[Callable[[byt
         yield write
         file.flush()
         os.fsync(file.fileno())
-    files[path.name] = FileEntry(checksum.hexdigest(), size)
+    files[path.name] = FileEntry(sha256=checksum.hexdigest(), size_bytes=size)
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint:

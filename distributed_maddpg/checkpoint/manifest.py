@@ -1,15 +1,18 @@
-"""The manifest of a checkpoint: what it must hold, and how it is checked."""
+"""The manifest of a checkpoint: what it must hold, and how it is checked.
+
+Rollout workers load neither this module nor pydantic.
+"""
 
 from __future__ import annotations
 
 import functools
 import platform
-from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.config.sections import Section
 from distributed_maddpg.errors import CheckpointUnavailable, one_line
 from distributed_maddpg.files import parse_json
 
@@ -52,52 +55,41 @@ OLDER_FORMATS = {
 """tests/checkpoint/fixtures/ has a checkpoint of each."""
 
 
-def _require_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if not 0 <= value < 2**63:
-            raise ValueError(f"{name} must be a count, not {value}")
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-@dataclass(frozen=True)
-class FileEntry(Section):
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class FileEntry(_Part):
     """What the manifest says of another file."""
 
     sha256: str
-    size_bytes: int
-
-    def __post_init__(self) -> None:
-        """Check the size."""
-        _require_counts(size_bytes=self.size_bytes)
+    size_bytes: Count
 
 
-@dataclass(frozen=True)
-class Counters(Section):
+class Counters(_Part):
     """Environment steps and updates of the run so far."""
 
-    env_steps: int
-    updates: int
-
-    def __post_init__(self) -> None:
-        """Check the counts."""
-        _require_counts(env_steps=self.env_steps, updates=self.updates)
+    env_steps: Count
+    updates: Count
 
 
-@dataclass(frozen=True)
-class ReplayCounts(Section):
+class ReplayCounts(_Part):
     """Transitions that the replay buffer held, and how many had ever been inserted."""
 
-    inserted: int
-    num_rows: int
+    inserted: Count
+    num_rows: Count
 
-    def __post_init__(self) -> None:
-        """Check the counts."""
-        _require_counts(inserted=self.inserted, num_rows=self.num_rows)
+    @model_validator(mode="after")
+    def _check(self) -> ReplayCounts:
         if self.num_rows > self.inserted:
             raise ValueError(f"{self.num_rows} rows of only {self.inserted} ever inserted")
+        return self
 
 
-@dataclass(frozen=True)
-class Manifest(Section):
+class Manifest(_Part):
     """The content of `manifest.json`."""
 
     format_version: int
@@ -108,13 +100,15 @@ class Manifest(Section):
     packages: dict[str, str]
     replay: ReplayCounts | None = None
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check_files(self) -> Manifest:
         """Check the names of the files: only those of this package are ever opened."""
         needed = {self.older.state_file if self.older else STATE}
         needed |= {REPLAY} if self.replay else set()
         if not needed <= self.files.keys() <= needed | set(TABLES):
             needs = ", ".join(sorted(needed))
             raise ValueError(f"files must be {needs} and tables, not {_short(sorted(self.files))}")
+        return self
 
     @property
     def older(self) -> OlderFormat | None:
@@ -175,27 +169,17 @@ def parse_manifest(data: bytes) -> Manifest:
             "upgrade distributed-maddpg"
         )
 
-    from pydantic import ValidationError  # noqa: PLC0415 (as in _parser)
-
     try:
-        manifest: Manifest = _parser().validate_json(data, strict=True)
+        manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
         raise ValueError(_first_problem(error)) from None
     _ = manifest.settings  # checked now, not at the first use
     return manifest
 
 
-@functools.cache
-def _parser() -> Any:
-    # Imported here: whatever saves checkpoints loads this module, and pydantic takes 0.1 s.
-    from pydantic import TypeAdapter  # noqa: PLC0415
-
-    return TypeAdapter(Manifest)
-
-
-def _first_problem(validation_error: Any) -> str:
+def _first_problem(error: ValidationError) -> str:
     """Return pydantic's first error as one line: the part, what is wrong, its value."""
-    problem = validation_error.errors(include_url=False)[0]
+    problem = error.errors(include_url=False)[0]
     kind, place = problem["type"], one_line(".".join(map(str, problem["loc"])), 200)
     if kind == "json_invalid":  # such as half a surrogate pair, which Python's parser takes
         return f"is not valid JSON ({problem['ctx']['error']})"

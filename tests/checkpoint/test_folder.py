@@ -468,15 +468,15 @@ DAMAGE = {
     "half a configuration": (lambda f: rewrite(f, config={"seed": 1}), "the configuration lacks algorithm"),
     "no configuration": (lambda f: rewrite(f, config="drop"), "config: field required"),
     "odd configuration": (lambda f: rewrite(f, config=3), "config: input should be an object, not 3"),
-    "unknown section": (lambda f: rewrite(f, more=3), "more: unexpected keyword argument, not 3"),
+    "unknown section": (lambda f: rewrite(f, more=3), "more: extra inputs are not permitted, not 3"),
     "no counters": (lambda f: rewrite(f, counters={}), "counters.env_steps: field required"),
     "endless counters": (
         lambda f: rewrite(f, counters={**COUNTS, "updates": 10**400}),
-        "counters: updates must be a count, not 1000",
+        "counters.updates: input should be less than 9223372036854775808, not 1000",
     ),
     "negative counters": (
         lambda f: rewrite(f, counters={**COUNTS, "env_steps": -5}),
-        "counters: env_steps must be a count, not -5",
+        "counters.env_steps: input should be greater than or equal to 0, not -5",
     ),
     "odd counters": (
         lambda f: rewrite(f, counters={**COUNTS, "env_steps": "x"}),
@@ -497,7 +497,7 @@ DAMAGE = {
     "unknown file": (lambda f: rename_file(f, "metrics.csv", "metrics.txt"), "files must be"),
     "negative size": (
         lambda f: with_size(f, -1),
-        "files.state.safetensors: size_bytes must be a count, not -1",
+        "size_bytes: input should be greater than or equal to 0, not -1",
     ),
     "float size": (lambda f: with_size(f, 1.0), "size_bytes: input should be a valid integer, not 1.0"),
     "rows without replay": (lambda f: rewrite(f, replay=None), "files must be state.safetensors and tables"),
