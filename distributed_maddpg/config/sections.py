@@ -7,14 +7,8 @@ its own.
 from __future__ import annotations
 
 import math
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
-
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
 
 from distributed_maddpg.errors import BadInput, did_you_mean
 from distributed_maddpg.types import EnvSpec, InitialWeights
@@ -37,17 +31,12 @@ def require(condition: bool, name: str, value: object, remedy: str) -> None:
         raise BadInput(name, value, remedy)
 
 
-def _require_positive(section: str, settings: object, *names: str) -> None:
+def _require_positive(section: str, settings: object, *names: str, or_zero: bool = False) -> None:
+    least = "zero or a positive number" if or_zero else "a positive number"
     for name in names:
         value = getattr(settings, name)
-        require(0 < value <= _LARGEST, f"{section}.{name}", value, "must be a positive number below 10^15")
-
-
-def _require_not_negative(section: str, settings: object, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        remedy = "must be zero or a positive number below 10^15"
-        require(0 <= value <= _LARGEST, f"{section}.{name}", value, remedy)
+        fits = 0 <= value <= _LARGEST and (or_zero or value > 0)
+        require(fits, f"{section}.{name}", value, f"must be {least} below 10^15")
 
 
 def _require_hidden_sizes(name: str, sizes: tuple[int, ...]) -> None:
@@ -158,9 +147,8 @@ class AlgorithmConfig(Section):
         _require_hidden_sizes("algorithm.policy_hidden_sizes", self.policy_hidden_sizes)
         _require_hidden_sizes("algorithm.critic_hidden_sizes", self.critic_hidden_sizes)
         _require_positive("algorithm", self, "n_step", "temperature", "actor_lr", "critic_lr")
-        _require_not_negative(
-            "algorithm", self, "max_grad_norm", "regulariser_weight", "policy_delay", "target_noise"
-        )
+        zero_allowed = ("max_grad_norm", "regulariser_weight", "policy_delay", "target_noise")
+        _require_positive("algorithm", self, *zero_allowed, or_zero=True)
         for name, value in (("gamma", self.gamma), ("random_action_rows", self.random_action_rows)):
             require(0 <= value <= 1, f"algorithm.{name}", value, "must lie in [0, 1]")
         for name, value in (("tau", self.tau), ("lr_end", self.lr_end)):
@@ -220,7 +208,8 @@ class ExplorationConfig(Section):
 
     def __post_init__(self) -> None:
         """Check the section."""
-        _require_not_negative("exploration", self, "start", "end", "decay_env_steps", "episode_offset")
+        zero_allowed = ("start", "end", "decay_env_steps", "episode_offset")
+        _require_positive("exploration", self, *zero_allowed, or_zero=True)
         require(0 < self.ou_theta <= 1, "exploration.ou_theta", self.ou_theta, "must lie in (0, 1]")
         if self.kind == "epsilon":
             for name, value in (("start", self.start), ("end", self.end)):
@@ -280,22 +269,10 @@ class PacingConfig(Section):
 
     def __post_init__(self) -> None:
         """Check the section."""
-        _require_positive(
-            "pacing",
-            self,
-            "total_env_steps",
-            "env_steps_per_update",
-            "tolerance_updates",
-            "publish_interval_updates",
-            "report_interval_env_steps",
-            "learning_starts",
-        )
-        _require_not_negative(
-            "pacing",
-            self,
-            "evaluation_interval_env_steps",
-            "checkpoint_interval_env_steps",
-        )
+        zero_allowed = ("evaluation_interval_env_steps", "checkpoint_interval_env_steps")
+        positive = (each.name for each in fields(self) if each.name not in zero_allowed)
+        _require_positive("pacing", self, *positive)
+        _require_positive("pacing", self, *zero_allowed, or_zero=True)
 
     @property
     def total_updates(self) -> int:

@@ -54,34 +54,20 @@ class MADDPGConfig(Section):
         require(self.seed >= 0, "seed", self.seed, "must be zero or a positive integer")
         remedy = f"must be 0 (no Ray) to {MAX_WORKERS}"
         require(0 <= self.num_workers <= MAX_WORKERS, "num_workers", self.num_workers, remedy)
+        least, most = self.ray.min_workers, self.num_workers or self.ray.min_workers
+        require(least <= most, "ray.min_workers", least, f"must be at most num_workers = {most}")
+        n_step, fragment = self.algorithm.n_step, self.rollout.fragment_steps
+        remedy = f"is more than rollout.fragment_steps ({fragment}), where sums end"
+        require(n_step <= fragment, "algorithm.n_step", n_step, remedy)
+        capacity = self.replay.capacity
+        remedy = f"is more than replay.capacity ({capacity}); lower the one or raise the other"
+        for name, value in (
+            ("learner.batch_size", self.learner.batch_size),
+            ("pacing.learning_starts", self.pacing.learning_starts),
+        ):
+            require(value <= capacity, name, value, remedy)
         require(
-            self.num_workers == 0 or self.ray.min_workers <= self.num_workers,
-            "ray.min_workers",
-            self.ray.min_workers,
-            f"must be at most num_workers = {self.num_workers}",
-        )
-        batch, capacity = self.learner.batch_size, self.replay.capacity
-        require(
-            batch <= capacity,
-            "learner.batch_size",
-            batch,
-            f"is more than replay.capacity ({capacity}); lower the one or raise the other",
-        )
-        require(
-            self.algorithm.n_step <= self.rollout.fragment_steps,
-            "algorithm.n_step",
-            self.algorithm.n_step,
-            f"is more than rollout.fragment_steps ({self.rollout.fragment_steps}), where sums end",
-        )
-        starts, fragment = self.pacing.learning_starts, self.rollout.fragment_env_steps
-        require(
-            starts <= capacity,
-            "pacing.learning_starts",
-            starts,
-            f"is more than replay.capacity ({capacity}); lower the one or raise the other",
-        )
-        require(
-            fragment <= capacity,
+            self.rollout.fragment_env_steps <= capacity,
             "rollout.num_envs",
             self.rollout.num_envs,
             f"times rollout.fragment_steps is more than replay.capacity ({capacity}); lower one of the two",
