@@ -40,7 +40,7 @@ from distributed_maddpg.checkpoint.manifest import (
     parse_manifest,
 )
 from distributed_maddpg.checkpoint.remote import RemoteFolder, is_url
-from distributed_maddpg.checkpoint.tensors import MAX_HEADER_BYTES, read_header, read_rows, write_rows
+from distributed_maddpg.checkpoint.tensors import MAX_HEADER_BYTES, read_rows, read_tensors, write_rows
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable
 from distributed_maddpg.files import open_regular, read_bytes, replace_folder, sync
@@ -268,11 +268,13 @@ def _read(folder: int, shown: str) -> Checkpoint:
     run = manifest.settings, manifest.agents, manifest.counters.env_steps, manifest.counters.updates
     if older := manifest.older:
         with _opened(folder, shown, older.state_file) as descriptor:
-            stored = _read_state(descriptor, manifest, older.state_file)
+            _verify(descriptor, manifest, older.state_file)
+            stored = read_tensors(descriptor, MAX_BYTES[older.state_file])
             state = {"learner/policy": checked_array(stored, older.policy, (None, None), np.float32)}
         return Checkpoint(*run, state, path=shown, resume_problem=manifest.resume_problem)
     with _opened(folder, shown, STATE) as descriptor:
-        state = _read_state(descriptor, manifest, STATE)
+        _verify(descriptor, manifest, STATE)
+        state = read_tensors(descriptor, MAX_BYTES[STATE])
     tables = {}
     for name in [table for table in TABLES if table in manifest.files]:
         with _opened(folder, shown, name) as descriptor:
@@ -286,14 +288,6 @@ def _read(folder: int, shown: str) -> Checkpoint:
             rows = read_rows(descriptor, counts.num_rows, f"{shown}/{REPLAY}")
             replay = StoredRows(counts.inserted, counts.num_rows, rows)
     return Checkpoint(*run, state, replay, tables, shown)
-
-
-def _read_state(descriptor: int, manifest: Manifest, name: str) -> Arrays:
-    """Read the tensors of an open file after verifying it."""
-    _verify(descriptor, manifest, name)
-    read_header(descriptor)
-    views = safetensors.load(read_bytes(descriptor, MAX_BYTES[name]))
-    return {key: array.copy() for key, array in views.items()}  # the views cannot be written to
 
 
 def _unread(line: str, error: OSError) -> CheckpointError:

@@ -503,7 +503,7 @@ DAMAGE = {
     "rows without replay": (lambda f: rewrite(f, replay=None), "files must be state.safetensors and tables"),
     "odd replay": (lambda f: rewrite(f, replay=[1, 2]), "replay: input should be an object"),
     "more rows than ever": (lambda f: rewrite(f, replay={"inserted": 3, "num_rows": 7}), "7 rows of only 3"),
-    "other rows": (lambda f: rewrite(f, replay={"inserted": 9, "num_rows": 6}), "not 6 rows of F32"),
+    "other rows": (lambda f: rewrite(f, replay={"inserted": 9, "num_rows": 6}), "not just 6 rows of F32"),
     "odd agents": (lambda f: rewrite(f, agents=None), "agents: input should be a valid array, not None"),
     "numbered agents": (
         lambda f: rewrite(f, agents=["a", 3]),
@@ -580,28 +580,31 @@ TENSORS = {
     "too short": (b"\1\0", "a header of 1 bytes in a file of 2"),
     "a header of gigabytes": ((2**62).to_bytes(8, "little") + b"{}", "a header of 4611686018427387904 bytes"),
     "no JSON": (tensor_file(b"{x"), "Expecting property name"),
-    "a list": (tensor_file([1]), "the header is no JSON object"),
+    "a list": (tensor_file([1]), "invalid type: sequence"),
     "deep": (tensor_file(b'{"a":' + b"[" * 50_000), "nested too deeply"),
     "twice": (tensor_file(b'{"a": 1, "a": 2}'), "the key 'a' stands there twice"),
-    "no entry": (tensor_file({"a": 3}), "tensor 'a' lacks its dtype"),
-    "metadata": (tensor_file({"__metadata__": {"a": "b"}}), "tensor '__metadata__' lacks its dtype"),
-    "unknown dtype": (tensor_file({"a": tensor("F8_E5M2")}), "tensor 'a' has an unknown dtype"),
-    "odd dtype": (tensor_file({"a": tensor(["F32"])}), "tensor 'a' has an unknown dtype"),
-    "negative shape": (tensor_file({"a": tensor(shape=(-2, -3))}), "tensor 'a' has no valid shape"),
-    "bool shape": (tensor_file({"a": tensor(shape=(True, 6))}), "tensor 'a' has no valid shape"),
-    "many axes": (tensor_file({"a": tensor(shape=(1,) * 33)}), "tensor 'a' has no valid shape"),
+    "no entry": (tensor_file({"a": 3}), "invalid type: integer `3`"),
+    "metadata": (tensor_file({"__metadata__": {"a": "b"}}), "file not fully covered"),
+    "unknown dtype": (tensor_file({"a": tensor("F8_E5M2")}), "invalid shape, data type, or offset"),
+    "odd dtype": (tensor_file({"a": tensor(["F32"])}), "expected string or map"),
+    "negative shape": (tensor_file({"a": tensor(shape=(-2, -3))}), "integer `-2`, expected usize"),
+    "bool shape": (tensor_file({"a": tensor(shape=(True, 6))}), "boolean `true`, expected usize"),
+    "many axes": (tensor_file({"a": tensor(shape=(1,) * 33)}), "invalid shape, data type, or offset"),
     "overflow": (
         tensor_file({"a": tensor(shape=(2**62, 16))}),
-        "tensor 'a' takes other bytes than its shape",
+        "overflow computing buffer size",
     ),
-    "empty but huge": (tensor_file({"a": tensor(shape=(0, 2**62, 9), offsets=(0, 0))}, b""), ""),
-    "huge shape": (tensor_file({"a": tensor(shape=(2**64,))}), "tensor 'a' has no valid shape"),
-    "odd offsets": (tensor_file({"a": tensor(offsets=(0, 24, 48))}), "tensor 'a' has no valid data_offsets"),
-    "backwards": (tensor_file({"a": tensor(offsets=(24, 0))}), "tensor 'a' takes other bytes than its shape"),
-    "gap": (tensor_file({"a": tensor(offsets=(4, 28))}, b"\0" * 28), "tensor 'a' does not begin where"),
-    "overlap": (tensor_file({"a": tensor(), "b": tensor()}), "tensor 'b' does not begin where"),
-    "too long": (tensor_file({"a": tensor()}, b"\0" * 25), "the tensors end at byte"),
-    "too little": (tensor_file({"a": tensor()}, b"\0" * 23), "the tensors end at byte"),
+    "empty but huge": (
+        tensor_file({"a": tensor(shape=(0, 2**62, 9), offsets=(0, 0))}, b""),
+        "array is too big",
+    ),
+    "huge shape": (tensor_file({"a": tensor(shape=(2**64,))}), "expected usize"),
+    "odd offsets": (tensor_file({"a": tensor(offsets=(0, 24, 48))}), "invalid length 3, expected 2"),
+    "backwards": (tensor_file({"a": tensor(offsets=(24, 0))}), "invalid offset for tensor `a`"),
+    "gap": (tensor_file({"a": tensor(offsets=(4, 28))}, b"\0" * 28), "invalid offset for tensor `a`"),
+    "overlap": (tensor_file({"a": tensor(), "b": tensor()}), "invalid offset for tensor"),
+    "too long": (tensor_file({"a": tensor()}, b"\0" * 25), "file not fully covered"),
+    "too little": (tensor_file({"a": tensor()}, b"\0" * 23), "file not fully covered"),
 }
 
 
@@ -612,31 +615,33 @@ def test_tensors_with_the_right_checksum_are_still_checked(saved, kind, name):
     reseal(saved / name, data)
     with pytest.raises(CheckpointError) as error:
         load_checkpoint(saved)
-    assert f"{saved}/{name}: {message}" in str(error.value)
+    assert str(error.value).startswith(f"{saved}/{name}: ")
+    assert message in str(error.value) or (
+        name == "replay.safetensors" and "not just 7 rows" in str(error.value)
+    )
     assert_one_line(str(error.value))
 
 
 @pytest.mark.parametrize(
-    ("header", "body", "message"),
+    ("header", "body"),
     [
-        (
-            {"a": tensor(shape=(7, 5), offsets=(0, 140))},
-            140,
-            "holds other tensors than the replay buffer's rows",
-        ),
+        ({"a": tensor(shape=(7, 5), offsets=(0, 140))}, 140),
         (
             {"rows": tensor(shape=(7, 5), offsets=(0, 140)), "more": tensor(shape=(0,), offsets=(140, 140))},
             140,
-            "holds other tensors",
         ),
-        ({"rows": tensor("I32", (7, 5), (0, 140))}, 140, r"holds I32 \(7, 5\), not 7 rows of F32"),
-        ({"rows": tensor(shape=(35,), offsets=(0, 140))}, 140, r"holds F32 \(35,\), not 7 rows"),
-        ({"rows": tensor(shape=(7, 0), offsets=(0, 0))}, 0, "holds rows without a width"),
+        ({"rows": tensor("I32", (7, 5), (0, 140))}, 140),
+        ({"rows": tensor(shape=(35,), offsets=(0, 140))}, 140),
+        ({"rows": tensor(shape=(5, 7), offsets=(0, 140))}, 140),
+        ({"rows": tensor(shape=(7, 5), offsets=(4, 144))}, 144),
+        ({"rows": tensor(shape=(7, 5), offsets=(0, 140))}, 168),
+        ({"rows": tensor(shape=(7, 0), offsets=(0, 0))}, 0),
+        ([], 140),
     ],
 )
-def test_rows_are_one_tensor_of_float32(saved, header, body, message):
+def test_rows_are_one_tensor_of_float32(saved, header, body):
     reseal(saved / "replay.safetensors", tensor_file(header, b"\0" * body))
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=r"replay\.safetensors: holds .*, not just 7 rows of F32"):
         load_checkpoint(saved)
 
 
