@@ -61,6 +61,8 @@ _DAMAGE = {
     errno.ENAMETOOLONG,
 }
 """What is wrong with a file for good; anything else may pass, such as permissions or too many open files."""
+_REMOTE_DAMAGE = {errno.ENOENT, errno.EFBIG}
+"""The same behind a URL, where an error may be the network's."""
 
 
 @dataclass(frozen=True)
@@ -213,8 +215,9 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            line = f"{path}: is not a checkpoint, it cannot be opened ({error.strerror}); {_REMEDY}"
-            raise _unread(line, error) from None
+            kind = CheckpointError if error.errno in _DAMAGE else CheckpointUnavailable
+            reason = f"is not a checkpoint, it cannot be opened ({error.strerror})"
+            raise kind(f"{path}: {reason}; {_REMEDY}") from None
         except ValueError as error:  # a NUL in the path
             raise CheckpointError(f"{path}: is not a checkpoint ({error})") from None
         try:
@@ -242,18 +245,12 @@ def _load_remote(url: str) -> Checkpoint:
     # Open files outlive the folder, so that the replay rows can still be read when it is gone.
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as temporary:
         local = Path(temporary)
-        name, most = MANIFEST, MAX_MANIFEST_BYTES
-        try:
-            remote.download(local / name, most)
-            with _naming(url, name):
-                manifest = parse_manifest((local / name).read_bytes())
-            for name, entry in manifest.files.items():
+        with _naming(url, MANIFEST, _REMOTE_DAMAGE):
+            remote.download(local / MANIFEST, MAX_MANIFEST_BYTES)
+            manifest = parse_manifest((local / MANIFEST).read_bytes())
+        for name, entry in manifest.files.items():
+            with _naming(url, name, _REMOTE_DAMAGE):
                 remote.download(local / name, min(entry.size_bytes, MAX_BYTES[name]))
-        except FileNotFoundError:
-            raise CheckpointError(f"{url}: is not a checkpoint, it has no {name}; {_REMEDY}") from None
-        except OSError as error:  # whatever is wrong with the network looks like that
-            kind = CheckpointError if error.errno == errno.EFBIG else CheckpointUnavailable
-            raise kind(f"{url}/{name}: cannot be read ({error.strerror})") from None
         descriptor = os.open(local, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             return _read(descriptor, url)
@@ -266,33 +263,40 @@ def _read(folder: int, shown: str) -> Checkpoint:
     with _opened(folder, shown, MANIFEST) as descriptor:
         manifest = parse_manifest(read_bytes(descriptor, MAX_MANIFEST_BYTES))
     run = manifest.settings, manifest.agents, manifest.counters.env_steps, manifest.counters.updates
-    if older := manifest.older:
-        with _opened(folder, shown, older.state_file) as descriptor:
-            _verify(descriptor, manifest, older.state_file)
-            stored = read_tensors(descriptor, MAX_BYTES[older.state_file])
-            state = {"learner/policy": checked_array(stored, older.policy, (None, None), np.float32)}
-        return Checkpoint(*run, state, path=shown, resume_problem=manifest.resume_problem)
-    with _opened(folder, shown, STATE) as descriptor:
-        _verify(descriptor, manifest, STATE)
-        state = read_tensors(descriptor, MAX_BYTES[STATE])
+    with _verified(folder, shown, manifest, manifest.state_file) as descriptor:
+        state = read_tensors(descriptor, MAX_BYTES[manifest.state_file])
+        if manifest.older:
+            policy = checked_array(state, manifest.older.policy, (None, None), np.float32)
+            state = {"learner/policy": policy}
+            return Checkpoint(*run, state, path=shown, resume_problem=manifest.resume_problem)
     tables = {}
     for name in [table for table in TABLES if table in manifest.files]:
-        with _opened(folder, shown, name) as descriptor:
-            _verify(descriptor, manifest, name)
+        with _verified(folder, shown, manifest, name) as descriptor:
             tables[name] = read_bytes(descriptor, MAX_BYTES[name]).decode("utf-8")
     replay = None
-    if manifest.replay is not None:
-        counts = manifest.replay
-        with _opened(folder, shown, REPLAY) as descriptor:
-            _verify(descriptor, manifest, REPLAY)
+    if counts := manifest.replay:
+        with _verified(folder, shown, manifest, REPLAY) as descriptor:
             rows = read_rows(descriptor, counts.num_rows, f"{shown}/{REPLAY}")
             replay = StoredRows(counts.inserted, counts.num_rows, rows)
     return Checkpoint(*run, state, replay, tables, shown)
 
 
-def _unread(line: str, error: OSError) -> CheckpointError:
-    """Return the error for a file that the disk did not give: for good, or perhaps only now."""
-    return CheckpointError(line) if error.errno in _DAMAGE else CheckpointUnavailable(line)
+@contextmanager
+def _verified(folder: int, shown: str, manifest: Manifest, name: str) -> Iterator[int]:
+    """Open a file of a folder and compare it with what the manifest says of it, piece by piece."""
+    with _opened(folder, shown, name) as descriptor:
+        entry, most, size = manifest.files[name], MAX_BYTES[name], os.fstat(descriptor).st_size
+        if size != entry.size_bytes:
+            raise ValueError(f"has {size} bytes, {MANIFEST} says {entry.size_bytes}; the file was altered")
+        if size > most:
+            raise ValueError(f"has {size} bytes, more than the {most} this package reads")
+        checksum, position = hashlib.sha256(), 0
+        while piece := os.pread(descriptor, _PIECE_BYTES, position):
+            checksum.update(piece)
+            position += len(piece)
+        if checksum.hexdigest() != entry.sha256:
+            raise ValueError(f"does not match the checksum in {MANIFEST}; the file was altered")
+        yield descriptor
 
 
 @contextmanager
@@ -307,34 +311,19 @@ def _opened(folder: int, shown: str, name: str) -> Iterator[int]:
 
 
 @contextmanager
-def _naming(shown: str, name: str) -> Iterator[None]:
+def _naming(shown: str, name: str, damage: set[int] = _DAMAGE) -> Iterator[None]:
     """Name the file in every complaint about it."""
     try:
         yield
     except OSError as error:
+        kind = CheckpointError if error.errno in damage else CheckpointUnavailable
         if name == MANIFEST and isinstance(error, FileNotFoundError):
-            line = f"{shown}: is not a checkpoint, {name}: {error.strerror}; {_REMEDY}"
-            raise CheckpointError(line) from None
-        raise _unread(f"{shown}/{name}: cannot be read ({error.strerror})", error) from None
+            raise kind(f"{shown}: is not a checkpoint, it has no {name}; {_REMEDY}") from None
+        raise kind(f"{shown}/{name}: cannot be read ({error.strerror})") from None
     except CheckpointUnavailable as error:
         raise CheckpointUnavailable(f"{shown}/{name}: {error}") from None
-    except (SafetensorError, BadInput, KeyError, TypeError, ValueError, OverflowError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{shown}/{name}: {error}") from None
-
-
-def _verify(descriptor: int, manifest: Manifest, name: str) -> None:
-    """Compare an open file with what the manifest says of it, piece by piece."""
-    entry, most, size = manifest.files[name], MAX_BYTES[name], os.fstat(descriptor).st_size
-    if size != entry.size_bytes:
-        raise ValueError(f"has {size} bytes, {MANIFEST} says {entry.size_bytes}; the file was altered")
-    if size > most:
-        raise ValueError(f"has {size} bytes, more than the {most} this package reads")
-    checksum, position = hashlib.sha256(), 0
-    while piece := os.pread(descriptor, _PIECE_BYTES, position):
-        checksum.update(piece)
-        position += len(piece)
-    if checksum.hexdigest() != entry.sha256:
-        raise ValueError(f"does not match the checksum in {MANIFEST}; the file was altered")
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -350,10 +339,7 @@ def plain_files(folder: Path) -> set[str] | None:
             return None
         with os.scandir(folder) as entries:
             found = list(entries)
-        return {entry.name for entry in found} if all(map(_is_regular, found)) else None
+        regular = all(entry.is_file(follow_symlinks=False) for entry in found)
+        return {entry.name for entry in found} if regular else None
     except OSError:
         return None
-
-
-def _is_regular(entry: os.DirEntry[str]) -> bool:
-    return entry.is_file(follow_symlinks=False)

@@ -103,8 +103,7 @@ class Manifest(_Part):
     @model_validator(mode="after")
     def _check_files(self) -> Manifest:
         """Check the names of the files: only those of this package are ever opened."""
-        needed = {self.older.state_file if self.older else STATE}
-        needed |= {REPLAY} if self.replay else set()
+        needed = {self.state_file, REPLAY} if self.replay else {self.state_file}
         if not needed <= self.files.keys() <= needed | set(TABLES):
             needs = ", ".join(sorted(needed))
             raise ValueError(f"files must be {needs} and tables, not {_short(sorted(self.files))}")
@@ -114,6 +113,11 @@ class Manifest(_Part):
     def older(self) -> OlderFormat | None:
         """What is read of it if its format version is an earlier one."""
         return OLDER_FORMATS.get(self.format_version)
+
+    @property
+    def state_file(self) -> str:
+        """Name of the file that holds the tensors of the run's state."""
+        return self.older.state_file if self.older else STATE
 
     @property
     def resume_problem(self) -> str:

@@ -428,7 +428,7 @@ def older_format(folder):
 
 COUNTS = {"env_steps": 1, "updates": 1}
 DAMAGE = {
-    "no manifest": (lambda f: (f / "manifest.json").unlink(), "is not a checkpoint, manifest.json: No such"),
+    "no manifest": (lambda f: (f / "manifest.json").unlink(), "is not a checkpoint, it has no manifest.json"),
     "no tensors": (
         lambda f: (f / "state.safetensors").unlink(),
         "state.safetensors: cannot be read (No such",
