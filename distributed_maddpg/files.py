@@ -176,21 +176,16 @@ def write_aside(path: Path, text: str) -> None:
         draft.unlink(missing_ok=True)
 
 
-def check_writable(folder: Path) -> None:
-    """Make a folder for results, before anything is worked out that could not be kept.
+def make_folder(folder: Path, field: str) -> None:
+    """Create a folder where it does not exist.
 
     Raises:
-        BadInput: if that is no folder, or cannot be written to.
+        BadInput: naming it as the value of `field`, if it is a file, or cannot be created or written to.
     """
-    if folder.exists() and not folder.is_dir():
-        raise BadInput("out", str(folder), "is a file; name a folder")
-    make_folder(folder, "out")
-
-
-def make_folder(folder: Path, field: str) -> None:
-    """Make a folder where there is none; refuse one that cannot be written to, as the value of `field`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise BadInput(field, str(folder), "is a file; name a folder") from None
     except OSError as error:
         raise BadInput(field, str(folder), f"cannot be created ({error.strerror})") from None
     if not os.access(folder, os.W_OK):

@@ -11,7 +11,7 @@ from typing import Any
 from distributed_maddpg.benchmarks.document import write_markdown
 from distributed_maddpg.benchmarks.options import KINDS
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.files import check_writable
+from distributed_maddpg.files import make_folder
 from distributed_maddpg.report.scaling import scaling_page
 
 _KEYS = {
@@ -34,7 +34,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         BadInput: if the path is no folder that can be written to, or holds a result that cannot be read.
     """
-    check_writable(folder)
+    make_folder(folder, "out")
     read_results(folder)  # refuses a damaged one
 
 

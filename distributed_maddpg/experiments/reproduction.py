@@ -23,7 +23,7 @@ from distributed_maddpg.experiments.exploitability import full_card
 from distributed_maddpg.experiments.options import CrossPlayOptions, ReproduceOptions
 from distributed_maddpg.experiments.published import PUBLISHED
 from distributed_maddpg.experiments.tables import reproduction_document
-from distributed_maddpg.files import check_writable, write_aside
+from distributed_maddpg.files import make_folder, write_aside
 from distributed_maddpg.report.curves import read_curves, write_curves
 from distributed_maddpg.run.folder import checkpoints_folder
 from distributed_maddpg.run.progress import Progress
@@ -221,7 +221,7 @@ def _claim(out: Path, options: ReproduceOptions, experiment: MADDPGConfig) -> No
         "settings": experiment.to_dict(),
     }
     text = json.dumps(mine, indent=2) + "\n"
-    check_writable(out)
+    make_folder(out, "out")
     try:
         if path.exists():
             if path.read_bytes() != text.encode():

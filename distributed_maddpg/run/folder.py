@@ -108,8 +108,6 @@ def check_free(run_dir: Path) -> None:
     Raises:
         BadInput: naming the folder and how to continue the run in it.
     """
-    if run_dir.exists() and not run_dir.is_dir():
-        raise BadInput("run_dir", str(run_dir), "is a file; name a folder")
     check_single(run_dir)
     if (run_dir / _MARKER).exists():
         raise BadInput(

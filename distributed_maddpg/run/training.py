@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -151,7 +150,7 @@ def _train(
             folder = paths[0] if len(algos) == 1 else paths[0].parent
             progress.starting(algos[0].config, folder, len(algos))
             algos[0].start()
-        started = _Start(time.perf_counter(), algos[0].env_steps, algos[0].updates)
+        started = time.perf_counter()
         saver = CheckpointSaver(saving.keep, progress.note)
         with stop_on_signals(request_stop), progress:
             try:
@@ -159,20 +158,11 @@ def _train(
             except TrainingError:
                 _copy_before_overwrite(runs, saver, progress)
                 raise
-            training_s = time.perf_counter() - started.clock
+            training_s = time.perf_counter() - started
             saver.finish(lambda: _drained(runs))
-            summaries = [_finish(run, saver, started, training_s, progress) for run in runs]
+            summaries = [_finish(run, saver, training_s, progress) for run in runs]
             algos[0].stop()  # a signal that comes while this takes a moment does not make it unfinished
         return summaries
-
-
-@dataclass(frozen=True)
-class _Start:
-    """Where a run, or its continuation, began."""
-
-    clock: float
-    env_steps: int
-    updates: int
 
 
 class _Run:
@@ -180,6 +170,7 @@ class _Run:
 
     def __init__(self, algo: MADDPG, folder: RunFolder, saving: SavingOptions) -> None:
         self.algo, self.folder = algo, folder
+        self.first_env_steps, self.first_updates = algo.env_steps, algo.updates
         self.checkpoints = saving.folder or str(folder.path / "checkpoints")
         self._saving = saving
         self.captured = ""
@@ -246,9 +237,7 @@ def _copy_before_overwrite(runs: Sequence[_Run], saver: CheckpointSaver, progres
         progress.note(f"no checkpoint could be made of the end: {error}")
 
 
-def _finish(
-    run: _Run, saver: CheckpointSaver, start: _Start, training_s: float, progress: Progress
-) -> dict[str, Any]:
+def _finish(run: _Run, saver: CheckpointSaver, training_s: float, progress: Progress) -> dict[str, Any]:
     """Evaluate a run unless it was interrupted, and write summary and report."""
     algo, folder = run.algo, run.folder
     folder.mark(algo.config)
@@ -260,8 +249,8 @@ def _finish(
         "env_steps": algo.env_steps,
         "updates": algo.updates,
         "training_s": training_s,
-        "env_steps_per_s": (algo.env_steps - start.env_steps) / training_s,
-        "updates_per_s": (algo.updates - start.updates) / training_s,
+        "env_steps_per_s": (algo.env_steps - run.first_env_steps) / training_s,
+        "updates_per_s": (algo.updates - run.first_updates) / training_s,
         "weights_digest": algo.weights_digest(),
         "device": algo.device,
         "device_reason": algo.device_reason,
