@@ -47,15 +47,15 @@ def _require_regular(status: os.stat_result, path: str | Path) -> None:
         raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
-def read_bytes(descriptor: int, most: int) -> bytes:
+def read_bytes(descriptor: int, max_bytes: int) -> bytes:
     """Return a whole open file.
 
     Raises:
-        OSError: if it holds more than `most` bytes.
+        OSError: if it holds more than `max_bytes` bytes.
     """
     size = os.fstat(descriptor).st_size
-    if size > most:
-        raise OSError(errno.EFBIG, f"larger than {most} bytes")
+    if size > max_bytes:
+        raise OSError(errno.EFBIG, f"larger than {max_bytes} bytes")
     with open(descriptor, "rb", closefd=False) as file:
         file.seek(0)
         data = file.read(size + 1)
@@ -64,15 +64,15 @@ def read_bytes(descriptor: int, most: int) -> bytes:
     return data
 
 
-def read_small(path: str | Path, most: int) -> bytes:
+def read_small(path: str | Path, max_bytes: int) -> bytes:
     """Return the content of a regular file.
 
     Raises:
-        OSError: if it cannot be read, or holds more than `most` bytes.
+        OSError: if it cannot be read, or holds more than `max_bytes` bytes.
     """
     descriptor = open_regular(path)
     try:
-        return read_bytes(descriptor, most)
+        return read_bytes(descriptor, max_bytes)
     finally:
         os.close(descriptor)
 
@@ -86,15 +86,15 @@ def parse_json(data: bytes) -> Any:
     try:
         return json.loads(
             data.decode("utf-8"),
-            object_pairs_hook=_object,
-            parse_constant=_refuse_number,
-            parse_float=_finite,
+            object_pairs_hook=_refuse_duplicates,
+            parse_constant=_refuse_constant,
+            parse_float=_finite_float,
         )
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
@@ -102,11 +102,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _refuse_number(text: str) -> Any:
+def _refuse_constant(text: str) -> Any:
     raise ValueError(f"{text} is no JSON number")
 
 
-def _finite(text: str) -> float:
+def _finite_float(text: str) -> float:
     number = float(text)
     if number in (float("inf"), float("-inf")):
         raise ValueError(f"{text} is too large")
@@ -163,7 +163,7 @@ def _exchange(one: Path, other: Path) -> bool:
     raise OSError(code, os.strerror(code), str(other))
 
 
-def write_aside(path: Path, text: str) -> None:
+def write_atomic(path: Path, text: str) -> None:
     """Write a small file beside its name and rename it into place, so that it is never seen half."""
     draft = path.with_name(f".{path.name}.tmp")
     try:

@@ -118,7 +118,7 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint) -> str | Path:
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     draft.mkdir()
     try:
-        _write(draft, checkpoint)
+        _write_files(draft, checkpoint)
         sync(draft)
         replace_folder(draft, path)
     finally:
@@ -133,7 +133,7 @@ def _save_remote(url: str, checkpoint: Checkpoint) -> str:
         raise BadInput("path", url, "holds something other than a checkpoint; name a new folder")
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as temporary:
         local = Path(temporary)
-        _write(local, checkpoint)
+        _write_files(local, checkpoint)
         # A folder without manifest is no checkpoint: the old one ends with it, the new one begins with it.
         for name in sorted(there, key=lambda name: name != MANIFEST):
             remote.delete(name)
@@ -143,7 +143,7 @@ def _save_remote(url: str, checkpoint: Checkpoint) -> str:
     return url
 
 
-def _write(folder: Path, checkpoint: Checkpoint) -> None:
+def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     """Write all files of a checkpoint into an empty folder."""
     checkpoint.check_resumable()
     files: dict[str, FileEntry] = {}
@@ -224,7 +224,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
             return _read(descriptor, str(path))
         except CheckpointError as error:
             problem = error
-            if _is_still(path, descriptor):
+            if _still_names(path, descriptor):
                 break
         finally:
             os.close(descriptor)
@@ -232,7 +232,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     raise problem
 
 
-def _is_still(path: Path, descriptor: int) -> bool:
+def _still_names(path: Path, descriptor: int) -> bool:
     """Return whether a path still names the open folder."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
@@ -245,11 +245,11 @@ def _load_remote(url: str) -> Checkpoint:
     # Open files outlive the folder, so that the replay rows can still be read when it is gone.
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as temporary:
         local = Path(temporary)
-        with _naming(url, MANIFEST, _REMOTE_DAMAGE):
+        with _name_errors(url, MANIFEST, _REMOTE_DAMAGE):
             remote.download(local / MANIFEST, MAX_MANIFEST_BYTES)
             manifest = parse_manifest((local / MANIFEST).read_bytes())
         for name, entry in manifest.files.items():
-            with _naming(url, name, _REMOTE_DAMAGE):
+            with _name_errors(url, name, _REMOTE_DAMAGE):
                 remote.download(local / name, min(entry.size_bytes, MAX_BYTES[name]))
         descriptor = os.open(local, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -260,7 +260,7 @@ def _load_remote(url: str) -> Checkpoint:
 
 def _read(folder: int, shown: str) -> Checkpoint:
     """Read the checkpoint in an open folder, which messages call `shown`."""
-    with _opened(folder, shown, MANIFEST) as descriptor:
+    with _open_file(folder, shown, MANIFEST) as descriptor:
         manifest = parse_manifest(read_bytes(descriptor, MAX_MANIFEST_BYTES))
     run = manifest.settings, manifest.agents, manifest.counters.env_steps, manifest.counters.updates
     with _verified(folder, shown, manifest, manifest.state_file) as descriptor:
@@ -284,12 +284,12 @@ def _read(folder: int, shown: str) -> Checkpoint:
 @contextmanager
 def _verified(folder: int, shown: str, manifest: Manifest, name: str) -> Iterator[int]:
     """Open a file of a folder and compare it with what the manifest says of it, piece by piece."""
-    with _opened(folder, shown, name) as descriptor:
-        entry, most, size = manifest.files[name], MAX_BYTES[name], os.fstat(descriptor).st_size
+    with _open_file(folder, shown, name) as descriptor:
+        entry, max_bytes, size = manifest.files[name], MAX_BYTES[name], os.fstat(descriptor).st_size
         if size != entry.size_bytes:
             raise ValueError(f"has {size} bytes, {MANIFEST} says {entry.size_bytes}; the file was altered")
-        if size > most:
-            raise ValueError(f"has {size} bytes, more than the {most} this package reads")
+        if size > max_bytes:
+            raise ValueError(f"has {size} bytes, more than the {max_bytes} this package reads")
         checksum, position = hashlib.sha256(), 0
         while piece := os.pread(descriptor, _PIECE_BYTES, position):
             checksum.update(piece)
@@ -300,9 +300,9 @@ def _verified(folder: int, shown: str, manifest: Manifest, name: str) -> Iterato
 
 
 @contextmanager
-def _opened(folder: int, shown: str, name: str) -> Iterator[int]:
+def _open_file(folder: int, shown: str, name: str) -> Iterator[int]:
     """Open a file of a folder, and make one line of whatever is wrong with it."""
-    with _naming(shown, name):
+    with _name_errors(shown, name):
         descriptor = open_regular(name, folder, follow=False)
         try:
             yield descriptor
@@ -311,7 +311,7 @@ def _opened(folder: int, shown: str, name: str) -> Iterator[int]:
 
 
 @contextmanager
-def _naming(shown: str, name: str, damage: set[int] = _DAMAGE) -> Iterator[None]:
+def _name_errors(shown: str, name: str, damage: set[int] = _DAMAGE) -> Iterator[None]:
     """Name the file in every complaint about it."""
     try:
         yield

@@ -15,10 +15,10 @@ from distributed_maddpg.checkpoint.manifest import ALL_FILES, MANIFEST
 from distributed_maddpg.checkpoint.remote import RemoteFolder, is_url
 from distributed_maddpg.errors import CheckpointUnavailable
 
-_STEP = re.compile(r"step_([0-9]{1,18})")
+_STEP_NAME = re.compile(r"step_([0-9]{1,18})")
 
 
-_DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)")
+_DRAFT_NAME = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)")
 
 
 def checkpoints_of(folder: str | Path) -> list[str | Path]:
@@ -34,8 +34,8 @@ def checkpoints_of(folder: str | Path) -> list[str | Path]:
     try:
         steps: dict[str | Path, int] = {}
         for name in _names(folder):
-            path = _child(folder, name)
-            match = _STEP.fullmatch(name)
+            path = _join(folder, name)
+            match = _STEP_NAME.fullmatch(name)
             if match and _may_be_checkpoint(path):
                 steps[path] = int(match[1])
     except OSError as error:
@@ -52,7 +52,7 @@ def _names(folder: str | Path) -> set[str]:
         return set()
 
 
-def _child(folder: str | Path, name: str) -> str | Path:
+def _join(folder: str | Path, name: str) -> str | Path:
     return f"{str(folder).rstrip('/')}/{name}" if is_url(folder) else Path(folder) / name
 
 
@@ -97,7 +97,7 @@ def remove_drafts(folder: str | Path) -> None:
             _remove_remote_drafts(str(folder))
         return
     for path in Path(folder).glob(".*"):
-        match, names = _DRAFT.fullmatch(path.name), plain_files(path)
+        match, names = _DRAFT_NAME.fullmatch(path.name), plain_files(path)
         if match is None or names is None or not names <= ALL_FILES:
             continue
         home = path.with_name(match[1])
@@ -110,14 +110,14 @@ def remove_drafts(folder: str | Path) -> None:
 
 def _remove_remote_drafts(folder: str) -> None:
     """Delete files of checkpoints whose manifest, which is written last and deleted first, is not there."""
-    for name in filter(_STEP.fullmatch, RemoteFolder(folder).names()):
+    for name in filter(_STEP_NAME.fullmatch, RemoteFolder(folder).names()):
         remote = RemoteFolder(f"{folder.rstrip('/')}/{name}")
         names = remote.names()
         if MANIFEST not in names and names <= ALL_FILES:
             remote.delete_all(names)
 
 
-def holds_any(folder: str | Path) -> bool:
+def holds_checkpoints(folder: str | Path) -> bool:
     """Return whether a folder or URL holds checkpoints, or some that were set aside.
 
     Raises:

@@ -36,7 +36,7 @@ class RemoteFolder:
         try:
             self._system, root = url_to_fs(url)
         except ImportError as error:
-            raise BadInput("path", url, _missing(error)) from error
+            raise BadInput("path", url, _missing_package(error)) from error
         except ValueError as error:
             raise BadInput("path", url, f"cannot be opened ({error})") from error
         except Exception as error:
@@ -49,7 +49,7 @@ class RemoteFolder:
         Raises:
             OSError: if the file system does not answer.
         """
-        with _only_os_errors():
+        with _raise_os_errors():
             self._system.invalidate_cache()  # fsspec remembers listings, but others write here too
             try:
                 paths = self._system.ls(self._root, detail=False)
@@ -63,29 +63,29 @@ class RemoteFolder:
         Raises:
             OSError: if that fails.
         """
-        with _only_os_errors():
+        with _raise_os_errors():
             try:
                 self._system.put_file(str(source), f"{self._root}/{source.name}")
             except FileNotFoundError:  # real folders have to be made; an object store might make a bucket
                 self._system.makedirs(self._root, exist_ok=True)
                 self._system.put_file(str(source), f"{self._root}/{source.name}")
 
-    def download(self, target: Path, most: int) -> None:
+    def download(self, target: Path, max_bytes: int) -> None:
         """Copy the file of the target's name from here.
 
         Raises:
-            OSError: if that fails, or the file holds more than `most` bytes.
+            OSError: if that fails, or the file holds more than `max_bytes` bytes.
         """
         with (
-            _only_os_errors(),
+            _raise_os_errors(),
             self._system.open(f"{self._root}/{target.name}", "rb") as source,
             target.open("xb") as copy,
         ):
-            left = most
+            left = max_bytes
             while piece := source.read(_PIECE_BYTES):
                 left -= len(piece)
                 if left < 0:
-                    raise OSError(errno.EFBIG, f"larger than {most} bytes")
+                    raise OSError(errno.EFBIG, f"larger than {max_bytes} bytes")
                 copy.write(piece)
 
     def rename(self, name: str) -> None:
@@ -94,7 +94,7 @@ class RemoteFolder:
         Raises:
             OSError: if that fails.
         """
-        with _only_os_errors():
+        with _raise_os_errors():
             self._system.mv(self._root, f"{self._root.rpartition('/')[0]}/{name}", recursive=True)
 
     def delete(self, name: str) -> None:
@@ -103,7 +103,7 @@ class RemoteFolder:
         Raises:
             OSError: if that fails.
         """
-        with _only_os_errors():
+        with _raise_os_errors():
             self._system.rm_file(f"{self._root}/{name}")
 
     def delete_all(self, names: Iterable[str]) -> None:
@@ -119,7 +119,7 @@ class RemoteFolder:
 
 
 @contextmanager
-def _only_os_errors() -> Iterator[None]:
+def _raise_os_errors() -> Iterator[None]:
     """Turn whatever a file system raises, each in its own way, into an OSError with one line."""
     try:
         yield
@@ -133,7 +133,7 @@ def _as_os_error(error: Exception) -> OSError:
     return OSError(number if isinstance(number, int) else errno.EIO, one_line(text, 300))
 
 
-def _missing(error: ImportError) -> str:
+def _missing_package(error: ImportError) -> str:
     """Return which package to install; fsspec hides its name in the cause."""
     cause: BaseException | None = error
     while cause is not None and not getattr(cause, "name", None):

@@ -46,7 +46,7 @@ class CheckpointSaver:
         self.problem = ""
         """Why the latest attempt failed; empty if it did not."""
 
-    def begin(self, checkpoints: Sequence[tuple[str, Checkpoint]]) -> None:
+    def start(self, checkpoints: Sequence[tuple[str, Checkpoint]]) -> None:
         """Start to write (folder, checkpoint) pairs; only while not `busy`."""
         self._thread = threading.Thread(target=self._write, args=(checkpoints,), daemon=True)
         self._thread.start()
@@ -74,7 +74,7 @@ class CheckpointSaver:
         Args:
             capture: returns them; called when those before are written, which ends the reading of their rows.
         """
-        self._await()
+        self._wait()
         missing = self._write(capture())
         if any(checkpoint.replay for _, checkpoint in missing):
             problem = self.problem
@@ -83,7 +83,7 @@ class CheckpointSaver:
                 self.problem = f"{problem}; it was, without its transitions"
         self.report()
 
-    def _await(self) -> None:
+    def _wait(self) -> None:
         if self._thread is not None:
             self._thread.join(_MAX_WRITE_S)
 
@@ -95,7 +95,7 @@ class CheckpointSaver:
         for folder, checkpoint in checkpoints:
             path = f"{folder.rstrip('/')}/step_{checkpoint.env_steps}"
             started = time.monotonic()
-            counted = _Counted(checkpoint)
+            counted = _SizeCounter(checkpoint)
             try:
                 save_checkpoint(path, counted.checkpoint)
             except (OSError, RuntimeError, ValueError, MemoryError) as error:
@@ -119,7 +119,7 @@ class CheckpointSaver:
             self._lines.append(one_line(f"{folder}: older checkpoints could not be deleted ({error})"))
 
 
-class _Counted:
+class _SizeCounter:
     """A checkpoint whose bytes are counted as they are written."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:

@@ -27,5 +27,5 @@ def present(result: dict[str, Any], shown: Sequence[Table], as_json: bool, progr
 def show_tables(shown: Sequence[Table], progress: Progress) -> None:
     """Show tables, one below the other."""
     for table in shown:
-        progress.table(table.title, table.headers, table.rows)
+        progress.print_table(table.title, table.headers, table.rows)
         progress.note("")

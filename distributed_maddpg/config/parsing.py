@@ -56,12 +56,14 @@ def as_bad_input(error: Any, config_type: type) -> BadInput:
         return cause if isinstance(cause, BadInput) else BadInput(name, error["input"], str(cause))
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return BadInput(
-            name, error["input"], f"no such setting; {did_you_mean(path[-1], _known(config_type, path[:-1]))}"
+            name,
+            error["input"],
+            f"no such setting; {did_you_mean(path[-1], _known_settings(config_type, path[:-1]))}",
         )
     return BadInput(name, error["input"], error["msg"].lower())
 
 
-def _known(config_type: type, path: list[str]) -> list[str]:
+def _known_settings(config_type: type, path: list[str]) -> list[str]:
     """Return the settings of the section at `path`."""
     section: Any = config_type
     for part in path:

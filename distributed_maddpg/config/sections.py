@@ -22,7 +22,7 @@ Head = Literal["sigmoid", "gumbel"]
 EnvArgument = int | float | bool | str
 
 
-_LARGEST, _WIDEST, MAX_WORKERS, _MAX_THREADS = 10**15, 65_536, 10_000, 1_024
+_MAX_NUMBER, _MAX_WIDTH, MAX_WORKERS, _MAX_THREADS = 10**15, 65_536, 10_000, 1_024
 
 
 def require(condition: bool, name: str, value: object, remedy: str) -> None:
@@ -35,13 +35,13 @@ def _require_positive(section: str, settings: object, *names: str, or_zero: bool
     least = "zero or a positive number" if or_zero else "a positive number"
     for name in names:
         value = getattr(settings, name)
-        fits = 0 <= value <= _LARGEST and (or_zero or value > 0)
+        fits = 0 <= value <= _MAX_NUMBER and (or_zero or value > 0)
         require(fits, f"{section}.{name}", value, f"must be {least} below 10^15")
 
 
 def _require_hidden_sizes(name: str, sizes: tuple[int, ...]) -> None:
-    fits = len(sizes) > 0 and all(0 < size <= _WIDEST for size in sizes)
-    require(fits, name, sizes, f"needs one or more widths from 1 to {_WIDEST}")
+    fits = len(sizes) > 0 and all(0 < size <= _MAX_WIDTH for size in sizes)
+    require(fits, name, sizes, f"needs one or more widths from 1 to {_MAX_WIDTH}")
 
 
 class Section:

@@ -54,8 +54,8 @@ class MADDPGConfig(Section):
         require(self.seed >= 0, "seed", self.seed, "must be zero or a positive integer")
         remedy = f"must be 0 (no Ray) to {MAX_WORKERS}"
         require(0 <= self.num_workers <= MAX_WORKERS, "num_workers", self.num_workers, remedy)
-        least, most = self.ray.min_workers, self.num_workers or self.ray.min_workers
-        require(least <= most, "ray.min_workers", least, f"must be at most num_workers = {most}")
+        minimum, maximum = self.ray.min_workers, self.num_workers or self.ray.min_workers
+        require(minimum <= maximum, "ray.min_workers", minimum, f"must be at most num_workers = {maximum}")
         n_step, fragment = self.algorithm.n_step, self.rollout.fragment_steps
         remedy = f"is more than rollout.fragment_steps ({fragment}), where sums end"
         require(n_step <= fragment, "algorithm.n_step", n_step, remedy)
@@ -94,7 +94,7 @@ class MADDPGConfig(Section):
         Raises:
             BadInput: for an unknown key, a wrong type or a value out of range; names the field.
         """
-        merged = dict(values) if base is None else merge(_settings_under(base, values), values)
+        merged = dict(values) if base is None else merge(_base_settings(base, values), values)
         from pydantic import ValidationError  # noqa: PLC0415 (as in _parser)
 
         try:
@@ -143,7 +143,7 @@ def _parser() -> Any:
     return TypeAdapter(MADDPGConfig)
 
 
-def _settings_under(base: MADDPGConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+def _base_settings(base: MADDPGConfig, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of `base`, without its environment's arguments where `values` name another one."""
     settings = base.to_dict()
     env = values.get("env")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from distributed_maddpg.files import write_aside
+from distributed_maddpg.files import write_atomic
 from distributed_maddpg.report.html import page
 from distributed_maddpg.report.table_files import read_numbers
 
@@ -63,7 +63,7 @@ def write_curves(path: Path, title: str, groups: Mapping[str, Sequence[Curves]])
         parts.append(to_html(figure, full_html=False, include_plotlyjs=not parts))
     seeds = ", ".join(f"{group} {len(runs)}".strip() for group, runs in groups.items())
     text = f"Mean over seeds, and a band from the least to the most of them; seeds: {seeds}."
-    write_aside(path, page(title, "\n".join([f"<p>{html.escape(text)}</p>", *parts])))
+    write_atomic(path, page(title, "\n".join([f"<p>{html.escape(text)}</p>", *parts])))
 
 
 def over_seeds(runs: Sequence[Curves], name: str) -> tuple[npt.NDArray[np.float64], ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from distributed_maddpg.files import write_aside
+from distributed_maddpg.files import write_atomic
 from distributed_maddpg.report.html import page
 
 _SQUARE, _MARGIN = 70, 160  # pixels
@@ -43,4 +43,4 @@ def write_heat_maps(
             title=axes[0], type="category", ticksuffix=" "
         )
         parts.append(to_html(figure, full_html=False, include_plotlyjs=index == 0))
-    write_aside(path, page(title, "\n".join(parts)))
+    write_atomic(path, page(title, "\n".join(parts)))

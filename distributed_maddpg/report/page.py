@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.files import write_aside
+from distributed_maddpg.files import write_atomic
 from distributed_maddpg.report.curves import read_curves, write_curves
 from distributed_maddpg.report.table_files import read_numbers
 
@@ -63,7 +63,7 @@ def write_report(run_dir: Path) -> Path:
         figures="\n".join(parts),
     )
     path = run_dir / "report.html"
-    write_aside(path, page)
+    write_atomic(path, page)
     return path
 
 

@@ -12,25 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from distributed_maddpg.checkpoint.listing import checkpoints_of, holds_any
+from distributed_maddpg.checkpoint.listing import checkpoints_of, holds_checkpoints
 from distributed_maddpg.checkpoint.remote import is_url
 from distributed_maddpg.checkpoint.saver import SavingOptions
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable
-from distributed_maddpg.files import make_folder, parse_json, read_small, write_aside
+from distributed_maddpg.files import make_folder, parse_json, read_small, write_atomic
 from distributed_maddpg.metrics import flatten
 from distributed_maddpg.run.tables import CSVTable, TensorBoardWriter
 from distributed_maddpg.types import FaultEvent
 
-_MARKER = "config.toml"
+_CONFIG = "config.toml"
 _LOCK = ".lock"
-_SAVING = "checkpoints.json"
+_CHECKPOINT_RECORD = "checkpoints.json"
 _MAX_BYTES = 2**16
 _METRICS, _RETURNS, _EVENTS = "metrics.csv", "returns.csv", "events.jsonl"
 
 
 @dataclass(frozen=True)
-class Memory:
+class CheckpointRecord:
     """What a run remembers of its checkpoints."""
 
     saving: SavingOptions
@@ -38,22 +38,24 @@ class Memory:
     """The latest that it saved, or went on from."""
 
 
-def memory_of(run_dir: Path) -> Memory:
+def read_checkpoint_record(run_dir: Path) -> CheckpointRecord:
     """Return what a run remembers of its checkpoints.
 
     Raises:
         CheckpointUnavailable: if that cannot be read.
     """
-    path = run_dir / _SAVING
+    path = run_dir / _CHECKPOINT_RECORD
     try:
         values = parse_json(read_small(path, _MAX_BYTES))
-        memory = Memory(SavingOptions(values["folder"], values["replay"], values["keep"]), values["newest"])
-        kinds = (memory.saving.folder, str), (memory.saving.replay, bool), (memory.newest, str)
-        if not all(isinstance(*each) for each in kinds) or not memory.saving.folder.isprintable():
+        record = CheckpointRecord(
+            SavingOptions(values["folder"], values["replay"], values["keep"]), values["newest"]
+        )
+        kinds = (record.saving.folder, str), (record.saving.replay, bool), (record.newest, str)
+        if not all(isinstance(*each) for each in kinds) or not record.saving.folder.isprintable():
             raise ValueError("its values are of other kinds")
-        return memory
+        return record
     except FileNotFoundError:
-        return Memory(SavingOptions())
+        return CheckpointRecord(SavingOptions())
     except (OSError, ValueError, TypeError, KeyError) as error:
         remedy = "mend it, or delete it and name the folder with --checkpoint-dir if it is not the usual one"
         raise CheckpointUnavailable(f"{path}: cannot be read ({error}); {remedy}") from None
@@ -61,18 +63,18 @@ def memory_of(run_dir: Path) -> Memory:
 
 def checkpoints_folder(run_dir: Path) -> str:
     """Return the folder or URL where a run's checkpoints are."""
-    return memory_of(run_dir).saving.folder or str(run_dir / "checkpoints")
+    return read_checkpoint_record(run_dir).saving.folder or str(run_dir / "checkpoints")
 
 
-def check_not_gone(run_dir: Path, folder: str) -> None:
+def check_checkpoints_present(run_dir: Path, folder: str) -> None:
     """Refuse a folder without checkpoints if the run saved some: perhaps a disk is not mounted.
 
     Raises:
         CheckpointUnavailable: naming the newest that the run saved.
     """
-    newest = memory_of(run_dir).newest
+    newest = read_checkpoint_record(run_dir).newest
     try:
-        gone = newest and not holds_any(folder)
+        gone = newest and not holds_checkpoints(folder)
     except OSError as error:
         raise CheckpointUnavailable(f"{folder}: cannot be listed ({error.strerror})") from None
     if gone:
@@ -93,23 +95,23 @@ def newest_checkpoint(place: str | Path) -> str | Path:
         return found[0] if found else place
     if Path(place).is_file():
         raise CheckpointError(f"{place}: is a file; name the folder of a checkpoint or of a run")
-    is_run = (Path(place) / _MARKER).is_file()
+    is_run = (Path(place) / _CONFIG).is_file()
     found = checkpoints_of(checkpoints_folder(Path(place)) if is_run else place)
     if is_run and not found:
         raise CheckpointError(f"{place}: this run has no checkpoint yet")
-    if not found and (runs := sorted(Path(place).glob(f"*/{_MARKER}"))):
+    if not found and (runs := sorted(Path(place).glob(f"*/{_CONFIG}"))):
         raise CheckpointError(f"{place}: holds runs; name one of them, such as {runs[0].parent}")
     return found[0] if found else place
 
 
-def check_free(run_dir: Path) -> None:
+def check_unused(run_dir: Path) -> None:
     """Refuse a folder that already holds a run, or that is no folder.
 
     Raises:
         BadInput: naming the folder and how to continue the run in it.
     """
-    check_single(run_dir)
-    if (run_dir / _MARKER).exists():
+    check_not_multi_seed(run_dir)
+    if (run_dir / _CONFIG).exists():
         raise BadInput(
             "run_dir",
             str(run_dir),
@@ -117,13 +119,13 @@ def check_free(run_dir: Path) -> None:
         )
 
 
-def check_single(run_dir: Path) -> None:
+def check_not_multi_seed(run_dir: Path) -> None:
     """Refuse a folder of several runs for one.
 
     Raises:
         BadInput: naming the folder and how to continue the runs in it.
     """
-    several = sorted(run_dir.glob(f"seed_*/{_MARKER}"))
+    several = sorted(run_dir.glob(f"seed_*/{_CONFIG}"))
     if several:
         remedy = f"already holds runs; continue one with --resume {several[0].parent}, or name another"
         raise BadInput("run_dir", str(run_dir), remedy)
@@ -140,69 +142,71 @@ class RunFolder:
         """
         self.path = path
         make_folder(path, "run_dir")
-        self._lock = _locked(path)
-        self._elsewhere: TextIO | None = None
-        self._marked = False
+        self._lock = _lock_folder(path)
+        self._checkpoints_lock: TextIO | None = None
+        self._config_written = False
         self._problem = ""
         self._metrics: CSVTable
         self._returns: CSVTable
         self._events: TensorBoardWriter
-        self._open: tuple[CSVTable | TensorBoardWriter, ...] = ()
+        self._open_files: tuple[CSVTable | TensorBoardWriter, ...] = ()
 
-    def begin(self, tables: Mapping[str, str] | None, env_steps: int, longer: bool = False) -> None:
+    def open_tables(self, tables: Mapping[str, str] | None, env_steps: int, extended: bool = False) -> None:
         """Open the tables as they were at a checkpoint, or empty.
 
         Args:
             tables: the texts that the checkpoint kept, by file name; rows that came after it are dropped, and
                 a table that it did not keep is continued. None: there is no checkpoint.
             env_steps: of the checkpoint.
-            longer: whether the run may have ended with it before, and was made longer since; then the
+            extended: whether the run may have ended with it before, and was made extended since; then the
                 evaluation of that end stays.
 
         Raises:
             BadInput: if they cannot be written, or are none.
         """
-        if tables is None and memory_of(self.path).newest:
-            self._set_tables_aside()  # of a run that came farther than nothing
+        if tables is None and read_checkpoint_record(self.path).newest:
+            self._rename_tables()  # of a run that came farther than nothing
         tables = {_METRICS: "", _RETURNS: ""} if tables is None else dict(tables)
         try:
-            if longer and _RETURNS in tables:
+            if extended and _RETURNS in tables:
                 tables[_RETURNS] += _evaluation_at(self.path / _RETURNS, tables[_RETURNS], env_steps)
             self._metrics = CSVTable(self.path / _METRICS, tables.get(_METRICS))
             self._returns = CSVTable(self.path / _RETURNS, tables.get(_RETURNS))
         except OSError as error:
             raise BadInput("run_dir", str(self.path), f"cannot be used ({error.strerror})") from None
         self._events = TensorBoardWriter(self.path, env_steps)
-        self._open = (self._metrics, self._returns, self._events)
+        self._open_files = (self._metrics, self._returns, self._events)
 
-    def remember(self, saving: SavingOptions, newest: str) -> None:
+    def record_checkpoint(self, saving: SavingOptions, newest: str) -> None:
         """Remember how checkpoints are saved, and the newest one; hold a folder of their own as well.
 
         Raises:
             BadInput: if that folder cannot be used, or another process is using it.
         """
         local = saving.folder.removeprefix("file://")
-        if self._elsewhere is None and local and not is_url(local):
+        if self._checkpoints_lock is None and local and not is_url(local):
             try:
                 Path(local).mkdir(parents=True, exist_ok=True)
             except (OSError, ValueError) as error:
                 raise BadInput("--checkpoint-dir", saving.folder, f"cannot be used ({error})") from None
-            self._elsewhere = _locked(Path(local))
+            self._checkpoints_lock = _lock_folder(Path(local))
         folder = saving.folder if is_url(saving.folder) or not local else str(Path(local).resolve())
         values = {"folder": folder, "replay": saving.replay, "keep": saving.keep, "newest": newest}
-        self._try(lambda: write_aside(self.path / _SAVING, json.dumps(values, indent=1) + "\n"))
+        self._try_write(
+            lambda: write_atomic(self.path / _CHECKPOINT_RECORD, json.dumps(values, indent=1) + "\n")
+        )
 
-    def mark(self, config: MADDPGConfig) -> None:
+    def write_config(self, config: MADDPGConfig) -> None:
         """Make the folder a run's, once; one that failed to start leaves its name free."""
-        if not self._marked:
-            self._try(lambda: write_aside(self.path / _MARKER, config.to_toml()))
-            self._marked = (self.path / _MARKER).exists()
+        if not self._config_written:
+            self._try_write(lambda: write_atomic(self.path / _CONFIG, config.to_toml()))
+            self._config_written = (self.path / _CONFIG).exists()
 
     def add_result(self, result: dict[str, Any]) -> None:
         """Append an iteration's result."""
         own = {key: value for key, value in result.items() if key != "evaluation"}
-        self._try(lambda: self._metrics.add(flatten(own)))
-        self._try(lambda: self._events.add(own, result["num_env_steps_sampled_lifetime"]))
+        self._try_write(lambda: self._metrics.add(flatten(own)))
+        self._try_write(lambda: self._events.add(own, result["num_env_steps_sampled_lifetime"]))
 
     def add_evaluation(self, evaluation: dict[str, Any]) -> None:
         """Append the greedy returns per agent, and the success rates where the environment has them."""
@@ -213,15 +217,15 @@ class RunFolder:
             **evaluation["agent_episode_returns_mean"],
             **{f"success_{name}": rate for name, rate in evaluation.get("success", {}).items()},
         }
-        self._try(self._metrics.flush)
-        self._try(lambda: self._returns.add(row))
-        self._try(lambda: self._events.add({"evaluation": evaluation}, evaluation["num_env_steps"]))
+        self._try_write(self._metrics.flush)
+        self._try_write(lambda: self._returns.add(row))
+        self._try_write(lambda: self._events.add({"evaluation": evaluation}, evaluation["num_env_steps"]))
 
     def add_events(self, events: Sequence[FaultEvent]) -> None:
         """Append what went wrong, or was mended, one JSON object a line."""
         if events:
             lines = "".join(json.dumps(dataclasses.asdict(event)) + "\n" for event in events)
-            self._try(lambda: _append(self.path / _EVENTS, lines))
+            self._try_write(lambda: _append_text(self.path / _EVENTS, lines))
 
     def tables(self) -> dict[str, str]:
         """Return the tables' texts, for a checkpoint; one that cannot be read now is left out."""
@@ -238,7 +242,7 @@ class RunFolder:
         problem, self._problem = self._problem, ""
         return problem
 
-    def to_open(self) -> dict[str, str]:
+    def output_files(self) -> dict[str, str]:
         """Return what a person may want to open at the end, the report, which comes last, included.
 
         A run may be interrupted before its first result; then there is nothing to show.
@@ -249,18 +253,18 @@ class RunFolder:
 
     def close(self) -> None:
         """Close the files and let the folder go."""
-        for file in self._open:
-            self._try(file.close)
+        for file in self._open_files:
+            self._try_write(file.close)
         self._lock.close()
-        if self._elsewhere is not None:
-            self._elsewhere.close()
+        if self._checkpoints_lock is not None:
+            self._checkpoints_lock.close()
 
-    def _set_tables_aside(self) -> None:
+    def _rename_tables(self) -> None:
         for name in (_METRICS, _RETURNS):
             with suppress(OSError):
                 (self.path / name).rename(self.path / f"{name}.aside.{uuid.uuid4().hex[:8]}")
 
-    def _try(self, write: Callable[[], object]) -> None:
+    def _try_write(self, write: Callable[[], object]) -> None:
         """Write; a disk that is full for a while must not end the training."""
         try:
             write()
@@ -276,12 +280,12 @@ def _evaluation_at(path: Path, kept: str, env_steps: int) -> str:
     return line + end if follows and end else ""
 
 
-def _append(path: Path, text: str) -> None:
+def _append_text(path: Path, text: str) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(text)
 
 
-def _locked(folder: Path) -> TextIO:
+def _lock_folder(folder: Path) -> TextIO:
     """Return an open file whose lock is gone with this process, however it ends.
 
     Raises:

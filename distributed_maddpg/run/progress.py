@@ -35,7 +35,7 @@ class Progress:
         self._last_plain = -_PLAIN_INTERVAL_S
         self._evaluation = ""
 
-    def starting(self, config: MADDPGConfig, run_dir: Path, num_seeds: int) -> None:
+    def print_start(self, config: MADDPGConfig, run_dir: Path, num_seeds: int) -> None:
         """Say what is about to run."""
         self._total = config.pacing.total_env_steps
         workers = f"{config.num_workers} rollout worker{'s' if config.num_workers > 1 else ''}"
@@ -48,7 +48,7 @@ class Progress:
             reason = f"pacing.total_env_steps {total} ends before pacing.learning_starts {starts} has passed"
             self.note(f"nothing will be learnt: {reason}; raise the one or lower the other")
 
-    def show(self, result: dict[str, Any]) -> None:
+    def print_result(self, result: dict[str, Any]) -> None:
         """Show one result of `train()`."""
         if result["evaluation"]:
             self._evaluation = _evaluation_text(result["evaluation"])
@@ -88,7 +88,7 @@ class Progress:
             self._bar.stop()
             self._bar = None
 
-    def summary(self, summary: dict[str, Any]) -> None:
+    def print_summary(self, summary: dict[str, Any]) -> None:
         """Show the end of a run."""
         table = Table(show_header=False, box=None, pad_edge=False)
         table.add_column(style="bold")
@@ -121,9 +121,9 @@ class Progress:
         self._console.print(text, markup=False)
 
     @contextmanager
-    def showing_log(self) -> Iterator[None]:
+    def print_log(self) -> Iterator[None]:
         """Show what the package logs as lines, above the live one where there is one."""
-        handler = _LogLines(self.note)
+        handler = _LogHandler(self.note)
         log = logging.getLogger("distributed_maddpg")
         propagates, log.propagate = log.propagate, False
         log.addHandler(handler)
@@ -133,7 +133,7 @@ class Progress:
             log.removeHandler(handler)
             log.propagate = propagates
 
-    def table(self, title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def print_table(self, title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Show a table of text; columns of numbers stand flush right."""
         table = Table(box=None, pad_edge=False)
         for column, header in enumerate(headers):
@@ -145,7 +145,7 @@ class Progress:
         self._console.print(table)
 
 
-class _LogLines(logging.Handler):
+class _LogHandler(logging.Handler):
     """Hands each message to a function."""
 
     def __init__(self, note: Callable[[str], None]) -> None:

@@ -27,7 +27,7 @@ def checkpoints_to_resume(
     Raises:
         CheckpointError: if there is none that can be read; where `auto`, if one may be whole all the same.
     """
-    shared = _shared(folders)
+    shared = _common_checkpoints(folders)
     if not auto:
         if not shared:
             raise CheckpointError(f"{', '.join(folders)}: holds no checkpoint to resume from")
@@ -52,7 +52,7 @@ def checkpoints_to_resume(
     return []
 
 
-def _shared(folders: Sequence[str]) -> list[list[str | Path]]:
+def _common_checkpoints(folders: Sequence[str]) -> list[list[str | Path]]:
     """Return the checkpoints of those moments of which every folder has one, the newest first."""
     paths = [{Path(str(path)).name: path for path in checkpoints_of(folder)} for folder in folders]
     names = sorted(set.intersection(*map(set, paths)), key=lambda name: (len(name), name), reverse=True)

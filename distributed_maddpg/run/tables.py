@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from distributed_maddpg.files import write_aside
+from distributed_maddpg.files import write_atomic
 from distributed_maddpg.metrics import flatten
 
 
@@ -33,7 +33,7 @@ class CSVTable:
         """
         self._path = path
         if text:
-            write_aside(path, text)
+            write_atomic(path, text)
         elif text is not None:
             path.unlink(missing_ok=True)
         self._file: BinaryIO | None = None

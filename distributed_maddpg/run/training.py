@@ -15,11 +15,11 @@ from distributed_maddpg.checkpoint.listing import checkpoints_of, remove_drafts
 from distributed_maddpg.checkpoint.saver import CheckpointSaver, SavingOptions
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, TrainingError
-from distributed_maddpg.files import write_aside
+from distributed_maddpg.files import write_atomic
 from distributed_maddpg.preflight import check_machine
 from distributed_maddpg.report.animation import record_episodes, write_animation
 from distributed_maddpg.report.page import write_report
-from distributed_maddpg.run.folder import RunFolder, check_free, check_single
+from distributed_maddpg.run.folder import RunFolder, check_not_multi_seed, check_unused
 from distributed_maddpg.run.progress import Progress
 from distributed_maddpg.run.signals import stop_on_signals
 from distributed_maddpg.trainer import MADDPG, train_together
@@ -41,7 +41,7 @@ def train_run(
     progress: Progress,
     checkpoint: Checkpoint | None = None,
     saving: SavingOptions = _DEFAULT_SAVING,
-    anew: bool = False,
+    restart: bool = False,
 ) -> dict[str, Any]:
     """Train to the end, or until interrupted, and leave a complete run folder.
 
@@ -53,7 +53,7 @@ def train_run(
         progress: what a person sees.
         checkpoint: to go on from, in the folder of its run; what the run left after it is dropped.
         saving: where checkpoints go, and what they hold.
-        anew: whether the folder may hold a run that ended before its first checkpoint, to begin again.
+        restart: whether the folder may hold a run that ended before its first checkpoint, to begin again.
 
     Returns:
         The summary that is also in `summary.json`.
@@ -63,9 +63,9 @@ def train_run(
         TrainingError: if a stage fails; files written so far stay.
     """
     if checkpoint is None:
-        check_single(run_dir)
-        if not anew:
-            check_free(run_dir)
+        check_not_multi_seed(run_dir)
+        if not restart:
+            check_unused(run_dir)
             _check_no_checkpoints(saving.folder)
         algo = MADDPG(config)
     else:
@@ -109,7 +109,7 @@ def train_seeds(
         TrainingError: if a stage fails; files written so far stay.
     """
     if checkpoints is None:
-        check_free(run_dir)
+        check_unused(run_dir)
     algos = MADDPG.for_seeds(config, num_seeds, checkpoints or ())
     if saving.folder:
         raise BadInput("--checkpoint-dir", saving.folder, "is for one run; leave it out with several seeds")
@@ -141,26 +141,26 @@ def _train(
             algo.request_stop()
 
     with ExitStack() as stack:
-        stack.enter_context(progress.showing_log())
+        stack.enter_context(progress.print_log())
         folders = [stack.enter_context(closing(RunFolder(path))) for path in paths]
         runs = [_Run(algo, folder, saving) for algo, folder in zip(algos, folders, strict=True)]
         stack.enter_context(algos[0])  # the others end with it
         # Ray sets its own handler of SIGTERM when it starts; ours must come after it.
         with stop_on_signals(request_stop, before_start=True):
             folder = paths[0] if len(algos) == 1 else paths[0].parent
-            progress.starting(algos[0].config, folder, len(algos))
+            progress.print_start(algos[0].config, folder, len(algos))
             algos[0].start()
         started = time.perf_counter()
         saver = CheckpointSaver(saving.keep, progress.note)
         with stop_on_signals(request_stop), progress:
             try:
-                _loop(runs, saver, progress)
+                _train_loop(runs, saver, progress)
             except TrainingError:
-                _copy_before_overwrite(runs, saver, progress)
+                _save_after_failure(runs, saver, progress)
                 raise
             training_s = time.perf_counter() - started
-            saver.finish(lambda: _drained(runs))
-            summaries = [_finish(run, saver, training_s, progress) for run in runs]
+            saver.finish(lambda: _final_checkpoints(runs))
+            summaries = [_finish_run(run, saver, training_s, progress) for run in runs]
             algos[0].stop()  # a signal that comes while this takes a moment does not make it unfinished
         return summaries
 
@@ -171,38 +171,40 @@ class _Run:
     def __init__(self, algo: MADDPG, folder: RunFolder, saving: SavingOptions) -> None:
         self.algo, self.folder = algo, folder
         self.first_env_steps, self.first_updates = algo.env_steps, algo.updates
-        self.checkpoints = saving.folder or str(folder.path / "checkpoints")
+        self.checkpoints_folder = saving.folder or str(folder.path / "checkpoints")
         self._saving = saving
-        self.captured = ""
+        self.checkpoint_path = ""
         """Where the latest checkpoint goes; workers may collect more while it is made."""
-        longer = algo.env_steps < algo.config.pacing.total_env_steps
-        folder.begin(algo.restored_tables, algo.env_steps, longer)
-        self._recorded = "" if algo.restored_tables is None else f"{self.checkpoints}/step_{algo.env_steps}"
-        folder.remember(saving, self._recorded)
-        remove_drafts(self.checkpoints)
+        extended = algo.env_steps < algo.config.pacing.total_env_steps
+        folder.open_tables(algo.restored_tables, algo.env_steps, extended)
+        self._recorded_path = (
+            "" if algo.restored_tables is None else f"{self.checkpoints_folder}/step_{algo.env_steps}"
+        )
+        folder.record_checkpoint(saving, self._recorded_path)
+        remove_drafts(self.checkpoints_folder)
         algo.on_event = lambda event: folder.add_events([event])  # at once: the run may not come so far
 
     def capture(self) -> Checkpoint:
         checkpoint = self.algo.capture(self._saving.replay, self.folder.tables())
-        self.captured = f"{self.checkpoints}/step_{checkpoint.env_steps}"
+        self.checkpoint_path = f"{self.checkpoints_folder}/step_{checkpoint.env_steps}"
         return checkpoint
 
     def note_saved(self, saver: CheckpointSaver) -> None:
         """Remember the latest checkpoint once it is written."""
-        if self.captured != self._recorded and not (saver.busy or saver.problem):
-            self._recorded = self.captured
-            self.folder.remember(self._saving, self.captured)
+        if self.checkpoint_path != self._recorded_path and not (saver.busy or saver.problem):
+            self._recorded_path = self.checkpoint_path
+            self.folder.record_checkpoint(self._saving, self.checkpoint_path)
 
     def add(self, result: dict[str, Any]) -> None:
         """Write an iteration's result and evaluations; one that was cut short is continued later."""
-        self.folder.mark(self.algo.config)
+        self.folder.write_config(self.algo.config)
         if self.algo.iteration_complete:
             self.folder.add_result(result)
         for evaluation in self.algo.evaluations:
             self.folder.add_evaluation(evaluation)
 
 
-def _loop(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> None:
+def _train_loop(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> None:
     first = runs[0].algo
     while not (first.finished or first.stop_requested):
         results = train_together([run.algo for run in runs])
@@ -211,36 +213,36 @@ def _loop(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> N
             run.note_saved(saver)
             if problem := run.folder.pop_problem():
                 progress.note(problem)
-        progress.show(results[0])
+        progress.print_result(results[0])
         saver.report()
         if first.stop_requested or first.finished or saver.busy:
             continue
         if first.checkpoint_due() or saver.retry_due:
             if len(runs) > 1:  # they go on together only from one moment
                 first.drain()
-            saver.begin([(run.checkpoints, run.capture()) for run in runs])
+            saver.start([(run.checkpoints_folder, run.capture()) for run in runs])
 
 
-def _drained(runs: Sequence[_Run]) -> list[tuple[str, Checkpoint]]:
+def _final_checkpoints(runs: Sequence[_Run]) -> list[tuple[str, Checkpoint]]:
     """Return the last checkpoints, of a moment at which nothing is under way."""
     runs[0].algo.drain()
-    return [(run.checkpoints, run.capture()) for run in runs]
+    return [(run.checkpoints_folder, run.capture()) for run in runs]
 
 
-def _copy_before_overwrite(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> None:
+def _save_after_failure(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> None:
     """Save what there still is of runs that failed."""
     try:
-        saver.finish(lambda: [(run.checkpoints, run.capture()) for run in runs])
+        saver.finish(lambda: [(run.checkpoints_folder, run.capture()) for run in runs])
         for run in runs:
             run.note_saved(saver)
     except TrainingError as error:
         progress.note(f"no checkpoint could be made of the end: {error}")
 
 
-def _finish(run: _Run, saver: CheckpointSaver, training_s: float, progress: Progress) -> dict[str, Any]:
+def _finish_run(run: _Run, saver: CheckpointSaver, training_s: float, progress: Progress) -> dict[str, Any]:
     """Evaluate a run unless it was interrupted, and write summary and report."""
     algo, folder = run.algo, run.folder
-    folder.mark(algo.config)
+    folder.write_config(algo.config)
     run.note_saved(saver)
     summary: dict[str, Any] = {
         "finished": algo.finished,
@@ -259,8 +261,8 @@ def _finish(run: _Run, saver: CheckpointSaver, training_s: float, progress: Prog
         card = algo.evaluate(algo.config.evaluation.final_episodes)
         folder.add_evaluation({"num_env_steps": algo.env_steps, "num_updates": algo.updates, **card})
         summary["evaluation"] = card
-    saved = {} if saver.problem else {"checkpoint": run.captured}
-    summary["files"] = {"run_dir": str(folder.path), **saved, **folder.to_open()}
+    saved = {} if saver.problem else {"checkpoint": run.checkpoint_path}
+    summary["files"] = {"run_dir": str(folder.path), **saved, **folder.output_files()}
     if problem := saver.problem or folder.pop_problem():
         summary["problem"] = problem
     path = folder.path
@@ -268,7 +270,7 @@ def _finish(run: _Run, saver: CheckpointSaver, training_s: float, progress: Prog
     # fails, once more.
     _try_write(summary, lambda: _write_summary(path, summary), progress)
     if not algo.stop_requested:
-        _try_write(summary, lambda: _animate(algo, path / "episodes.gif"), progress)
+        _try_write(summary, lambda: _write_animation(algo, path / "episodes.gif"), progress)
     if "report" in summary["files"] and not _try_write(summary, lambda: write_report(path), progress):
         del summary["files"]["report"]
     if "problem" in summary:
@@ -291,10 +293,10 @@ def _try_write(summary: dict[str, Any], write: Callable[[], object], progress: P
 
 
 def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    write_aside(folder / _SUMMARY, json.dumps(summary, indent=2) + "\n")
+    write_atomic(folder / _SUMMARY, json.dumps(summary, indent=2) + "\n")
 
 
-def _animate(algo: MADDPG, path: Path) -> None:
+def _write_animation(algo: MADDPG, path: Path) -> None:
     """Leave a moving picture of some greedy episodes, where the environment can be drawn."""
     frames = record_episodes(algo.config, algo.policy_parameters(), _ANIMATED_EPISODES, algo.config.seed)
     if frames:

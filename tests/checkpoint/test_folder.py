@@ -79,7 +79,7 @@ def place(request, tmp_path, url):
 
 
 def child(place, name):
-    return listing._child(place, name)
+    return listing._join(place, name)
 
 
 def test_a_round_trip_is_exact(place):

@@ -21,12 +21,12 @@ from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.run import resume as resume_module
 from distributed_maddpg.run import training
 from distributed_maddpg.run.folder import (
-    Memory,
+    CheckpointRecord,
     RunFolder,
-    check_not_gone,
+    check_checkpoints_present,
     checkpoints_folder,
-    memory_of,
     newest_checkpoint,
+    read_checkpoint_record,
 )
 from distributed_maddpg.run.progress import Progress
 from distributed_maddpg.run.resume import checkpoints_to_resume
@@ -68,8 +68,8 @@ class Interrupting(Progress):
         super().__init__(io.StringIO())
         self.number = number
 
-    def show(self, result):
-        super().show(result)
+    def print_result(self, result):
+        super().print_result(result)
         os.kill(os.getpid(), self.number)
 
 
@@ -207,13 +207,13 @@ class Waiting(Progress):
     def __init__(self, monkeypatch):
         self.stream = io.StringIO()
         super().__init__(self.stream)
-        begin = saver.CheckpointSaver.begin
+        start = saver.CheckpointSaver.start
 
-        def begin_and_wait(saver, checkpoints):
-            begin(saver, checkpoints)
+        def start_and_wait(saver, checkpoints):
+            start(saver, checkpoints)
             saver._thread.join()
 
-        monkeypatch.setattr(saver.CheckpointSaver, "begin", begin_and_wait)
+        monkeypatch.setattr(saver.CheckpointSaver, "start", start_and_wait)
 
     def lines(self, part):
         return [line for line in self.stream.getvalue().splitlines() if part in line]
@@ -249,8 +249,8 @@ def test_a_run_killed_after_a_checkpoint_has_no_row_twice_and_none_missing(tmp_p
     whole = train_run(often(), tmp_path / "whole", Waiting(monkeypatch))
 
     class Killed(Waiting):
-        def show(self, result):
-            super().show(result)
+        def print_result(self, result):
+            super().print_result(result)
             if result["num_env_steps_sampled_lifetime"] == 224:
                 raise KeyboardInterrupt
 
@@ -374,7 +374,7 @@ def test_tables_that_cannot_be_written_for_a_while_lose_no_row(tmp_path, monkeyp
     assert len(progress.lines("cannot be written to (No space left on device)")) == 3
 
 
-@pytest.mark.parametrize("failing", ["write_report", "_animate", "write_aside"])
+@pytest.mark.parametrize("failing", ["write_report", "_write_animation", "write_atomic"])
 def test_a_file_that_cannot_be_written_at_the_end_is_a_problem_in_the_summary(tmp_path, monkeypatch, failing):
     real, calls = getattr(training, failing), []
 
@@ -468,7 +468,7 @@ def auto(run_dir, config=None):
     said = []
     checkpoint = next(iter(checkpoints_to_resume([str(run_dir / "checkpoints")], True, said.append)), None)
     progress = Progress(io.StringIO())
-    return train_run(config or short(), run_dir, progress, checkpoint, anew=True), said
+    return train_run(config or short(), run_dir, progress, checkpoint, restart=True), said
 
 
 def test_where_there_is_nothing_a_run_is_begun(tmp_path):
@@ -566,8 +566,8 @@ def test_a_run_remembers_where_its_checkpoints_are_and_how_they_are_saved(tmp_pa
     options = SavingOptions(folder=str(tmp_path / "there"), replay=False, keep=7)
     train(short(), tmp_path / "run", saving=options)
     newest = tmp_path / "there" / "step_320"
-    assert memory_of(tmp_path / "run") == Memory(options, str(newest))
-    assert memory_of(tmp_path / "other") == Memory(SavingOptions())
+    assert read_checkpoint_record(tmp_path / "run") == CheckpointRecord(options, str(newest))
+    assert read_checkpoint_record(tmp_path / "other") == CheckpointRecord(SavingOptions())
     assert checkpoints_folder(tmp_path / "other") == str(tmp_path / "other" / "checkpoints")
     for place in (tmp_path / "run", tmp_path / "there", newest):
         assert newest_checkpoint(place) == newest
@@ -584,22 +584,22 @@ def test_a_run_remembers_where_its_checkpoints_are_and_how_they_are_saved(tmp_pa
     ):
         (tmp_path / "run" / "checkpoints.json").write_text(text)
         with pytest.raises(CheckpointError, match=r"checkpoints\.json: cannot be read"):
-            memory_of(tmp_path / "run")
+            read_checkpoint_record(tmp_path / "run")
 
 
 def test_checkpoints_that_are_not_there_any_more_are_not_taken_for_none(tmp_path):
     train(short(), tmp_path)
     folder = tmp_path / "checkpoints"
-    check_not_gone(tmp_path, str(folder))
+    check_checkpoints_present(tmp_path, str(folder))
     folder.rename(tmp_path / "unmounted")
     for make in (lambda: None, folder.mkdir):
         make()
         with pytest.raises(
             CheckpointError, match=r"holds no checkpoint, but the run saved .*step_320; bring it back"
         ):
-            check_not_gone(tmp_path, str(folder))
+            check_checkpoints_present(tmp_path, str(folder))
     (folder / "step_320.broken.01234567").mkdir()  # whoever set it aside knew that it was there
-    check_not_gone(tmp_path, str(folder))
+    check_checkpoints_present(tmp_path, str(folder))
     rows = (tmp_path / "metrics.csv").read_text()
     auto(tmp_path)
     [kept] = tmp_path.glob("metrics.csv.aside.*")
@@ -612,8 +612,8 @@ def test_a_run_holds_the_folder_of_its_checkpoints(tmp_path):
         train(short(), tmp_path / f"run{len(scheme)}", saving=options)
         checkpoint = checkpoints_to_resume([options.folder], False, print)[0]
         with contextlib.closing(RunFolder(tmp_path / "another")) as folder:
-            folder.begin({}, 0)
-            folder.remember(options, "")
+            folder.open_tables({}, 0)
+            folder.record_checkpoint(options, "")
             with pytest.raises(BadInput, match=r"there.*another process is training in it"):
                 train_run(
                     short(), tmp_path / f"run{len(scheme)}", Progress(io.StringIO()), checkpoint, options
@@ -623,7 +623,7 @@ def test_a_run_holds_the_folder_of_its_checkpoints(tmp_path):
 def test_one_run_is_not_begun_among_those_of_several_seeds(tmp_path):
     train_seeds(short(), 2, tmp_path, Progress(io.StringIO()))
     with pytest.raises(BadInput, match="already holds runs; continue one with --resume"):
-        train_run(short(), tmp_path, Progress(io.StringIO()), anew=True)
+        train_run(short(), tmp_path, Progress(io.StringIO()), restart=True)
 
 
 def test_runs_of_several_seeds_go_on_together_from_the_newest_moment_they_share(tmp_path):
