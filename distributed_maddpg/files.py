@@ -1,4 +1,4 @@
-"""Files and folders opened, read, replaced and parsed with care, whoever wrote them."""
+"""Opening, reading, parsing and replacing files that may be damaged or hostile."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from typing import Any
 from distributed_maddpg.errors import BadInput
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-# Errors with which a kernel or a file system says that it does not know how to exchange two names.
+# Errors of kernels and file systems that cannot exchange two names.
 _CANNOT_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
 
 
 def open_regular(path: str | Path, folder: int | None = None, follow: bool = True) -> int:
-    """Open a regular file for reading and return its descriptor; never wait for a pipe or wake a device.
+    """Open a regular file for reading and return its descriptor, without blocking on a pipe or a device.
 
     Args:
-        path: of the file, relative to `folder` where that is given.
+        path: of the file; relative to `folder` if given.
         folder: descriptor of a folder.
         follow: whether the last part of the path may be a symbolic link.
 
     Raises:
-        OSError: if it cannot be opened, or is anything but a regular file.
+        OSError: if it cannot be opened or is not a regular file.
     """
-    # Looked at before, because opening a device may already do something, and after, as it may be another.
+    # Checked before, as opening a device can have effects, and after, as the file may have been replaced.
     _require_regular(os.stat(path, dir_fd=folder, follow_symlinks=follow), path)
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     descriptor = os.open(path, flags, dir_fd=folder)
@@ -48,7 +48,7 @@ def _require_regular(status: os.stat_result, path: str | Path) -> None:
 
 
 def read_bytes(descriptor: int, max_bytes: int) -> bytes:
-    """Return a whole open file.
+    """Return the content of an open file.
 
     Raises:
         OSError: if it holds more than `max_bytes` bytes.
@@ -78,7 +78,7 @@ def read_small(path: str | Path, max_bytes: int) -> bytes:
 
 
 def parse_json(data: bytes) -> Any:
-    """Parse JSON as the standard has it: no key twice, no NaN, no number too large for a float.
+    """Parse strict JSON: no duplicate keys, no NaN, no number too large for a float.
 
     Raises:
         ValueError: saying what is wrong.
@@ -98,12 +98,12 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise ValueError(f"the key {twice!r} stands there twice")
+        raise ValueError(f"duplicate key {twice!r}")
     return values
 
 
 def _refuse_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _finite_float(text: str) -> float:
@@ -114,7 +114,7 @@ def _finite_float(text: str) -> float:
 
 
 def sync(path: Path) -> None:
-    """Have the disk keep a file, or the names in a folder."""
+    """Flush a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -123,13 +123,13 @@ def sync(path: Path) -> None:
 
 
 def replace_folder(draft: Path, folder: Path) -> None:
-    """Rename `draft` to `folder` and delete what was there, all within one folder.
+    """Replace `folder` by `draft`, which lies in the same parent, and delete the old content.
 
-    Where the system can exchange two names, there is never a moment without a folder of that name. Elsewhere
-    the old one steps aside as `<draft's stem>.old`, and comes back if the second rename fails.
+    Where the system can exchange two names, `folder` exists at every moment. Elsewhere the old one is first
+    renamed to `<draft's stem>.old`, and renamed back if the second rename fails.
 
     Raises:
-        OSError: if the system refuses; then what was there is there again.
+        OSError: if that fails; `folder` is then unchanged.
     """
     if not folder.exists():
         draft.rename(folder)
@@ -144,13 +144,13 @@ def replace_folder(draft: Path, folder: Path) -> None:
         except OSError:
             old.rename(folder)
             raise
-    sync(folder.parent)  # before anything is deleted: the new name must outlive a power failure
+    sync(folder.parent)  # before anything is deleted, so that the new name survives a power failure
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step; return whether this system can."""
-    # Looked up at each call: it is rare, and musl and macOS have no such function.
+    """Exchange two names atomically; return whether this system can."""
+    # Missing on macOS and with musl.
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
@@ -164,13 +164,13 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a small file beside its name and rename it into place, so that it is never seen half."""
+    """Write a small file atomically: to a temporary name, synced, then renamed."""
     draft = path.with_name(f".{path.name}.tmp")
     try:
         with draft.open("w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())  # else a power cut could leave the new name with nothing in it
+            os.fsync(file.fileno())  # otherwise a power failure could leave an empty file
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ Row = Mapping[str, str]
 _ENV_STEPS, _UPDATES = "num_env_steps_sampled_lifetime", "num_updates_lifetime"
 _LOST = ("fault_tolerance/env_steps_lost", "fault_tolerance/updates_lost")
 _SAVED = re.compile(r"\bsaved \S*/step_(\d+) \(")
-_FROM = re.compile(r"\bgoing on from \S*/step_(\d+)\b")
+_FROM = re.compile(r"\bresuming from \S*/step_(\d+)\b")
 
 
 @dataclass(frozen=True)

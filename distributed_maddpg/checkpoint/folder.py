@@ -1,8 +1,8 @@
-"""Checkpoints: a folder of plain files that appears whole or not at all.
+"""Checkpoints: folders of plain files, written atomically.
 
-`manifest.json` holds format, configuration, counters and the other files' checksums; tensors are safetensors;
-the run's tables are copied as they were. Nothing is pickled, so that reading a checkpoint cannot run code,
-and nothing that a file says is believed before it is checked. A folder may also be a URL, see `remote.py`.
+`manifest.json` holds the format version, the settings, the counters and the checksums of the other files.
+Tensors are safetensors; the tables of the run are copied unchanged. Nothing is pickled, so that reading a
+checkpoint cannot run code, and everything read is checked first. A folder may also be a URL, see `remote.py`.
 """
 
 from __future__ import annotations
@@ -60,29 +60,29 @@ _DAMAGE = {
     errno.EIO,
     errno.ENAMETOOLONG,
 }
-"""What is wrong with a file for good; anything else may pass, such as permissions or too many open files."""
+"""Permanent errors of a file; others are temporary, such as permissions or too many open files."""
 _REMOTE_DAMAGE = {errno.ENOENT, errno.EFBIG}
-"""The same behind a URL, where an error may be the network's."""
+"""The same behind a URL, where any other error may come from the network."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint folder holds."""
+    """The content of a checkpoint folder."""
 
     config: MADDPGConfig
     agents: tuple[str, ...]
     env_steps: int
     updates: int
     state: Arrays
-    """Every stage's state, by names such as "learner/policy" or "worker_0/env/cycle"."""
+    """State of every stage, with names such as "learner/policy" or "worker_0/env/cycle"."""
     replay: StoredRows | None = None
-    """The replay buffer's rows; written, and read from the file, chunk by chunk."""
+    """Rows of the replay buffer, written and read in chunks; None: they were left out."""
     tables: dict[str, str] = field(default_factory=dict)
-    """The run's text files at this moment: "metrics.csv", "returns.csv"."""
+    """Text of the run's tables when the checkpoint was captured, by name: "metrics.csv", "returns.csv"."""
     path: str = "the checkpoint"
-    """Where it was read from."""
+    """Path or URL that it was read from."""
     resume_problem: str = ""
-    """Why training cannot be resumed from it, in words; then `state` holds "learner/policy" alone."""
+    """Why training cannot be resumed from it; then `state` holds "learner/policy" alone. Empty: it can."""
 
     def check_resumable(self) -> None:
         """Refuse to resume training from a checkpoint of an earlier format version.
@@ -95,19 +95,20 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: str | Path, checkpoint: Checkpoint) -> str | Path:
-    """Write a checkpoint beside its name, sync it to disk, and rename it into place; return where it is.
+    """Write a checkpoint to a temporary folder, sync it to disk and rename it into place; return its path.
 
-    A checkpoint already there is replaced; anything else is not touched. To a URL the files are copied, the
+    An existing checkpoint is replaced; any other folder is refused. For a URL the files are uploaded, the
     manifest last.
 
     Args:
         folder: a local path, or the URL of a folder.
-        checkpoint: its replay rows are gone through once.
+        checkpoint: what to write; its replay rows are iterated over once.
 
     Raises:
-        BadInput: if something other than a checkpoint is at that path, or nothing here can open the URL.
-        OSError: if the disk or the remote file system refuses; a local folder stays as it was.
-        ValueError: if the checkpoint is not what could be read again, such as fewer replay rows than it says.
+        BadInput: if the path holds something other than a checkpoint, or the URL cannot be opened.
+        CheckpointUnavailable: if it was read from an earlier format version, which is incomplete.
+        OSError: if the disk or the remote file system fails; a local folder is left unchanged.
+        ValueError: if the result could not be read again, such as fewer replay rows than announced.
     """
     if is_url(folder):
         return _save_remote(str(folder), checkpoint)
@@ -134,7 +135,7 @@ def _save_remote(url: str, checkpoint: Checkpoint) -> str:
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as temporary:
         local = Path(temporary)
         _write_files(local, checkpoint)
-        # A folder without manifest is no checkpoint: the old one ends with it, the new one begins with it.
+        # A folder without a manifest is not a checkpoint: it is deleted first and uploaded last.
         for name in sorted(there, key=lambda name: name != MANIFEST):
             remote.delete(name)
         for name in (*FILES, MANIFEST):
@@ -147,12 +148,14 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     """Write all files of a checkpoint into an empty folder."""
     checkpoint.check_resumable()
     files: dict[str, FileEntry] = {}
-    # safetensors stores an array's memory as it lies; without this a transposed one comes back wrong.
+    # safetensors stores the memory of an array as it is; a transposed one would come back wrong.
     arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.state.items()}
     with _new_file(folder / STATE, files) as write:
         data = safetensors.save(arrays)
         if int.from_bytes(data[:8], "little") > MAX_HEADER_BYTES or len(data) > MAX_BYTES[STATE]:
-            raise ValueError(f"a state of {len(arrays)} arrays, {len(data)} bytes could not be read again")
+            raise ValueError(
+                f"a state of {len(arrays)} arrays, {len(data)} bytes is larger than this package reads"
+            )
         write(data)
     replay = checkpoint.replay
     if replay is not None:
@@ -160,7 +163,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
             write_rows(write, replay.num_rows, replay.chunks)
     for name, text in checkpoint.tables.items():
         if name not in TABLES or len(data := text.encode("utf-8")) > MAX_BYTES[name]:
-            raise ValueError(f"{name!r} cannot be a table of a checkpoint, or not one so long")
+            raise ValueError(f"{name!r} cannot be a table of a checkpoint: unknown name, or too long")
         with _new_file(folder / name, files) as write:
             write(data)
     manifest = {
@@ -180,7 +183,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
 
 @contextmanager
 def _new_file(path: Path, files: dict[str, FileEntry]) -> Iterator[Callable[[bytes | memoryview], None]]:
-    """Create a file and yield what writes to it; at the end it is on disk, and described in `files`."""
+    """Create a file and yield its write function; on exit, sync the file and add its entry to `files`."""
     checksum, size = hashlib.sha256(), 0
 
     def write(data: bytes | memoryview) -> None:
@@ -197,16 +200,16 @@ def _new_file(path: Path, files: dict[str, FileEntry]) -> Iterator[Callable[[byt
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint:
-    """Read and verify a checkpoint, but for its replay rows: these are verified now, and read when wanted.
+    """Verify a checkpoint and read it, except for its replay rows, which are read on demand.
+
+    Of an earlier format version only the policies are read, see `Checkpoint.check_resumable`.
 
     Args:
         folder: a local path, or the URL of a folder.
 
-    Of an earlier format version only the policies are read; `check_resumable` then says what to do.
-
     Raises:
-        CheckpointError: if anything is missing, altered, or of an unknown format; one line that names it.
-        BadInput: if nothing here can open the URL.
+        CheckpointError: if a part is missing, altered or of an unknown format; names the part in one line.
+        BadInput: if the URL cannot be opened.
     """
     if is_url(folder):
         return _load_remote(str(folder))
@@ -228,7 +231,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
                 break
         finally:
             os.close(descriptor)
-        # Another process put a newer one there and deleted the one we had begun to read.
+        # Another process replaced the checkpoint while it was read.
     raise problem
 
 
@@ -242,7 +245,7 @@ def _still_names(path: Path, descriptor: int) -> bool:
 
 def _load_remote(url: str) -> Checkpoint:
     remote = RemoteFolder(url)
-    # Open files outlive the folder, so that the replay rows can still be read when it is gone.
+    # Open files outlive the folder: replay rows can still be read after it is deleted.
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as temporary:
         local = Path(temporary)
         with _name_errors(url, MANIFEST, _REMOTE_DAMAGE):
@@ -259,7 +262,7 @@ def _load_remote(url: str) -> Checkpoint:
 
 
 def _read(folder: int, shown: str) -> Checkpoint:
-    """Read the checkpoint in an open folder, which messages call `shown`."""
+    """Read the checkpoint in an open folder; error messages call it `shown`."""
     with _open_file(folder, shown, MANIFEST) as descriptor:
         manifest = parse_manifest(read_bytes(descriptor, MAX_MANIFEST_BYTES))
     run = manifest.settings, manifest.agents, manifest.counters.env_steps, manifest.counters.updates
@@ -283,7 +286,7 @@ def _read(folder: int, shown: str) -> Checkpoint:
 
 @contextmanager
 def _verified(folder: int, shown: str, manifest: Manifest, name: str) -> Iterator[int]:
-    """Open a file of a folder and compare it with what the manifest says of it, piece by piece."""
+    """Open a file of a folder after comparing its size and checksum with the manifest."""
     with _open_file(folder, shown, name) as descriptor:
         entry, max_bytes, size = manifest.files[name], MAX_BYTES[name], os.fstat(descriptor).st_size
         if size != entry.size_bytes:
@@ -301,7 +304,7 @@ def _verified(folder: int, shown: str, manifest: Manifest, name: str) -> Iterato
 
 @contextmanager
 def _open_file(folder: int, shown: str, name: str) -> Iterator[int]:
-    """Open a file of a folder, and make one line of whatever is wrong with it."""
+    """Open a file of a folder; errors become one line that names the file."""
     with _name_errors(shown, name):
         descriptor = open_regular(name, folder, follow=False)
         try:
@@ -312,7 +315,7 @@ def _open_file(folder: int, shown: str, name: str) -> Iterator[int]:
 
 @contextmanager
 def _name_errors(shown: str, name: str, damage: set[int] = _DAMAGE) -> Iterator[None]:
-    """Name the file in every complaint about it."""
+    """Turn errors into a CheckpointError that names the file."""
     try:
         yield
     except OSError as error:
@@ -327,13 +330,13 @@ def _name_errors(shown: str, name: str, damage: set[int] = _DAMAGE) -> Iterator[
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Return whether a folder holds what we write and nothing else; only such are replaced or deleted."""
+    """Return whether a folder holds the files of a checkpoint and nothing else; only such are deleted."""
     names = plain_files(folder)
     return names is not None and {MANIFEST, STATE} <= names <= ALL_FILES
 
 
 def plain_files(folder: Path) -> set[str] | None:
-    """Return the names in a real folder; None if it is none, or holds anything but regular files."""
+    """Return the names in a folder; None if it is a link or holds anything but regular files."""
     try:
         if not stat.S_ISDIR(folder.lstat().st_mode):
             return None

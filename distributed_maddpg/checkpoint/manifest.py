@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: what it must hold, and how it is checked.
+"""The manifest of a checkpoint: its parts and their checks.
 
 Rollout workers load neither this module nor pydantic.
 """
@@ -35,11 +35,11 @@ _ACTING = {
     "rollout": ("num_envs",),
     "algorithm": ("policy_hidden_sizes", "policy_head", "temperature"),
 }
-"""Settings that decide what the policies do and what an evaluation gives; a manifest must name them."""
+"""Settings that decide actions and the result of an evaluation; a manifest must name them."""
 
 
 class OlderFormat(NamedTuple):
-    """What is read of an earlier format version: the policies."""
+    """Where an earlier format version keeps the policies, the only part that is read of it."""
 
     state_file: str
     policy: str
@@ -63,7 +63,7 @@ class _Part(BaseModel):
 
 
 class FileEntry(_Part):
-    """What the manifest says of another file."""
+    """Checksum and size of another file."""
 
     sha256: str
     size_bytes: Count
@@ -77,7 +77,7 @@ class Counters(_Part):
 
 
 class ReplayCounts(_Part):
-    """Transitions that the replay buffer held, and how many had ever been inserted."""
+    """Rows that the replay buffer held, and how many had been inserted in total."""
 
     inserted: Count
     num_rows: Count
@@ -102,7 +102,7 @@ class Manifest(_Part):
 
     @model_validator(mode="after")
     def _check_files(self) -> Manifest:
-        """Check the names of the files: only those of this package are ever opened."""
+        """Check the file names: only names of this package are ever opened."""
         needed = {self.state_file, REPLAY} if self.replay else {self.state_file}
         if not needed <= self.files.keys() <= needed | set(TABLES):
             needs = ", ".join(sorted(needed))
@@ -111,7 +111,7 @@ class Manifest(_Part):
 
     @property
     def older(self) -> OlderFormat | None:
-        """What is read of it if its format version is an earlier one."""
+        """What is read of an earlier format version; None for the current one."""
         return OLDER_FORMATS.get(self.format_version)
 
     @property
@@ -133,11 +133,11 @@ class Manifest(_Part):
 
     @functools.cached_property
     def settings(self) -> MADDPGConfig:
-        """The run's settings; of an earlier format version those of acting, and defaults for the others.
+        """The run's settings; of an earlier format version those that decide acting, the others by default.
 
         Raises:
             BadInput: for an unknown setting or one out of range.
-            ValueError: if a section, or a setting that decides acting, would silently get its default.
+            ValueError: if a section or a setting that decides acting is missing: it gets no default.
         """
         names = (*_ACTING, "exploration") if self.older else tuple(self.config)
         values = {name: self.config[name] for name in names if name in self.config}
@@ -161,7 +161,7 @@ def parse_manifest(data: bytes) -> Manifest:
     if len(data) > MAX_MANIFEST_BYTES:
         raise ValueError(f"larger than {MAX_MANIFEST_BYTES} bytes")
     try:
-        values = parse_json(data)  # pydantic would take a key twice, and NaN
+        values = parse_json(data)  # pydantic accepts duplicate keys and NaN
     except ValueError as error:
         raise ValueError(f"is not valid JSON ({error})") from None
     if not isinstance(values, dict):
@@ -185,7 +185,7 @@ def _first_problem(error: ValidationError) -> str:
     """Return pydantic's first error as one line: the part, what is wrong, its value."""
     problem = error.errors(include_url=False)[0]
     kind, place = problem["type"], one_line(".".join(map(str, problem["loc"])), 200)
-    if kind == "json_invalid":  # such as half a surrogate pair, which Python's parser takes
+    if kind == "json_invalid":  # such as half a surrogate pair, which Python's parser accepts
         return f"is not valid JSON ({problem['ctx']['error']})"
     if kind == "value_error":  # raised by a class above
         return ": ".join(filter(None, [place, str(problem["ctx"]["error"])]))
@@ -204,5 +204,5 @@ def package_versions() -> dict[str, str]:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            continue  # run from a source folder, or a learner's machine without Ray
+            continue  # not installed: a source folder, or a machine without Ray
     return versions

@@ -1,4 +1,4 @@
-"""The folder of a training run: who may use it, and the files in it that grow."""
+"""The folder of a training run: its lock, its tables, and the record of its checkpoints."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ _METRICS, _RETURNS, _EVENTS = "metrics.csv", "returns.csv", "events.jsonl"
 
 @dataclass(frozen=True)
 class CheckpointRecord:
-    """What a run remembers of its checkpoints."""
+    """How a run saves its checkpoints, and the newest one; `checkpoints.json`."""
 
     saving: SavingOptions
     newest: str = ""
-    """The latest that it saved, or went on from."""
+    """The latest checkpoint that it saved or resumed from."""
 
 
 def read_checkpoint_record(run_dir: Path) -> CheckpointRecord:
-    """Return what a run remembers of its checkpoints.
+    """Return the record of a run's checkpoints; the defaults if it has none.
 
     Raises:
-        CheckpointUnavailable: if that cannot be read.
+        CheckpointUnavailable: if it cannot be read.
     """
     path = run_dir / _CHECKPOINT_RECORD
     try:
@@ -52,25 +52,25 @@ def read_checkpoint_record(run_dir: Path) -> CheckpointRecord:
         )
         kinds = (record.saving.folder, str), (record.saving.replay, bool), (record.newest, str)
         if not all(isinstance(*each) for each in kinds) or not record.saving.folder.isprintable():
-            raise ValueError("its values are of other kinds")
+            raise ValueError("a value has the wrong type")
         return record
     except FileNotFoundError:
         return CheckpointRecord(SavingOptions())
     except (OSError, ValueError, TypeError, KeyError) as error:
-        remedy = "mend it, or delete it and name the folder with --checkpoint-dir if it is not the usual one"
+        remedy = "repair it, or delete it and name the folder with --checkpoint-dir if it is not the default"
         raise CheckpointUnavailable(f"{path}: cannot be read ({error}); {remedy}") from None
 
 
 def checkpoints_folder(run_dir: Path) -> str:
-    """Return the folder or URL where a run's checkpoints are."""
+    """Return the folder or URL of a run's checkpoints."""
     return read_checkpoint_record(run_dir).saving.folder or str(run_dir / "checkpoints")
 
 
 def check_checkpoints_present(run_dir: Path, folder: str) -> None:
-    """Refuse a folder without checkpoints if the run saved some: perhaps a disk is not mounted.
+    """Refuse a folder without checkpoints if the run saved some, as when a disk is not mounted.
 
     Raises:
-        CheckpointUnavailable: naming the newest that the run saved.
+        CheckpointUnavailable: naming the newest checkpoint that the run saved.
     """
     newest = read_checkpoint_record(run_dir).newest
     try:
@@ -79,13 +79,13 @@ def check_checkpoints_present(run_dir: Path, folder: str) -> None:
         raise CheckpointUnavailable(f"{folder}: cannot be listed ({error.strerror})") from None
     if gone:
         raise CheckpointUnavailable(
-            f"{folder}: holds no checkpoint, but the run saved {newest}; bring it back, "
-            "name the folder where it is with --checkpoint-dir, or begin another run"
+            f"{folder}: holds no checkpoint, but the run saved {newest}; restore it, "
+            "name its folder with --checkpoint-dir, or start another run"
         )
 
 
 def newest_checkpoint(place: str | Path) -> str | Path:
-    """Return the checkpoint with the most steps of a run, a folder or a URL; a checkpoint itself as it is.
+    """Return the checkpoint with the most steps of a run, a folder or a URL; or `place` if it is one itself.
 
     Raises:
         CheckpointError: if the run has none, or the folder holds runs or cannot be listed.
@@ -105,37 +105,37 @@ def newest_checkpoint(place: str | Path) -> str | Path:
 
 
 def check_unused(run_dir: Path) -> None:
-    """Refuse a folder that already holds a run, or that is no folder.
+    """Refuse a folder that already holds a run.
 
     Raises:
-        BadInput: naming the folder and how to continue the run in it.
+        BadInput: naming the folder and how to resume the run in it.
     """
     check_not_multi_seed(run_dir)
     if (run_dir / _CONFIG).exists():
         raise BadInput(
             "run_dir",
             str(run_dir),
-            f"already holds a run; continue it with --resume {run_dir}, or name another",
+            f"already holds a run; resume it with --resume {run_dir}, or name another",
         )
 
 
 def check_not_multi_seed(run_dir: Path) -> None:
-    """Refuse a folder of several runs for one.
+    """Refuse the folder of a multi-seed run for a single run.
 
     Raises:
-        BadInput: naming the folder and how to continue the runs in it.
+        BadInput: naming the folder and how to resume the runs in it.
     """
     several = sorted(run_dir.glob(f"seed_*/{_CONFIG}"))
     if several:
-        remedy = f"already holds runs; continue one with --resume {several[0].parent}, or name another"
+        remedy = f"already holds runs; resume one with --resume {several[0].parent}, or name another"
         raise BadInput("run_dir", str(run_dir), remedy)
 
 
 class RunFolder:
-    """A run's folder, held for this process alone until `close`."""
+    """The folder of a run, locked for this process until `close`."""
 
     def __init__(self, path: Path) -> None:
-        """Create the folder where it does not exist.
+        """Create the folder if it does not exist, and lock it.
 
         Raises:
             BadInput: if it cannot be created or written to, or another process is using it.
@@ -152,20 +152,20 @@ class RunFolder:
         self._open_files: tuple[CSVTable | TensorBoardWriter, ...] = ()
 
     def open_tables(self, tables: Mapping[str, str] | None, env_steps: int, extended: bool = False) -> None:
-        """Open the tables as they were at a checkpoint, or empty.
+        """Open the tables, restored to their content at a checkpoint, or empty.
 
         Args:
-            tables: the texts that the checkpoint kept, by file name; rows that came after it are dropped, and
-                a table that it did not keep is continued. None: there is no checkpoint.
-            env_steps: of the checkpoint.
-            extended: whether the run may have ended with it before, and was made extended since; then the
-                evaluation of that end stays.
+            tables: text of each table in the checkpoint, by file name; later rows are dropped. A table
+                that is missing here is appended to. None: there is no checkpoint.
+            env_steps: environment steps of the checkpoint.
+            extended: whether the run may have finished at the checkpoint with a smaller number of steps; then
+                its final evaluation is kept.
 
         Raises:
-            BadInput: if they cannot be written, or are none.
+            BadInput: if a table cannot be written, or is not a CSV file.
         """
         if tables is None and read_checkpoint_record(self.path).newest:
-            self._rename_tables()  # of a run that came farther than nothing
+            self._rename_tables()  # they belong to a run that had saved checkpoints
         tables = {_METRICS: "", _RETURNS: ""} if tables is None else dict(tables)
         try:
             if extended and _RETURNS in tables:
@@ -178,7 +178,7 @@ class RunFolder:
         self._open_files = (self._metrics, self._returns, self._events)
 
     def record_checkpoint(self, saving: SavingOptions, newest: str) -> None:
-        """Remember how checkpoints are saved, and the newest one; hold a folder of their own as well.
+        """Write `checkpoints.json`, and lock the checkpoints' folder if it lies elsewhere.
 
         Raises:
             BadInput: if that folder cannot be used, or another process is using it.
@@ -197,19 +197,19 @@ class RunFolder:
         )
 
     def write_config(self, config: MADDPGConfig) -> None:
-        """Make the folder a run's, once; one that failed to start leaves its name free."""
+        """Write `config.toml` once, which marks the folder as a run's; not if the run fails to start."""
         if not self._config_written:
             self._try_write(lambda: write_atomic(self.path / _CONFIG, config.to_toml()))
             self._config_written = (self.path / _CONFIG).exists()
 
     def add_result(self, result: dict[str, Any]) -> None:
-        """Append an iteration's result."""
+        """Append the result of an iteration to `metrics.csv` and the TensorBoard events."""
         own = {key: value for key, value in result.items() if key != "evaluation"}
         self._try_write(lambda: self._metrics.add(flatten(own)))
         self._try_write(lambda: self._events.add(own, result["num_env_steps_sampled_lifetime"]))
 
     def add_evaluation(self, evaluation: dict[str, Any]) -> None:
-        """Append the greedy returns per agent, and the success rates where the environment has them."""
+        """Append an evaluation: greedy returns per agent, and success rates if the environment has them."""
         row = {
             "env_steps": evaluation["num_env_steps"],
             "updates": evaluation["num_updates"],
@@ -222,13 +222,13 @@ class RunFolder:
         self._try_write(lambda: self._events.add({"evaluation": evaluation}, evaluation["num_env_steps"]))
 
     def add_events(self, events: Sequence[FaultEvent]) -> None:
-        """Append what went wrong, or was mended, one JSON object a line."""
+        """Append failures and recoveries of processes to `events.jsonl`, one JSON object per line."""
         if events:
             lines = "".join(json.dumps(dataclasses.asdict(event)) + "\n" for event in events)
             self._try_write(lambda: _append_text(self.path / _EVENTS, lines))
 
     def tables(self) -> dict[str, str]:
-        """Return the tables' texts, for a checkpoint; one that cannot be read now is left out."""
+        """Return the text of each table for a checkpoint; one that cannot be read is left out."""
         tables = {}
         for name, table in ((_METRICS, self._metrics), (_RETURNS, self._returns)):
             try:
@@ -238,21 +238,21 @@ class RunFolder:
         return tables
 
     def pop_problem(self) -> str:
-        """Return why a file could not be written since the last call; empty if all could."""
+        """Return why a file could not be written since the last call; empty if all were written."""
         problem, self._problem = self._problem, ""
         return problem
 
     def output_files(self) -> dict[str, str]:
-        """Return what a person may want to open at the end, the report, which comes last, included.
+        """Return the files for display, by kind, including the report, which is written last.
 
-        A run may be interrupted before its first result; then there is nothing to show.
+        A run that was interrupted before its first result has none.
         """
         tables = {"returns": self.path / _RETURNS, "metrics": self.path / _METRICS}
         paths = {kind: str(path) for kind, path in tables.items() if path.exists()}
         return {"report": str(self.path / "report.html"), **paths} if "metrics" in paths else paths
 
     def close(self) -> None:
-        """Close the files and let the folder go."""
+        """Close the files and release the locks."""
         for file in self._open_files:
             self._try_write(file.close)
         self._lock.close()
@@ -265,7 +265,7 @@ class RunFolder:
                 (self.path / name).rename(self.path / f"{name}.aside.{uuid.uuid4().hex[:8]}")
 
     def _try_write(self, write: Callable[[], object]) -> None:
-        """Write; a disk that is full for a while must not end the training."""
+        """Write; keep an error as the problem, as a full disk must not end the training."""
         try:
             write()
         except OSError as error:
@@ -273,7 +273,7 @@ class RunFolder:
 
 
 def _evaluation_at(path: Path, kept: str, env_steps: int) -> str:
-    """Return the line that follows the text `kept` in a table if it is an evaluation at these steps."""
+    """Return the line after the text `kept` in a table if it is an evaluation at these steps."""
     text = path.read_bytes().decode("utf-8", "replace") if path.exists() else ""
     line, end, _ = text.removeprefix(kept).partition("\n")
     follows = kept and text.startswith(kept) and line.startswith(f"{env_steps},")
@@ -286,10 +286,10 @@ def _append_text(path: Path, text: str) -> None:
 
 
 def _lock_folder(folder: Path) -> TextIO:
-    """Return an open file whose lock is gone with this process, however it ends.
+    """Return an open lock file; the system releases the lock when this process ends.
 
     Raises:
-        BadInput: if another process has it.
+        BadInput: if another process holds the lock.
     """
     try:
         file = (folder / _LOCK).open("a+")
@@ -299,8 +299,8 @@ def _lock_folder(folder: Path) -> TextIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        remedy = "another process is training in it; wait for its end, or name another folder"
+        remedy = "another process is training in it; wait until it ends, or name another folder"
         raise BadInput("run_dir", str(folder), remedy) from None
     except OSError:
-        return file  # a file system without locks
+        return file  # the file system has no locks
     return file

@@ -1,4 +1,4 @@
-"""A training run as a folder: settings, curves, checkpoints, summary and report."""
+"""A training run in its folder: settings, tables, checkpoints, summary and report."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ def train_run(
     saving: SavingOptions = _DEFAULT_SAVING,
     restart: bool = False,
 ) -> dict[str, Any]:
-    """Train to the end, or until interrupted, and leave a complete run folder.
+    """Train until finished or interrupted, and write a complete run folder.
 
-    SIGINT and SIGTERM end the run within moments with a checkpoint; a second one ends it at once.
+    SIGINT or SIGTERM ends the run with a checkpoint; a second one ends it immediately.
 
     Args:
         config: the settings.
-        run_dir: folder to use, for this process alone.
-        progress: what a person sees.
-        checkpoint: to go on from, in the folder of its run; what the run left after it is dropped.
-        saving: where checkpoints go, and what they hold.
-        restart: whether the folder may hold a run that ended before its first checkpoint, to begin again.
+        run_dir: folder of the run; locked for this process.
+        progress: for display.
+        checkpoint: to resume from, in the folder of its run; later rows of the tables are dropped.
+        saving: where checkpoints are saved, and what they hold.
+        restart: whether the folder may hold a run without a checkpoint, to start again.
 
     Returns:
         The summary that is also in `summary.json`.
 
     Raises:
         BadInput, CheckpointError: before anything is started.
-        TrainingError: if a stage fails; files written so far stay.
+        TrainingError: if a stage fails; the files written so far are kept.
     """
     if checkpoint is None:
         check_not_multi_seed(run_dir)
@@ -77,9 +77,9 @@ def train_run(
 
 
 def _check_no_checkpoints(folder: str) -> None:
-    """Refuse a folder for a new run's checkpoints that holds others: they would take each other's places."""
+    """Refuse a folder for a new run's checkpoints that holds those of another: they would be replaced."""
     if folder and checkpoints_of(folder):
-        remedy = "already holds checkpoints; name another folder, or continue their run with --resume"
+        remedy = "already holds checkpoints; name another folder, or resume their run with --resume"
         raise BadInput("--checkpoint-dir", folder, remedy)
 
 
@@ -91,22 +91,23 @@ def train_seeds(
     checkpoints: Sequence[Checkpoint] | None = None,
     saving: SavingOptions = _DEFAULT_SAVING,
 ) -> dict[str, Any]:
-    """Train runs with the seeds `config.seed` and up side by side; each gets a run folder `seed_<seed>`.
+    """Train runs with the seeds `config.seed` and up together, each in a run folder `seed_<seed>`.
 
     Args:
-        config: of the first run.
-        num_seeds: how many runs.
-        run_dir: folder of their folders.
-        progress: what a person sees.
-        checkpoints: to go on from, one of each run; none: the folders may hold runs to begin again.
+        config: settings of the first run.
+        num_seeds: number of runs.
+        run_dir: parent of their folders.
+        progress: for display.
+        checkpoints: to resume from, one for each run. Empty: start, even in folders of runs without a
+            checkpoint. None: start in an unused folder.
         saving: what checkpoints hold.
 
     Returns:
-        The summary that is also in `summary.json`: rates over all runs, and each one's own summary.
+        The summary that is also in `summary.json`: rates over all runs, and the summary of each.
 
     Raises:
         BadInput: before anything is started.
-        TrainingError: if a stage fails; files written so far stay.
+        TrainingError: if a stage fails; the files written so far are kept.
     """
     if checkpoints is None:
         check_unused(run_dir)
@@ -134,7 +135,7 @@ def train_seeds(
 def _train(
     algos: Sequence[MADDPG], paths: Sequence[Path], progress: Progress, saving: SavingOptions
 ) -> list[dict[str, Any]]:
-    """Train runs that advance together, each into its folder; return their summaries."""
+    """Train runs together, each in its folder; return their summaries."""
 
     def request_stop() -> None:
         for algo in algos:
@@ -144,7 +145,7 @@ def _train(
         stack.enter_context(progress.print_log())
         folders = [stack.enter_context(closing(RunFolder(path))) for path in paths]
         runs = [_Run(algo, folder, saving) for algo, folder in zip(algos, folders, strict=True)]
-        stack.enter_context(algos[0])  # the others end with it
+        stack.enter_context(algos[0])  # stopping the first run stops all
         # Ray sets its own handler of SIGTERM when it starts; ours must come after it.
         with stop_on_signals(request_stop, before_start=True):
             folder = paths[0] if len(algos) == 1 else paths[0].parent
@@ -161,12 +162,12 @@ def _train(
             training_s = time.perf_counter() - started
             saver.finish(lambda: _final_checkpoints(runs))
             summaries = [_finish_run(run, saver, training_s, progress) for run in runs]
-            algos[0].stop()  # a signal that comes while this takes a moment does not make it unfinished
+            algos[0].stop()  # a signal during this does not make the run unfinished
         return summaries
 
 
 class _Run:
-    """A run and the folder it fills."""
+    """A run and its folder."""
 
     def __init__(self, algo: MADDPG, folder: RunFolder, saving: SavingOptions) -> None:
         self.algo, self.folder = algo, folder
@@ -174,7 +175,7 @@ class _Run:
         self.checkpoints_folder = saving.folder or str(folder.path / "checkpoints")
         self._saving = saving
         self.checkpoint_path = ""
-        """Where the latest checkpoint goes; workers may collect more while it is made."""
+        """Path of the latest captured checkpoint; its steps are counted when it is captured."""
         extended = algo.env_steps < algo.config.pacing.total_env_steps
         folder.open_tables(algo.restored_tables, algo.env_steps, extended)
         self._recorded_path = (
@@ -182,7 +183,7 @@ class _Run:
         )
         folder.record_checkpoint(saving, self._recorded_path)
         remove_drafts(self.checkpoints_folder)
-        algo.on_event = lambda event: folder.add_events([event])  # at once: the run may not come so far
+        algo.on_event = lambda event: folder.add_events([event])  # immediately, in case the run is killed
 
     def capture(self) -> Checkpoint:
         checkpoint = self.algo.capture(self._saving.replay, self.folder.tables())
@@ -190,13 +191,13 @@ class _Run:
         return checkpoint
 
     def note_saved(self, saver: CheckpointSaver) -> None:
-        """Remember the latest checkpoint once it is written."""
+        """Record the latest checkpoint once it is written."""
         if self.checkpoint_path != self._recorded_path and not (saver.busy or saver.problem):
             self._recorded_path = self.checkpoint_path
             self.folder.record_checkpoint(self._saving, self.checkpoint_path)
 
     def add(self, result: dict[str, Any]) -> None:
-        """Write an iteration's result and evaluations; one that was cut short is continued later."""
+        """Write evaluations, and the result of a complete iteration; a resumed run completes the others."""
         self.folder.write_config(self.algo.config)
         if self.algo.iteration_complete:
             self.folder.add_result(result)
@@ -218,29 +219,29 @@ def _train_loop(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress
         if first.stop_requested or first.finished or saver.busy:
             continue
         if first.checkpoint_due() or saver.retry_due:
-            if len(runs) > 1:  # they go on together only from one moment
+            if len(runs) > 1:  # their checkpoints must have the same steps
                 first.drain()
             saver.start([(run.checkpoints_folder, run.capture()) for run in runs])
 
 
 def _final_checkpoints(runs: Sequence[_Run]) -> list[tuple[str, Checkpoint]]:
-    """Return the last checkpoints, of a moment at which nothing is under way."""
+    """Return the last checkpoints, captured when no work is in flight."""
     runs[0].algo.drain()
     return [(run.checkpoints_folder, run.capture()) for run in runs]
 
 
 def _save_after_failure(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> None:
-    """Save what there still is of runs that failed."""
+    """Save the state of runs that failed, as far as it can be captured."""
     try:
         saver.finish(lambda: [(run.checkpoints_folder, run.capture()) for run in runs])
         for run in runs:
             run.note_saved(saver)
     except TrainingError as error:
-        progress.note(f"no checkpoint could be made of the end: {error}")
+        progress.note(f"no checkpoint of the failed run could be saved: {error}")
 
 
 def _finish_run(run: _Run, saver: CheckpointSaver, training_s: float, progress: Progress) -> dict[str, Any]:
-    """Evaluate a run unless it was interrupted, and write summary and report."""
+    """Evaluate a run unless it was interrupted, and write its summary, animation and report."""
     algo, folder = run.algo, run.folder
     folder.write_config(algo.config)
     run.note_saved(saver)
@@ -266,8 +267,8 @@ def _finish_run(run: _Run, saver: CheckpointSaver, training_s: float, progress: 
     if problem := saver.problem or folder.pop_problem():
         summary["problem"] = problem
     path = folder.path
-    # The report shows the summary, and the summary names the report: it is written before and, if something
-    # fails, once more.
+    # The report shows the summary, so that it is written before; and again if another file fails, as it
+    # names the problem.
     _try_write(summary, lambda: _write_summary(path, summary), progress)
     if not algo.stop_requested:
         _try_write(summary, lambda: _write_animation(algo, path / "episodes.gif"), progress)
@@ -280,7 +281,7 @@ def _finish_run(run: _Run, saver: CheckpointSaver, training_s: float, progress: 
 
 
 def _try_write(summary: dict[str, Any], write: Callable[[], object], progress: Progress) -> bool:
-    """Write a file of a run; return whether that worked, and say in the summary why not."""
+    """Write a file of a run; return whether that succeeded, and set the summary's `problem` if not."""
     try:
         write()
     except (BadInput, OSError) as error:
@@ -297,7 +298,7 @@ def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def _write_animation(algo: MADDPG, path: Path) -> None:
-    """Leave a moving picture of some greedy episodes, where the environment can be drawn."""
+    """Write an animation of some greedy episodes, if the environment can be drawn."""
     frames = record_episodes(algo.config, algo.policy_parameters(), _ANIMATED_EPISODES, algo.config.seed)
     if frames:
         write_animation(frames, path)

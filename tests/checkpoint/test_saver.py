@@ -119,7 +119,7 @@ def test_what_does_not_fit_at_the_end_is_saved_without_transitions(saver, tmp_pa
         save_checkpoint(second / f"step_{steps}", checkpoint(steps))
     saver.finish(lambda: [(str(first), checkpoint(8)), (str(second), checkpoint(9))])
     assert saver.problem.startswith(f"{second}/step_9 was not saved")
-    assert saver.problem.endswith("; it was, without its transitions")
+    assert saver.problem.endswith("; it was saved without its transitions")
     assert names(second) == ["step_3", "step_4", "step_5", "step_6", "step_9"], "whole ones are worth more"
     assert load_checkpoint(first / "step_8").replay.num_rows == 4  # this one did fit
     assert load_checkpoint(second / "step_9").replay is None

@@ -47,7 +47,7 @@ def test_a_folder_that_is_free_is_accepted(tmp_path):
 
 def test_a_folder_with_a_run_is_refused(tmp_path):
     (tmp_path / "config.toml").write_text("")
-    with pytest.raises(BadInput, match="already holds a run; continue it with --resume"):
+    with pytest.raises(BadInput, match="already holds a run; resume it with --resume"):
         check_unused(tmp_path)
 
 

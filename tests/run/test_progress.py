@@ -54,7 +54,7 @@ def test_a_run_too_short_to_learn_says_so():
     assert "nothing will be learnt" not in shown()[1].getvalue()
     short = MADDPGConfig.from_dict({"pacing": {"total_env_steps": 500, "learning_starts": 500}})
     lines = shown(short)[1].getvalue()
-    assert "total_env_steps 500" in lines and "learning_starts 500" in lines and "raise the one" in lines
+    assert "total_env_steps 500" in lines and "learning_starts 500" in lines and "raise the first" in lines
 
 
 def test_a_plain_line_has_the_counts():
@@ -112,7 +112,7 @@ def test_the_summary_of_an_interrupted_run_says_how_to_go_on():
     progress, stream = shown()
     progress.print_summary(summary(interrupted=True))
     assert "interrupted" in stream.getvalue()
-    assert "continue with: distributed-maddpg train --resume runs/x" in stream.getvalue()
+    assert "resume with: distributed-maddpg train --resume runs/x" in stream.getvalue()
 
 
 def test_an_environment_of_ones_own_is_named_in_the_way_to_go_on():

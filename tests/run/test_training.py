@@ -169,7 +169,7 @@ def test_several_seeds_leave_a_run_folder_each_and_a_summary_of_all(tmp_path):
             name for name in files[1] if "tfevents" not in name
         ]
         assert MADDPGConfig.from_toml(folder / "config.toml").seed == seed
-    with pytest.raises(BadInput, match=r"already holds runs; continue one with --resume .*seed_3"):
+    with pytest.raises(BadInput, match=r"already holds runs; resume one with --resume .*seed_3"):
         train_seeds(short(seed=7), 2, tmp_path / "run", Progress(io.StringIO()))
 
 
@@ -335,7 +335,7 @@ def test_where_nothing_can_be_saved_the_run_ends_with_a_problem_and_the_last_goo
 def test_a_last_checkpoint_that_does_not_fit_is_saved_without_transitions(tmp_path, monkeypatch):
     fail(monkeypatch, lambda _, checkpoint: checkpoint.replay and checkpoint.env_steps == 320)
     summary = train_run(often(), tmp_path, Waiting(monkeypatch))
-    assert summary["problem"].endswith("it was, without its transitions")
+    assert summary["problem"].endswith("it was saved without its transitions")
     assert load_checkpoint(tmp_path / "checkpoints" / "step_320").replay is None
 
 
@@ -474,7 +474,7 @@ def auto(run_dir, config=None):
 def test_where_there_is_nothing_a_run_is_begun(tmp_path):
     summary, said = auto(tmp_path / "run")
     assert summary["finished"]
-    assert said == [f"{tmp_path}/run/checkpoints holds no checkpoint that can be read: starting anew"]
+    assert said == [f"{tmp_path}/run/checkpoints holds no checkpoint that can be read: starting a new run"]
 
 
 def test_a_run_without_a_checkpoint_is_begun_anew_with_clean_tables(tmp_path):
@@ -494,13 +494,13 @@ def test_a_broken_checkpoint_is_named_and_set_aside_and_an_older_one_taken(tmp_p
     newest.write_bytes(newest.read_bytes()[:-1])
     summary, said = auto(tmp_path)
     assert said[0].startswith(f"skipped: {newest}: has ")
-    assert said[1:] == [f"going on from {tmp_path}/checkpoints/step_160"]
+    assert said[1:] == [f"resuming from {tmp_path}/checkpoints/step_160"]
     assert summary["weights_digest"] == whole["weights_digest"]
     names = sorted(os.listdir(tmp_path / "checkpoints"))
     assert len(names) == 3 and names[0] == "step_160" and names[1] == "step_320"
     assert re.fullmatch(r"step_320\.broken\.[0-9a-f]{8}", names[2])
     assert load_checkpoint(tmp_path / "checkpoints" / "step_320").env_steps == 320
-    assert auto(tmp_path)[1] == [f"going on from {tmp_path}/checkpoints/step_320"]
+    assert auto(tmp_path)[1] == [f"resuming from {tmp_path}/checkpoints/step_320"]
 
 
 def test_where_all_are_broken_a_run_is_begun(tmp_path):
@@ -534,7 +534,7 @@ def test_a_checkpoint_of_another_version_is_set_aside_but_never_begun_over(tmp_p
     assert sorted(os.listdir(folder)) == ["step_160", "step_320"]
     older.write_text(older.read_text().replace('"format_version": 4', '"format_version": 3'))
     said = auto(tmp_path)[1]
-    assert "format version 4" in said[0] and "going on from" in said[1] and "step_160" in said[1]
+    assert "format version 4" in said[0] and "resuming from" in said[1] and "step_160" in said[1]
     [kept] = folder.glob("step_320.aside.*")
     assert all((kept / path.name).read_bytes() == data for path, data in before.items() if path != newest)
 
@@ -595,7 +595,7 @@ def test_checkpoints_that_are_not_there_any_more_are_not_taken_for_none(tmp_path
     for make in (lambda: None, folder.mkdir):
         make()
         with pytest.raises(
-            CheckpointError, match=r"holds no checkpoint, but the run saved .*step_320; bring it back"
+            CheckpointError, match=r"holds no checkpoint, but the run saved .*step_320; restore it"
         ):
             check_checkpoints_present(tmp_path, str(folder))
     (folder / "step_320.broken.01234567").mkdir()  # whoever set it aside knew that it was there
@@ -622,7 +622,7 @@ def test_a_run_holds_the_folder_of_its_checkpoints(tmp_path):
 
 def test_one_run_is_not_begun_among_those_of_several_seeds(tmp_path):
     train_seeds(short(), 2, tmp_path, Progress(io.StringIO()))
-    with pytest.raises(BadInput, match="already holds runs; continue one with --resume"):
+    with pytest.raises(BadInput, match="already holds runs; resume one with --resume"):
         train_run(short(), tmp_path, Progress(io.StringIO()), restart=True)
 
 
@@ -639,7 +639,7 @@ def test_runs_of_several_seeds_go_on_together_from_the_newest_moment_they_share(
     shutil.rmtree(folders[0])
     said: list[str] = []
     assert checkpoints_to_resume(folders, True, said.append) == []
-    assert "set aside" in said[0] and "starting anew" in said[-1]
+    assert "set aside" in said[0] and "starting a new run" in said[-1]
     assert all(".aside." in name for name in os.listdir(folders[1])), "else they outlive newer ones"
     with pytest.raises(CheckpointError, match="not checkpoints of the seeds 5 to 6"):
         train_seeds(short(seed=5), 2, tmp_path / "cut", Progress(io.StringIO()), checkpoints)
