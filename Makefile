@@ -1,21 +1,31 @@
-# Everything a person or a machine runs here. Each word sets up what it needs in $(VENV).
+# Commands for developers and CI. Each target installs what it needs into $(VENV).
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 SOURCES := distributed_maddpg tests
+# More processes than two cores, because tests over Ray mostly wait. A file's tests share what they set up.
+WORKERS ?= 3
+PYTEST := $(BIN)/python -m pytest
+PARALLEL := $(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: train test test-fast check format clean
+.PHONY: train test test-fast test-slow check format clean
 
 train: $(VENV)/.installed      ## install, then train on simple_adversary with Ray on the local cores
 	$(BIN)/distributed-maddpg train
 
-test: $(VENV)/.installed-dev   ## install, then run all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed-dev   ## install, then run all tests but the slow ones; last those that need a quiet machine
+	@failed=0; \
+	$(PARALLEL) -m "not slow and not alone" || failed=1; \
+	$(PYTEST) -m "not slow and alone" || failed=1; \
+	exit $$failed
 
-test-fast: $(VENV)/.installed-dev   ## the tests that start no process and take seconds
-	$(BIN)/python -m pytest -m "not ray and not slow"
+test-fast: $(VENV)/.installed-dev   ## the tests that train in their own process, in seconds
+	$(PARALLEL) -m "not ray and not processes and not slow and not alone"
 
-check: $(VENV)/.installed-dev  ## format, lint, types, floors
+test-slow: $(VENV)/.installed-dev   ## the tests that take minutes: learning, kills at random, nodes, long runs
+	$(PYTEST) -n $(WORKERS) --dist load --maxschedchunk 1 -m slow
+
+check: $(VENV)/.installed-dev  ## format, lint, types, import contracts
 	$(BIN)/ruff format $(if $(CI),--check) $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy

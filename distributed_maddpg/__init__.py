@@ -1,7 +1,7 @@
 """Distributed MADDPG: rollout workers, a central replay buffer and one learner, on Ray or in one process.
 
-The public names are resolved at first use, so that importing any part of the package loads neither torch
-nor Ray unless that part needs them.
+The public names are imported at first use, so that importing a part of the package loads neither torch nor
+Ray unless that part needs them.
 """
 
 from importlib import import_module
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MADDPG", "MADDPGConfig", "__version__"]
 
-_HOMES = {"MADDPG": "distributed_maddpg.trainer", "MADDPGConfig": "distributed_maddpg.config"}
+_PUBLIC_MODULES = {"MADDPG": "distributed_maddpg.trainer", "MADDPGConfig": "distributed_maddpg.config"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from where it lives (PEP 562)."""
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    """Import a public name from its module (PEP 562)."""
+    if name in _PUBLIC_MODULES:
+        return getattr(import_module(_PUBLIC_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""`python -m distributed_maddpg` is the command `distributed-maddpg`."""
+"""Runs the command `distributed-maddpg` as `python -m distributed_maddpg`."""
 
 import signal
 import sys
@@ -7,7 +7,7 @@ from distributed_maddpg.cli import main
 
 
 def run() -> int:
-    """Run the command line; a signal while the interpreter ends does not change the exit code."""
+    """Run the command line; a signal during interpreter shutdown does not change the exit code."""
     code = main()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -1,6 +1,7 @@
-"""How the package compiles its inner loops.
+"""The numba decorator of the package's inner loops.
 
-A compiled function may call those of its own file only: numba's cache notices no change in another file.
+Trap: a compiled function may call only functions of its own file. Numba's cache does not notice changes in
+other files.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def compiled(function: _F) -> _F:
-    """Compile a function at its first call and keep the machine code on disk, in strict IEEE arithmetic."""
-    # Into the name of the cache's file: numba unpickles an older version's types before it sees that it is
-    # stale, and fails if one of them no longer exists.
+    """Compile a function at its first call, in strict IEEE arithmetic, and cache the machine code on disk."""
+    # The name of the cache file depends on the source: numba unpickles the types of a stale file before it
+    # notices that it is stale, and fails if one of them no longer exists.
     function.__qualname__ += f"_{_checksum(function.__code__.co_filename):08x}"
     try:
         return cast(_F, numba.njit(cache=True)(function))
-    except RuntimeError:  # no folder for the cache can be written: compile in each process
+    except RuntimeError:  # no cache folder is writable: compile in each process
         return cast(_F, numba.njit(function))
 
 

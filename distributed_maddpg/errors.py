@@ -1,4 +1,4 @@
-"""The errors a user can cause or meet, each of which becomes one line and an exit code."""
+"""Errors that a user can see; each is one line, and ends a command with its own exit code."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class BadInput(ValueError):
     """A setting, argument or environment cannot be used; ends a command with exit code 2."""
 
     def __init__(self, field: str, value: object, remedy: str) -> None:
-        """Build the one line a user sees from the field's name, its value and what to do about it."""
+        """Build the message, one line, from the field's name, its value and the remedy."""
         name, shown = one_line(field, _MAX_NAME_CHARS), one_line(_repr(value), _MAX_VALUE_CHARS)
         super().__init__(f"{name} = {shown}: {one_line(remedy)}")
         self.field = field
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let Ray carry the line, instead of building another one from it, to the process that asked."""
+        """Keep the message when Ray sends the error; calling the class would build another from it."""
         return BadInput.__new__, (BadInput, *self.args), vars(self)
 
 
@@ -27,50 +27,51 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be read; ends a command with exit code 3."""
 
     def __init__(self, message: str) -> None:
-        """Make one printable line of a message that may quote a hostile file."""
+        """Make the message one printable line; it may quote an untrusted file."""
         super().__init__(one_line(message))
 
 
 class CheckpointUnavailable(CheckpointError):
-    """A checkpoint may be whole, but cannot be read just now, or not by this version of the package."""
+    """A checkpoint may be complete, but cannot be read now, or not by this version of the package."""
 
 
 class TrainingError(RuntimeError):
-    """A stage of a run failed or stopped answering; ends a command with exit code 1."""
+    """A stage of a run failed or timed out; ends a command with exit code 1."""
 
 
 class StageError(TrainingError):
-    """A stage's own code raised; its process lives on."""
+    """A stage's own code raised an error; its process is still running."""
 
 
 class NotReproducible(ValueError):
-    """An environment does otherwise than before from the same seed, so that its state cannot be restored."""
+    """An environment behaves differently with the same seed, so that its state cannot be restored."""
 
 
 class Diverged(TrainingError):
-    """Numbers stopped being finite where that cannot be mended; the weights are those from before."""
+    """Training diverged to numbers that are not finite; the weights are those before the failed call."""
 
 
-def one_line(text: str, most: int = _MAX_LINE_CHARS) -> str:
-    """Return `text` with control characters escaped, and without its middle if longer than `most`."""
-    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in _cut(text, most))
-    return _cut("".join(shown), most)
+def one_line(text: str, max_chars: int = _MAX_LINE_CHARS) -> str:
+    """Return `text` with control characters escaped, and without its middle beyond `max_chars`."""
+    short = _without_middle(text, max_chars)
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
+    return _without_middle("".join(shown), max_chars)
 
 
-def _cut(text: str, most: int) -> str:
-    half = (most - 5) // 2
-    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
+def _without_middle(text: str, max_chars: int) -> str:
+    half = (max_chars - 5) // 2
+    return text if len(text) <= max_chars else f"{text[:half]} ... {text[-half:]}"
 
 
 def _repr(value: object) -> str:
     try:
         return repr(value)
-    except (ValueError, RecursionError):  # Python prints no integer of more than 4300 digits
+    except (ValueError, RecursionError):  # Python does not print integers of more than 4300 digits
         return f"<{type(value).__name__}>"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the nearest of `known` as a suggestion, or the whole list where nothing is near."""
+    """Suggest the most similar of the `known` names, or list them all if none is similar."""
     names = sorted(known)
     nearest = difflib.get_close_matches(name[:_MAX_NAME_CHARS], names, n=1, cutoff=0.5)
     return f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"

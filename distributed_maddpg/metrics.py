@@ -1,6 +1,6 @@
-"""What a run reports: accumulation over an iteration, result keys, and the files they go to.
+"""Accumulates the reports of the stages over an iteration and builds its nested result.
 
-Keys follow RLlib, so that dashboards and Tune metrics carry over; docs/metrics.md explains each.
+The keys are RLlib's, so that dashboards and Tune metrics work unchanged; docs/metrics.md explains each.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from distributed_maddpg.types import (
 
 FloatVector = npt.NDArray[np.float64]
 _WINDOW_EPISODES = 1000
-"""Training returns are means over at most so many of the newest episodes, as RLlib smooths its own."""
+"""Training returns are means over this many of the newest episodes, as RLlib smooths its own. A report is
+dropped whole, so the window may be larger by less than one report."""
 _ROLLOUT_TIMERS = ("busy_s", "blocked_push_s", "blocked_weights_s", "blocked_pacing_s")
 _LEARNER_TIMERS = ("busy_s", "blocked_replay_s", "blocked_pacing_s")
 _LOG = logging.getLogger("distributed_maddpg")
@@ -35,48 +36,46 @@ _LOG = logging.getLogger("distributed_maddpg")
 
 @dataclass
 class IterationLog:
-    """Collects what the stages report between two results of `train()`."""
+    """Accumulates what the stages report between two results of `train()`."""
 
     spec: EnvSpec
     num_workers: int
     episodes_total: int = 0
     quarantined_total: int = 0
     _episodes: deque[EpisodeReport] = field(default_factory=deque)
-    _window: int = 0
+    _window_size: int = 0
     _rollout_s: FloatVector = field(default_factory=lambda: np.zeros(len(_ROLLOUT_TIMERS)))
     _learner_s: FloatVector = field(default_factory=lambda: np.zeros(len(_LEARNER_TIMERS)))
-    _behind: list[tuple[int, int]] = field(default_factory=list)
+    _weights_lag: list[tuple[int, int]] = field(default_factory=list)
 
     def add_rollout(self, report: RolloutReport, latest_version: int) -> None:
-        """Note a worker's fragment, collected while the newest weights were `latest_version`."""
+        """Add the report of a worker's fragment; `latest_version` is that of the newest published weights."""
         self._rollout_s += [getattr(report, name) for name in _ROLLOUT_TIMERS]
         self.quarantined_total += len(report.quarantined)
         for line in report.quarantined:
             _LOG.warning("rollout worker %d: %s", report.worker, line)
         self.episodes_total += len(report.episodes.lengths)
-        self._behind.append((report.worker, max(0, latest_version - report.weights_version)))
+        self._weights_lag.append((report.worker, max(0, latest_version - report.weights_version)))
         if len(report.episodes.lengths):
             self._episodes.append(report.episodes)
-            self._window += len(report.episodes.lengths)
-            while self._window - len(self._episodes[0].lengths) >= _WINDOW_EPISODES:
-                self._window -= len(self._episodes.popleft().lengths)
+            self._window_size += len(report.episodes.lengths)
+            while self._window_size - len(self._episodes[0].lengths) >= _WINDOW_EPISODES:
+                self._window_size -= len(self._episodes.popleft().lengths)
 
     def add_learner(self, report: LearnerReport) -> None:
-        """Note a call of the learner."""
+        """Add the report of one call of the learner."""
         self._learner_s += [getattr(report, name) for name in _LEARNER_TIMERS]
 
     def result(
         self, counters: Mapping[str, Any], learner: Mapping[str, npt.NDArray[np.float64]]
     ) -> dict[str, Any]:
-        """Return the iteration so far as a nested result."""
-        agents = self.spec.agents
-        episodes = EpisodeReport.concatenate(list(self._episodes), self.spec.num_agents)
+        """Return the nested result of the iteration so far; `learner` has the metrics `[N]` by name."""
         return {
             **counters,
-            "env_runners": self._env_runners(episodes),
+            "env_runners": self._env_runners(),
             "learners": {
                 agent: {name: float(values[index]) for name, values in learner.items()}
-                for index, agent in enumerate(agents)
+                for index, agent in enumerate(self.spec.agents)
             },
             "weights": self._weights(),
             "timers": self._timers(),
@@ -87,17 +86,17 @@ class IterationLog:
         }
 
     def next_iteration(self) -> None:
-        """Start anew what is counted per iteration."""
-        self._rollout_s[:], self._learner_s[:], self._behind = 0.0, 0.0, []
+        """Reset what is counted per iteration."""
+        self._rollout_s[:], self._learner_s[:], self._weights_lag = 0.0, 0.0, []
 
     def get_state(self) -> Arrays:
         """Return the iteration so far and the window of episodes."""
-        episodes = EpisodeReport.concatenate(list(self._episodes), self.spec.num_agents)
+        episodes = self._recent_episodes()
         return {
             "totals": np.array((self.episodes_total, self.quarantined_total), np.int64),
             "rollout_s": self._rollout_s.copy(),
             "learner_s": self._learner_s.copy(),
-            "behind": np.array(self._behind, np.int64).reshape(-1, 2),
+            "behind": np.array(self._weights_lag, np.int64).reshape(-1, 2),
             "reports": np.array([len(report.lengths) for report in self._episodes], np.int64),
             "returns": episodes.returns,
             "lengths": episodes.lengths,
@@ -105,36 +104,38 @@ class IterationLog:
         }
 
     def set_state(self, state: Arrays) -> None:
-        """Go on from what `get_state` returned.
+        """Restore what `get_state` returned.
 
         Raises:
-            ValueError: if it does not fit.
+            ValueError: if an array is missing, or has another shape or type, or impossible values.
         """
         agents = self.spec.num_agents
-        reports, totals = (
-            checked_array(state, "reports", (None,), np.int64),
-            checked_array(state, "totals", (2,), np.int64),
-        )
-        behind = checked_array(state, "behind", (None, 2), np.int64)
-        known = len(state.get("lengths", ()))
-        if (reports < 1).any() or (reports > known).any() or (totals < 0).any() or (behind < 0).any():
-            raise ValueError("reports, totals or behind hold numbers that count nothing")
+        reports = checked_array(state, "reports", (None,), np.int64)
+        totals = checked_array(state, "totals", (2,), np.int64)
+        lags = checked_array(state, "behind", (None, 2), np.int64)
+        known = len(state.get("lengths", ()))  # keeps the sum of reports from overflowing
+        if (reports < 1).any() or (reports > known).any() or (totals < 0).any() or (lags < 0).any():
+            raise ValueError("reports, totals or behind holds numbers that cannot be counts")
         ends = np.cumsum(reports)
         episodes = int(ends[-1]) if len(ends) else 0
         returns = checked_array(state, "returns", (episodes, agents), np.float64)
         lengths = checked_array(state, "lengths", (episodes,), np.int64)
         if (lengths < 1).any():
-            raise ValueError("lengths holds numbers that no episode has")
+            raise ValueError("lengths holds numbers below 1")
         distances = checked_array(state, "final_distances", (episodes, agents, None), np.float32)
         columns = (np.split(array, ends[:-1]) for array in (returns, lengths, distances))
         self._episodes = deque(map(EpisodeReport, *columns)) if len(ends) else deque()
-        self._window = episodes
+        self._window_size = episodes
         self.episodes_total, self.quarantined_total = totals.tolist()
         self._rollout_s = checked_array(state, "rollout_s", self._rollout_s.shape, np.float64)
         self._learner_s = checked_array(state, "learner_s", self._learner_s.shape, np.float64)
-        self._behind = [(worker, lag) for worker, lag in behind.tolist()]
+        self._weights_lag = [(worker, lag) for worker, lag in lags.tolist()]
 
-    def _env_runners(self, episodes: EpisodeReport) -> dict[str, Any]:
+    def _recent_episodes(self) -> EpisodeReport:
+        return EpisodeReport.concatenate(list(self._episodes), self.spec.num_agents)
+
+    def _env_runners(self) -> dict[str, Any]:
+        episodes = self._recent_episodes()
         returns = episodes.returns
         known = len(returns) > 0
         means = returns.mean(axis=0) if known else np.full(self.spec.num_agents, math.nan)
@@ -149,21 +150,19 @@ class IterationLog:
         }
 
     def _weights(self) -> dict[str, Any]:
-        everyone = [lag for _, lag in self._behind]
-        by_worker: dict[int, list[int]] = {}
-        for worker, lag in self._behind:
-            by_worker.setdefault(worker, []).append(lag)
+        lags = [lag for _, lag in self._weights_lag]
+        by_worker = [
+            [lag for reporter, lag in self._weights_lag if reporter == worker]
+            for worker in range(max(1, self.num_workers))
+        ]
         return {
-            "versions_behind_mean": _mean(everyone),
-            "versions_behind_max": max(everyone, default=0),
-            "versions_behind": {
-                f"worker_{worker}": _mean(by_worker.get(worker, []))
-                for worker in range(max(1, self.num_workers))
-            },
+            "versions_behind_mean": _mean(lags),
+            "versions_behind_max": max(lags, default=0),
+            "versions_behind": {f"worker_{worker}": _mean(own) for worker, own in enumerate(by_worker)},
         }
 
     def _timers(self) -> dict[str, float]:
-        """Seconds of the iteration by stage; the workers' are means over workers."""
+        """Return the seconds of the iteration by stage; those of rollout workers are means over workers."""
         rollout_s = self._rollout_s / max(1, self.num_workers)
         return {
             **{f"rollout_{name}": float(s) for name, s in zip(_ROLLOUT_TIMERS, rollout_s, strict=True)},
@@ -176,7 +175,7 @@ def _mean(values: list[int]) -> float:
 
 
 def flatten(result: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested result with joined keys, as in `env_runners/episode_return_mean`."""
+    """Return a nested result with joined keys, such as `env_runners/episode_return_mean`."""
     flat: dict[str, Any] = {}
     for key, value in result.items():
         if isinstance(value, Mapping):
@@ -187,7 +186,7 @@ def flatten(result: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def digest(*arrays: npt.NDArray[Any]) -> str:
-    """Return the SHA-256 of the arrays' bytes: equal digests mean bit-identical numbers."""
+    """Return the SHA-256 of the arrays' bytes; equal digests mean bit-identical numbers."""
     sha = hashlib.sha256()
     for array in arrays:
         sha.update(np.ascontiguousarray(array).tobytes())

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from distributed_maddpg.acting.joint_policy import JointPolicy
 from distributed_maddpg.compilation import compiled
 from distributed_maddpg.config import AlgorithmConfig, ExplorationConfig, MADDPGConfig
-from distributed_maddpg.envs import make_vector_env
+from distributed_maddpg.envs import EnvFactory, make_vector_env
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.episode_log import EpisodeLog
 from distributed_maddpg.envs.finite import all_finite, bad_observation, first_not_finite
@@ -308,7 +308,11 @@ class RolloutWorker:
 
 
 def make_rollout_worker(
-    config: MADDPGConfig, index: int, incarnation: int = 0, greedy: Sequence[bool] = ()
+    config: MADDPGConfig,
+    index: int,
+    incarnation: int = 0,
+    greedy: Sequence[bool] = (),
+    env_factory: EnvFactory | None = None,
 ) -> RolloutWorker:
     """Build worker `index` of a run; it has its own environment copies and streams, and the first weights.
 
@@ -317,9 +321,10 @@ def make_rollout_worker(
         index: its place among the workers.
         incarnation: how many times it was replaced; each incarnation has its own random streams.
         greedy: which agents act without exploration.
+        env_factory: makes the environment, where it was given as a callable.
     """
     env = make_vector_env(
-        config.env.id,
+        env_factory or config.env.id,
         config.rollout.num_envs,
         integer_seed(config.seed, "env", index, incarnation),
         backend=config.env.backend,

@@ -1,58 +1,52 @@
-"""One seed, many independent random streams."""
+"""Derives independent random streams from one seed."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 Stage = Literal["env", "exploration", "replay", "learner", "evaluation", "response"]
-_STAGE_KEYS: dict[Stage, int] = {
-    "env": 0,
-    "exploration": 1,
-    "replay": 2,
-    "learner": 3,
-    "evaluation": 4,
-    "response": 5,
-}
+_STAGE_KEYS: dict[Stage, int] = {stage: key for key, stage in enumerate(get_args(Stage))}
+"""Trap: another order of the stages changes the random streams of every run."""
 
 
 def seed_sequence(seed: int, stage: Stage, index: int = 0, incarnation: int = 0) -> np.random.SeedSequence:
-    """Return the stream of one stage.
+    """Return the seed sequence of one stage.
 
     Args:
         seed: of the run.
-        stage: whose stream.
-        index: tells apart workers, or evaluations in turn.
-        incarnation: how many times the process was replaced, which must not repeat what it did.
+        stage: that uses the stream.
+        index: of the worker, or of the evaluation.
+        incarnation: how often the process was replaced; a replacement must not repeat the stream.
     """
-    again = (incarnation,) if incarnation else ()
-    return np.random.SeedSequence(seed, spawn_key=(_STAGE_KEYS[stage], index, *again))
+    suffix = (incarnation,) if incarnation else ()
+    return np.random.SeedSequence(seed, spawn_key=(_STAGE_KEYS[stage], index, *suffix))
 
 
 def generator(seed: int, stage: Stage, index: int = 0, incarnation: int = 0) -> np.random.Generator:
-    """Return a numpy generator on the stream of one stage, see `seed_sequence`."""
+    """Return a PCG64 generator for the stream of one stage; the arguments are those of `seed_sequence`."""
     return np.random.Generator(np.random.PCG64(seed_sequence(seed, stage, index, incarnation)))
 
 
 def integer_seed(seed: int, stage: Stage, index: int = 0, incarnation: int = 0) -> int:
-    """Return a 63-bit integer seed for consumers that take only integers (torch, environments)."""
+    """Return a 63-bit integer seed for libraries that take only integers (torch, environments)."""
     return int(seed_sequence(seed, stage, index, incarnation).generate_state(1, np.uint64)[0] >> 1)
 
 
 def pack_generator(rng: np.random.Generator) -> npt.NDArray[np.uint64]:
-    """Return a PCG64 state as [6] uint64: state hi, lo, increment hi, lo, has_uint32, uinteger."""
+    """Return a PCG64 state as `[6]` uint64: state high, low, increment high, low, has_uint32, uinteger."""
     state = rng.bit_generator.state
     halves = [half for word in state["state"].values() for half in (word >> 64, word & (1 << 64) - 1)]
     return np.array([*halves, state["has_uint32"], state["uinteger"]], np.uint64)
 
 
 def restore_generator(rng: np.random.Generator, packed: npt.NDArray[np.uint64]) -> None:
-    """Put a PCG64 generator into a state `[6]` that `pack_generator` returned.
+    """Set a PCG64 generator to a state `[6]` that `pack_generator` returned.
 
     Raises:
-        ValueError: if no PCG64 generator has that state.
+        ValueError: if a PCG64 generator cannot have that state.
     """
     if packed.shape != (6,) or packed.dtype != np.uint64:
         raise ValueError(

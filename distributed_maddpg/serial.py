@@ -1,8 +1,8 @@
-"""The whole of training in one process, without Ray: the executable specification.
+"""All of training in one process, without Ray: the executable specification.
 
-One rollout worker, one replay buffer and one learner take turns in lock-step. It is reproducible bit for bit,
-and `runtime/` with `sync=True` and one worker must give the same weights. Several runs that differ only in
-their seed have a worker and a buffer each, and share the pacing and the learner.
+One rollout worker, one replay buffer and one learner take turns. Runs are reproducible bit for bit, and
+`runtime/` with `sync=True` and one worker gives the same weights. Several runs that differ only in their seed
+each have a worker and a buffer, and share the pacing and the learner.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import EnvFactory
 from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation.episodes import evaluate_weights
 from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
@@ -41,20 +42,22 @@ _LOG = logging.getLogger("distributed_maddpg")
 
 
 class Frozen(NamedTuple):
-    """Agents that do not learn but play greedily, as opponents or team-mates of those that do."""
+    """Agents that act greedily and do not learn, as opponents or team-mates of those that do."""
 
     agents: tuple[bool, ...]
     """Which of the N."""
     policies: FloatArray
-    """[N, P]; the rows of the others are not looked at."""
+    """[N, P]; only the rows of frozen agents are used."""
 
 
 class _Run:
-    """What each run has of its own."""
+    """The stages that each run has for itself."""
 
-    def __init__(self, config: MADDPGConfig, spec: EnvSpec, greedy: Sequence[bool]) -> None:
-        self.config = config
-        self.worker = make_rollout_worker(config, 0, greedy=greedy)
+    def __init__(
+        self, config: MADDPGConfig, spec: EnvSpec, greedy: Sequence[bool], env_factory: EnvFactory | None
+    ) -> None:
+        self.config, self._env_factory = config, env_factory
+        self.worker = make_rollout_worker(config, 0, greedy=greedy, env_factory=env_factory)
         self.replay = make_replay_buffer(config, spec)
         self.log = IterationLog(spec, 0)
         self.evaluations: list[Evaluation] = []
@@ -73,7 +76,7 @@ class _Run:
         return len(rows)
 
     def get_state(self) -> dict[str, Arrays]:
-        """Return the state of each part but the stored transitions."""
+        """Return the state of each stage, without the stored transitions."""
         return {
             "worker_0": self.worker.get_state(),
             "replay": {"generator": self.replay.generator_state()},
@@ -81,7 +84,7 @@ class _Run:
         }
 
     def set_state(self, state: RunState) -> None:
-        """Go on from a state; a worker that it does not know begins anew, with random streams of its own."""
+        """Continue from a state; a worker that it lacks starts new episodes with new random streams."""
         self.log.set_state(state_part(state.stages, "log"))
         self.replay.set_generator_state(checked_array(state.stages, "replay/generator", (6,), np.uint64))
         if state.replay is not None:
@@ -91,17 +94,33 @@ class _Run:
                 _LOG.warning("rollout worker 0 %s", line)
         else:
             self.worker.close()
-            self.worker = make_rollout_worker(self.config, 0, incarnation=state.env_steps + 1)
+            self.worker = make_rollout_worker(
+                self.config, 0, incarnation=state.env_steps + 1, env_factory=self._env_factory
+            )
 
 
 class SerialRunner:
-    """Runs the stages in turn."""
+    """Runs the stages in turn in this process."""
 
-    def __init__(self, configs: Sequence[MADDPGConfig], spec: EnvSpec, frozen: Frozen | None = None) -> None:
-        """Build all stages of one run or more; their settings are equal but for the seed."""
-        self._config = configs[0]
+    def __init__(
+        self,
+        configs: Sequence[MADDPGConfig],
+        spec: EnvSpec,
+        frozen: Frozen | None = None,
+        env_factory: EnvFactory | None = None,
+    ) -> None:
+        """Build all stages of one run or more.
+
+        Args:
+            configs: one per run; equal but for the seed.
+            spec: of the environment.
+            frozen: agents that do not learn.
+            env_factory: makes the environment, where it was given as a callable.
+        """
+        self._config, self._env_factory = configs[0], env_factory
         self.pacer = Pacer(self._config.pacing)
-        self._runs = [_Run(config, spec, frozen.agents if frozen else ()) for config in configs]
+        greedy = frozen.agents if frozen else ()
+        self._runs = [_Run(config, spec, greedy, env_factory) for config in configs]
         self._learner = make_learner(self._config, spec, [config.seed for config in configs])
         self.device = str(self._learner.device)
         self.device_reason = self._learner.device_reason
@@ -114,7 +133,7 @@ class SerialRunner:
     def run(self, stop: Callable[[], bool]) -> bool:
         """Train until a report is due or `stop()` says so; return whether one is due."""
         while not stop():
-            if not self.pacer.collected:
+            if not self.pacer.collection_finished:
                 self._collect()
             self._learn()
             if self.pacer.evaluation_due():
@@ -124,7 +143,7 @@ class SerialRunner:
         return False
 
     def results(self) -> list[dict[str, Any]]:
-        """Return what happened in each run in the iteration so far."""
+        """Return each run's metrics of the iteration so far."""
         counters = {
             "num_env_steps_sampled_lifetime": self.pacer.env_steps,
             "num_updates_lifetime": self.pacer.updates,
@@ -135,19 +154,19 @@ class SerialRunner:
         return [run.log.result(counters, own) for run, own in zip(self._runs, metrics, strict=True)]
 
     def next_iteration(self) -> None:
-        """Start anew what is counted per iteration."""
+        """Reset what is counted per iteration."""
         self._learner.next_iteration()
         for run in self._runs:
             run.log.next_iteration()
 
     def pop_evaluations(self, run: int) -> list[Evaluation]:
-        """Return the evaluations of a run that ended since the last call."""
+        """Return a run's evaluations since the last call."""
         own = self._runs[run]
         evaluations, own.evaluations = own.evaluations, []
         return evaluations
 
     def weights(self, run: int) -> Weights:
-        """Return a run's policies as the learner has them now."""
+        """Return a run's current policies."""
         return self._learner.weights(run)
 
     def learner_state(self, run: int) -> Arrays:
@@ -155,19 +174,19 @@ class SerialRunner:
         return self._learner.get_state(run)
 
     def drain(self) -> None:
-        """Do nothing: in one process nothing is under way between two rounds."""
+        """Do nothing: in one process nothing is in flight between two rounds."""
 
     def capture(self, run: int, with_replay: bool) -> RunState:
-        """Return the state of a run; training may go on while its transitions are read.
+        """Return the state of a run; training may continue while its transitions are read.
 
         Raises:
-            TrainingError: if it failed in the middle of collecting.
+            TrainingError: if the run failed during collection.
         """
         if self._inconsistent:
-            raise TrainingError("it failed in the middle of collecting, and that cannot be continued")
+            raise TrainingError("the run failed during collection; that state cannot be resumed")
         own, env_steps = self._runs[run], self.pacer.env_steps
         learner = self._learner.get_state(run)
-        updates = int(learner["updates"])  # not all of those that were due, if one failed
+        updates = int(learner["updates"])  # fewer than were due, if one failed
         stages = {
             "pacing": self.pacer.get_state(env_steps, updates),
             "learner": learner,
@@ -177,21 +196,22 @@ class SerialRunner:
         return RunState(env_steps, updates, join_states(stages), replay)
 
     def restore(self, run: int, state: RunState) -> None:
-        """Go on from what `capture` returned."""
+        """Continue from what `capture` returned."""
         own = self._runs[run]
         self._learner.set_state(state_part(state.stages, "learner"), run)
         own.set_state(state)
         own.worker.set_weights(self._learner.published()[run])
         self.pacer.set_state(state_part(state.stages, "pacing"))
         if own.replay.size == 0:
-            self.pacer.refill()
+            self.pacer.restart_warmup()
 
     def evaluate(self, num_episodes: int, seed: int, run: int) -> Scorecard:
-        """Play greedy episodes with the learner's policies of a run."""
-        return evaluate_weights(self._config, self.weights(run).policies, num_episodes, seed)
+        """Play greedy episodes with a run's current policies."""
+        policies = self.weights(run).policies
+        return evaluate_weights(self._config, policies, num_episodes, seed, self._env_factory)
 
     def close(self) -> None:
-        """Release the environments and the stored transitions, whoever still holds this and its counters."""
+        """Release the environments and the stored transitions; the counters stay readable."""
         while self._runs:
             self._runs.pop().worker.close()
 
@@ -227,7 +247,7 @@ class SerialRunner:
             run.log.add_learner(report)
 
     def _learn_piece(self, updates: int) -> tuple[float, float]:
-        """Make so many updates; return the seconds of learning and of drawing minibatches."""
+        """Make the given number of updates; return the seconds of learning and of drawing minibatches."""
         started = time.perf_counter()
         if self._learner.samples_on_device:
             self._learner.mirror([run.replay.ring for run in self._runs])

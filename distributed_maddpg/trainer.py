@@ -15,13 +15,13 @@ import numpy.typing as npt
 from distributed_maddpg.acting.joint_policy import JointPolicy
 from distributed_maddpg.checkpoint.folder import Checkpoint, load_checkpoint, save_checkpoint
 from distributed_maddpg.config import EnvConfig, MADDPGConfig
-from distributed_maddpg.envs import is_builtin
-from distributed_maddpg.errors import BadInput, CheckpointError, StageError, TrainingError
+from distributed_maddpg.envs import EnvFactory, factory_id, is_builtin, is_factory_id
+from distributed_maddpg.errors import BadInput, CheckpointError, StageError, TrainingError, did_you_mean
 from distributed_maddpg.evaluation.episodes import evaluate_weights
 from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
 from distributed_maddpg.metrics import digest
 from distributed_maddpg.pacing import Pacer
-from distributed_maddpg.preflight import check_machine, check_settings
+from distributed_maddpg.preflight import check_env_steps, check_machine, check_settings
 from distributed_maddpg.seeding import generator, integer_seed, pack_generator, restore_generator
 from distributed_maddpg.types import (
     Arrays,
@@ -42,7 +42,7 @@ _WEIGHT_PARTS = ("policy", "critic", "target_policy", "target_critic", "critic2"
 
 
 class Runner(Protocol):
-    """What the two ways of running the stages have in common."""
+    """What `SerialRunner` and `RayRunner` have in common."""
 
     pacer: Pacer
 
@@ -52,34 +52,34 @@ class Runner(Protocol):
 
     @property
     def device_reason(self) -> str:
-        """Which setting led there, and the rates of both devices where both were tried."""
+        """The setting that chose the device, and the rates of both devices where both were timed."""
 
     def run(self, stop: Callable[[], bool]) -> bool:
         """Train until a report is due or `stop()` says so; return whether one is due."""
 
     def results(self) -> list[dict[str, Any]]:
-        """Return what happened in each run in the iteration so far."""
+        """Return each run's metrics of the iteration so far."""
 
     def next_iteration(self) -> None:
-        """Start anew what is counted per iteration."""
+        """Reset what is counted per iteration."""
 
     def pop_evaluations(self, run: int) -> list[Evaluation]:
-        """Return the evaluations of a run that ended since the last call."""
+        """Return a run's evaluations since the last call."""
 
     def weights(self, run: int) -> Weights:
-        """Return a run's policies as they are now."""
+        """Return a run's current policies."""
 
     def learner_state(self, run: int) -> Arrays:
         """Return the learner's state of a run."""
 
     def drain(self) -> None:
-        """Wait until nothing is under way; `run` lets things go on."""
+        """Wait for everything in flight, and start nothing more until `run` is called."""
 
     def capture(self, run: int, with_replay: bool) -> RunState:
-        """Return the state of a run; training may go on while its transitions are read."""
+        """Return the state of a run; training may continue while its transitions are read."""
 
     def restore(self, run: int, state: RunState) -> None:
-        """Go on from what `capture` returned."""
+        """Continue from what `capture` returned."""
 
     def evaluate(self, num_episodes: int, seed: int, run: int) -> Scorecard:
         """Play greedy episodes with a run's current policies."""
@@ -98,23 +98,30 @@ class MADDPG:
         algo.save("checkpoints/last")
     ```
 
-    Nothing is started before the first call that needs it. Several runs that differ only in their seed can be
-    trained side by side, see `for_seeds`.
+    Nothing is started before the first call that needs it. For several runs that differ only in their seed,
+    see `for_seeds`.
     """
 
-    def __init__(self, config: MADDPGConfig) -> None:
+    def __init__(self, config: MADDPGConfig, env: EnvFactory | None = None) -> None:
         """Check the configuration against this machine and the environment.
+
+        Args:
+            config: the settings.
+            env: makes one PettingZoo parallel environment, in place of the one that `config.env.id` names,
+                whose `env.kwargs` and `algorithm.policy_head` are then reset. Ray sends it to the workers. No
+                file holds it: `from_checkpoint` must be given it again.
 
         Raises:
             BadInput: if it cannot run; nothing has been started then.
         """
-        self._prepare(config)
-        check_machine(config, self.spec)
+        self._prepare(_for_factory(config, env), env)
+        check_env_steps(self.config, env)
+        check_machine(self.config, self.spec)
 
-    def _prepare(self, config: MADDPGConfig) -> None:
-        """Take over settings for acting; what training needs of the machine is checked when it starts."""
-        self.config = config
-        self.spec: EnvSpec = check_settings(config)
+    def _prepare(self, config: MADDPGConfig, env: EnvFactory | None) -> None:
+        """Set up for acting; what training needs of the machine is checked when it starts."""
+        self.config, self._env_factory = config, env
+        self.spec: EnvSpec = check_settings(config, env)
         self._runner: Runner | None = None
         self._group, self._index = [self], 0
         self._restored: Checkpoint | None = None
@@ -122,46 +129,54 @@ class MADDPG:
         self._stopped = False
         self._iteration = 0
         self.iteration_complete = True
-        """Whether the latest call of `train` went on to a report; `request_stop` ends it before."""
+        """Whether the latest call of `train` reached its report; `request_stop` ends it before."""
         self.evaluations: list[dict[str, Any]] = []
-        """All evaluations that ended during the latest call of `train`, oldest first."""
+        """All evaluations that finished during the latest call of `train`, oldest first."""
         self.on_event: Callable[[FaultEvent], None] = lambda _: None
-        """Called when something goes wrong with a process, or is mended; of several runs, the first one's."""
+        """Called when a process is lost or recovers; of several runs, only the first one's is called."""
         self._clock = _Clock()
-        # A stream of its own, beside those of the workers.
+        # Its own random stream, beside those of the workers.
         self._acting_rng = generator(config.seed, "exploration", config.num_workers + 1)
 
     @staticmethod
-    def from_checkpoint(path: str | Path, config: MADDPGConfig | None = None, env_id: str = "") -> MADDPG:
+    def from_checkpoint(
+        path: str | Path,
+        config: MADDPGConfig | None = None,
+        env_id: str = "",
+        env: EnvFactory | None = None,
+    ) -> MADDPG:
         """Return an algorithm that continues from a checkpoint.
 
         Args:
             path: a checkpoint folder, or URL.
             config: settings to continue with instead of the checkpoint's own.
-            env_id: the environment that is expected; needed where it is neither ours, mpe2's nor PettingZoo's
-                own, because an environment that a checkpoint names is imported and called.
+            env_id: the checkpoint's environment, to allow that it is imported and run; not needed for those
+                of this package, mpe2 and PettingZoo.
+            env: makes the environment, as in `MADDPG(config, env)`; needed where training was given one.
 
         Raises:
             CheckpointError: if it cannot be read, or its weights are not those of its settings.
-            BadInput: if `config` does not fit the checkpoint's networks, or this machine, or if another
-                environment is expected.
+            BadInput: if `config` does not fit the checkpoint's networks or this machine, or `env_id` names
+                another environment.
         """
         checkpoint = load_checkpoint(path)
-        if config is None:
+        if config is None and env is None:
             check_environment(checkpoint, env_id)
             own = checkpoint.config.env.id
             if env_id and EnvConfig(env_id).id != own:
                 raise BadInput("env.id", env_id, f"{path} was trained in {own}; leave the option out")
-        return MADDPG.restored(checkpoint, config)
+        return MADDPG.restored(checkpoint, config, env)
 
     @staticmethod
-    def restored(checkpoint: Checkpoint, config: MADDPGConfig | None = None) -> MADDPG:
-        """Return an algorithm that continues from a checkpoint that was read; see `from_checkpoint`."""
-        algo = MADDPG.__new__(MADDPG)  # a machine that could not train it may still evaluate it
+    def restored(
+        checkpoint: Checkpoint, config: MADDPGConfig | None = None, env: EnvFactory | None = None
+    ) -> MADDPG:
+        """Return an algorithm that continues from a loaded checkpoint; see `from_checkpoint`."""
+        algo = MADDPG.__new__(MADDPG)  # a machine that cannot train it may still evaluate it
         settings = checkpoint_settings(checkpoint)
         own = config is None or config == settings
         try:
-            algo._prepare(config or settings)
+            algo._prepare(config or settings, env)
         except BadInput as error:
             if not own:
                 raise
@@ -177,17 +192,21 @@ class MADDPG:
 
     @staticmethod
     def for_seeds(
-        config: MADDPGConfig, num_seeds: int, checkpoints: Sequence[Checkpoint] = ()
+        config: MADDPGConfig,
+        num_seeds: int,
+        checkpoints: Sequence[Checkpoint] = (),
+        env: EnvFactory | None = None,
     ) -> list[MADDPG]:
         """Return runs with the seeds `config.seed` and up, which share one learner and advance together.
 
-        Train them with `train_together`; everything else is each one's own. On a CPU, reproducible modes give
-        each the same weights as its seed alone. They are started and stopped as one.
+        Train them with `train_together`; all other methods work on one run. In the reproducible modes on a
+        CPU each gets the weights that its seed gets alone. They are started and stopped together.
 
         Args:
             config: of the first run.
             num_seeds: how many runs.
-            checkpoints: to go on from, one of each run and all of the same moment.
+            checkpoints: to continue from, one of each run and all of the same moment.
+            env: as in `MADDPG(config, env)`.
 
         Raises:
             BadInput: if they cannot run.
@@ -201,17 +220,17 @@ class MADDPG:
             checkpoint.check_resumable()
         if checkpoints and [each.config.seed for each in checkpoints] != list(seeds):
             raise CheckpointError(f"these are not checkpoints of the seeds {seeds[0]} to {seeds[-1]}")
-        runs = (
-            [MADDPG.restored(*each) for each in zip(checkpoints, configs, strict=True)] if checkpoints else []
-        )
-        runs = runs or [MADDPG(each) for each in configs]
+        if checkpoints:
+            runs = [MADDPG.restored(*each, env) for each in zip(checkpoints, configs, strict=True)]
+        else:
+            runs = [MADDPG(each, env) for each in configs]
         check_machine(config, runs[0].spec, num_seeds)
         for index, run in enumerate(runs):
             run._group, run._index = runs, index
         return runs
 
     def start(self) -> None:
-        """Start the stages now instead of at the first call that needs them."""
+        """Start the stages now instead of with the first call that needs them."""
         self._started()
 
     @property
@@ -235,7 +254,7 @@ class MADDPG:
 
     @property
     def restored_tables(self) -> Mapping[str, str] | None:
-        """Texts that the checkpoint kept beside it, by file name; None where there was no checkpoint."""
+        """Tables that the checkpoint holds, by file name; None without a checkpoint."""
         return self._restored.tables if self._restored else None
 
     @property
@@ -245,11 +264,11 @@ class MADDPG:
 
     @property
     def device_reason(self) -> str:
-        """Which setting led there, and the rates of both devices where both were tried."""
+        """The setting that chose the device, and the rates of both devices where both were timed."""
         return self._started().device_reason
 
     def request_stop(self) -> None:
-        """Let `train` return within moments; safe to call from a signal handler."""
+        """Make `train` return soon; safe to call from a signal handler."""
         self._stop_requested = True
 
     @property
@@ -261,14 +280,14 @@ class MADDPG:
         """Train for one report interval; return nested plain numbers under RLlib's keys.
 
         Raises:
-            TrainingError: if a stage fails; everything started is still ended by `stop`.
+            TrainingError: if a stage fails; `stop` still ends everything that was started.
         """
         if len(self._group) > 1:
             raise TrainingError("this run is one of several; train them with train_together")
         return train_together([self])[0]
 
     def _complete(self, runner: Runner, result: dict[str, Any]) -> dict[str, Any]:
-        """Add what this class knows of an iteration to what the stages reported."""
+        """Add iteration number, time and evaluation to the stages' metrics."""
         self.evaluations = [evaluation.to_dict() for evaluation in runner.pop_evaluations(self._index)]
         return {
             **result,
@@ -282,41 +301,49 @@ class MADDPG:
 
         Args:
             num_episodes: how many.
-            seed: of the start states; default: a stream of the run's seed that training never uses.
+            seed: of the start states; default: a random stream of the run's seed that training does not use.
         """
         return self.scorecard(num_episodes, seed).to_dict()
 
     def scorecard(self, num_episodes: int, seed: int | None = None) -> Scorecard:
-        """Play as `evaluate` does; return the episodes themselves with what they say."""
+        """Play as `evaluate` does; return the episodes with their scores."""
         if num_episodes < 1:
             raise BadInput("num_episodes", num_episodes, "must be at least 1")
         key = integer_seed(self.config.seed if seed is None else seed, "evaluation", 0)
         if self._runner is None and self._restored is not None:
-            return evaluate_weights(self.config, self.policy_parameters(), num_episodes, key)
+            policies = self.policy_parameters()
+            return evaluate_weights(self.config, policies, num_episodes, key, self._env_factory)
         return self._started().evaluate(num_episodes, key, self._index)
 
     def compute_actions(
         self, obs: Mapping[str, npt.NDArray[Any]], explore: bool = False
     ) -> dict[str, npt.NDArray[Any]]:
-        """Return an action per agent.
+        """Return an action for each agent that is observed: execution is decentralised, any of them will do.
 
         Args:
-            obs: `[O_i]`, or `[E, O_i]` for E copies, of every agent.
-            explore: with the configured exploration noise, which begins afresh with each call.
+            obs: `[O_i]`, or `[E, O_i]` for E copies, of one or more agents.
+            explore: with the configured exploration noise, which starts again with each call.
 
         Returns:
             `[A_i]` or `[E, A_i]` float32 in [0, 1] for continuous agents, an integer or `[E]` for discrete.
+
+        Raises:
+            BadInput: if `obs` names no agent or an unknown one, or holds another shape or no finite numbers.
         """
-        missing = [agent for agent in self.spec.agents if agent not in obs]
-        if missing:
-            raise BadInput("obs", sorted(obs), f"lacks agent {missing[0]!r}")
-        single = np.ndim(obs[self.spec.agents[0]]) == 1
-        num_envs = 1 if single else len(obs[self.spec.agents[0]])
+        if not obs:
+            raise BadInput("obs", obs, "must hold the observation of at least one agent")
+        if unknown := [agent for agent in obs if agent not in self.spec.agents]:
+            raise BadInput("obs", unknown[0], f"no such agent; {did_you_mean(unknown[0], self.spec.agents)}")
+        shape = np.shape(next(iter(obs.values())))
+        copies = shape[:1] if len(shape) > 1 else ()
+        num_envs = copies[0] if copies else 1
         stacked = tuple(
-            _observation(agent, obs[agent], () if single else (num_envs,), size)
+            _observation(agent, obs[agent], copies, size)
+            if agent in obs
+            else np.zeros((num_envs, size), np.float32)
             for agent, size in zip(self.spec.agents, self.spec.observation_sizes, strict=True)
         )
-        policies = JointPolicy(self.config.algorithm, self.spec, len(stacked[0]))
+        policies = JointPolicy(self.config.algorithm, self.spec, num_envs)
         policies.set_parameters(self.policy_parameters())
         if explore:
             policies.add_exploration(self.config.exploration, self._acting_rng)
@@ -324,30 +351,31 @@ class MADDPG:
         else:
             actions = policies.act(stacked)
         return {
-            agent: action[0].copy() if single else action.copy()
+            agent: action.copy() if copies else action[0].copy()
             for agent, action in zip(self.spec.agents, actions, strict=True)
+            if agent in obs
         }
 
     def save(self, path: str | Path, replay: bool = True) -> str:
-        """Write a checkpoint folder, whole or not at all; return its path.
+        """Write a checkpoint folder atomically; return its path.
 
         Args:
             path: a local folder, or a URL such as "s3://bucket/folder" where its fsspec package is installed.
-            replay: with the stored transitions; without, a continued run fills its replay buffer anew.
+            replay: with the stored transitions; without them, a resumed run fills its replay buffer again.
         """
         self.drain()
         return str(save_checkpoint(path, self.capture(replay)))
 
     def drain(self) -> None:
-        """Wait until nothing is under way, so that a checkpoint made next leaves nothing out."""
+        """Wait for everything in flight, so that a checkpoint made next is of one moment."""
         self._started().drain()
 
     def capture(self, replay: bool = True, tables: Mapping[str, str] | None = None) -> Checkpoint:
-        """Return a checkpoint of this moment to write later; training may go on while it is written.
+        """Return a checkpoint of this moment; training may continue while it is written.
 
         Args:
             replay: with the stored transitions.
-            tables: texts to keep beside it, by file name.
+            tables: texts to store in it, by file name.
         """
         captured = self._started().capture(self._index, replay)
         own = {
@@ -366,7 +394,7 @@ class MADDPG:
         )
 
     def policy_parameters(self) -> FloatArray:
-        """Return the policies' parameters `[N, P]`; from a checkpoint, without starting anything."""
+        """Return the policies' parameters `[N, P]`; those of a checkpoint without starting anything."""
         if self._runner is None and self._restored is not None:
             policies: FloatArray = self._restored.state["learner/policy"]
             return policies
@@ -382,7 +410,7 @@ class MADDPG:
         return self._started().pacer.checkpoint_due()
 
     def stop(self) -> None:
-        """End every process that was started; counters stay readable, training cannot go on."""
+        """End every process that was started; counters stay readable, training cannot continue."""
         if self._runner is not None and not self._stopped:
             for run in self._group:
                 run._stopped = True
@@ -401,11 +429,13 @@ class MADDPG:
     def _started(self) -> Runner:
         if self._stopped:
             raise TrainingError(
-                "this MADDPG was stopped; go on from a checkpoint with MADDPG.from_checkpoint"
+                "this MADDPG was stopped; continue from a checkpoint with MADDPG.from_checkpoint"
             )
         if self._runner is None:
+            if self._restored is not None:
+                check_env_steps(self.config, self._env_factory)
             check_machine(self.config, self.spec, len(self._group))
-            runner = _make_runner([run.config for run in self._group], self.spec, self._group[0])
+            runner = _make_runner(self._group)
             self._runner = runner
             for run in self._group:
                 run._runner = runner
@@ -415,19 +445,19 @@ class MADDPG:
                     if run._restored is not None:
                         run._restore(run._restored)
             except BaseException:
-                self.stop()  # stages that took over a part must not go on
+                self.stop()  # stages that are restored in part must not continue
                 raise
         return self._runner
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        """Let the stages, which were just started, go on from a checkpoint.
+        """Restore the stages, which were just started, from a checkpoint.
 
         Raises:
             CheckpointError: if a part of it does not fit.
         """
         stages, old = checkpoint.state, checkpoint.config
-        worlds = [(each.env, each.rollout.num_envs) for each in (self.config, old)]
-        if worlds[0] != worlds[1]:  # then the workers begin new episodes
+        environments = [(each.env, each.rollout.num_envs) for each in (self.config, old)]
+        if environments[0] != environments[1]:  # the workers start new episodes
             stages = {name: array for name, array in stages.items() if not name.startswith("worker_")}
         try:
             own = state_part(stages, "algorithm")
@@ -449,21 +479,26 @@ class MADDPG:
             raise CheckpointError(
                 f"{checkpoint.path}: a part of it does not fit its settings ({error})"
             ) from error
-        self._restored = dataclasses.replace(checkpoint, state={}, replay=None)  # it may be large
+        self._restored = dataclasses.replace(checkpoint, state={}, replay=None)  # they may be large
 
 
 def checkpoint_settings(checkpoint: Checkpoint) -> MADDPGConfig:
-    """Return a checkpoint's settings but for the cluster's address: no file decides whom we talk to."""
+    """Return a checkpoint's settings without the cluster's address, which a file must not decide."""
     return dataclasses.replace(checkpoint.config, ray=dataclasses.replace(checkpoint.config.ray, address=""))
 
 
 def check_environment(checkpoint: Checkpoint, env_id: str) -> None:
-    """Refuse to import and call what a checkpoint names, unless it is well known or was named to us as well.
+    """Refuse to import what a checkpoint names, unless it is built in or the user named it too.
 
     Raises:
         CheckpointError: saying how to allow it.
     """
     own = checkpoint.config.env.id
+    if is_factory_id(own):
+        raise CheckpointError(
+            f"its environment {own!r} was given in Python as a callable, which no file holds; "
+            "open it with MADDPG.from_checkpoint(path, env=...)"
+        )
     if not is_builtin(own) and own != env_id:
         raise CheckpointError(
             f"its environment {own!r} would be imported and run, which a file alone must not decide; "
@@ -472,13 +507,13 @@ def check_environment(checkpoint: Checkpoint, env_id: str) -> None:
 
 
 def train_together(runs: Sequence[MADDPG]) -> list[dict[str, Any]]:
-    """Train all runs that `MADDPG.for_seeds` made for one report interval; return each one's result.
+    """Train all runs of `MADDPG.for_seeds` for one report interval; return each one's result.
 
     Raises:
         TrainingError: if a stage fails; everything started is still ended by `stop`.
     """
     if list(runs) != runs[0]._group:
-        raise TrainingError("train_together takes all runs that MADDPG.several made, in their order")
+        raise TrainingError("train_together takes all runs of MADDPG.for_seeds, in their order")
     runner = runs[0]._started()
     env_steps, updates = runner.pacer.env_steps, runner.pacer.updates
     started = time.perf_counter()
@@ -500,7 +535,7 @@ def train_together(runs: Sequence[MADDPG]) -> list[dict[str, Any]]:
 
 
 def _observation(agent: str, values: Any, copies: tuple[int, ...], size: int) -> FloatArray:
-    """Return an agent's observation as `[E, O_i]`, after checking it."""
+    """Check an agent's observation and return it as `[E, O_i]`."""
     array = np.asarray(values)
     if array.shape != (*copies, size) or array.dtype.kind not in "fiub" or not np.isfinite(array).all():
         raise BadInput(f"obs[{agent!r}]", array.shape, f"must be finite numbers of shape {(*copies, size)}")
@@ -508,7 +543,7 @@ def _observation(agent: str, values: Any, copies: tuple[int, ...], size: int) ->
 
 
 def _check_finite(checkpoint: Checkpoint) -> None:
-    """Refuse weights that cannot be any network's, whatever the settings.
+    """Refuse weights that are missing or not finite.
 
     Raises:
         CheckpointError: naming them.
@@ -523,7 +558,7 @@ def _check_finite(checkpoint: Checkpoint) -> None:
 
 
 def _incompatibility(algo: MADDPG, checkpoint: Checkpoint) -> tuple[str, object, str] | None:
-    """Return why a checkpoint's weights are not of these settings (field, value, remedy), or None."""
+    """Return why a checkpoint's weights do not fit these settings (field, value, remedy), or None."""
     config, spec = algo.config, algo.spec
     if spec.agents != checkpoint.agents:
         return "env.kwargs", config.env.kwargs, f"gives agents {spec.agents}, not {checkpoint.agents}"
@@ -549,39 +584,47 @@ def _incompatibility(algo: MADDPG, checkpoint: Checkpoint) -> tuple[str, object,
 def _learning_incompatibility(
     config: MADDPGConfig, checkpoint: Checkpoint, spec: EnvSpec
 ) -> tuple[str, object, str] | None:
-    """Return why learning cannot go on with these settings from a checkpoint that fits its own, or None."""
+    """Return why training cannot continue from a checkpoint with these settings, or None."""
     own, old = config.algorithm, checkpoint.config.algorithm
     if own.per_agent(spec) != old.per_agent(spec) and "matd3" in own.per_agent(spec):
         return "algorithm.name", own.name, f"needs a second critic, and it was trained with {old.name}"
     if own.updates_per_policy_update(spec) > 1 and old.updates_per_policy_update(spec) == 1:
-        return "algorithm.policy_delay", own.policy_delay, "it was trained without; begin another run"
+        return "algorithm.policy_delay", own.policy_delay, "it was trained without; start a new run"
     if own.gamma != old.gamma:
-        return "algorithm.gamma", own.gamma, f"its transitions are stored with {old.gamma}; begin another run"
+        return "algorithm.gamma", own.gamma, f"its transitions are stored with {old.gamma}; start a new run"
     return None
 
 
 class _Clock:
-    """Wall time since training could begin."""
+    """Wall time since the stages were started."""
 
     def __init__(self) -> None:
         self._started: float | None = None
 
     def start(self, seconds: float = 0.0) -> None:
-        """Start with so many seconds from before."""
+        """Start at `seconds`."""
         self._started = time.perf_counter() - seconds
 
     def seconds(self) -> float:
         return 0.0 if self._started is None else time.perf_counter() - self._started
 
 
-def _make_runner(configs: Sequence[MADDPGConfig], spec: EnvSpec, first: MADDPG) -> Runner:
+def _make_runner(runs: Sequence[MADDPG]) -> Runner:
+    configs, first = [run.config for run in runs], runs[0]
     if first._restored is not None:
         first._restored.check_resumable()
-    # Each root is imported only when used: without workers, Ray is never loaded.
-    if configs[0].num_workers == 0:
+    # Each runner is imported only when used: without workers, Ray is never loaded.
+    if first.config.num_workers == 0:
         from distributed_maddpg.serial import SerialRunner  # noqa: PLC0415
 
-        return SerialRunner(configs, spec)
+        return SerialRunner(configs, first.spec, env_factory=first._env_factory)
     from distributed_maddpg.runtime.driver import RayRunner  # noqa: PLC0415
 
-    return RayRunner(configs, spec, lambda event: first.on_event(event))
+    return RayRunner(configs, first.spec, lambda event: first.on_event(event), first._env_factory)
+
+
+def _for_factory(config: MADDPGConfig, env: EnvFactory | None) -> MADDPGConfig:
+    """Return settings that name the callable as their environment, so that a checkpoint remembers it."""
+    if env is None or is_factory_id(config.env.id):
+        return config
+    return MADDPGConfig.from_dict({"env": {"id": factory_id(env)}}, config)

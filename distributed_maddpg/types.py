@@ -1,7 +1,7 @@
-"""The vocabulary of the package: specs, layouts and reports; numpy only.
+"""Types that all of the package uses: specs, layouts and reports; needs only numpy.
 
 Shape letters, used in every docstring: `B` batch rows, `E` environment copies, `T` steps, `N` agents,
-`O_i` and `A_i` observation and action width of agent i, `O` and `A` the widest of them, `L` landmarks,
+`O_i` and `A_i` observation and action width of agent i, `O` and `A` the largest of these, `L` landmarks,
 `J` width of the joint observation and action, `P` parameters of one network, `H` hidden units.
 """
 
@@ -27,7 +27,7 @@ InitialWeights = Literal["torch", "glorot"]
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """What every stage must know of an environment, and nothing that needs the environment itself."""
+    """What the stages need to know of an environment; it can be used without the environment."""
 
     agents: tuple[str, ...]
     observation_sizes: tuple[int, ...]
@@ -41,21 +41,20 @@ class EnvSpec:
 
     @cached_property
     def teams(self) -> tuple[str, ...]:
-        """Team of each agent: its name without the trailing number, PettingZoo's convention."""
+        """Team of each agent: its name without the trailing number, by PettingZoo's convention."""
         return tuple(re.sub(r"_\d+$", "", name) for name in self.agents)
 
     @cached_property
     def homogeneous_groups(self) -> tuple[tuple[int, ...], ...]:
-        """The agents of each team whose observations and actions are of one size and kind; two or more."""
-        kinds = list(
-            zip(self.teams, self.observation_sizes, self.action_sizes, self.action_types, strict=True)
-        )
+        """Groups of two or more agents of one team with the same observation size, action size and type."""
+        sizes = (self.observation_sizes, self.action_sizes, self.action_types)
+        kinds = list(zip(self.teams, *sizes, strict=True))
         groups = [tuple(i for i, own in enumerate(kinds) if own == kind) for kind in dict.fromkeys(kinds)]
         return tuple(group for group in groups if len(group) > 1)
 
     @cached_property
     def transitions(self) -> TransitionLayout:
-        """Where each part of a transition stands in a packed row."""
+        """The columns of each part of a transition in a packed row."""
         return TransitionLayout(self.observation_sizes, self.action_sizes)
 
 
@@ -66,12 +65,13 @@ def _slices(sizes: tuple[int, ...], start: int) -> tuple[slice, ...]:
 
 @dataclass(frozen=True)
 class TransitionLayout:
-    """A transition as one float32 row: obs | actions | rewards | next_obs | discounts, agent by agent.
+    """The columns of a transition as one float32 row: obs | actions | rewards | next_obs | discounts.
 
-    Actions are stored as the critic sees them: the continuous vector, or a one-hot vector for discrete
-    actions. The joint observation and action is the row's head, so that the critic's input is a view.
-    With n-step returns the rewards are sums over some steps, and `next_obs` is what these led to.
-    For `simple_adversary` with two good agents a row holds 28 + 15 + 3 + 28 + 3 = 77 numbers.
+    Each part holds the agents in order. Actions are stored as the critic takes them: the continuous vector,
+    or a one-hot vector for discrete actions. The joint observation and action comes first, so that the
+    critic's input is a view. With n-step returns the rewards are sums over several steps, and `next_obs` is
+    the observation after the last of them. For `simple_adversary` with two good agents a row has
+    28 + 15 + 3 + 28 + 3 = 77 columns.
     """
 
     observation_sizes: tuple[int, ...]
@@ -88,14 +88,14 @@ class TransitionLayout:
         return _slices(self.action_sizes, self.obs[-1].stop)
 
     @cached_property
-    def joint(self) -> slice:
-        """Columns of the joint observation and action, the critic's input (J columns)."""
+    def critic_input(self) -> slice:
+        """Columns of the joint observation and action, which the critic takes (J columns)."""
         return slice(0, self.actions[-1].stop)
 
     @cached_property
     def rewards(self) -> slice:
         """Columns of the N rewards."""
-        return slice(self.joint.stop, self.joint.stop + len(self.action_sizes))
+        return slice(self.critic_input.stop, self.critic_input.stop + len(self.action_sizes))
 
     @cached_property
     def next_obs(self) -> tuple[slice, ...]:
@@ -104,32 +104,32 @@ class TransitionLayout:
 
     @cached_property
     def discounts(self) -> slice:
-        """Columns of the N discounts of what follows `next_obs`: 0 where the episode truly ended."""
+        """Columns of the N discounts of the values of `next_obs`: 0 where the agent terminated."""
         return slice(self.next_obs[-1].stop, self.width)
 
     @cached_property
     def width(self) -> int:
-        """Numbers in a row."""
+        """Number of columns."""
         return 2 * sum(self.observation_sizes) + sum(self.action_sizes) + 2 * len(self.action_sizes)
 
 
 @dataclass(frozen=True)
 class StackedLayout:
-    """Where the layers of N stacked networks stand in one flat `[N, P]` array.
+    """The columns of the layers of N stacked networks in one flat `[N, P]` array.
 
-    Inputs and outputs are padded to the widest agent; `widths_in[i]` is agent i's true input width, which
-    sets the scale of its initial weights. Shared by the torch networks and the workers' numpy inference,
-    so that weights travel as one array.
+    Inputs and outputs are padded to the widest agent. `input_widths[i]` is agent i's input width without
+    padding, which sets the scale of its initial weights. The torch networks and the workers' numpy inference
+    share the layout, so that weights are sent as one array.
     """
 
-    widths_in: tuple[int, ...]
+    input_widths: tuple[int, ...]
     hidden_sizes: tuple[int, ...]
-    width_out: int
+    output_width: int
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Layer widths from padded input to output."""
-        return (max(self.widths_in), *self.hidden_sizes, self.width_out)
+        return (max(self.input_widths), *self.hidden_sizes, self.output_width)
 
     @cached_property
     def layers(self) -> tuple[tuple[slice, slice, int, int], ...]:
@@ -150,21 +150,21 @@ class StackedLayout:
     @property
     def num_networks(self) -> int:
         """N."""
-        return len(self.widths_in)
+        return len(self.input_widths)
 
-    def initial(self, rng: np.random.Generator, rule: InitialWeights = "torch") -> FloatArray:
-        """Draw initial parameters `[N, P]`, uniform within a bound that the layer's inputs and outputs set.
+    def initial_parameters(self, rng: np.random.Generator, rule: InitialWeights = "torch") -> FloatArray:
+        """Draw initial parameters `[N, P]`, uniform within a bound that depends on a layer's width.
 
-        The inputs are each agent's own; weights of padded inputs are zero.
+        The inputs of the first layer are counted without padding; weights of padded inputs are zero.
 
         Args:
-            rng: where they are drawn from.
-            rule: "torch", the default of its `nn.Linear`: within +-1/sqrt(inputs), biases too; "glorot"
-                (Glorot and Bengio 2010): within +-sqrt(6 / (inputs + outputs)), biases zero.
+            rng: random stream to draw from.
+            rule: "torch", the default of `nn.Linear`: within +-1/sqrt(inputs), biases too; "glorot" (Glorot
+                and Bengio 2010): within +-sqrt(6 / (inputs + outputs)), biases zero.
         """
         flat = np.zeros((self.num_networks, self.num_parameters), np.float32)
         for depth, (weights, biases, n_in, n_out) in enumerate(self.layers):
-            for network, width_in in enumerate(self.widths_in):
+            for network, width_in in enumerate(self.input_widths):
                 inputs = width_in if depth == 0 else n_in
                 bound = 1.0 / math.sqrt(inputs) if rule == "torch" else math.sqrt(6.0 / (inputs + n_out))
                 own = slice(weights.start, weights.start + inputs * n_out)
@@ -186,12 +186,13 @@ def initial_policies(
     shared: bool = False,
     rule: InitialWeights = "torch",
 ) -> FloatArray:
-    """Return the policies `[N, P]` that a learner seeded with `seed` starts from.
+    """Return the policies `[N, P]` that a learner seeded with `seed` starts with.
 
-    Workers compute them as well, and so act before the learner is there. If `shared`, agents that are alike
-    start with the same one. `rule` is that of `StackedLayout.initial`.
+    Rollout workers compute them too, so that they can act before the learner is running. If `shared`, the
+    agents of a homogeneous group start with the same policy. `rule` is that of
+    `StackedLayout.initial_parameters`.
     """
-    policies = policy_layout(spec, hidden_sizes).initial(np.random.default_rng(seed), rule)
+    policies = policy_layout(spec, hidden_sizes).initial_parameters(np.random.default_rng(seed), rule)
     for group in spec.homogeneous_groups if shared else ():
         policies[list(group)] = policies[group[0]]
     return policies
@@ -205,37 +206,37 @@ def critic_layout(spec: EnvSpec, hidden_sizes: tuple[int, ...]) -> StackedLayout
 
 @dataclass(frozen=True)
 class Weights:
-    """Policy parameters of one version, as workers act with them."""
+    """One version of the policies, which rollout workers act with."""
 
     version: int
-    """How many times the learner had published when it made these."""
+    """The learner's publications up to then; 0 for the initial weights."""
     updates: int
-    """Learner updates these weights have seen."""
+    """Updates that these weights include."""
     policies: FloatArray
-    """[N, P] in the order of `policy_layout`."""
+    """[N, P] in the layout of `policy_layout`."""
 
 
 @dataclass(frozen=True)
 class EpisodeReport:
-    """The episodes that ended during a stretch of steps, n of them."""
+    """The n episodes that ended during some steps."""
 
     returns: npt.NDArray[np.float64]
-    """[n, N] undiscounted return per agent."""
+    """[n, N] undiscounted return of each agent."""
     lengths: npt.NDArray[np.int64]
-    """[n] steps."""
+    """[n] in steps."""
     final_distances: FloatArray
-    """[n, N, L] distance of each agent to each landmark in the last frame, goal first; n = 0 if unknown."""
+    """[n, N, L] distance of each agent to each landmark in the last frame, goal first; L = 0 if unknown."""
 
     @staticmethod
     def empty(num_agents: int) -> EpisodeReport:
-        """Return a report of no episodes."""
+        """Return a report without episodes."""
         return EpisodeReport(
             np.zeros((0, num_agents)), np.zeros(0, np.int64), np.zeros((0, num_agents, 0), np.float32)
         )
 
     @staticmethod
     def concatenate(reports: list[EpisodeReport], num_agents: int) -> EpisodeReport:
-        """Join several reports, in order; reports of no episodes vanish."""
+        """Join reports in order; reports without episodes are left out."""
         full = [report for report in reports if len(report.lengths)]
         if not full:
             return EpisodeReport.empty(num_agents)
@@ -248,63 +249,63 @@ class EpisodeReport:
 
 @dataclass(frozen=True)
 class RolloutReport:
-    """What one worker says of one stretch of collecting; the transitions go to the replay buffer."""
+    """One fragment of a rollout worker, whose transitions go to the replay buffer separately."""
 
     worker: int
     env_steps: int
     episodes: EpisodeReport
     weights_version: int
-    """Version of the weights the stretch was collected with (the oldest, if it changed on the way)."""
+    """Version of the weights that collected the fragment; the oldest, if it changed within the fragment."""
     busy_s: float
-    """Acting and stepping."""
+    """Seconds of acting and stepping."""
     blocked_push_s: float = 0.0
-    """Waiting for the replay buffer to take transitions."""
+    """Seconds of waiting for the replay buffer to acknowledge transitions."""
     blocked_weights_s: float = 0.0
-    """Fetching newer weights."""
+    """Seconds of fetching newer weights."""
     blocked_pacing_s: float = 0.0
-    """Waiting to be asked."""
+    """Seconds of waiting for the next request."""
     quarantined: tuple[str, ...] = ()
-    """A line on each fragment that was dropped because it was not finite; `env_steps` counts none of them."""
+    """One line per fragment dropped because it was not finite; `env_steps` does not count these."""
 
 
 @dataclass(frozen=True)
 class LearnerReport:
-    """What the learner says of one call."""
+    """One call of the learner."""
 
     updates: int
     weights_version: int
     """Latest published version."""
     busy_s: float
-    """Updating."""
+    """Seconds of updating."""
     blocked_replay_s: float = 0.0
-    """Waiting for minibatches."""
+    """Seconds of waiting for minibatches."""
     blocked_pacing_s: float = 0.0
-    """Waiting to be asked."""
+    """Seconds of waiting for the next request."""
 
 
 @dataclass(frozen=True)
 class FaultEvent:
-    """Something that went wrong, or was mended."""
+    """A process that was lost or has recovered."""
 
     time: float
-    """Seconds since 1970."""
+    """Unix time in seconds."""
     process: str
-    """The process, as in "rollout worker 1"."""
+    """Name of the process, such as "rollout worker 1"."""
     kind: str
-    """lost or recovered."""
+    """`lost` or `recovered`."""
     message: str
-    """What happened, in words."""
+    """What happened, for display."""
     seconds: float = 0.0
-    """How long it was missed, where it was mended."""
+    """Seconds from loss to recovery, if it recovered."""
 
 
 def join_states(parts: Mapping[str, Arrays]) -> Arrays:
-    """Return the states of several parts as one, with names like "part/array"."""
+    """Join the states of several parts to one, with names like "part/array"."""
     return {f"{part}/{name}": array for part, state in parts.items() for name, array in state.items()}
 
 
 def state_part(state: Arrays, part: str) -> Arrays:
-    """Return the state of one part of what `join_states` joined; empty where there is none."""
+    """Return the state of one part of those that `join_states` joined; empty if the part is missing."""
     prefix = f"{part}/"
     return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
 
@@ -312,16 +313,10 @@ def state_part(state: Arrays, part: str) -> Arrays:
 def checked_array(
     state: Arrays, name: str, shape: tuple[int | None, ...], kind: npt.DTypeLike
 ) -> npt.NDArray[Any]:
-    """Return a copy of one array of a saved state.
-
-    Args:
-        state: named arrays.
-        name: of the array.
-        shape: that it must have; None stands for any length.
-        kind: type that it must have.
+    """Return a copy of an array of a saved state; in its required shape None stands for any length.
 
     Raises:
-        ValueError: naming the array, if it is missing or of another shape or type.
+        ValueError: naming the array, if it is missing or has another shape or type than required.
     """
     if name not in state:
         raise ValueError(f"the state lacks {name}")
@@ -337,44 +332,45 @@ def checked_array(
 
 
 def checked_count(state: Arrays, name: str) -> int:
-    """Return one number of a saved state that counts something.
+    """Return a single count of a saved state.
 
     Raises:
-        ValueError: naming the array, if it is missing, of another shape or type, or negative.
+        ValueError: naming the array, if it is missing, has another shape or type, or is negative.
     """
     count = int(checked_array(state, name, (), np.int64))
     if count < 0:
-        raise ValueError(f"{name} is {count}, expected a count")
+        raise ValueError(f"{name} is {count}, expected a count of 0 or more")
     return count
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Everything that the rest of a run depends on, as of one moment."""
+    """Everything that the rest of a run depends on, at one moment."""
 
     env_steps: int
     updates: int
     stages: Arrays
     """The stages' states under names like "learner/policy" and "worker_0/env/cycle"."""
-    replay: StoredRows | None
-    """Transitions; None where they are left out."""
+    replay: StoredTransitions | None
+    """The contents of the replay buffer; None if they are left out."""
 
 
 @dataclass(frozen=True)
-class StoredRows:
-    """What a replay buffer held at one moment, on its way to or from a file."""
+class StoredTransitions:
+    """The contents of a replay buffer at one moment, to be written to or read from a file."""
 
     inserted: int
-    """Rows ever added at that moment; the last row here is number `inserted - 1`."""
+    """Rows added since the buffer was created; the last row here has the number `inserted - 1`."""
     num_rows: int
-    """Rows held."""
+    """Rows in `chunks` together."""
     chunks: Iterator[FloatArray]
-    """Arrays [n, width], oldest rows first, `num_rows` rows together; can be gone through once."""
+    """Arrays [n, width], oldest rows first; can be iterated once."""
 
-    def first_number(self, capacity: int) -> int:
-        """Return the number of the first row in a ring of this capacity that takes them over.
+    def first_row_number(self, capacity: int) -> int:
+        """Return the number of the first row in a ring of this capacity that is restored from these rows.
 
-        Where the ring holds as many as before each row gets its old place, so that the same draws find it.
+        If the ring would hold exactly these rows after `inserted` rows, each row keeps its number and so its
+        place, and the same random draws sample the same rows. Otherwise numbering starts at 0.
         """
         exact = self.num_rows == min(self.inserted, capacity)
         return self.inserted - self.num_rows if exact else 0

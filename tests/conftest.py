@@ -1,10 +1,12 @@
-"""Shared by all tests: no token files in the developer's home, and one small Ray cluster per session."""
+"""Shared by all tests: one small Ray cluster per process, no token files in one's home, the tiers."""
 
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only; must come before Ray is imported
@@ -13,6 +15,13 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault(
     "RAY_worker_niceness", "0"
 )  # at Ray's 15, starting processes takes ages on a busy machine
+os.environ.pop("RAY_ADDRESS", None)  # each process has a cluster of its own, whatever the shell has joined
+
+# Chosen here, before there are several processes, so that all of them have the same.
+os.environ.setdefault("KILL_SEED", str(random.SystemRandom().randrange(1, 10**6)))
+
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +38,24 @@ def ray_cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+def pytest_report_header() -> str:
+    """Say at which random moments runs are killed; in the environment it gives the same moments again."""
+    return f"KILL_SEED={os.environ['KILL_SEED']}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none, and begin with what takes longest."""
+    if any(item.get_closest_marker("gpu") for item in items) and not _has_gpu():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+    items.sort(key=lambda item: not any(map(item.get_closest_marker, ("ray", "processes"))))
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -16,22 +16,23 @@ import numpy as np
 import psutil
 import pytest
 
-from distributed_maddpg.chaos import disturb
-from distributed_maddpg.chaos.disturb import Disturbed, Disturber
+from distributed_maddpg.benchmarks.options import command_line
+from distributed_maddpg.chaos import injector
 from distributed_maddpg.chaos.experiment import check_checkpoints, run_chaos
 from distributed_maddpg.chaos.faults import (
     KINDS,
     ROLES,
     Fault,
     Plan,
-    endless,
-    kinds_of,
-    may_join,
-    meet,
+    endless_kinds,
+    mark_overlapping,
+    may_overlap,
+    parse_kinds,
     role_of,
+    send_fault,
     session_processes,
-    strike,
 )
+from distributed_maddpg.chaos.injector import FaultInjector, InjectionResult
 from distributed_maddpg.chaos.job import Job, read_table
 from distributed_maddpg.chaos.options import ChaosOptions, JobSettings
 from distributed_maddpg.chaos.recovery import (
@@ -44,32 +45,31 @@ from distributed_maddpg.chaos.recovery import (
     saved_steps,
     unexplained,
 )
-from distributed_maddpg.chaos.result import by_kind, lost, verdict
-from distributed_maddpg.chaos.scores import compare
+from distributed_maddpg.chaos.result import by_kind, compare, losses, verdict
 from distributed_maddpg.chaos.tables import tables, write_document
 from distributed_maddpg.errors import BadInput
 
 
 def _fault(name: str, time: float = 100.0, **changes: Any) -> Fault:
     kind = KINDS[name]
-    return Fault(kind, time, kind.counts(2), **changes)
+    return Fault(kind, time, kind.victim_counts(2), **changes)
 
 
-def _event(time: float, who: str, kind: str, line: str = "") -> dict[str, Any]:
-    return {"time": time, "process": who, "kind": kind, "message": line, "seconds": 0.0}
+def _event(time: float, process: str, kind: str, line: str = "") -> dict[str, Any]:
+    return {"time": time, "process": process, "kind": kind, "message": line, "seconds": 0.0}
 
 
 # Drawing
 
 
 def test_every_kind_comes_once_before_any_comes_again() -> None:
-    drawn = itertools.islice(endless(tuple(KINDS.values()), np.random.default_rng(5)), len(KINDS))
+    drawn = itertools.islice(endless_kinds(tuple(KINDS.values()), np.random.default_rng(5)), len(KINDS))
     assert sorted(kind.name for kind in drawn) == sorted(KINDS)
 
 
 def test_the_order_is_the_seeds() -> None:
     def names(seed: int) -> list[str]:
-        source = endless(tuple(KINDS.values()), np.random.default_rng(seed))
+        source = endless_kinds(tuple(KINDS.values()), np.random.default_rng(seed))
         return [kind.name for kind in itertools.islice(source, 40)]
 
     assert names(5) == names(5) != names(6)
@@ -77,54 +77,54 @@ def test_the_order_is_the_seeds() -> None:
 
 def test_kinds_cover_every_role_killed_and_frozen() -> None:
     for act in ("kill", "freeze"):
-        hit = {role for kind in KINDS.values() if kind.act == act for role in kind.victims}
+        hit = {role for kind in KINDS.values() if kind.action == act for role in kind.victims}
         assert hit == set(ROLES)
 
 
 def test_victims_are_never_more_than_there_are() -> None:
-    assert KINDS["kill workers"].counts(1) == {"rollout worker": 1}
-    assert KINDS["kill workers"].counts(5) == {"rollout worker": 2}
-    assert KINDS["kill all workers"].counts(5) == {"rollout worker": 5}
-    assert KINDS["kill everything"].counts(5) == {}
+    assert KINDS["kill workers"].victim_counts(1) == {"rollout worker": 1}
+    assert KINDS["kill workers"].victim_counts(5) == {"rollout worker": 2}
+    assert KINDS["kill all workers"].victim_counts(5) == {"rollout worker": 5}
+    assert KINDS["kill everything"].victim_counts(5) == {}
 
 
 def test_an_unknown_kind_is_named_with_its_nearest() -> None:
     with pytest.raises(BadInput, match="kill learner"):
-        kinds_of("kill lerner")
-    assert [kind.name for kind in kinds_of("SIGTERM, kill worker")] == ["SIGTERM", "kill worker"]
+        parse_kinds("kill lerner")
+    assert [kind.name for kind in parse_kinds("SIGTERM, kill worker")] == ["SIGTERM", "kill worker"]
 
 
 def test_what_cannot_happen_yet_keeps_its_turn() -> None:
-    kinds = kinds_of("kill worker,kill learner,freeze worker")
+    kinds = parse_kinds("kill worker,kill learner,freeze worker")
     plan = Plan(kinds, np.random.default_rng(0))
-    first = plan.take(lambda kind: kind.name != "kill learner", waits=lambda _: False)
+    first = plan.next_kind(lambda kind: kind.name != "kill learner", blocks=lambda _: False)
     assert first is not None and first.name != "kill learner"
-    rest = [plan.take(lambda _: True, lambda _: False) for _ in range(2)]
+    rest = [plan.next_kind(lambda _: True, lambda _: False) for _ in range(2)]
     assert {kind.name for kind in (first, *rest) if kind} == {kind.name for kind in kinds}
 
 
 def test_nothing_overtakes_what_waits_for_quiet() -> None:
-    plan = Plan(kinds_of("SIGTERM"), np.random.default_rng(0))
-    assert plan.take(lambda kind: not kind.ends_job, waits=lambda kind: kind.ends_job) is None
-    assert plan.take(lambda _: True, waits=lambda _: True) is KINDS["SIGTERM"]
+    plan = Plan(parse_kinds("SIGTERM"), np.random.default_rng(0))
+    assert plan.next_kind(lambda kind: not kind.ends_job, blocks=lambda kind: kind.ends_job) is None
+    assert plan.next_kind(lambda _: True, blocks=lambda _: True) is KINDS["SIGTERM"]
 
 
-def test_who_may_join_whom() -> None:
+def test_a_fault_joins_others_of_other_roles_unless_it_ends_the_job() -> None:
     worker, learner = KINDS["kill worker"], KINDS["kill learner"]
-    assert may_join(worker, [], beside=False)
-    assert not may_join(worker, [_fault("kill learner")], beside=False)
-    assert may_join(worker, [_fault("kill learner")], beside=True)
-    assert not may_join(worker, [_fault("freeze worker")], beside=True), "one role at a time"
-    assert may_join(learner, [_fault("freeze evaluator")], beside=False), "a slow one keeps nobody waiting"
-    assert not may_join(KINDS["SIGTERM"], [_fault("freeze evaluator")], beside=True)
-    assert not may_join(worker, [_fault("kill everything")], beside=True)
+    assert may_overlap(worker, [], overlap=False)
+    assert not may_overlap(worker, [_fault("kill learner")], overlap=False)
+    assert may_overlap(worker, [_fault("kill learner")], overlap=True)
+    assert not may_overlap(worker, [_fault("freeze worker")], overlap=True), "one role at a time"
+    assert may_overlap(learner, [_fault("freeze evaluator")], overlap=False), "slow ones overlap"
+    assert not may_overlap(KINDS["SIGTERM"], [_fault("freeze evaluator")], overlap=True)
+    assert not may_overlap(worker, [_fault("kill everything")], overlap=True)
 
 
 def test_losses_beside_a_fault_that_loses_nothing_are_ones_own() -> None:
     evaluator, learner, worker = _fault("kill evaluator"), _fault("kill learner"), _fault("kill worker")
-    meet(evaluator, learner)
+    mark_overlapping(evaluator, learner)
     assert learner.alone and not evaluator.alone
-    meet(learner, worker)
+    mark_overlapping(learner, worker)
     assert not learner.alone and not worker.alone
 
 
@@ -148,11 +148,11 @@ def test_processes_of_a_session_are_found_and_struck() -> None:
     child = subprocess.Popen(["sleep", "60"], start_new_session=True)
     try:
         [found] = session_processes(child.pid)
-        strike([found], "freeze")
+        send_fault([found], "freeze")
         deadline = time.monotonic() + 5
         while found.status() != "stopped":
             assert time.monotonic() < deadline
-        strike([found], "kill")
+        send_fault([found], "kill")
         assert child.wait(5) == -signal.SIGKILL
         assert session_processes(child.pid) == []
     finally:
@@ -240,21 +240,21 @@ class _Script(Job):
 
     def begin(self, script: str) -> None:
         self.run_dir.mkdir(exist_ok=True)
-        self._file(len(self.lives), "log").touch()
-        self.lives.append(subprocess.Popen([sys.executable, "-c", script], start_new_session=True))
+        self._file(len(self.incarnations), "log").touch()
+        self.incarnations.append(subprocess.Popen([sys.executable, "-c", script], start_new_session=True))
 
 
 def test_what_outlives_its_driver_is_counted_and_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distributed_maddpg.chaos.job._LAST_GASP_S", 0.3)
+    monkeypatch.setattr("distributed_maddpg.chaos.job._EXIT_GRACE_S", 0.3)
     job = _Script(tmp_path / "run", [])
     job.begin("import subprocess; subprocess.Popen(['sleep', '60'])")
     assert job.wait(20) == 0
-    assert len(session_processes(job.lives[-1].pid)) == 1
+    assert len(session_processes(job.incarnations[-1].pid)) == 1
     job.finish()
     assert job.leftover == 1
-    assert session_processes(job.lives[-1].pid) == []
+    assert session_processes(job.incarnations[-1].pid) == []
 
 
 def test_a_job_that_leaves_nothing_is_not_blamed(tmp_path: Path) -> None:
@@ -269,14 +269,14 @@ def test_a_job_that_leaves_nothing_is_not_blamed(tmp_path: Path) -> None:
 def test_blocked_checkpoints_come_back_as_they_were(tmp_path: Path) -> None:
     job = Job(tmp_path, [])
     (tmp_path / "checkpoints" / "step_5").mkdir(parents=True)
-    assert list(job.listed()) == [5]
+    assert list(job.checkpoints()) == [5]
     job.block_checkpoints()
-    assert job.listed() == {}
+    assert job.checkpoints() == {}
     with pytest.raises(OSError):
         (tmp_path / "checkpoints" / "step_6").mkdir(parents=True)
     job.unblock_checkpoints()
     job.unblock_checkpoints()
-    assert list(job.listed()) == [5]
+    assert list(job.checkpoints()) == [5]
 
 
 def test_a_damaged_and_a_missing_checkpoint_are_lost(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_a_damaged_and_a_missing_checkpoint_are_lost(tmp_path: Path) -> None:
     job._file(0, "log").write_text("saved x/step_5 (1 MB in 0 s)\nsaved x/step_6 (1 MB in 0 s)\n")
     (tmp_path / "run" / "checkpoints" / "step_6").mkdir(parents=True)
     checked = check_checkpoints(job)
-    assert (checked.saved, checked.loaded, len(checked.lost)) == (2, 0, 2)
+    assert (checked["saved"], checked["loaded"], len(checked["lost"])) == (2, 0, 2)
 
 
 def test_settings_become_options_of_train() -> None:
@@ -341,10 +341,10 @@ class _FakeJob(Job):
         return self.env_steps > self.resumed_from
 
     @property
-    def seen(self) -> Counts:
+    def counts(self) -> Counts:
         return Counts(self.env_steps, self.env_steps // 100)
 
-    def log(self, life: int = -1) -> str:
+    def log(self, incarnation: int = -1) -> str:
         return ""
 
     def events(self) -> list[dict[str, Any]]:
@@ -359,7 +359,7 @@ class _FakeJob(Job):
     def wait(self, within_s: float) -> int | None:
         return 0
 
-    def note_end(self) -> None:
+    def mark_ended(self) -> None:
         pass
 
     def kill(self) -> None:
@@ -374,39 +374,39 @@ class _FakeJob(Job):
         self.happened += [_event(now + 0.5, name, "recovered") for name in names if self.mends]
 
 
-def _disturbed(
+def _injected(
     job: _FakeJob, monkeypatch: pytest.MonkeyPatch, kinds: str, **changes: Any
-) -> tuple[Disturbed, list[str]]:
+) -> tuple[InjectionResult, list[str]]:
     named: dict[Any, list[Any]] = {
         "rollout worker": ["rollout worker 0", "rollout worker 1"],
         "learner": ["learner"],
     }
-    monkeypatch.setattr(disturb, "_LOOK_S", 0.001)
-    monkeypatch.setattr(disturb, "_MIN_PAUSE_S", 0.0)
-    monkeypatch.setattr(disturb, "_MAX_PAUSE_S", 0.01)
-    monkeypatch.setattr(disturb, "by_role", lambda processes: named)
-    monkeypatch.setattr(disturb, "strike", lambda processes, act: job.hit(processes))
+    monkeypatch.setattr(injector, "_POLL_S", 0.001)
+    monkeypatch.setattr(injector, "_MIN_PAUSE_S", 0.0)
+    monkeypatch.setattr(injector, "_MAX_PAUSE_S", 0.01)
+    monkeypatch.setattr(injector, "by_role", lambda processes: named)
+    monkeypatch.setattr(injector, "send_fault", lambda processes, action: job.hit(processes))
     options = ChaosOptions(kinds=kinds, **changes)
     lines: list[str] = []
-    return Disturber(job, JobSettings.of(options, job.end), options, lines.append).run(), lines
+    return FaultInjector(job, JobSettings.of(options, job.end), options, lines.append).run(), lines
 
 
 def test_faults_follow_each_other_until_the_job_is_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = _FakeJob(tmp_path, 300_000, mends=True)
-    outcome, lines = _disturbed(job, monkeypatch, "kill all workers,kill learner")
-    assert {fault.kind.name for fault in outcome.faults} == {"kill all workers", "kill learner"}
-    assert len(outcome.faults) > 4 and outcome.hangs == 0 and outcome.problems == []
-    mended = [fault for fault in outcome.faults if fault.note != "the job ended first"]
+    injection, lines = _injected(job, monkeypatch, "kill all workers,kill learner")
+    assert {fault.kind.name for fault in injection.faults} == {"kill all workers", "kill learner"}
+    assert len(injection.faults) > 4 and injection.hangs == 0 and injection.problems == []
+    mended = [fault for fault in injection.faults if fault.note != "the job ended first"]
     assert all(fault.recovered_after_s == pytest.approx(0.5, abs=0.1) for fault in mended)
-    assert len(lines) == 2 * len(outcome.faults)
+    assert len(lines) == 2 * len(injection.faults)
 
 
 def test_a_recovery_that_does_not_come_is_a_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = _FakeJob(tmp_path, 1_000_000, mends=False)
-    outcome, _ = _disturbed(job, monkeypatch, "kill learner", deadline_s=0.1)
-    assert outcome.hangs >= 1 and outcome.faults[0].hang and outcome.faults[0].recovered_after_s is None
+    injection, _ = _injected(job, monkeypatch, "kill learner", deadline_s=0.1)
+    assert injection.hangs >= 1 and injection.faults[0].hang and injection.faults[0].recovered_after_s is None
 
 
 def test_what_a_restart_repeats_is_measured_from_its_checkpoint(
@@ -414,16 +414,16 @@ def test_what_a_restart_repeats_is_measured_from_its_checkpoint(
 ) -> None:
     job = _FakeJob(tmp_path, 100_000, mends=True)
     job.events = lambda: []  # type: ignore[method-assign]
-    outcome, _ = _disturbed(job, monkeypatch, "kill everything", minutes=0.001)
-    assert outcome.resumed == job.starts - 1 >= 1
-    assert outcome.env_steps_redone == sum(fault.env_steps_lost for fault in outcome.faults) >= 999
-    assert outcome.hangs == 0 and outcome.problems == []
+    injection, _ = _injected(job, monkeypatch, "kill everything", minutes=0.001)
+    assert injection.restarts == job.starts - 1 >= 1
+    assert injection.env_steps_redone == sum(fault.env_steps_lost for fault in injection.faults) >= 999
+    assert injection.hangs == 0 and injection.problems == []
 
 
 # The result
 
 
-def test_figures_by_kind() -> None:
+def test_figures_are_those_of_each_kinds_own_faults() -> None:
     faults = [
         _fault("kill learner", recovered_after_s=2.0, updates_lost=30),
         _fault("kill learner", recovered_after_s=5.0, updates_lost=900, alone=False),
@@ -455,7 +455,7 @@ def test_scores_within_their_own_spread_are_within_noise() -> None:
     assert success["within"] and returns["within"]
 
 
-def test_scores_apart_are_not() -> None:
+def test_scores_far_apart_are_not_within_noise() -> None:
     [success, _] = compare(_evaluations([90, 94] * 4), _evaluations([60, 64] * 4), return_std=2.0)
     assert not success["within"]
 
@@ -471,13 +471,13 @@ def _result(**changes: Any) -> dict[str, Any]:
     options = ChaosOptions()
     events = [_event(1, "replay buffer", "recovered", "replay buffer is back, without its transitions")]
     return {
-        "command": options.command_line(),
+        "command": command_line("chaos", options),
         "options": {"preset": "default", "num_workers": 2, "deadline_s": 60.0},
         "settings": {"env_steps": 1000},
         "machine": {"cpu": "x", "cores": 2, "gpu": "none", "os": "Linux", "versions": {"ray": "2"}},
         "faults": [fault.to_dict() for fault in faults],
         "by_kind": by_kind(faults),
-        "lost": lost(256, 0, Disturbed(env_steps_redone=12_000), events),
+        "lost": losses(Counts(env_steps_lost=256), InjectionResult(env_steps_redone=12_000), events),
         "hangs": 0,
         "restarts": 1,
         "problems": [],

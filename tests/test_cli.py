@@ -92,14 +92,14 @@ BAD = {
         ["train", "--config", "none.toml"],
         "config = 'none.toml': cannot be read (No such file",
     ),
-    "no episodes": (["evaluate", "x", "--episodes", "0"], "episodes = 0: must be at least 1"),
+    "no episodes": (["evaluate", "x", "--episodes", "0"], "episodes = 0: must be positive"),
     "updates of nothing": (
         ["evaluate", "x", "--best-response-updates", "9"],
         "best_response_updates = 9: needs --best-response",
     ),
     "updates without end": (
         ["evaluate", "x", "--best-response", "--best-response-updates", str(10**18)],
-        "best_response_updates = 1000000000000000000: must be at least 1 and at most 1000000000",
+        "best_response_updates = 1000000000000000000: must be positive, and below 1,000,000,000",
     ),
     "negative seed": (["evaluate", "x", "--seed", "-1"], "seed = -1"),
     "no checkpoint named": (["evaluate"], "checkpoint"),
@@ -180,7 +180,7 @@ def test_a_damaged_checkpoint_is_exit_code_3(run, capsys, tmp_path):
     assert "is not valid JSON" in refused(["evaluate", str(tmp_path)], capsys, code=3)
 
 
-def test_help_and_version(capsys):
+def test_help_and_version_are_printed_and_no_command_is_refused(capsys):
     assert main(["--help"]) == 0
     assert "distributed-maddpg COMMAND" in capsys.readouterr().out
     assert main(["--version"]) == 0
@@ -351,7 +351,7 @@ def test_an_interrupt_ends_a_run_with_a_checkpoint_and_the_command_to_go_on(tmp_
 
 @pytest.mark.parametrize("option", ["--preset=paper", "--config=x.toml", "--run-dir=x"])
 def test_resuming_takes_no_other_origin(option, capsys):
-    assert "cannot go with --resume" in refused(["train", "--resume", "somewhere", option], capsys)
+    assert "cannot be combined with --resume" in refused(["train", "--resume", "somewhere", option], capsys)
 
 
 @pytest.fixture
@@ -366,11 +366,11 @@ def foreign(tmp_path, monkeypatch):
     return run_dir, run_dir / "checkpoints" / "step_200"
 
 
-TELLTALE = "tests.envs.telltale:parallel_env"
+TELLTALE = "tests.support.telltale:parallel_env"
 
 
 def forget(monkeypatch):
-    monkeypatch.delitem(sys.modules, "tests.envs.telltale", raising=False)
+    monkeypatch.delitem(sys.modules, "tests.support.telltale", raising=False)
     monkeypatch.setenv("TELLTALE", "")
 
 
@@ -380,19 +380,19 @@ def test_an_environment_that_only_a_file_names_is_not_imported(foreign, capsys):
     for command in (
         ["evaluate", str(run_dir)],
         ["evaluate", str(checkpoint)],
-        ["evaluate", str(checkpoint), "--env.id", "tests.envs.target:parallel_env"],
+        ["evaluate", str(checkpoint), "--env.id", "tests.support.target:parallel_env"],
         ["train", "--resume", str(run_dir)],
     ):
         line = refused(command, capsys, code=3)
         assert f"its environment {TELLTALE!r} would be imported and run" in line
         assert f"--env.id {TELLTALE}" in line
     assert main(["train", "--resume", "auto", "--run-dir", str(run_dir)]) == 3
-    assert os.environ["TELLTALE"] == "" and "tests.envs.telltale" not in sys.modules
+    assert os.environ["TELLTALE"] == "" and "tests.support.telltale" not in sys.modules
     with pytest.raises(CheckpointError, match=f"env_id='{TELLTALE}'"):
         MADDPG.from_checkpoint(checkpoint)
     with pytest.raises(CheckpointError, match="would be imported"):
-        MADDPG.from_checkpoint(checkpoint, env_id="tests.envs.telltale")
-    assert os.environ["TELLTALE"] == "" and "tests.envs.telltale" not in sys.modules
+        MADDPG.from_checkpoint(checkpoint, env_id="tests.support.telltale")
+    assert os.environ["TELLTALE"] == "" and "tests.support.telltale" not in sys.modules
     assert checkpoint.is_dir(), "it is sound, and stays"
 
 
@@ -559,12 +559,25 @@ def test_what_no_one_expected_is_still_one_line(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     arguments = ["train", "--num-workers", "0", "--algorithm.policy-head", "auto"]
     code = main(
-        [*arguments, "--env.id", "tests.runtime.failing:parallel_env", "--env.kwargs", "fail_at", "3"]
+        [*arguments, "--env.id", "tests.support.failing:parallel_env", "--env.kwargs", "fail_at", "30"]
     )
     lines = capsys.readouterr().err.splitlines()
     assert code == 1
-    assert lines[-1].startswith("error: RuntimeError: boom at step 3")
+    assert lines[-1].startswith("error: RuntimeError: boom at step 30")
     assert not any("Traceback" in line for line in lines)
+
+
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+def test_an_environment_that_can_never_work_is_refused_before_anything_starts(
+    capsys, monkeypatch, tmp_path, num_workers
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", "--num-workers", num_workers, "--algorithm.policy-head", "auto"]
+    arguments += ["--env.id", "tests.support.failing:parallel_env", "--env.kwargs", "fail_at", "3"]
+    line = refused(arguments, capsys)
+    remedy = "fails when it is stepped (RuntimeError: boom at step 3)"
+    assert line == f"error: env.id = 'tests.support.failing:parallel_env': {remedy}"
+    assert not list(tmp_path.iterdir())
 
 
 def test_several_seeds_cannot_go_on_together(tmp_path, capsys):

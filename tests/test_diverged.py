@@ -1,4 +1,4 @@
-"""A learner whose numbers stop being finite: it says where, and has everything as before."""
+"""A learner whose numbers stop being finite names the metric and is rolled back."""
 
 from __future__ import annotations
 
@@ -19,13 +19,7 @@ SPEC = EnvSpec(("red_0", "blue_0"), (3, 2), (2, 3), ("continuous", "discrete"))
 ALGORITHM = AlgorithmConfig(policy_hidden_sizes=(6,), critic_hidden_sizes=(6,), policy_head="auto")
 STATES = ("critic", "policy", "target_critic", "target_policy")
 MOMENTS = [f"{kind}_optimiser.{name}" for kind in ("policy", "critic") for name in ("exp_avg", "exp_avg_sq")]
-devices = pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
-    ],
-)
+devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 
 
 def learner(*seeds, device="cpu", **changes):
@@ -44,14 +38,14 @@ def ring(seed=0):
 
 
 def equal(first, second):
-    """Whether two states are the same, bit for bit."""
+    """Whether two states are bit-identical."""
     return first.keys() == second.keys() and all(first[k].tobytes() == second[k].tobytes() for k in first)
 
 
 @devices
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize(("rate", "metric"), [("critic_lr", "critic_loss"), ("actor_lr", "[a-z_]+")])
-def test_everything_is_as_before_and_learning_can_go_on(rate, metric, mirrored, device):
+def test_a_diverged_call_is_rolled_back_and_learning_can_continue(rate, metric, mirrored, device):
     stage, plain = learner(device=device), learner(device=device)
 
     def learn(which, seed):
@@ -67,9 +61,8 @@ def test_everything_is_as_before_and_learning_can_go_on(rate, metric, mirrored, 
     good, stage._stacks[0]._config = stage._stacks[0]._config, replace(ALGORITHM, **{rate: 9e14})
     stage.weights_version = plain.weights_version = 3
     before["weights_version"] = np.array(3)
-    with pytest.raises(
-        Diverged, match=rf"^learner: {metric} of red_0, blue_0 stopped being finite between updates 4 and 8; "
-    ):
+    message = rf"^learner: {metric} of red_0, blue_0 stopped being finite between updates 4 and 8; "
+    with pytest.raises(Diverged, match=message):
         learn(stage, 5)
     assert equal(stage.get_state(), before)
     assert all(np.isfinite(array).all() for array in before.values())
@@ -80,8 +73,8 @@ def test_everything_is_as_before_and_learning_can_go_on(rate, metric, mirrored, 
     assert all(np.array_equal(own, other) for own, other in zip(*map(_means, (stage, plain)), strict=True))
 
 
-class Fake:
-    """An update that gives what it is told to."""
+class FakeUpdate:
+    """An update that returns what a function returns."""
 
     def __init__(self, update):
         self.update = update
@@ -101,45 +94,44 @@ def _means(stage):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("agent", [0, 1])
 @pytest.mark.parametrize("name", [*STATES, *MOMENTS])
-def test_a_poisoned_number_anywhere_is_found_after_one_call(name, agent, value, device):
+def test_any_number_that_is_not_finite_is_found_within_one_call(name, agent, value, device):
     stage = learner(device=device)
     stage.learn([batches(1)])
     rows = stage._stacks[0].rows()[name]
     rows[agent, -1] = value
-    poisoned = stage.get_state()
-    with pytest.raises(
-        Diverged, match=rf" of .*{SPEC.agents[agent]}.* stopped being finite between updates 1 and 2"
-    ):
+    corrupted = stage.get_state()
+    message = rf" of .*{SPEC.agents[agent]}.* stopped being finite between updates 1 and 2"
+    with pytest.raises(Diverged, match=message):
         stage.learn([batches(1)])
-    assert equal(stage.get_state(), poisoned)
+    assert equal(stage.get_state(), corrupted)
 
 
 @pytest.mark.parametrize("name", [*STATES, *MOMENTS])
-def test_what_no_metric_shows_is_found_in_the_state(name, monkeypatch):
+def test_numbers_that_no_metric_shows_are_found_in_the_state(name, monkeypatch):
     stage = learner()
     stack = stage._stacks[0]
 
-    def spoil():
+    def corrupt():
         stack.rows()[name][1, 2] = np.inf
         return torch.ones(len(METRICS), 2)
 
-    monkeypatch.setattr(stage, "_stacks", [Fake(spoil)])
+    monkeypatch.setattr(stage, "_stacks", [FakeUpdate(corrupt)])
     with pytest.raises(Diverged, match=f"learner: {name} of blue_0 stopped"):
         stage.learn([batches(1)])
     assert all(torch.isfinite(rows).all() for rows in stack.rows().values())
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_metric_is_named(metric, monkeypatch):
+def test_the_error_names_the_metric_and_the_agent(metric, monkeypatch):
     stage, given = learner(), torch.ones(len(METRICS), 2)
     given[METRICS.index(metric), 1] = np.nan
-    monkeypatch.setattr(stage, "_stacks", [Fake(lambda: given)])
+    monkeypatch.setattr(stage, "_stacks", [FakeUpdate(lambda: given)])
     with pytest.raises(Diverged, match=f"learner: {metric} of blue_0 stopped"):
         stage.learn([batches(1)])
     assert stage.updates == 0 and not stage._metrics[0].any()
 
 
-def test_large_numbers_alone_are_no_fault():
+def test_large_finite_numbers_are_no_divergence():
     stage = learner()
     for moments in (stage._stacks[0].policy_optimiser, stage._stacks[0].critic_optimiser):
         moments.exp_avg_sq.fill_(3e38)
@@ -147,7 +139,7 @@ def test_large_numbers_alone_are_no_fault():
     assert stage.updates == 4
 
 
-def test_the_line_names_the_settings_to_change():
+def test_the_error_names_the_settings_to_change():
     stage = learner(critic_lr=1e14, actor_lr=1e14, max_grad_norm=0.5)
     with pytest.raises(TrainingError) as raised:
         stage.learn([batches()])
@@ -157,19 +149,19 @@ def test_the_line_names_the_settings_to_change():
 
 
 @devices
-def test_one_of_several_runs_is_named_and_all_go_back_together(device):
+def test_the_error_names_the_run_and_all_runs_are_rolled_back(device):
     stage = learner(3, 4, device=device)
     stage.learn([batches(), batches()])
     before = [stage.get_state(run) for run in range(2)]
-    spoilt = batches(seed=5)
-    spoilt[3, 3, SPEC.transitions.rewards.start + 1] = np.inf  # of blue_0
+    corrupted = batches(seed=5)
+    corrupted[3, 3, SPEC.transitions.rewards.start + 1] = np.inf  # of blue_0
     with pytest.raises(Diverged, match=r"^learner with seed 4: critic_loss of blue_0 stopped"):
-        stage.learn([batches(seed=5), spoilt])
+        stage.learn([batches(seed=5), corrupted])
     assert all(equal(stage.get_state(run), before[run]) for run in range(2))
     assert all(np.isfinite(value).all() for run in stage.metrics() for value in run.values())
 
 
-def test_no_memory_is_taken_anew(monkeypatch):
+def test_the_restore_point_reuses_its_memory(monkeypatch):
     stage = learner()
     places = [saved.data_ptr() for saved in stage._before[0]._saved]
     for _ in range(2):

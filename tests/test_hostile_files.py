@@ -29,7 +29,7 @@ from distributed_maddpg import MADDPG
 from distributed_maddpg.checkpoint.folder import Checkpoint, load_checkpoint, save_checkpoint
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError
-from distributed_maddpg.types import StoredRows
+from distributed_maddpg.types import StoredTransitions
 
 ROOT = Path(__file__).parent.parent
 MEMORY_BYTES = 64 * 2**20
@@ -50,7 +50,7 @@ Rng = random.Random
 
 def valid() -> Checkpoint:
     """Return the checkpoint that all mutations start from."""
-    rows = StoredRows(11, len(ROWS), iter([ROWS]))
+    rows = StoredTransitions(11, len(ROWS), iter([ROWS]))
     return Checkpoint(CONFIG, ("red_0", "blue_0"), 1_234, 56, STATE, rows, TABLES)
 
 
@@ -380,7 +380,7 @@ def captured_states() -> list[Checkpoint]:
         "replay": {"capacity": 100},
         "pacing": {"total_env_steps": 80, "learning_starts": 21, "env_steps_per_update": 10},
     }
-    target = {"id": "tests.envs.target:parallel_env", "kwargs": {}}
+    target = {"id": "tests.support.target:parallel_env", "kwargs": {}}
     head = {"algorithm": {"policy_head": "sigmoid"}, "exploration": {"kind": "ou"}}
     ours = MADDPGConfig.from_dict(small)
     made = []

@@ -35,7 +35,7 @@ def test_stages_that_act_load_neither_torch_nor_ray():
     assert not loaded_after(f"import {', '.join(NUMPY_ONLY)}") & {"torch", "ray"}
 
 
-def test_the_package_itself_loads_nothing_heavy():
+def test_the_package_itself_loads_no_large_library():
     loaded = loaded_after("import distributed_maddpg\nprint(distributed_maddpg.__version__)")
     assert not loaded & {"torch", "ray", "numpy", "numba", "pydantic", "tyro", "rich", "plotly", "pettingzoo"}
 
@@ -46,7 +46,7 @@ def test_the_command_line_loads_only_what_help_needs():
 
 
 @pytest.mark.parametrize("module", ["rollout", "runtime.actors"])
-def test_settings_are_read_by_workers_without_pydantic(module):
+def test_a_rollout_worker_does_not_load_pydantic(module):
     loaded = loaded_after(f"import distributed_maddpg.{module}")
     assert not loaded & {"pydantic", "tyro", "rich", "pettingzoo"}
 
@@ -57,7 +57,7 @@ def test_algorithm_and_learner_do_not_load_ray_or_environments():
 
 def test_training_without_workers_does_not_load_ray():
     loaded = loaded_after(
-        "from tests.envs.target import target_config\n"
+        "from tests.support.target import target_config\n"
         "from distributed_maddpg import MADDPG\n"
         "pacing = {'total_env_steps': 400, 'report_interval_env_steps': 400}\n"
         "with MADDPG(target_config(pacing=pacing)) as algo:\n"
@@ -68,7 +68,7 @@ def test_training_without_workers_does_not_load_ray():
     assert "ray" not in loaded
 
 
-def test_the_public_names():
+def test_the_public_names_are_importable():
     assert distributed_maddpg.__all__ == ["MADDPG", "MADDPGConfig", "__version__"]
     assert distributed_maddpg.MADDPG.__module__ == "distributed_maddpg.trainer"
     assert distributed_maddpg.MADDPGConfig is distributed_maddpg.config.MADDPGConfig

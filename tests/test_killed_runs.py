@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.killing import GRACE_S, Job, Reference, repeat, shared_memory
+from tests.support.killing import GRACE_S, Job, Reference, repeat
+from tests.support.processes import abandoned_memory
+
+pytestmark = pytest.mark.processes
 
 _STEPS = 8000
 
@@ -26,7 +29,7 @@ def _job(run_dir: Path) -> Job:
 def test_a_run_that_is_killed_and_resumed_equals_one_that_was_not(
     reference: Reference, tmp_path: Path, count: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = shared_memory()
+    before = abandoned_memory()
 
     def one(number: int, moments: random.Random) -> list[str]:
         job, phases = _job(tmp_path / f"run_{number}"), []
@@ -41,7 +44,7 @@ def test_a_run_that_is_killed_and_resumed_equals_one_that_was_not(
     with capsys.disabled():
         hits = repeat(count, 2, one)
     assert count < 20 or len(hits) >= 4
-    assert shared_memory() <= before
+    assert abandoned_memory() <= before
 
 
 @pytest.mark.parametrize("count", [pytest.param(5, marks=pytest.mark.slow)])

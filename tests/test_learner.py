@@ -16,7 +16,6 @@ from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import EnvSpec
 
 SPEC = EnvSpec(("red_0", "blue_0"), (3, 2), (2, 3), ("continuous", "discrete"))
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 ALGORITHM = AlgorithmConfig(policy_hidden_sizes=(6,), critic_hidden_sizes=(6,))
 
 
@@ -235,7 +234,7 @@ def test_several_runs_learn_from_their_mirrors_as_each_would_alone():
             add(rings[run], 5, seed=run)
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_restored_learner_goes_on_drawing_from_the_same_rows(device):
     source = ring()
     old, new = (
@@ -275,7 +274,7 @@ def test_a_gpu_that_is_not_there_is_refused():
         choose_device("cuda")
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_a_gpu_starts_from_the_same_weights_and_learns_the_same():
     stages = [Learner(ALGORITHM, LearnerConfig(device=name), SPEC, [1]) for name in ("cpu", "cuda")]
     assert stages[1].device.type == "cuda"
@@ -333,7 +332,7 @@ def test_products_are_not_rounded_to_fewer_bits():
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_a_trial_of_both_devices_picks_one():
     stage = make_learner(MADDPGConfig.from_dict({"learner": {"device": "auto"}}), SPEC)
     assert stage.device_reason.startswith(f"auto: {stage.device.type} ")
@@ -341,7 +340,7 @@ def test_a_trial_of_both_devices_picks_one():
     stage.learn_mirrored(1)
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_a_gpu_draws_and_learns_without_a_word_to_the_host():
     stage = Learner(ALGORITHM, LearnerConfig(device="cuda", batch_size=8), SPEC, [1])
@@ -360,7 +359,8 @@ def test_a_gpu_draws_and_learns_without_a_word_to_the_host():
     assert all(np.isfinite(values).all() for values in stage.metrics()[0].values())
 
 
-@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.alone
 def test_a_gpu_makes_updates_faster_than_one_core():
     config = MADDPGConfig.from_dict({"learner": {"device": "cuda"}})
     spec = EnvSpec(("adversary_0", "agent_0", "agent_1"), (8, 10, 10), (5, 5, 5), ("continuous",) * 3)

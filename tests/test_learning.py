@@ -41,14 +41,16 @@ def test_other_scenarios_learn_with_the_default_recipe(env_id: str) -> None:
     env_steps, margins = MARGINS[env_id]
     pacing = {"total_env_steps": env_steps, "learning_starts": 5_000, "evaluation_interval_env_steps": 0}
     with trained(env={"id": env_id, "kwargs": {"max_cycles": 25}}, pacing=pacing) as algo:
-        found = evaluate_matchups(algo.config, algo.policy_parameters(), 200, 1)
+        rows = evaluate_matchups(algo.config, algo.policy_parameters(), 200, 1)
     means = {
-        tuple(who.values()): dict(zip(algo.spec.teams, card.episodes.returns.mean(axis=0), strict=True))
-        for who, card in found
+        tuple(row["players"].values()): dict(
+            zip(algo.spec.teams, row["agent_episode_returns_mean"].values(), strict=True)
+        )
+        for row in rows
     }
     gains = {}
     for team in margins:
         replaced = margins if env_id in COOPERATIVE else (team,)
         without = tuple("random" if own in replaced else "trained" for own in margins)
-        gains[team] = float(means[("trained",) * len(margins)][team] - means[without][team])
+        gains[team] = means[("trained",) * len(margins)][team] - means[without][team]
     assert all(gains[team] > margin for team, margin in margins.items()), gains

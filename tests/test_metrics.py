@@ -17,7 +17,7 @@ def rollout(*returns, worker=0, version=1, busy_s=2.0, blocked_push_s=0.5):
     return RolloutReport(worker, 100, episodes, version, busy_s, blocked_push_s)
 
 
-def test_returns_and_losses_stand_under_their_agent():
+def test_returns_and_losses_are_reported_by_agent():
     log = IterationLog(SPEC, 0)
     log.add_rollout(rollout((1, 10), (3, 30)), 1)
     result = log.result({"num_updates_lifetime": 7}, LOSSES)
@@ -36,7 +36,7 @@ def test_without_episodes_returns_are_nan():
     assert all(math.isnan(value) for value in runners["agent_episode_returns_mean"].values())
 
 
-def test_timers_are_means_over_workers_and_start_anew():
+def test_timers_are_means_over_workers_and_are_reset_each_iteration():
     log = IterationLog(SPEC, 2)
     for worker in (0, 1, 1):
         log.add_rollout(rollout(worker=worker), 1)
@@ -51,7 +51,7 @@ def test_timers_are_means_over_workers_and_start_anew():
     assert set(log.result({}, LOSSES)["timers"].values()) == {0.0}
 
 
-def test_the_lag_of_the_weights_by_worker():
+def test_the_age_of_the_weights_is_reported_by_worker():
     log = IterationLog(SPEC, 3)
     for worker, version, latest in ((0, 5, 5), (0, 5, 7), (1, 1, 7), (1, 9, 7)):
         log.add_rollout(rollout(worker=worker, version=version), latest)
@@ -78,7 +78,7 @@ def test_flatten_joins_keys():
     assert flatten({"a": 1, "b": {"c": 2, "d": {"e": 3}}, "f": {}}) == {"a": 1, "b/c": 2, "b/d/e": 3}
 
 
-def test_a_digest_tells_every_bit_and_the_order():
+def test_a_digest_depends_on_every_bit_and_on_the_order():
     a, b = np.arange(4, dtype=np.float32), np.zeros(2, np.float32)
     changed = a.copy()
     changed[3] = np.nextafter(a[3], 9)

@@ -29,7 +29,7 @@ def learn(pacer, updates):
 
 
 def lock_step(config):
-    """Run a whole job's counts as the serial root does; return the pacer and the largest single share."""
+    """Count a whole run as SerialRunner does; return the pacer and the most updates due at once."""
     pacer, largest = Pacer(config.pacing), 0
     while not pacer.finished:
         collect(pacer, config.rollout.fragment_env_steps)
@@ -41,19 +41,19 @@ def lock_step(config):
 @pytest.mark.parametrize(
     ("env_steps", "due"), [(0, 0), (99, 0), (100, 1), (109, 1), (110, 2), (125, 3), (200, 11), (1000, 91)]
 )
-def test_updates_due_by_env_steps(env_steps, due):
+def test_the_updates_due_follow_from_the_env_steps(env_steps, due):
     counts = pacer()
     collect(counts, env_steps)
     assert counts.updates_due() == due
 
 
-def test_less_than_one_env_step_per_update_gives_several_updates():
+def test_less_than_one_env_step_per_update_allows_several_updates_per_step():
     counts = pacer(env_steps_per_update=0.25)
     collect(counts, 103)
     assert counts.updates_due() == 1 + 12
 
 
-def test_updates_made_or_running_are_not_due_again():
+def test_updates_made_or_in_flight_are_not_due_again():
     counts = pacer()
     collect(counts, 200)
     counts.learning_started(4)
@@ -64,7 +64,7 @@ def test_updates_made_or_running_are_not_due_again():
     assert counts.updates_due() == 0
 
 
-def test_steps_that_are_still_running_earn_nothing():
+def test_steps_in_flight_allow_no_updates():
     counts = pacer()
     counts.collection_started(500)
     assert (counts.env_steps, counts.updates_due()) == (0, 0)
@@ -72,12 +72,12 @@ def test_steps_that_are_still_running_earn_nothing():
     assert (counts.env_steps, counts.updates_due()) == (500, 41)
 
 
-def test_the_notebooks_job_is_1961_updates_one_at_a_time():
+def test_the_notebook_preset_makes_1961_updates_one_at_a_time():
     counts, largest = lock_step(MADDPGConfig.preset("notebook"))
     assert (counts.env_steps, counts.updates, largest) == (200_000, 1961, 1)
 
 
-def test_the_papers_job():
+def test_the_paper_preset_makes_one_update_per_100_env_steps():
     counts, _ = lock_step(MADDPGConfig.preset("paper"))
     assert counts.env_steps == 1_500_160  # whole fragments of 256
     assert counts.updates == 1 + (1_500_160 - 25_600) // 100
@@ -87,21 +87,23 @@ def test_the_papers_job():
     ("env_steps", "running", "updates", "fragment", "allowed"),
     [
         (0, 0, 0, 50, True),
-        (90, 0, 0, 50, True),  # the learner has not begun: no limit yet
-        (100, 0, 0, 40, True),  # 4 updates' worth ahead
-        (100, 0, 0, 41, True),  # a fragment above the tolerance may still go alone
+        (90, 0, 0, 50, True),  # before learning starts there is no limit
+        (100, 0, 0, 40, True),  # the steps of 4 updates ahead
+        (100, 0, 0, 41, True),  # a single fragment may be larger than the tolerance
         (100, 1, 0, 41, False),
         (100, 20, 0, 20, True),
         (100, 20, 0, 21, False),
         (140, 0, 0, 1, False),
         (140, 0, 1, 10, True),
         (140, 0, 1, 11, False),
-        (990, 0, 89, 40, True),  # the last fragment may pass the end
+        (990, 0, 89, 40, True),  # the last fragment may exceed the total
         (1000, 0, 91, 1, False),
         (900, 100, 91, 1, False),
     ],
 )
-def test_may_collect(env_steps, running, updates, fragment, allowed):
+def test_collection_may_be_ahead_of_the_updates_by_the_tolerance(
+    env_steps, running, updates, fragment, allowed
+):
     counts = pacer()
     collect(counts, env_steps)
     counts.collection_started(running)
@@ -109,13 +111,13 @@ def test_may_collect(env_steps, running, updates, fragment, allowed):
     assert counts.may_collect(fragment) is allowed
 
 
-def test_collecting_only_when_allowed_stays_within_the_tolerance():
+def test_a_run_stays_within_the_tolerance_and_never_stalls():
     counts = pacer(total_env_steps=5000)
     while not counts.finished:
         while counts.may_collect(8):
             collect(counts, 8)
         assert counts.env_steps <= 100 + 10 * counts.updates + 40 or counts.updates == 0
-        assert counts.updates_due() > 0, "neither side may move"
+        assert counts.updates_due() > 0, "neither collection nor learning may continue"
         learn(counts, 1)
     assert (counts.env_steps, counts.updates) == (5000, 491)
 
@@ -150,7 +152,7 @@ def test_a_step_over_several_intervals_is_due_once():
     assert [counts.evaluation_due(), counts.evaluation_due()] == [True, False]
 
 
-def test_no_evaluation_is_due_at_the_end_which_has_its_own():
+def test_no_evaluation_is_due_after_the_last_step():
     counts = pacer(evaluation_interval_env_steps=500)
     collect(counts, 500)
     assert counts.evaluation_due()
@@ -165,7 +167,7 @@ def test_an_interval_of_zero_is_never_due():
     assert not counts.checkpoint_due()
 
 
-def test_the_end_is_reported():
+def test_a_report_is_due_after_the_last_update():
     counts = pacer(report_interval_env_steps=10**6)
     collect(counts, 1000)
     assert not counts.report_due()
@@ -173,13 +175,13 @@ def test_the_end_is_reported():
     assert counts.report_due()
 
 
-def test_finished_needs_all_steps_and_all_their_updates():
+def test_a_run_is_finished_after_all_steps_and_all_updates_they_allow():
     counts = pacer()
     collect(counts, 990)
     learn(counts, 90)
-    assert (counts.collected, counts.finished) == (False, False)
+    assert (counts.collection_finished, counts.finished) == (False, False)
     collect(counts, 10)
-    assert (counts.collected, counts.finished) == (True, False)
+    assert (counts.collection_finished, counts.finished) == (True, False)
     learn(counts, 1)
     assert counts.finished
 
@@ -191,9 +193,9 @@ def test_a_run_too_short_to_learn_finishes():
 
 
 def resume(pacer, env_steps, updates):
-    """Let a pacer go on from counts, with an empty replay buffer."""
+    """Restore a pacer to counts, with an empty replay buffer."""
     pacer.set_state(pacer.get_state(env_steps, updates))
-    pacer.refill()
+    pacer.restart_warmup()
 
 
 def test_resume_continues_counts_and_fills_the_buffer_before_learning():
@@ -203,12 +205,12 @@ def test_resume_continues_counts_and_fills_the_buffer_before_learning():
     collect(counts, 99)
     assert (counts.updates_due(), counts.may_collect(40)) == (0, True)
     collect(counts, 21)
-    assert counts.updates_due() == 12  # as many in all as without the interruption
+    assert counts.updates_due() == 12  # the same total as without the interruption
     learn(counts, 12)
     assert counts.updates == 1 + (520 - 100) // 10
 
 
-def test_after_the_refill_collecting_waits_for_the_updates_to_catch_up():
+def test_after_the_warmup_collection_waits_until_updates_catch_up():
     counts = pacer()
     resume(counts, 400, 31)
     collect(counts, 100)
@@ -217,7 +219,7 @@ def test_after_the_refill_collecting_waits_for_the_updates_to_catch_up():
     assert counts.may_collect(40)
 
 
-def test_a_late_resume_still_makes_the_updates_that_are_left():
+def test_a_resume_near_the_end_makes_the_remaining_updates():
     counts = pacer()
     resume(counts, 960, 80)
     collect(counts, 40)
@@ -234,13 +236,13 @@ def test_resume_does_not_repeat_intervals_that_were_passed():
     assert (counts.report_due(), counts.evaluation_due(), counts.checkpoint_due()) == (True, False, False)
 
 
-def test_resume_of_a_finished_run_is_finished():
+def test_a_resumed_finished_run_is_finished():
     counts = pacer()
     resume(counts, 1000, 91)
     assert (counts.finished, counts.may_collect(1), counts.updates_due()) == (True, False, 0)
 
 
-def test_many_updates_come_in_pieces_that_fit_into_memory():
+def test_many_updates_are_split_into_chunks_that_fit_into_memory():
     assert list(in_chunks(0)) == []
     assert list(in_chunks(3)) == [3]
     assert list(in_chunks(130)) == [64, 64, 2]

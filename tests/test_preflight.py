@@ -3,14 +3,17 @@ import pytest
 from distributed_maddpg import preflight
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.preflight import check
+from distributed_maddpg.preflight import check, check_env_steps
+from tests.support.counting import CountingEnv
+from tests.support.failing import FailingEnv
+from tests.support.faulty import FaultyEnv
 
 
 def config(**values):
     return MADDPGConfig.from_dict({"num_workers": 0, **values}, MADDPGConfig.preset("default"))
 
 
-def test_a_good_configuration_gives_the_environments_spec():
+def test_a_valid_configuration_gives_the_environments_spec():
     spec = check(config(env={"kwargs": {"N": 3}}))
     assert spec.agents == ("adversary_0", "agent_0", "agent_1", "agent_2")
     assert spec.observation_sizes == (12, 14, 14, 14)
@@ -27,14 +30,14 @@ def test_a_good_configuration_gives_the_environments_spec():
         ({"exploration": {"kind": "gaussian"}}, "exploration.kind = 'gaussian': needs a sigmoid policy head"),
     ],
 )
-def test_what_does_not_fit_the_environment_is_refused_in_one_line(values, message):
+def test_settings_that_do_not_fit_the_environment_are_refused_in_one_line(values, message):
     with pytest.raises(BadInput) as error:
         check(config(**values))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_ring_above_the_memory_is_refused_with_what_would_fit(monkeypatch):
+def test_a_replay_buffer_larger_than_memory_is_refused_with_a_size_that_fits(monkeypatch):
     monkeypatch.setattr(preflight, "_memory_bytes", lambda: 2**30)
     fits = int(0.8 * 2**30) // (77 * 4)
     with pytest.raises(BadInput, match=f"this machine has 1.0 GiB; at most {fits} is reasonable"):
@@ -43,8 +46,39 @@ def test_a_ring_above_the_memory_is_refused_with_what_would_fit(monkeypatch):
 
 
 @pytest.mark.parametrize(("text", "limit"), [("1048576\n", 1048576), ("max\n", None), ("9" * 30, None)])
-def test_memory_is_that_of_the_container_where_it_is_less(text, limit, tmp_path, monkeypatch):
+def test_the_memory_limit_of_the_container_counts_if_it_is_lower(text, limit, tmp_path, monkeypatch):
     (tmp_path / "memory.max").write_text(text)
     monkeypatch.setattr(preflight, "_CGROUP_LIMITS", (str(tmp_path / "none"), str(tmp_path / "memory.max")))
     machine = preflight.os.sysconf("SC_PHYS_PAGES") * preflight.os.sysconf("SC_PAGE_SIZE")
     assert preflight._memory_bytes() == (limit or machine)
+
+
+class Broken(CountingEnv):
+    def step(self, actions):
+        raise RuntimeError("boom\nat the first step")
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (Broken, "= 'factory:mine': fails when it is stepped (RuntimeError: boom at the first step)"),
+        (lambda: FaultyEnv("reward", at=1, for_ever=True), "rewards are [nan"),
+        (lambda: FaultyEnv("next observation", at=1, for_ever=True), "observation of counter_0 in copy 0"),
+    ],
+)
+def test_an_environment_that_never_works_is_refused_before_the_start(env, message):
+    with pytest.raises(BadInput) as error:
+        check_env_steps(config(env={"id": "factory:mine"}), env)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_environment_that_hangs_is_refused_after_the_timeout():
+    hanging = config(env={"id": "factory:mine"}, num_workers=1, ray={"timeout_s": 0.2})
+    message = r"'factory:mine': took more than 0.2 s \(ray.timeout_s\) for its first"
+    with pytest.raises(BadInput, match=message):
+        check_env_steps(hanging, lambda: FailingEnv(how="sleep"))
+
+
+def test_an_environment_that_is_sometimes_not_finite_passes():
+    check_env_steps(config(env={"id": "factory:mine"}), lambda: FaultyEnv(part="reward", at=3))

@@ -1,4 +1,4 @@
-"""The project's own promises: one version, a lower bound for every dependency, nothing unpickled."""
+"""One version, a lower bound and a pin for every dependency, and no code that executes what it reads."""
 
 from __future__ import annotations
 
@@ -53,8 +53,10 @@ def constraints() -> list[str]:
     return [line.replace("_", "-") for line in lines if line and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("word", ["pickle", "torch.load", "eval(", "exec("])
-def test_the_package_runs_nothing_that_it_reads(word: str) -> None:
+@pytest.mark.parametrize(
+    "word", ["import pickle", "pickle.load", "Unpickler", "torch.load", "eval(", "exec("]
+)
+def test_the_package_does_not_execute_what_it_reads(word: str) -> None:
     for path in (ROOT / "distributed_maddpg").rglob("*.py"):
         code = re.sub(r'""".*?"""|#[^\n]*', "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
         assert word not in code, path

@@ -1,4 +1,4 @@
-"""Numbers of an environment that are not finite: named, dropped, never trained on, and no end of the run."""
+"""Numbers of an environment that are not finite are reported and dropped; the run continues without them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 
 from distributed_maddpg import MADDPG
-from distributed_maddpg.config import AlgorithmConfig, ExplorationConfig, MADDPGConfig
+from distributed_maddpg.config import AlgorithmConfig, ExplorationConfig
 from distributed_maddpg.envs import env_spec, make_vector_env
 from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation.episodes import evaluate
-from distributed_maddpg.metrics import IterationLog, digest
-from distributed_maddpg.rollout import RolloutWorker, column_owner, make_rollout_worker
-from distributed_maddpg.serial import SerialRunner
+from distributed_maddpg.metrics import IterationLog
+from distributed_maddpg.rollout import RolloutWorker, column_owner
 from distributed_maddpg.trainer import train_together
 from distributed_maddpg.types import EpisodeReport, RolloutReport, TransitionLayout, Weights, policy_layout
+from tests.support.serial_runs import learner_digest, run_all, start, tiny
 
-FAULTY = "tests.envs.faulty:parallel_env"
+FAULTY = "tests.support.faulty:parallel_env"
 HIDDEN = (4,)
 
 
-def on(env, exploration=None):
-    """Return a worker on a vector environment, with small random weights."""
+def worker_on(env, exploration=None):
+    """Return a rollout worker with small random weights on a vector environment."""
     algorithm = AlgorithmConfig(policy_hidden_sizes=HIDDEN, policy_head="auto")
     worker = RolloutWorker(algorithm, exploration or ExplorationConfig(), env, np.random.default_rng(0))
     size = policy_layout(env.spec, HIDDEN).num_parameters
@@ -32,12 +32,12 @@ def on(env, exploration=None):
     return worker
 
 
-def make(exploration=None, num_envs=3, copy=1, max_cycles=4, continuous=True, **fault):
-    """Return a worker on FaultyEnv of which one copy has a fault."""
+def faulty_worker(exploration=None, num_envs=3, copy=1, max_cycles=4, continuous=True, **fault):
+    """Return a rollout worker on FaultyEnv, one copy of which has a fault."""
     env = make_vector_env(FAULTY, num_envs, 0, max_cycles=max_cycles, continuous=continuous)
     for name, value in fault.items():
         setattr(env.envs[copy], name, value)
-    return on(env, exploration)
+    return worker_on(env, exploration)
 
 
 @pytest.mark.parametrize("continuous", [True, False])
@@ -46,8 +46,8 @@ def make(exploration=None, num_envs=3, copy=1, max_cycles=4, continuous=True, **
 )
 @pytest.mark.parametrize("part", ["reward", "next observation"])
 @pytest.mark.parametrize("at", [7, 8])  # within an episode, and its last step
-def test_a_fault_is_named_dropped_and_collected_anew(part, value, seen, continuous, at):
-    worker = make(part=part, faulty="counter_1", at=at, value=value, continuous=continuous)
+def test_a_fragment_with_a_fault_is_reported_dropped_and_collected_again(part, value, seen, continuous, at):
+    worker = faulty_worker(part=part, faulty="counter_1", at=at, value=value, continuous=continuous)
     layout = worker._env.spec.transitions
     collected = [worker.collect(4, 0) for _ in range(4)]
     assert [rows.shape for rows, _ in collected] == [(12, layout.width)] * 4
@@ -56,24 +56,24 @@ def test_a_fault_is_named_dropped_and_collected_anew(part, value, seen, continuo
     line = f"quarantined {dropped} env steps: {part} of counter_1 in copy 1 is {seen} at vector step {at}"
     assert worker.pop_quarantined() == (line,)
     assert worker.pop_quarantined() == ()
-    for rows, report in collected:  # every fragment is whole episodes: all copies began new ones
+    for rows, report in collected:  # fragments hold whole episodes: all copies started new ones
         assert rows[:, layout.rewards].tolist() == [[t, t] for t in (1, 2, 3, 4) for _ in range(3)]
         assert report.lengths.tolist() == [4, 4, 4]
         assert report.returns.tolist() == [[10, 10]] * 3
 
 
-def test_the_log_forgets_the_episodes_that_were_cut():
-    worker = make(max_cycles=10, part="reward", at=6)
+def test_episodes_cut_by_a_dropped_fragment_are_not_reported():
+    worker = faulty_worker(max_cycles=10, part="reward", at=6)
     reports = [worker.collect(4, 0)[1] for _ in range(4)]
     assert [report.lengths.tolist() for report in reports] == [[], [], [], [10] * 3]
     assert reports[-1].returns.tolist() == [[55, 55]] * 3
-    # Of 4 + 2 + 12 steps, the 6 first belong to no episode that is reported.
+    # Of 4 + 2 + 12 steps, the first 6 belong to no reported episode.
 
 
 @pytest.mark.parametrize("at", [1, 2])
-def test_the_first_observation_of_an_episode_is_never_acted_on(at):
-    worker = make(part="observation", at=at)
-    if at == 1:  # what the worker saw when it was built
+def test_a_first_observation_that_is_not_finite_is_never_acted_on(at):
+    worker = faulty_worker(part="observation", at=at)
+    if at == 1:  # the observation that the worker got when it was built
         worker._obs = (worker._obs[0].copy(), worker._obs[1])
         worker._obs[0][1] = np.nan
     rows, report = worker.collect(6, 0)
@@ -85,38 +85,37 @@ def test_the_first_observation_of_an_episode_is_never_acted_on(at):
 
 
 @pytest.mark.parametrize("part", ["reward", "next observation", "observation"])
-def test_a_fault_for_ever_ends_the_run_after_five_fragments(part):
-    worker = make(part=part, faulty="counter_1", at=2, for_ever=True, max_cycles=3)
+def test_a_permanent_fault_raises_after_five_fragments(part):
+    worker = faulty_worker(part=part, faulty="counter_1", at=2, for_ever=True, max_cycles=3)
     with pytest.raises(TrainingError) as raised:
         for _ in range(10):
             worker.collect(4, 0)
     message = str(raised.value)
-    assert message.startswith(
-        f"environment: 5 fragments in a row were not finite, last the {part} of counter_1 "
-    )
+    beginning = f"environment: 5 fragments in a row were not finite, last the {part} of counter_1 "
+    assert message.startswith(beginning)
     assert " in copy 1 is nan " in message and "check what the environment computes" in message
     assert len(worker.pop_quarantined()) == 5
 
 
-def test_four_faults_in_a_row_are_overcome():
-    worker = make(part="reward", at=1, for_ever=True)
+def test_a_worker_continues_after_three_faults_in_a_row():
+    worker = faulty_worker(part="reward", at=1, for_ever=True)
     env, step = worker._env.envs[1], type(worker._env.envs[1]).step
 
-    def mended(actions):
+    def faulty_for_three_steps(actions):
         env.for_ever = env.steps < 3
         return step(env, actions)
 
-    env.step = mended
+    env.step = faulty_for_three_steps
     rows, _ = worker.collect(4, 0)
     assert np.isfinite(rows).all()
     assert [line.split()[1] for line in worker.pop_quarantined()] == ["3"] * 3
     assert worker._vector_steps == 3 + 4
 
 
-def test_the_noise_begins_anew():
+def test_exploration_noise_is_reset_after_a_dropped_fragment():
     schedule = ExplorationConfig("ou", 0.5, 0.0, decay_env_steps=1)
     fault = dict(part="reward", at=3, max_cycles=100)
-    noisy, silent = make(schedule, **fault), make(ExplorationConfig("none"), **fault)
+    noisy, silent = faulty_worker(schedule, **fault), faulty_worker(ExplorationConfig("none"), **fault)
     for worker in (noisy, silent):
         worker.collect(2, 0)
     actions = noisy._env.spec.transitions.actions[0]
@@ -124,8 +123,8 @@ def test_the_noise_begins_anew():
     assert noisy.pop_quarantined() == silent.pop_quarantined() != ()
 
 
-class Spoilt:
-    """A vector environment that spoils one number of its `at`-th step."""
+class CorruptedEnv:
+    """A vector environment that sets one number of its `at`-th step to NaN."""
 
     def __init__(self, env, at, part):
         self._env, self._at, self._part, self._steps = env, at, part, 0
@@ -139,10 +138,10 @@ class Spoilt:
             return result
         values = [array.copy() for array in getattr(result, self._part)]
         values[2][1, 3] = np.nan
-        spoilt = {self._part: tuple(values)}
+        corrupted = {self._part: tuple(values)}
         if result.obs is result.final_obs:
-            spoilt = dict.fromkeys(("obs", "final_obs"), tuple(values))
-        return result._replace(**spoilt)
+            corrupted = dict.fromkeys(("obs", "final_obs"), tuple(values))
+        return result._replace(**corrupted)
 
 
 @pytest.mark.parametrize(
@@ -153,15 +152,15 @@ class Spoilt:
         (5, "obs", "observation of agent_1 in copy 1 is nan after vector step 5"),
     ],
 )
-def test_a_vector_environment_that_refuses_nan_is_never_given_any(at, part, line):
+def test_an_environment_that_refuses_nan_gets_none_after_a_fault(at, part, line):
     inner = make_vector_env("simple_adversary", 3, 0, N=2, max_cycles=5, continuous_actions=True)
-    worker = on(Spoilt(inner, at, part))
+    worker = worker_on(CorruptedEnv(inner, at, part))
     rows, _ = worker.collect(8, 0)
     assert len(rows) == 24 and np.isfinite(rows).all()
     assert worker.pop_quarantined() == (f"quarantined {3 * at} env steps: {line}",)
 
 
-def test_every_column_has_an_owner():
+def test_each_column_is_named_by_its_part_and_agent():
     layout, agents = TransitionLayout((2, 1), (1, 2)), ("a_0", "b_0")
     owners = [column_owner(layout, agents, column) for column in range(layout.width)]
     parts = {"observation": (2, 1), "action": (1, 2), "reward": (1, 1), "next observation": (2, 1)}
@@ -175,8 +174,8 @@ def test_every_column_has_an_owner():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_weights_that_are_not_finite_are_refused_and_the_old_ones_stay(value):
-    worker = make()
+def test_weights_that_are_not_finite_are_refused_and_the_old_ones_kept(value):
+    worker = faulty_worker()
     flat = np.zeros((2, policy_layout(worker._spec, HIDDEN).num_parameters), np.float32)
     flat[1, 3] = value
     with pytest.raises(TrainingError, match=r"weights version 8: the policy of counter_1 is not finite"):
@@ -185,62 +184,29 @@ def test_weights_that_are_not_finite_are_refused_and_the_old_ones_stay(value):
     assert np.isfinite(worker.collect(4, 0)[0]).all()
 
 
-# In whole runs
+# Whole runs
 
 
 def settings(seed=0, **kwargs):
-    return MADDPGConfig.from_dict(
-        {
-            "seed": seed,
-            "num_workers": 0,
-            "env": {"id": FAULTY, "kwargs": {"max_cycles": 6, "continuous": True, **kwargs}},
-            "rollout": {"num_envs": 4, "fragment_steps": 2},
-            "algorithm": {"policy_hidden_sizes": [8], "critic_hidden_sizes": [8], "policy_head": "auto"},
-            "exploration": {"kind": "ou", "start": 0.3},
-            "learner": {"batch_size": 16, "device": "cpu"},
-            "replay": {"capacity": 1000},
-            "pacing": {
-                "total_env_steps": 240,
-                "learning_starts": 40,
-                "env_steps_per_update": 10,
-                "publish_interval_updates": 2,
-                "report_interval_env_steps": 80,
-                "evaluation_interval_env_steps": 0,
-            },
-        }
-    )
+    kwargs = {"max_cycles": 6, "continuous": True, **kwargs}
+    exploration, pacing = {"kind": "ou", "start": 0.3}, {"evaluation_interval_env_steps": 0}
+    return tiny(FAULTY, kwargs, seed=seed, exploration=exploration, pacing=pacing)
 
 
-def start(*configs):
-    env = configs[0].env
-    return SerialRunner(configs, env_spec(env.id, env.backend, env.kwargs))
-
-
-def spoil(runner, run, at=21):
+def add_fault(runner, run, at=21):
     env = runner._runs[run].worker._env.envs[2]
     env.part, env.faulty, env.at = "next observation", "counter_1", at
 
 
-def finished(runner):
-    """Train to the end; return all results and each run's digest of everything its learner has."""
-    results = []
-    while not runner.pacer.finished:
-        runner.run(lambda: False)
-        results += runner.results()
-        runner.next_iteration()
-    states = [runner.learner_state(run) for run in range(len(runner._runs))]
-    return results, [digest(*(array for _, array in sorted(state.items()))) for state in states]
-
-
-def test_a_run_goes_on_to_its_end_without_the_fault(caplog):
+def test_a_run_with_a_fault_finishes_and_is_reproducible(caplog):
     outcomes = []
     for faulty in (True, True, False):
         runner = start(settings())
         if faulty:
-            spoil(runner, 0)
+            add_fault(runner, 0)
         caplog.clear()
-        results, [final] = finished(runner)
-        outcomes.append(final)
+        results = run_all(runner)
+        outcomes.append(learner_digest(runner))
         ring = runner._runs[0].replay.ring
         assert np.isfinite(ring.rows[:240]).all() and ring.inserted == 240
         assert results[-1]["num_env_steps_sampled_lifetime"] == 240
@@ -250,53 +216,51 @@ def test_a_run_goes_on_to_its_end_without_the_fault(caplog):
         line = "next observation of counter_1 in copy 2 is nan at vector step 21"
         assert caplog.messages == [f"rollout worker 0: quarantined 4 env steps: {line}"] * faulty
         assert all(record.levelname == "WARNING" for record in caplog.records)
-    assert outcomes[0] == outcomes[1] != outcomes[2], "reproducible, and the fault did something"
+    assert outcomes[0] == outcomes[1] != outcomes[2]  # the run without the fault differs
 
 
-def test_a_fault_in_one_of_several_runs_leaves_the_other_alone():
+def test_a_fault_in_one_of_several_runs_does_not_change_the_others():
     together = start(settings(4), settings(5))
-    spoil(together, 0)
-    results, both = finished(together)
+    add_fault(together, 0)
+    results = run_all(together)
     assert [result["fault_tolerance"]["num_quarantined_blocks"] for result in results[-2:]] == [1, 0]
-    alone = [start(settings(4)), start(settings(5))]
-    spoil(alone[0], 0)
-    assert both == [finished(runner)[1][0] for runner in alone]
+    for run, seed in enumerate((4, 5)):
+        alone = start(settings(seed))
+        if run == 0:
+            add_fault(alone, 0)
+        run_all(alone)
+        assert learner_digest(together, run) == learner_digest(alone)
 
 
-def test_the_public_class_trains_several_through_a_fault():
+def test_train_together_continues_after_a_fault():
     algos = MADDPG.for_seeds(settings(4, part="reward", at=9), 2)
     with algos[0]:
         results = train_together(algos)
     assert [result["fault_tolerance"]["num_quarantined_blocks"] for result in results] == [1, 1]
 
 
-def test_a_run_whose_environment_stays_broken_ends_in_one_line():
+def test_a_run_with_a_permanent_fault_raises_one_line():
     runner = start(settings(part="reward", at=9, for_ever=True))
-    with pytest.raises(
-        TrainingError, match=r"^environment: 5 fragments in a row .* reward of counter_0 in copy 0"
-    ):
-        finished(runner)
+    message = r"^environment: 5 fragments in a row .* reward of counter_0 in copy 0"
+    with pytest.raises(TrainingError, match=message):
+        run_all(runner)
     assert np.isfinite(runner._runs[0].replay.ring.rows[: runner._runs[0].replay.size]).all()
 
 
-def test_the_first_weights_of_a_worker_are_checked_as_all_others():
-    assert make_rollout_worker(settings(), 0).weights_version == 0
-
-
-def test_other_counts_of_faults_stay_beside_ours():
+def test_quarantined_fragments_are_counted_beside_other_faults():
     spec = env_spec(FAULTY, "auto", {})
     log = IterationLog(spec, 0)
     report = RolloutReport(3, 8, EpisodeReport.empty(2), 0, 1.0, quarantined=("one", "two"))
     log.add_rollout(report, 0)
     counters = {"fault_tolerance": {"num_restarts": 4}}
-    for _ in range(2):  # over the whole life
+    for _ in range(2):  # counts are not reset between iterations
         faults = log.result(counters, {})["fault_tolerance"]
         log.next_iteration()
         assert faults == {"num_restarts": 4, "num_quarantined_blocks": 2}
     assert counters == {"fault_tolerance": {"num_restarts": 4}}
 
 
-# In evaluations
+# Evaluations
 
 
 def play(part, at, **changes):
@@ -319,5 +283,5 @@ def test_an_evaluation_names_what_is_not_finite(part, at, line):
         play(part, at)
 
 
-def test_an_evaluation_without_faults_is_left_alone():
+def test_an_evaluation_without_faults_completes():
     assert play("reward", 0).to_dict()["episode_return_mean"] == 20

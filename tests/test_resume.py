@@ -1,8 +1,9 @@
-"""A run that is saved and continued in another object ends as if it had never stopped."""
+"""A run that is saved and resumed in another object equals an uninterrupted run."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -15,7 +16,7 @@ from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
 from distributed_maddpg.metrics import digest, flatten
 from distributed_maddpg.trainer import train_together
 from distributed_maddpg.types import RunState
-from tests.envs.target import target_config
+from tests.support.target import target_config
 
 SMALL = {
     "num_workers": 0,
@@ -61,7 +62,7 @@ CONFIGS = {
 
 
 def without_times(row):
-    """Return a flat result as it stands in metrics.csv, without what a clock decides."""
+    """Return a flat result as written to metrics.csv, without the values that depend on the clock."""
     row = {key: value for key, value in row.items() if key != "evaluation" and not key.startswith("time")}
     return {
         key: None if isinstance(value, float) and math.isnan(value) else value
@@ -71,7 +72,7 @@ def without_times(row):
 
 
 def train_on(algo, until=10**9):
-    """Train whole iterations; return rows and evaluations."""
+    """Train whole iterations; return their rows and evaluations."""
     rows, evaluations = [], []
     while not algo.finished and algo.env_steps < until:
         rows.append(without_times(algo.train()))
@@ -80,7 +81,7 @@ def train_on(algo, until=10**9):
 
 
 def state_digest(algo):
-    """Return the digest of everything that a checkpoint holds but times."""
+    """Return the digest of everything in a checkpoint except times, and the names of its arrays."""
     captured = algo.capture()
     times = ("time_total_s", "rollout_s", "learner_s")
     names = sorted(name for name in captured.state if not name.endswith(times))
@@ -88,33 +89,29 @@ def state_digest(algo):
     return digest(*(captured.state[name] for name in names), *rows), names
 
 
-_WHOLE = {}
-
-
+@functools.cache
 def whole(name):
-    """Return (rows, evaluations, weights, all state) of a run that was never stopped."""
-    if name not in _WHOLE:
-        with MADDPG(CONFIGS[name]) as algo:
-            _WHOLE[name] = (*train_on(algo), algo.weights_digest(), state_digest(algo))
-    return _WHOLE[name]
+    """Return the rows, evaluations, weights digest and state digest of an uninterrupted run."""
+    with MADDPG(CONFIGS[name]) as algo:
+        return (*train_on(algo), algo.weights_digest(), state_digest(algo))
 
 
 def outcome(first, algo):
-    """Return what `whole` does of a run in two parts, the first of which is over."""
+    """Finish the second part of a run; return what `whole` returns, of both parts."""
     rows, evaluations = train_on(algo)
     return (first[0] + rows, first[1] + evaluations, algo.weights_digest(), state_digest(algo))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_run_in_two_parts_is_the_run_in_one(name, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(name, tmp_path):
     with MADDPG(CONFIGS[name]) as algo:
         first = train_on(algo, 1024)
         assert algo.env_steps == 1024
         path = algo.save(tmp_path / "half")
-        left = algo.weights_digest()
+        digest_at_half = algo.weights_digest()
     with MADDPG.from_checkpoint(path, env_id=CONFIGS[name].env.id) as algo:
         algo.start()
-        assert algo.weights_digest() == left != whole(name)[2]
+        assert algo.weights_digest() == digest_at_half != whole(name)[2]
         assert outcome(first, algo) == whole(name)
     assert [row["training_iteration"] for row in whole(name)[0]] == [1, 2, 3, 4]
     assert [each["num_env_steps"] for each in whole(name)[1]] == [384, 768, 1152, 1536, 1920]
@@ -122,7 +119,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["ou", "an environment of PettingZoo"])
 @pytest.mark.parametrize("rounds", [1, 13, 21])
-def test_a_row_that_was_interrupted_comes_out_whole(name, rounds, tmp_path):
+def test_an_iteration_interrupted_by_a_checkpoint_gives_the_same_row(name, rounds, tmp_path):
     with MADDPG(CONFIGS[name]) as algo:
         first, steps = train_on(algo, 32 * rounds - 511), 32 * rounds
         stop_at(algo, steps)
@@ -137,7 +134,7 @@ def test_a_row_that_was_interrupted_comes_out_whole(name, rounds, tmp_path):
 
 
 def stop_at(algo, env_steps):
-    """Have a run asked to stop as soon as it has made so many steps."""
+    """Request a stop of a run when it has made `env_steps` steps."""
     algo.start()
     pacer, done = algo._runner.pacer, algo._runner.pacer.collection_done
 
@@ -149,14 +146,13 @@ def stop_at(algo, env_steps):
     pacer.collection_done = counting
 
 
-def test_each_of_several_runs_goes_on_alone_or_together(tmp_path):
+def test_runs_trained_together_resume_alone_or_together(tmp_path):
     config = small(seed=3)
     runs = MADDPG.for_seeds(config, 2)
     with runs[0]:
         for _ in range(2):
             train_together(runs)
-        saved = [run.capture() for run in runs]
-        saved = [dataclasses.replace(each, replay=None) for each in saved]
+        saved = [dataclasses.replace(run.capture(), replay=None) for run in runs]
         rings = [run._runner.capture(index, True) for index, run in enumerate(runs)]
         rows = [[], []]
         while not runs[0].finished:
@@ -187,28 +183,28 @@ def test_each_of_several_runs_goes_on_alone_or_together(tmp_path):
 
 @pytest.fixture(scope="module")
 def half(tmp_path_factory):
-    """Return the path of a checkpoint with 1 024 of 2 048 steps, and one without transitions."""
+    """Return the paths of two checkpoints at 1 024 of 2 048 steps, with and without transitions."""
     folder = tmp_path_factory.mktemp("resume")
     with MADDPG(CONFIGS["continuous"]) as algo:
         train_on(algo, 1024)
         return algo.save(folder / "with"), algo.save(folder / "without", replay=False)
 
 
-def go_on(path, **changes):
-    """Continue with other settings to the end; return (the algorithm, its rows)."""
+def resume_to_end(path, **changes):
+    """Train to the end with other settings; return (algorithm, rows, (restored state, transitions))."""
     with MADDPG.from_checkpoint(path, small(**changes)) as algo:
         algo.start()
-        begun = algo._runner.capture(0, False).stages, algo._runner._runs[0].replay.size
+        restored = algo._runner.capture(0, False).stages, algo._runner._runs[0].replay.size
         rows, _ = train_on(algo)
-        return algo, rows, begun
+        return algo, rows, restored
 
 
 UPDATES = 1 + (2048 - 128) // 16
 
 
 @pytest.mark.parametrize("num_envs", [2, 6])
-def test_with_other_copies_new_episodes_begin(half, num_envs):
-    algo, rows, (state, stored) = go_on(half[0], rollout={"num_envs": num_envs})
+def test_with_another_number_of_copies_new_episodes_start(half, num_envs):
+    algo, rows, (state, stored) = resume_to_end(half[0], rollout={"num_envs": num_envs})
     assert state["worker_0/env/cycle"].tolist() == [0] * num_envs
     assert state["worker_0/vector_steps"] == 0
     assert stored == 700
@@ -218,8 +214,8 @@ def test_with_other_copies_new_episodes_begin(half, num_envs):
     assert rows[-1]["env_runners/num_episodes_lifetime"] > before
 
 
-def test_with_the_same_copies_the_episodes_go_on(half):
-    state = go_on(half[0])[2][0]
+def test_with_the_same_number_of_copies_the_episodes_continue(half):
+    state = resume_to_end(half[0])[2][0]
     saved = load_checkpoint(half[0]).state
     assert saved["worker_0/env/cycle"].tolist() == [256 % 7] * 4
     saved = {name: array for name, array in saved.items() if not name.startswith("algorithm/")}
@@ -228,9 +224,9 @@ def test_with_the_same_copies_the_episodes_go_on(half):
 
 
 @pytest.mark.parametrize(("capacity", "stored", "cursor"), [(300, 300, 0), (701, 700, 700), (2000, 700, 700)])
-def test_with_another_capacity_the_newest_transitions_stay(half, capacity, stored, cursor):
-    _, rows, begun = go_on(half[0], replay={"capacity": capacity})
-    assert begun[1] == stored
+def test_with_another_capacity_the_newest_transitions_are_kept(half, capacity, stored, cursor):
+    _, rows, restored = resume_to_end(half[0], replay={"capacity": capacity})
+    assert restored[1] == stored
     assert rows[-1]["num_updates_lifetime"] == UPDATES
     assert rows[-1]["replay_buffer/num_env_steps_stored"] == min(stored + 1024, capacity)
     kept = np.concatenate(list(load_checkpoint(half[0]).replay.chunks))[-stored:]
@@ -241,7 +237,7 @@ def test_with_another_capacity_the_newest_transitions_stay(half, capacity, store
         assert ring.inserted % capacity == cursor
 
 
-def test_without_transitions_the_buffer_is_filled_before_learning_goes_on(half):
+def test_without_transitions_the_buffer_is_filled_before_learning_resumes(half):
     with MADDPG.from_checkpoint(half[1]) as algo:
         algo.start()
         runner = algo._runner
@@ -249,14 +245,16 @@ def test_without_transitions_the_buffer_is_filled_before_learning_goes_on(half):
         assert runner._runs[0].replay.size == 0
         seen = []
         runner.run(lambda: seen.append((runner.pacer.env_steps, runner.pacer.updates)) or len(seen) > 5)
-        assert [updates == made for _, updates in seen] == [True] * 4 + [False] * 2  # 128 steps: four rounds
+        assert [updates == made for _, updates in seen] == [True] * 4 + [
+            False
+        ] * 2  # four rounds collect 128 steps
         assert [updates for env_steps, updates in seen[4:]] == [1 + (n - 128) // 16 for n, _ in seen[4:]]
         rows, _ = train_on(algo)
     assert rows[-1]["num_updates_lifetime"] == UPDATES
     assert rows[-1]["replay_buffer/num_env_steps_stored"] == 700
 
 
-def test_a_refill_that_was_interrupted_goes_on(half, tmp_path):
+def test_an_interrupted_warmup_continues(half, tmp_path):
     ends = []
     for cut in (False, True):
         with MADDPG.from_checkpoint(half[1]) as algo:
@@ -271,7 +269,7 @@ def test_a_refill_that_was_interrupted_goes_on(half, tmp_path):
     assert ends[0] == ends[1]
 
 
-def test_more_steps_continue_a_run_that_has_ended(tmp_path):
+def test_a_finished_run_continues_with_more_total_steps(tmp_path):
     short, long = (small(pacing={"total_env_steps": steps}) for steps in (1024, 2048))
     with MADDPG(short) as algo:
         first, _ = train_on(algo)
@@ -287,7 +285,7 @@ def test_more_steps_continue_a_run_that_has_ended(tmp_path):
         assert algo.weights_digest() == whole("continuous")[2]
 
 
-# Every array of a checkpoint
+# All arrays of a checkpoint
 
 
 def captured(name):
@@ -301,13 +299,13 @@ def captured(name):
 
 @pytest.fixture(scope="module")
 def checkpoints():
-    """Return checkpoints with rows as a list, so that each can be used more than once."""
+    """Return checkpoints and their transitions as a list, which can be read more than once."""
     made = {name: captured(name) for name in ("ou", "an environment of PettingZoo")}
     return {name: (each, list(each.replay.chunks)) for name, each in made.items()}
 
 
 def restart(checkpoint, rows, state):
-    """Start a run from a checkpoint with another state."""
+    """Start a run from a checkpoint with another state or other transitions."""
     replay = dataclasses.replace(checkpoint.replay, chunks=iter(rows))
     with MADDPG.restored(dataclasses.replace(checkpoint, state=state, replay=replay)) as algo:
         algo.start()
@@ -315,7 +313,7 @@ def restart(checkpoint, rows, state):
 
 
 def changes_of(array):
-    """Return versions of an array that cannot be what was saved."""
+    """Yield changed versions of an array that a checkpoint must not contain."""
     yield (
         "longer",
         np.concatenate([array, array]) if array.ndim and array.size else np.zeros((2, 3, 4), array.dtype),
@@ -331,11 +329,11 @@ def changes_of(array):
 
 
 MAY_BE_NOT_FINITE = ("log/", "worker_0/episodes/returns", "worker_0/obs")
-"""What is only shown, or what a worker checks by itself before it acts."""
+"""Values that are only displayed, or that a worker checks before it acts."""
 
 
 @pytest.mark.parametrize("name", ["ou", "an environment of PettingZoo"])
-def test_no_array_may_be_missing_or_of_another_kind(name, checkpoints):
+def test_a_checkpoint_with_a_missing_or_wrong_array_is_refused(name, checkpoints):
     checkpoint, rows = checkpoints[name]
     restart(checkpoint, rows, checkpoint.state)
     wrong = []
@@ -347,24 +345,24 @@ def test_no_array_may_be_missing_or_of_another_kind(name, checkpoints):
                 continue
             try:
                 restart(checkpoint, rows, state)
-                wrong.append((array, kind, "was taken"))
+                wrong.append((array, kind, "was accepted"))
             except CheckpointError as error:
                 if not str(error).isprintable():
                     wrong.append((array, kind, str(error)))
-            except Exception as error:  # noqa: BLE001 - just what must not happen
+            except Exception as error:  # noqa: BLE001 - any other error is a failure
                 wrong.append((array, kind, repr(error)))
     assert wrong == []
     assert len(checkpoint.state) > 40
 
 
-def test_a_worker_that_the_checkpoint_does_not_know_begins_anew(checkpoints):
+def test_a_run_resumes_if_the_checkpoint_lacks_the_worker(checkpoints):
     checkpoint, rows = checkpoints["ou"]
     state = {name: array for name, array in checkpoint.state.items() if not name.startswith("worker_")}
     algo = restart(checkpoint, rows, state)
     assert algo.env_steps == checkpoint.env_steps
 
 
-def test_a_start_that_failed_leaves_nothing_to_train_with(checkpoints):
+def test_training_after_a_failed_start_raises(checkpoints):
     checkpoint, rows = checkpoints["ou"]
     state = {name: array for name, array in checkpoint.state.items() if name != "pacing/counts"}
     replay = dataclasses.replace(checkpoint.replay, chunks=iter(rows))
@@ -400,7 +398,9 @@ def test_transitions_of_another_width_are_refused(checkpoints):
         ({"gamma": 0.5}, r"algorithm\.gamma = 0\.5: its transitions are stored with 0\.95"),
     ],
 )
-def test_what_a_checkpoint_cannot_go_on_with_is_bad_input_before_anything_starts(tmp_path, changes, message):
+def test_settings_that_a_checkpoint_cannot_resume_with_are_refused_before_the_start(
+    tmp_path, changes, message
+):
     with MADDPG(small()) as algo:
         algo.train()
         path = algo.save(tmp_path / "saved")

@@ -15,7 +15,7 @@ HIDDEN = (4,)
 
 def make(num_envs=2, exploration=None, algorithm=AlgorithmConfig(), **kwargs):  # noqa: B008 (frozen)
     """Return a worker on CountingEnv, whose observations and rewards are step numbers."""
-    env = make_vector_env("tests.envs.counting:parallel_env", num_envs, 0, **kwargs)
+    env = make_vector_env("tests.support.counting:parallel_env", num_envs, 0, **kwargs)
     worker = RolloutWorker(
         dataclasses.replace(algorithm, policy_hidden_sizes=HIDDEN),
         exploration or ExplorationConfig(),
@@ -111,7 +111,7 @@ def test_a_fragment_continues_where_the_last_one_ended():
 
 
 def test_rewards_stand_in_their_agents_column():
-    env = make_vector_env("tests.envs.target:parallel_env", 2, 0)
+    env = make_vector_env("tests.support.target:parallel_env", 2, 0)
     algorithm = AlgorithmConfig(policy_hidden_sizes=HIDDEN)
     worker = RolloutWorker(algorithm, ExplorationConfig("none"), env, np.random.default_rng(0))
     size = policy_layout(env.spec, HIDDEN).num_parameters

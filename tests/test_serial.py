@@ -3,76 +3,29 @@ import dataclasses
 import numpy as np
 import pytest
 
-from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec
 from distributed_maddpg.learner import Learner, make_learner
-from distributed_maddpg.metrics import digest
 from distributed_maddpg.rollout import make_rollout_worker
-from distributed_maddpg.serial import SerialRunner
-from tests.envs.target import IDLE_RETURN, target_config
-
-TINY = {
-    "num_workers": 0,
-    "rollout": {"num_envs": 4, "fragment_steps": 2},
-    "algorithm": {"policy_hidden_sizes": [8], "critic_hidden_sizes": [8], "policy_head": "auto"},
-    "learner": {"batch_size": 16, "device": "cpu"},
-    "replay": {"capacity": 1000},
-    "pacing": {
-        "total_env_steps": 240,
-        "learning_starts": 40,
-        "env_steps_per_update": 10,
-        "publish_interval_updates": 2,
-        "report_interval_env_steps": 80,
-        "evaluation_interval_env_steps": 80,
-    },
-    "evaluation": {"episodes": 3},
-}
-
-
-def tiny(env_id="simple_adversary", **changes):
-    if env_id == "simple_adversary":
-        kwargs = {"N": 2, "max_cycles": 10, "continuous_actions": True}
-    else:
-        kwargs = changes.pop("kwargs", {})
-    base = MADDPGConfig.from_dict({**TINY, "env": {"id": env_id, "kwargs": kwargs}})
-    return MADDPGConfig.from_dict(changes, base)
-
-
-def start(config):
-    return for_seeds([config])
-
-
-def for_seeds(configs):
-    env = configs[0].env
-    return SerialRunner(configs, env_spec(env.id, env.backend, env.kwargs))
-
-
-def run_all(runner):
-    """Train to the end; return all results."""
-    results = []
-    while not runner.pacer.finished:
-        runner.run(lambda: False)
-        results += runner.results()
-        runner.next_iteration()
-    return results
+from tests.support.serial_runs import learner_digest, run_all, start, tiny
+from tests.support.target import IDLE_RETURN, target_config
 
 
 def final_digest(config):
     runner = start(config)
     run_all(runner)
-    runner.close()
-    return digest(*(array for _, array in sorted(runner.learner_state(0).items())))
+    return learner_digest(runner)
 
 
 @pytest.mark.parametrize("algorithm", [{}, {"share_policies": True}, {"initial_weights": "glorot"}])
-def test_a_worker_begins_with_the_learners_first_weights(algorithm):
+def test_a_worker_starts_with_the_initial_weights_of_the_learner(algorithm):
     config = tiny(algorithm=algorithm)
     env = config.env
     learner = make_learner(config, env_spec(env.id, env.backend, env.kwargs), [config.seed])
-    by_itself, told, otherwise = (make_rollout_worker(config, 0) for _ in range(3))
-    told.set_weights(learner.weights(0))
-    otherwise.set_weights(dataclasses.replace(learner.weights(0), policies=-learner.weights(0).policies))
-    rows, same, other = (worker.collect(4, 0)[0] for worker in (by_itself, told, otherwise))
+    untouched, updated, negated = (make_rollout_worker(config, 0) for _ in range(3))
+    updated.set_weights(learner.weights(0))
+    negated.set_weights(dataclasses.replace(learner.weights(0), policies=-learner.weights(0).policies))
+    assert untouched.weights_version == 0
+    rows, same, other = (worker.collect(4, 0)[0] for worker in (untouched, updated, negated))
     assert np.array_equal(rows, same) and not np.array_equal(rows, other)
 
 
@@ -85,10 +38,10 @@ def test_the_same_configuration_and_seed_give_the_same_bits(continuous):
 
 
 @pytest.mark.parametrize("samples_on_device", [False, True])
-def test_runs_side_by_side_end_as_each_seed_does_alone(samples_on_device, monkeypatch):
+def test_runs_trained_together_equal_runs_trained_alone(samples_on_device, monkeypatch):
     monkeypatch.setattr(Learner, "samples_on_device", samples_on_device)
     configs = [tiny(seed=seed) for seed in (4, 5)]
-    together, alone = for_seeds(configs), [start(config) for config in configs]
+    together, alone = start(*configs), [start(config) for config in configs]
     results = run_all(together)
     for index, runner in enumerate(alone):
         expected = run_all(runner)
@@ -102,7 +55,7 @@ def test_runs_side_by_side_end_as_each_seed_does_alone(samples_on_device, monkey
         assert together.evaluate(**seeds, run=index).to_dict() == runner.evaluate(**seeds, run=0).to_dict()
 
 
-def test_a_learner_that_draws_itself_is_given_the_rows(monkeypatch):
+def test_a_learner_that_samples_on_the_device_takes_no_minibatches_from_the_buffer(monkeypatch):
     monkeypatch.setattr(Learner, "samples_on_device", True)
     runner = start(tiny())
     monkeypatch.setattr(runner._runs[0].replay, "sample", None)
@@ -111,7 +64,7 @@ def test_a_learner_that_draws_itself_is_given_the_rows(monkeypatch):
     assert final_digest(tiny()) == final_digest(tiny())
 
 
-def test_counts_of_a_whole_run():
+def test_a_run_reports_its_steps_updates_and_episodes():
     runner = start(tiny())
     results = run_all(runner)
     assert [result["num_env_steps_sampled_lifetime"] for result in results] == [80, 160, 240]
@@ -122,31 +75,34 @@ def test_counts_of_a_whole_run():
     assert results[-1]["weights_seq_no"] == runner.weights(0).version == 21 // 2
 
 
-def test_evaluations_happen_at_their_steps_and_change_nothing():
+def test_evaluations_run_at_their_intervals_and_do_not_change_training():
     runner = start(tiny())
     run_all(runner)
     taken = runner.pop_evaluations(0)
-    assert [(each.env_steps, each.updates) for each in taken] == [(80, 5), (160, 13)]  # the end has its own
+    assert [(each.env_steps, each.updates) for each in taken] == [
+        (80, 5),
+        (160, 13),
+    ]  # none after the last step
     assert [len(each.card.episodes.lengths) for each in taken] == [3, 3]
     assert runner.pop_evaluations(0) == []
     assert final_digest(tiny()) == final_digest(tiny(pacing={"evaluation_interval_env_steps": 0}))
 
 
-def test_stop_ends_a_run_between_two_rounds():
+def test_a_stop_ends_a_run_between_two_rounds():
     runner = start(tiny())
     answers = iter([False, False, True])
     runner.run(lambda: next(answers))
     assert runner.pacer.env_steps == 16
 
 
-def test_learnt_weights_reach_the_worker():
+def test_published_weights_reach_the_worker():
     runner = start(tiny())
     runner.run(lambda: runner.pacer.updates >= 2)
     assert runner.weights(0).version == 1
     assert runner._runs[0].worker.weights_version == 1
 
 
-def test_restore_takes_weights_and_counts():
+def test_a_restored_run_has_the_saved_weights_and_counts():
     old = start(tiny())
     old.run(lambda: old.pacer.env_steps >= 80)
     new = start(tiny(seed=9))
@@ -158,8 +114,8 @@ def test_restore_takes_weights_and_counts():
     assert new.pacer.updates == 1 + (240 - 40) // 10
 
 
-def test_the_counting_environment_runs():
-    runner = start(tiny("tests.envs.counting:parallel_env", kwargs={"max_cycles": 6}))
+def test_stored_transitions_of_a_counting_environment_are_correct():
+    runner = start(tiny("tests.support.counting:parallel_env", kwargs={"max_cycles": 6}))
     results = run_all(runner)
     assert results[-1]["env_runners"]["agent_episode_returns_mean"] == {"counter_0": 21, "counter_1": 21}
     rows = runner._runs[0].replay.ring.read_since(0)[0]
@@ -168,7 +124,7 @@ def test_the_counting_environment_runs():
     assert runner._runs[0].replay.check_valid() == (True, "")
 
 
-def test_a_known_optimum_is_found():
+def test_training_finds_a_known_optimum():
     runner = start(target_config())
     untrained = runner.evaluate(50, seed=1, run=0).to_dict()["agent_episode_returns_mean"]
     run_all(runner)

@@ -10,6 +10,8 @@ from distributed_maddpg.checkpoint.folder import load_checkpoint, save_checkpoin
 from distributed_maddpg.config import AlgorithmConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
 from distributed_maddpg.metrics import flatten
+from tests.support.counting import CountingEnv
+from tests.support.target import TargetEnv
 
 
 def config(**changes):
@@ -226,11 +228,75 @@ def test_exploring_actions_are_noisy_and_greedy_ones_are_not():
     assert not np.allclose(noisy, other)
 
 
-def test_a_missing_agent_is_named():
-    obs = observations()
-    del obs["agent_0"]
-    with MADDPG(config()) as algo, pytest.raises(BadInput, match="lacks agent 'agent_0'"):
+@pytest.mark.parametrize("explore", [False, True])
+@pytest.mark.parametrize("names", [("agent_1",), ("agent_0", "adversary_0")])
+def test_any_agents_act_without_the_others(names, explore):
+    with MADDPG(config()) as algo:
+        everyone, some = observations(3), {name: observations(3)[name] for name in names}
+        rng = algo._acting_rng.bit_generator.state
+        expected = algo.compute_actions(everyone, explore)
+        algo._acting_rng.bit_generator.state = rng
+        actions = algo.compute_actions(some, explore)
+        alone = algo.compute_actions({names[0]: everyone[names[0]][1]})[names[0]]
+    assert actions.keys() == set(names)
+    for name in names:
+        np.testing.assert_array_equal(actions[name], expected[name])
+    if not explore:
+        np.testing.assert_allclose(alone, expected[names[0]][1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("obs", "message"),
+    [
+        ({}, "obs = {}: must hold the observation of at least one agent"),
+        ({"agent0": np.zeros(10)}, "obs = 'agent0': no such agent; did you mean 'agent_0'"),
+    ],
+)
+def test_no_agent_and_an_unknown_one_are_refused(obs, message):
+    with MADDPG(config()) as algo, pytest.raises(BadInput, match=message):
         algo.compute_actions(obs)
+
+
+# An environment given as a callable
+
+
+def target_config(**changes):
+    return config(pacing={"total_env_steps": 100}, **changes)
+
+
+def test_a_class_of_a_script_trains_as_the_same_environment_by_name():
+    class Mine(TargetEnv):
+        pass
+
+    with MADDPG(target_config(env={"id": "tests.support.target:parallel_env"})) as by_name:
+        expected = train_all(by_name).weights_digest()
+    with MADDPG(target_config(), env=Mine) as algo:  # whose N and max_cycles are those of another one
+        assert train_all(algo).weights_digest() == expected
+        assert algo.config.env.id.startswith("factory:") and algo.config.env.id.endswith("Mine")
+        assert algo.config.env.kwargs == {}
+
+
+def test_arguments_of_a_callable_are_settings_as_well():
+    named = target_config(env={"id": "factory:mine", "kwargs": {"max_cycles": 7}})
+    with MADDPG(named, env=TargetEnv) as algo:
+        assert algo.evaluate(2)["episode_len_mean"] == 7
+
+
+def test_a_checkpoint_needs_the_callable_that_training_was_given(tmp_path):
+    with MADDPG(target_config(), env=lambda: TargetEnv()) as algo:
+        algo.train()
+        path, digest, card = algo.save(tmp_path / "x"), algo.weights_digest(), algo.evaluate(3)
+    with pytest.raises(CheckpointError, match=r"'factory:.*<lambda>' was given in Python .*path, env="):
+        MADDPG.from_checkpoint(path)
+    with pytest.raises(BadInput, match=r"env.id = 'factory:.*': was given in Python"):
+        MADDPG(load_checkpoint(path).config)
+    with MADDPG.from_checkpoint(path, env=TargetEnv) as again:
+        assert again.evaluate(3) == card
+        assert again.weights_digest() == digest
+        assert again.compute_actions({"odd_0": np.zeros(2)})["odd_0"].shape == (2,)
+        assert train_all(again).env_steps == 100
+    with pytest.raises(CheckpointError, match="gives agents"):
+        MADDPG.from_checkpoint(path, env=CountingEnv)
 
 
 def test_checkpoints_are_due_once_per_interval():

@@ -27,12 +27,12 @@ def test_teams_are_names_without_their_number():
     assert spec.num_agents == 4
 
 
-def test_a_rows_parts_cover_it_once_in_order():
+def test_the_parts_of_a_row_cover_each_column_once_in_order():
     layout = SPEC.transitions
     parts = [*layout.obs, *layout.actions, layout.rewards, *layout.next_obs, layout.discounts]
     assert covered(*parts) == list(range(layout.width))
     assert layout.width == 9 + 6 + 3 + 9 + 3
-    assert layout.joint == slice(0, 15)
+    assert layout.critic_input == slice(0, 15)
 
 
 def test_each_agents_columns_have_its_width():
@@ -42,12 +42,12 @@ def test_each_agents_columns_have_its_width():
     assert layout.next_obs == (slice(18, 21), slice(21, 23), slice(23, 27))
 
 
-def test_simple_adversarys_row_has_77_numbers():
+def test_a_row_of_simple_adversary_has_77_columns():
     spec = EnvSpec(("adversary_0", "agent_0", "agent_1"), (8, 10, 10), (5, 5, 5), ("continuous",) * 3)
-    assert (spec.transitions.width, spec.transitions.joint.stop) == (77, 43)
+    assert (spec.transitions.width, spec.transitions.critic_input.stop) == (77, 43)
 
 
-def test_layers_cover_a_network_once_in_order():
+def test_the_layers_cover_each_parameter_once_in_order():
     layout = StackedLayout((3, 2, 4), (8, 6), 5)
     parts = [part for weight, bias, _, _ in layout.layers for part in (weight, bias)]
     assert covered(*parts) == list(range(layout.num_parameters))
@@ -56,11 +56,11 @@ def test_layers_cover_a_network_once_in_order():
     assert layout.num_networks == 3
 
 
-def test_policies_are_padded_to_the_widest_agent_and_critics_see_all():
+def test_policies_are_padded_to_the_widest_agent_and_critics_take_all_agents():
     assert policy_layout(SPEC, (8,)).sizes == (4, 8, 3)
-    assert policy_layout(SPEC, (8,)).widths_in == (3, 2, 4)
+    assert policy_layout(SPEC, (8,)).input_widths == (3, 2, 4)
     assert critic_layout(SPEC, (8,)).sizes == (15, 8, 1)
-    assert critic_layout(SPEC, (8,)).widths_in == (15, 15, 15)
+    assert critic_layout(SPEC, (8,)).input_widths == (15, 15, 15)
 
 
 def report(*lengths):
@@ -69,7 +69,7 @@ def report(*lengths):
     return EpisodeReport(returns, np.array(lengths), np.full((count, 2, 3), lengths[0], np.float32))
 
 
-def test_reports_join_in_order_and_empty_ones_vanish():
+def test_reports_are_concatenated_in_order_without_empty_ones():
     joined = EpisodeReport.concatenate(
         [EpisodeReport.empty(2), report(4, 5), EpisodeReport.empty(2), report(6)], 2
     )
@@ -79,18 +79,15 @@ def test_reports_join_in_order_and_empty_ones_vanish():
 
 
 @pytest.mark.parametrize("reports", [[], [EpisodeReport.empty(2)]])
-def test_no_episodes_join_to_an_empty_report(reports):
+def test_concatenating_no_episodes_gives_an_empty_report(reports):
     joined = EpisodeReport.concatenate(reports, 2)
-    assert (joined.returns.shape, joined.lengths.shape, joined.final_distances.shape) == (
-        (0, 2),
-        (0,),
-        (0, 2, 0),
-    )
+    shapes = (joined.returns.shape, joined.lengths.shape, joined.final_distances.shape)
+    assert shapes == ((0, 2), (0,), (0, 2, 0))
 
 
-def test_initial_weights_have_the_scale_of_each_agents_true_width():
+def test_initial_weights_have_the_scale_of_each_agents_unpadded_width():
     layout = policy_layout(SPEC, (400, 5))
-    flat = layout.initial(np.random.default_rng(0))
+    flat = layout.initial_parameters(np.random.default_rng(0))
     first, _, width_in, hidden = layout.layers[0]
     for agent, width in enumerate(SPEC.observation_sizes):
         weights, bound = flat[agent, first].reshape(width_in, hidden), 1 / math.sqrt(width)
@@ -102,9 +99,9 @@ def test_initial_weights_have_the_scale_of_each_agents_true_width():
         assert 0 < np.abs(flat[:, biases]).max() <= 1 / math.sqrt(inputs)
 
 
-def test_glorots_rule_counts_outputs_too_and_starts_biases_at_zero():
+def test_glorot_weights_depend_on_outputs_too_and_biases_are_zero():
     layout = policy_layout(SPEC, (400, 5))
-    flat = layout.initial(np.random.default_rng(0), "glorot")
+    flat = layout.initial_parameters(np.random.default_rng(0), "glorot")
     for depth, (weights, biases, inputs, outputs) in enumerate(layout.layers):
         for agent, width in enumerate(SPEC.observation_sizes):
             bound = math.sqrt(6 / ((inputs if depth else width) + outputs))
@@ -120,7 +117,7 @@ def test_the_seed_decides_the_initial_weights():
     assert not np.array_equal(first, other)
 
 
-def test_agents_are_alike_within_a_team_and_of_one_size():
+def test_homogeneous_agents_have_one_team_and_one_size():
     names = ("wolf_0", "wolf_1", "wolf_2", "sheep_0", "sheep_1")
     spec = EnvSpec(names, (4, 4, 5, 4, 4), (2,) * 5, ("continuous",) * 5)
     assert spec.homogeneous_groups == ((0, 1), (3, 4))

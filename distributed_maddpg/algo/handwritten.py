@@ -32,7 +32,7 @@ class _MLPWorkspace:
         sizes = networks.layout.hidden_sizes
         self._hidden = [like.new_empty(count, batch_size, size) for size in sizes]
         self._hidden_grad = [torch.empty_like(hidden) for hidden in self._hidden]
-        self._out = like.new_empty(count, networks.layout.width_out, batch_size)
+        self._out = like.new_empty(count, networks.layout.output_width, batch_size)
 
     def forward(self, layers: Layers, x: Tensor) -> Tensor:
         """Return outputs `[M, K, B]` for inputs `[M, B, in]`; they stand until the next pass."""
@@ -138,7 +138,7 @@ class HandwrittenUpdate(MADDPGUpdate):
             q = critics.forward(layers, next_joint).squeeze(1)
             values.append(q.clone() if self._twin.any else q)  # it stands until the next pass
         target = td_target(columns.rewards(batch), columns.discounts(batch), self._min_q(values))
-        joint = self.critic.repeat(batch[..., columns.joint])
+        joint = self.critic.repeat(batch[..., columns.critic_input])
         first, *_ = [
             self._update_critic(critic, optimiser, joint, target) for critic, _, optimiser in self._critics()
         ]

@@ -81,7 +81,7 @@ class _BatchColumns:
 
     def __init__(self, spec: EnvSpec, runs: int, device: torch.device) -> None:
         layout, sizes = spec.transitions, spec.action_sizes
-        self.joint = layout.joint
+        self.critic_input = layout.critic_input
         self.obs = slice(layout.obs[0].start, layout.obs[-1].stop)
         self.next_obs = slice(layout.next_obs[0].start, layout.next_obs[-1].stop)
         self._layout = layout
@@ -148,7 +148,7 @@ def _initial_critics(
     seed: tuple[int, int],
 ) -> FloatArray:
     """Return critics `[N, P]`; those that see only their own agent at the scale of so many inputs."""
-    critics = layout.initial(np.random.default_rng(seed), rule)
+    critics = layout.initial_parameters(np.random.default_rng(seed), rule)
     weight, bias, joint, hidden = layout.layers[0]
     also = 0 if rule == "torch" else hidden  # what beside the inputs sets the scale
     for agent, alone in enumerate(decentralised):
@@ -295,7 +295,7 @@ class MADDPGUpdate:
         target = td_target(columns.rewards(batch), columns.discounts(batch), next_q)
         found = []
         for critic, _, optimiser in self._critics():
-            q = critic(batch[..., columns.joint])
+            q = critic(batch[..., columns.critic_input])
             loss = critic_loss(q, target)
             norm = self._step(critic, optimiser, loss)
             found.append((loss.detach(), q.detach().mean(dim=1), norm))
@@ -328,7 +328,7 @@ class MADDPGUpdate:
     def _joint_of_others(self, batch: Tensor, actions: Tensor) -> Tensor:
         """Return the input `[S, B, J]` in which each critic's own action is still to be replaced."""
         if self._config.other_actions == "replay":
-            return batch[..., self._columns.joint]
+            return batch[..., self._columns.critic_input]
         return self._columns.with_actions(batch[..., self._columns.obs], self._randomised(actions))
 
     def _relaxed(self, logits: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class CriticNetwork(StackedNetworks):
         """Start from `initial [M, P]`; `decentralised[i]` says whether critic i sees only agent i."""
         super().__init__(layout, initial, device)
         transitions, runs = spec.transitions, len(initial) // spec.num_agents
-        mask = torch.ones(spec.num_agents, transitions.joint.stop, 1)
+        mask = torch.ones(spec.num_agents, transitions.critic_input.stop, 1)
         for agent, alone in enumerate(decentralised):
             if alone:
                 mask[agent] = 0.0

@@ -1,4 +1,4 @@
-"""Which part of a training job holds the rest up, from how long each stage waited for what.
+"""Which part of a training job limits its speed, from how long each stage waited for what.
 
 docs/metrics.md states the rule for readers.
 """
@@ -24,28 +24,26 @@ def time_shares(timers: Mapping[str, float], seconds: float, in_turn: bool) -> d
     Args:
         timers: seconds under the keys of `result["timers"]`.
         seconds: length of the stretch.
-        in_turn: whether all stages shared one process: what a stage was neither busy nor blocked for, it
-            then waited for its turn, which counts as pacing.
+        in_turn: whether all stages shared one process. The time in which a stage was neither busy nor
+            blocked is then a wait for its turn, which counts as pacing.
     """
     shares = {name: timers[f"{name}_s"] / seconds for name in SHARES}
     for stage, parts in (("rollout", _ROLLOUT), ("learner", _LEARNER)):
-        used = sum(shares[f"{stage}_{part}"] for part in parts[:-1])
-        asked = used + shares[f"{stage}_blocked_pacing"] > 0
-        if in_turn or not asked:
-            shares[f"{stage}_blocked_pacing"] = max(0.0, 1.0 - used)
-        else:  # a wait that ended in this stretch may have begun long before it
-            rest = max(0.0, 1.0 - used)
-            shares[f"{stage}_blocked_pacing"] = min(shares[f"{stage}_blocked_pacing"], rest)
+        used, pacing = sum(shares[f"{stage}_{part}"] for part in parts[:-1]), f"{stage}_blocked_pacing"
+        rest = max(0.0, 1.0 - used)
+        was_asked = used + shares[pacing] > 0
+        # A wait that ended in this stretch may have begun long before it.
+        shares[pacing] = rest if in_turn or not was_asked else min(shares[pacing], rest)
     return shares
 
 
 def name_bottleneck(shares: Mapping[str, float]) -> Bottleneck:
-    """Name what a job would have to do faster to be faster.
+    """Name what must get faster for the job to get faster.
 
-    The learner's own time decides first: if it mostly learns, it is the learner. If it mostly waits for
-    minibatches, it is their transfer, or the replay buffer where the workers' pushes wait for it too. If it
-    mostly waits to be asked, transitions are short, and the workers' time decides in the same way; where they
-    wait to be asked as well, nobody works and the pacing holds both back.
+    The learner's time decides first. If it mostly learns, the bottleneck is the learner. If it mostly waits
+    for minibatches, it is their transfer, or the replay buffer where the workers' pushes wait for it too.
+    If it mostly waits for its pacing, transitions are short, and the workers' time decides in the same way;
+    where they also wait for theirs, it is the pacing.
 
     Args:
         shares: what `time_shares` returned.

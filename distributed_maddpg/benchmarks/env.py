@@ -1,4 +1,4 @@
-"""Environment steps per second: the compiled kernel beside MPE2's own parallel API."""
+"""Environment steps per second: the compiled kernel compared with MPE2's own parallel API."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distributed_maddpg.benchmarks.measure import rates
-from distributed_maddpg.benchmarks.result import Measurement, compare
+from distributed_maddpg.benchmarks.measurement import Measurement, compare, rates
+from distributed_maddpg.benchmarks.options import BenchmarkOptions
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import make_vector_env
 from distributed_maddpg.envs.adversary_rules import UNKNOWN_TO_MPE2
@@ -19,34 +19,30 @@ from distributed_maddpg.envs.adversary_rules import UNKNOWN_TO_MPE2
 _ACTION_SETS = 16
 
 
-def benchmark_env(config: MADDPGConfig, num_envs: int, seconds: float, repeats: int) -> Measurement:
-    """Measure `simple_adversary` with random actions, resets included: env steps a second."""
-    turns = rates(
-        {"kernel": _kernel(config, num_envs), "mpe2": _mpe2(config)}, seconds=seconds, repeats=repeats
-    )
+def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
+    """Measure env steps per second of `simple_adversary` with random actions, resets included."""
+    works = {"env_steps_per_s": _kernel(config, options.num_envs), "mpe2_env_steps_per_s": _mpe2(config)}
     return compare(
-        {"env_steps_per_s": turns["kernel"]},
-        {"mpe2_env_steps_per_s": turns["mpe2"]},
-        [("env_steps_per_s", "mpe2_env_steps_per_s")],
-        {"num_envs": num_envs, **config.env.kwargs},
+        rates(works, options.seconds, options.repeats),
+        ceilings=["mpe2_env_steps_per_s"],
+        ratios=["env_steps_per_s/mpe2_env_steps_per_s"],
+        settings={"num_envs": options.num_envs, **config.env.kwargs},
     )
 
 
 def _kernel(config: MADDPGConfig, num_envs: int) -> Callable[[], int]:
-    env = make_vector_env(
-        "simple_adversary", num_envs, config.seed, backend="vectorized", **config.env.kwargs
-    )
+    kwargs = config.env.kwargs
+    env = make_vector_env("simple_adversary", num_envs, config.seed, backend="vectorized", **kwargs)
     env.reset()
     rng = np.random.default_rng(config.seed)
-    sets = []
-    for _ in range(_ACTION_SETS):
-        actions: list[npt.NDArray[Any]] = []
-        for size, kind in zip(env.action_sizes, env.action_types, strict=True):
-            discrete = kind == "discrete"
-            actions.append(
-                rng.integers(0, size, num_envs) if discrete else rng.random((num_envs, size), np.float32)
-            )
-        sets.append(actions)
+
+    def action(size: int, kind: str) -> npt.NDArray[Any]:
+        if kind == "discrete":
+            return rng.integers(0, size, num_envs)
+        return rng.random((num_envs, size), np.float32)
+
+    agents = list(zip(env.action_sizes, env.action_types, strict=True))
+    sets = [[action(*agent) for agent in agents] for _ in range(_ACTION_SETS)]
 
     def steps() -> int:
         for actions in sets:

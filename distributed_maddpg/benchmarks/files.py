@@ -1,45 +1,32 @@
-"""Benchmark results as files of a folder; each appears whole or not at all."""
+"""Benchmark results as files in a folder, each replaced atomically."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distributed_maddpg.benchmarks.command import RESULT_KEYS
 from distributed_maddpg.benchmarks.document import write_markdown
 from distributed_maddpg.benchmarks.options import KINDS
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.files import make_folder
+from distributed_maddpg.files import make_folder, write_atomic
 from distributed_maddpg.report.scaling import scaling_page
-
-_KEYS = {
-    "benchmark",
-    "command",
-    "settings",
-    "figures",
-    "ceilings",
-    "ratios",
-    "spread",
-    "points",
-    "profile",
-    "machine",
-}
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse what results cannot be written to, before anything is measured.
+    """Refuse a folder that results cannot be written to, before anything is measured.
 
     Raises:
-        BadInput: if the path is no folder that can be written to, or holds a result that cannot be read.
+        BadInput: if the path is no writable folder, or holds a result that cannot be read.
     """
     make_folder(folder, "out")
-    read_results(folder)  # refuses a damaged one
+    read_results(folder)
 
 
 def check_name(name: str) -> None:
-    """Refuse what cannot be part of a file's name.
+    """Refuse a name that cannot be part of a file's name.
 
     Raises:
         BadInput: naming it.
@@ -48,29 +35,31 @@ def check_name(name: str) -> None:
         raise BadInput("name", name, "takes small letters, digits and hyphens only")
 
 
-def write_results(folder: Path, results: Mapping[str, dict[str, Any]], name: str = "") -> list[Path]:
-    """Write results, their page, and `benchmarks.md` of all results that the folder then holds.
+def write_result(folder: Path, label: str, result: dict[str, Any], name: str = "") -> list[Path]:
+    """Write a result, its page if it has one, and `benchmarks.md` of all results that the folder then holds.
 
     Args:
         folder: one that `check_folder` has passed.
-        results: what `run_benchmark` returned, by label; each goes to `<label>.json`.
-        name: a part of the files' names, so that the same label can stand there twice: `<label>-<name>.json`.
+        label: what tells the result from others; its file is `<label>.json`.
+        result: what `run_benchmark` returned.
+        name: added to the file's name, so that a folder can hold the same label twice: `<label>-<name>.json`.
 
     Returns:
         The files written.
     """
-    written = []
-    for label, result in results.items():
-        stem = f"{label}-{name}" if name else label
-        written.append(_write(folder / f"{stem}.json", json.dumps(result, indent=1) + "\n"))
-        if result["benchmark"] == "scaling":
-            written.append(_write(folder / f"{stem}.html", scaling_page(result)))
-    written.append(_write(folder / "benchmarks.md", write_markdown(read_results(folder))))
-    return written
+    path = folder / f"{label}-{name}.json" if name else folder / f"{label}.json"
+    texts = {path: json.dumps(result, indent=1) + "\n"}
+    if result["benchmark"] == "scaling":
+        texts[path.with_suffix(".html")] = scaling_page(result)
+    for file, text in texts.items():
+        write_atomic(file, text)
+    document = folder / "benchmarks.md"
+    write_atomic(document, write_markdown(read_results(folder)))
+    return [*texts, document]
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
-    """Return every result in a folder, by file name; other JSON files are left alone.
+    """Return every result in a folder, in the order of file names; other JSON files are ignored.
 
     Raises:
         BadInput: if a file cannot be read.
@@ -81,13 +70,6 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise BadInput("out", str(path), f"is not valid JSON ({error})") from None
-        if isinstance(values, dict) and values.keys() >= _KEYS and values["benchmark"] in KINDS:
+        if isinstance(values, dict) and values.keys() >= RESULT_KEYS and values["benchmark"] in KINDS:
             found.append(values)
     return found
-
-
-def _write(path: Path, text: str) -> Path:
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
-    return path

@@ -1,13 +1,13 @@
-"""A whole training job, watched from beside it so that watching costs it nothing."""
+"""A whole training job, sampled by a thread so that the measurement costs the job nothing."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 from distributed_maddpg.config import MADDPGConfig
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from distributed_maddpg.trainer import MADDPG
 
 Count = Literal["env_steps", "updates"]
-_LOOK_EVERY_S = 0.01
+_POLL_INTERVAL_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,7 @@ class Sample:
 class Interval:
     """One call of `train()`."""
 
-    begun_s: float
-    ended_s: float
+    seconds: float
     timers: dict[str, float]
 
 
@@ -44,10 +43,8 @@ class Job:
     device: str = ""
     samples: list[Sample] = field(default_factory=list)
     intervals: list[Interval] = field(default_factory=list)
-    ended_s: float = 0.0
-    """When the last update was made."""
-    closed_s: float = 0.0
-    """When every process had ended."""
+    total_s: float = 0.0
+    """Until every process had ended."""
 
     @property
     def last(self) -> Sample:
@@ -55,7 +52,7 @@ class Job:
         return self.samples[-1]
 
     def first(self, env_steps: int = 0, updates: int = 0) -> Sample:
-        """Return the first sample with at least so many steps and updates; the last if there is none."""
+        """Return the first sample with at least these counts; the last one if there is none."""
         reached = (s for s in self.samples if s.env_steps >= env_steps and s.updates >= updates)
         return next(reached, self.last)
 
@@ -65,26 +62,29 @@ def run_job(config: MADDPGConfig, learning_s: float = 0.0) -> Job:
 
     Args:
         config: settings of the job.
-        learning_s: end it so long after the first update; 0: at its own end.
+        learning_s: seconds after the first update at which it is stopped; 0: it runs to its own end.
 
     Raises:
         TrainingError: if a stage fails.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     # Imported here: loading torch and Ray is part of a job's start.
     from distributed_maddpg.trainer import MADDPG  # noqa: PLC0415
 
     job = Job()
     with MADDPG(config) as algo:
-        with _Watch(algo, job, begun, learning_s):
+        with _sampled(algo, job, started, learning_s):
             algo.start()
+            ended = time.perf_counter()
             while not (algo.finished or algo.stop_requested):
-                since = time.perf_counter()
-                timers = algo.train()["timers"]
-                job.intervals.append(Interval(since - begun, time.perf_counter() - begun, timers))
-        job.device, job.ended_s = algo.device, job.intervals[-1].ended_s
-        job.samples.append(Sample(job.ended_s, algo.env_steps, algo.updates))
-    job.closed_s = time.perf_counter() - begun
+                begun, timers = ended, algo.train()["timers"]
+                ended = time.perf_counter()
+                job.intervals.append(Interval(ended - begun, timers))
+        # The thread may have taken another sample between the end of training and its own.
+        job.samples = [sample for sample in job.samples if sample.at_s < ended - started]
+        job.samples.append(Sample(ended - started, algo.env_steps, algo.updates))
+        job.device = algo.device
+    job.total_s = time.perf_counter() - started
     return job
 
 
@@ -104,8 +104,8 @@ def windows(samples: Sequence[Sample], count: Count, begin_s: float, window_s: f
 
     Args:
         samples: in the order of time.
-        count: which.
-        begin_s: when the first window may begin.
+        count: which count.
+        begin_s: earliest begin of the first window.
         window_s: least length of a window; an unfinished one at the end is left out.
     """
     values = [(sample.at_s, getattr(sample, count)) for sample in samples]
@@ -119,29 +119,24 @@ def windows(samples: Sequence[Sample], count: Count, begin_s: float, window_s: f
     return rates
 
 
-class _Watch:
-    """Reads a job's counts every few milliseconds in a thread of its own, and ends the job in time."""
+@contextmanager
+def _sampled(algo: MADDPG, job: Job, started: float, learning_s: float) -> Iterator[None]:
+    """Sample a job's counts in a thread; stop the job `learning_s` after its first update, if not 0."""
+    over = threading.Event()
 
-    def __init__(self, algo: MADDPG, job: Job, begun: float, learning_s: float) -> None:
-        self._algo, self._job, self._begun, self._learning_s = algo, job, begun, learning_s
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
+    def poll() -> None:
+        first_s: float | None = None  # of the first update
+        while not over.wait(_POLL_INTERVAL_S):
+            job.samples.append(Sample(time.perf_counter() - started, algo.env_steps, algo.updates))
+            if first_s is None and job.last.updates:
+                first_s = job.last.at_s
+            if learning_s and first_s is not None and job.last.at_s - first_s >= learning_s:
+                algo.request_stop()
 
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        learning_since: float | None = None
-        while not self._over.wait(_LOOK_EVERY_S):
-            now = time.perf_counter() - self._begun
-            self._job.samples.append(Sample(now, self._algo.env_steps, self._algo.updates))
-            if learning_since is None and self._algo.updates:
-                learning_since = now
-            if self._learning_s and learning_since is not None and now - learning_since >= self._learning_s:
-                self._algo.request_stop()
+    thread = threading.Thread(target=poll, name="watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

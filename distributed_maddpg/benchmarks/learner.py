@@ -1,4 +1,4 @@
-"""Updates of all agents per second, beside the machine's matrix-product rate."""
+"""Updates of all agents per second, compared with the machine's matrix-product rate."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from distributed_maddpg.benchmarks.measure import rates
+from distributed_maddpg.benchmarks.measurement import Measurement, compare, gflops, rates
+from distributed_maddpg.benchmarks.options import BenchmarkOptions
 from distributed_maddpg.benchmarks.profile import profile_learner
-from distributed_maddpg.benchmarks.result import Measurement, compare
-from distributed_maddpg.benchmarks.sgemm import gflops
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec
 from distributed_maddpg.learner import Learner, make_learner
@@ -24,26 +23,27 @@ _RANDOM_ROWS = 16_384  # repeated until the ring is full
 _SGEMM_SIZE = {"cpu": 1024, "cuda": 8192}  # a GPU is not filled by less
 
 
-def benchmark_learner(config: MADDPGConfig, num_seeds: int, seconds: float, repeats: int) -> Measurement:
+def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
     """Measure updates, drawing the minibatches included, and the share of the device's sgemm they amount to.
 
-    The rows are random; updates of several seeds are counted together, and compared with those of one alone.
+    The rows are random. Updates of several seeds are counted together, and compared with those of one seed.
     """
-    spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
-    works, learner = {}, make_learner(config, spec)
-    works["one"] = _learning(learner, config, spec)
+    spec, num_seeds = env_spec(config.env.id, config.env.backend, config.env.kwargs), options.num_seeds
+    learner = make_learner(config, spec)
+    single = _learner_work(learner, config, spec)
+    works, flops = {"updates_per_s": single}, update_flops(config, spec)
     if num_seeds > 1:
-        several = make_learner(config, spec, range(config.seed, config.seed + num_seeds))
-        works["updates"] = _learning(several, config, spec)
-    turns = rates({**works, "sgemm": _sgemm(learner.device)}, seconds=seconds, repeats=repeats)
-    updates, flops = turns.get("updates", turns["one"]), update_flops(config, spec)
-    on_cpu = learner.device.type == "cpu"
-    one = {"updates_of_one_seed_per_s": turns["one"]} if num_seeds > 1 else {}
+        seeds = range(config.seed, config.seed + num_seeds)
+        many = _learner_work(make_learner(config, spec, seeds), config, spec)
+        works = {"updates_of_one_seed_per_s": single, "updates_per_s": many}
+    turns = rates({**works, "sgemm": _sgemm(learner.device)}, options.seconds, options.repeats)
+    turns |= {"gflops": gflops(turns["updates_per_s"], flops), "sgemm_gflops": gflops(turns.pop("sgemm"))}
+    one_seed = [name for name in works if name != "updates_per_s"]
     return compare(
-        {"updates_per_s": updates, "gflops": gflops(updates, flops)},
-        {"sgemm_gflops": gflops(turns["sgemm"]), **one},
-        [("gflops", "sgemm_gflops"), *(("updates_per_s", name) for name in one)],
-        {
+        turns,
+        ceilings=["sgemm_gflops", *one_seed],
+        ratios=["gflops/sgemm_gflops", *(f"updates_per_s/{name}" for name in one_seed)],
+        settings={
             "device": str(learner.device),
             "device_reason": learner.device_reason,
             "num_threads": config.learner.num_threads,
@@ -51,11 +51,11 @@ def benchmark_learner(config: MADDPGConfig, num_seeds: int, seconds: float, repe
             "num_seeds": num_seeds,
             "flops_per_update": flops,
         },
-        profile_learner(works["one"]) if on_cpu else None,
+        profile=profile_learner(single) if learner.device.type == "cpu" else None,
     )
 
 
-def _learning(learner: Learner, config: MADDPGConfig, spec: EnvSpec) -> Callable[[], int]:
+def _learner_work(learner: Learner, config: MADDPGConfig, spec: EnvSpec) -> Callable[[], int]:
     """Return work that draws minibatches from full rings of random rows, as training does, and learns."""
     rng = np.random.default_rng(config.seed)
     ring = Ring(config.replay.capacity, spec.transitions.width)
@@ -81,10 +81,10 @@ def _learning(learner: Learner, config: MADDPGConfig, spec: EnvSpec) -> Callable
 def update_flops(config: MADDPGConfig, spec: EnvSpec) -> int:
     """Return the floating-point operations of one update's matrix products, the rest not counted.
 
-    A forward pass costs F, the gradient of the weights F again, the gradient of the inputs F less the first
-    layer's share. Critics: two forward passes and a full backward for the TD error, then a forward pass and
-    the inputs' gradient for the actor loss, whose first layer is met through the own action only. Policies:
-    a target and an online forward pass, and a backward.
+    A forward pass costs F, the gradient of the weights F too, the gradient of the inputs F less the first
+    layer's share. Critics: two forward passes and a full backward pass for the TD error, then a forward pass
+    and the inputs' gradient for the actor loss, of whose first layer only the own action's columns count.
+    Policies: a target and an online forward pass, and a backward pass.
     """
     batch = config.learner.batch_size
     critic, critic_first = _forward_flops(critic_layout(spec, config.algorithm.critic_hidden_sizes), batch)
@@ -109,12 +109,8 @@ def _sgemm(device: torch.device) -> Callable[[], int]:
 
     def multiply() -> int:
         torch.matmul(left, left, out=out)
-        _synchronise(device)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         return int(2 * size**3)
 
     return multiply
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""What a figure depends on beside the code: processor, cores, GPU, system, versions."""
+"""The machine that a figure depends on: processor, cores, GPU, system, versions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GPU_TIMEOUT_S = 20
 
 
 def machine() -> dict[str, Any]:
-    """Return cores, processor, GPU or "none", operating system, and versions of what does the work."""
+    """Return cores, processor, GPU or "none", operating system, and versions of the main packages."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -41,7 +41,7 @@ def _cpu_name() -> str:
 
 
 def _gpu_name() -> str:
-    """Return the first GPU's name; asked of the driver, because importing torch for it takes seconds."""
+    """Return the first GPU's name, from the driver: importing torch to learn it takes seconds."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return "none"

@@ -1,11 +1,13 @@
-"""What `distributed-maddpg benchmark` can be asked for."""
+"""The options of `distributed-maddpg benchmark`, and what the options of all measurements share."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
@@ -55,12 +57,11 @@ class BenchmarkOptions:
         Raises:
             BadInput: naming the option, its value and the remedy.
         """
-        for name in ("num_envs", "num_threads", "num_seeds", "seconds", "repeats"):
-            if not 0 < getattr(self, name) < _MAX:
-                raise BadInput(name, getattr(self, name), "must be positive, and below 10^9")
-        for name in ("batch_size", "num_workers", "env_steps", "seed"):
-            if not 0 <= getattr(self, name) < _MAX:
-                raise BadInput(name, getattr(self, name), "must be zero or positive, and below 10^9")
+        check_numbers(
+            self,
+            positive=("num_envs", "num_threads", "num_seeds", "seconds", "repeats"),
+            not_negative=("batch_size", "num_workers", "env_steps", "seed"),
+        )
         for name in ("workers", "envs_per_worker"):
             _counts(name, getattr(self, name))
 
@@ -73,17 +74,13 @@ class BenchmarkOptions:
         base = MADDPGConfig.preset(self.preset)
         batch_size = self.batch_size or base.learner.batch_size
         env_steps = self.env_steps or base.pacing.total_env_steps
-        return dataclasses.replace(
-            base,
-            seed=self.seed,
-            num_workers=self.num_workers,
-            learner=dataclasses.replace(
-                base.learner, device=self.device, num_threads=self.num_threads, batch_size=batch_size
-            ),
-            pacing=dataclasses.replace(
-                base.pacing, total_env_steps=env_steps, evaluation_interval_env_steps=0
-            ),
-        )
+        changes = {
+            "seed": self.seed,
+            "num_workers": self.num_workers,
+            "learner": {"device": self.device, "num_threads": self.num_threads, "batch_size": batch_size},
+            "pacing": {"total_env_steps": env_steps, "evaluation_interval_env_steps": 0},
+        }
+        return MADDPGConfig.from_dict(changes, base)
 
     def worker_counts(self) -> tuple[int, ...]:
         """Return the numbers of rollout workers to sweep, ascending."""
@@ -94,23 +91,45 @@ class BenchmarkOptions:
         return _counts("envs_per_worker", self.envs_per_worker)
 
     def label(self, kind: Kind) -> str:
-        """Return what tells a result from others of its kind, as in "learner-cuda" or "train-paper"."""
+        """Return a name that tells a result from others of its kind: "learner-cuda" or "train-paper"."""
         parts: list[str] = [kind]
         if kind == "train":
             parts.append(self.preset)
-        if kind == "learner":
-            parts += [self.device] if self.device != "cpu" else []
-            parts += ["seeds"] if self.num_seeds > 1 else []
+        if kind == "learner" and self.device != "cpu":
+            parts.append(self.device)
+        if kind == "learner" and self.num_seeds > 1:
+            parts.append("seeds")
         return "-".join(parts)
 
-    def to_arguments(self) -> list[str]:
-        """Return the command-line arguments that differ from the defaults."""
-        arguments = []
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            if value != item.default:
-                arguments += [f"--{item.name.replace('_', '-')}", str(value)]
-        return arguments
+
+def check_numbers(
+    options: object, positive: Sequence[str], not_negative: Sequence[str] = (), below: int = _MAX
+) -> None:
+    """Refuse options out of range.
+
+    Raises:
+        BadInput: naming the option, its value and the remedy.
+    """
+    for name in (*positive, *not_negative):
+        value = getattr(options, name)
+        if not 0 <= value < below or (name in positive and value == 0):
+            sign = "positive" if name in positive else "zero or positive"
+            raise BadInput(name, value, f"must be {sign}, and below {below:,}")
+
+
+def to_arguments(options: Any) -> list[str]:
+    """Return the command-line arguments for the options that differ from their defaults."""
+    arguments = []
+    for item in dataclasses.fields(options):
+        value = getattr(options, item.name)
+        if value != item.default:
+            arguments += [f"--{item.name.replace('_', '-')}", str(value)]
+    return arguments
+
+
+def command_line(command: str, options: Any) -> str:
+    """Return the shell command that measures again with these options."""
+    return shlex.join(["distributed-maddpg", *command.split(), *to_arguments(options)])
 
 
 def powers_of_two(most: int) -> tuple[int, ...]:

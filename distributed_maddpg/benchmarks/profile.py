@@ -1,4 +1,4 @@
-"""Where a stage's time goes, by profilers, in parts that a person can act on."""
+"""Where a stage's time goes, by profilers, in parts named after their purpose."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEARNER_PARTS = {
     "optimiser and targets": ("aten::_fused_adam_", "aten::lerp_", "aten::linalg_vector_norm"),
     "sums": ("aten::sum", "aten::mean"),
 }
-"""Operations of torch by what they are for; all others count as other operations."""
+"""Operations of torch by purpose; all others count as other operations."""
 
 WORKER_PARTS = {
     "policies' forward pass": ("policy.py", "logits"),
@@ -36,16 +36,16 @@ WORKER_PARTS = {
     "environment": ("simple_adversary.py", "step"),
     "episode statistics": ("episode_log.py", "step"),
 }
-"""Functions (file, name) by what they are for, their callees included; packing is most of what is left."""
+"""Functions (file, name) by purpose, their callees included; most of the rest is packing."""
 
 
 def profile_learner(learn: Callable[[], int]) -> list[dict[str, Any]]:
-    """Return the parts of an update's time on the CPU, as torch's own profiler sees them.
+    """Return the parts of an update's time on the CPU, by torch's profiler.
 
     Args:
         learn: makes some updates and returns how many.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it announces itself on stderr
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it prints a banner on stderr
     from torch.profiler import ProfilerActivity, profile  # noqa: PLC0415 (only this profile needs it)
 
     learn()
@@ -69,18 +69,17 @@ def group_operations(self_us: Mapping[str, float]) -> dict[str, float]:
 
 
 def profile_worker(collect: Callable[[], int], env_steps_per_step: int) -> list[dict[str, Any]]:
-    """Return the parts of a vector step's time, as Python's profiler sees them.
+    """Return the parts of a vector step's time, by Python's profiler.
 
     Args:
         collect: takes some vector steps and returns how many env steps they were.
         env_steps_per_step: E.
     """
     collect()
-    profiler, env_steps = cProfile.Profile(), 0
+    profiler = cProfile.Profile()
     started = time.perf_counter()
     with profiler:
-        for _ in range(_WORKER_CALLS):
-            env_steps += collect()
+        env_steps = sum(collect() for _ in range(_WORKER_CALLS))
     seconds = time.perf_counter() - started
     functions: dict[Any, Any] = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
     parts = {
@@ -91,7 +90,7 @@ def profile_worker(collect: Callable[[], int], env_steps_per_step: int) -> list[
 
 
 def _shares(parts: Mapping[str, float], total_us: float, units: int) -> list[dict[str, Any]]:
-    """Return each part per unit and as a share, and what is left."""
+    """Return the time of each part per unit and as a share, and the rest."""
     parts = {**parts, REST: total_us - sum(parts.values())}
     return [
         {"part": part, "microseconds": value / units, "share": value / total_us}

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distributed_maddpg.benchmarks.measure import rates
-from distributed_maddpg.benchmarks.result import Measurement, compare
+from distributed_maddpg.benchmarks.measurement import Measurement, compare, rates
+from distributed_maddpg.benchmarks.options import BenchmarkOptions
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec
 from distributed_maddpg.types import FloatArray
-
-if TYPE_CHECKING:
-    from distributed_maddpg.runtime.replay_load import LoadedReplay
 
 _BATCHES_PER_CALL = 8
 _INDEX_SETS = 16
@@ -23,44 +20,41 @@ _ROWS_PER_PUSH = 16_384
 _HEAD_START_S = 0.1
 
 
-def benchmark_replay(config: MADDPGConfig, seconds: float, repeats: int) -> Measurement:
+def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
     """Measure what a learner can sample of a full replay buffer in another process, and what that can store.
 
-    Three processes: one pushes rows through Ray, one stores them, and this one samples, first while nobody
-    pushes and then while they do. The ceiling is `numpy.take` in this process, with indices drawn beforehand
-    and into memory that is reused.
+    Three processes: one pushes rows through Ray, one stores them, and this one samples, first while no
+    process pushes and then while one does. The ceiling is `numpy.take` in this process, with indices drawn
+    beforehand and into memory that is reused.
     """
     # Imported here: no other stage's benchmark needs Ray.
     from distributed_maddpg.runtime.replay_load import loaded_replay  # noqa: PLC0415
 
     spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
-    batch = config.learner.batch_size
+    batch, seconds = config.learner.batch_size, options.seconds
     rows_per_push = min(_ROWS_PER_PUSH, config.replay.capacity)
-    turns: dict[str, list[float]] = {"take": [], "alone": [], "sample": [], "ingest": []}
+    turns: dict[str, list[float]] = defaultdict(list)
     with loaded_replay(config, spec, rows_per_push) as loaded:
-        take = _take(loaded.shared.ring.rows.copy(), batch, np.random.default_rng(config.seed))
-        alone = _sample(loaded, batch)
-        for _ in range(repeats):
-            idle = rates({"take": take, "alone": alone}, seconds=seconds, repeats=1)
+        shared = loaded.shared
+        take = _take(shared.ring.rows.copy(), batch, np.random.default_rng(config.seed))
+
+        def sample() -> int:
+            return len(shared.sample(_BATCHES_PER_CALL, batch))
+
+        for _ in range(options.repeats):
+            idle = rates({"take_batches_per_s": take, "batches_without_ingest_per_s": sample}, seconds, 1)
             with loaded.pushing(2 * seconds + 5 * _HEAD_START_S):
                 time.sleep(_HEAD_START_S)
-                inserted, started = loaded.shared.inserted, time.perf_counter()
-                sampled = rates({"sample": alone}, seconds=seconds, repeats=1)
-                ingested = (loaded.shared.inserted - inserted) / (time.perf_counter() - started)
-            for name, values in (*idle.items(), *sampled.items(), ("ingest", [ingested])):
+                inserted, started = shared.inserted, time.perf_counter()
+                busy = rates({"batches_per_s": sample}, seconds, 1)
+                ingested = (shared.inserted - inserted) / (time.perf_counter() - started)
+            for name, values in (*busy.items(), ("ingest_rows_per_s", [ingested]), *idle.items()):
                 turns[name] += values
     return compare(
-        {
-            "batches_per_s": turns["sample"],
-            "ingest_rows_per_s": turns["ingest"],
-            "batches_without_ingest_per_s": turns["alone"],
-        },
-        {"take_batches_per_s": turns["take"]},
-        [
-            ("batches_per_s", "take_batches_per_s"),
-            ("batches_without_ingest_per_s", "take_batches_per_s"),
-        ],
-        {
+        turns,
+        ceilings=["take_batches_per_s"],
+        ratios=[f"{name}/take_batches_per_s" for name in ("batches_per_s", "batches_without_ingest_per_s")],
+        settings={
             "capacity": config.replay.capacity,
             "row_bytes": 4 * spec.transitions.width,
             "batch_size": batch,
@@ -68,10 +62,6 @@ def benchmark_replay(config: MADDPGConfig, seconds: float, repeats: int) -> Meas
             "rows_per_push": rows_per_push,
         },
     )
-
-
-def _sample(loaded: LoadedReplay, batch: int) -> Callable[[], int]:
-    return lambda: len(loaded.shared.sample(_BATCHES_PER_CALL, batch))
 
 
 def _take(rows: FloatArray, batch: int, rng: np.random.Generator) -> Callable[[], int]:

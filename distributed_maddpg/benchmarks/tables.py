@@ -1,4 +1,4 @@
-"""A benchmark's result as tables of text, for a terminal and for Markdown alike."""
+"""A benchmark's result as tables of text, for a terminal and for Markdown."""
 
 from __future__ import annotations
 
@@ -24,16 +24,19 @@ _SHARES = ("efficiency_collect_env_steps_per_s", "efficiency_env_steps_per_s")
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
-    """Return a result's tables: figures, where the time went, jobs and where their time went, if any.
+    """Return a result's tables: figures, and where it has them the profile, the jobs and their time.
 
     Args:
-        result: what `result.Result.to_dict` returned.
+        result: what `run_benchmark` returned.
     """
     found = [Table(result["benchmark"], _HEADERS, _figure_rows(result))]
     if result["profile"]:
         found.append(_profile(result))
-    if result["points"]:
-        found += [_jobs(result["points"]), _time(result["points"])]
+    if points := result["points"]:
+        names = [name for name in _JOB_COLUMNS if name in points[0]]
+        rows = [tuple(_cell(name, point[name]) for name in names) for point in points]
+        found.append(Table("jobs", tuple(_JOB_COLUMNS[name] for name in names), rows))
+        found.append(_time(points))
     return found
 
 
@@ -49,14 +52,14 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number as a person reads it: 17,736,280 or 0.3421."""
+    """Return a number for display: 17,736,280 or 0.3421."""
     if abs(value) >= 1000 or float(value).is_integer():
         return f"{value:,.0f}"
     return f"{value:.4g}"
 
 
 def label(name: str) -> str:
-    """Return a name as a person reads it: "env steps/s" for "env_steps_per_s"."""
+    """Return a name for display: "env steps/s" for "env_steps_per_s"."""
     if name.endswith("_s") and not name.endswith("_per_s"):
         name = f"{name.removesuffix('_s')}, seconds"
     return name.replace("_per_s", "/s").replace("_", " ")
@@ -68,12 +71,12 @@ def _figure_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
         spread = result["spread"].get(name)
         extremes = (number(spread["min"]), number(spread["max"])) if spread else ("", "")
         own = (label(name), number(value), *extremes)
-        compared = [key for key in result["ratios"] if key.startswith(f"{name}/")]
-        for key in compared:
+        ratios = [key for key in result["ratios"] if key.startswith(f"{name}/")]
+        for key in ratios:
             ceiling = key.removeprefix(f"{name}/")
-            most = number(result["ceilings"][ceiling])
-            rows.append((*own, label(ceiling), most, number(result["ratios"][key])))
-        if not compared:
+            compared = (label(ceiling), number(result["ceilings"][ceiling]), number(result["ratios"][key]))
+            rows.append((*own, *compared))
+        if not ratios:
             rows.append((*own, "", "", ""))
     return rows
 
@@ -87,23 +90,12 @@ def _profile(result: Mapping[str, Any]) -> Table:
     return Table(f"where the time of {of} goes, under a profiler", ("part", "microseconds", "share"), rows)
 
 
-def _jobs(points: Sequence[Mapping[str, Any]]) -> Table:
-    names = [name for name in _JOB_COLUMNS if name in points[0]]
-    rows = [tuple(_cell(name, point[name]) for name in names) for point in points]
-    return Table("jobs", tuple(_JOB_COLUMNS[name] for name in names), rows)
-
-
 def _time(points: Sequence[Mapping[str, Any]]) -> Table:
-    names = list(points[0]["shares"])
-    headers = ("workers", "envs per worker", *(label(name) for name in names))
-    rows = [
-        (
-            str(point["workers"]),
-            str(point["num_envs"]),
-            *(f"{100 * point['shares'][name]:.0f} %" for name in names),
-        )
-        for point in points
-    ]
+    headers = ("workers", "envs per worker", *(label(name) for name in points[0]["shares"]))
+    rows = []
+    for point in points:
+        shares = (f"{100 * share:.0f} %" for share in point["shares"].values())
+        rows.append((str(point["workers"]), str(point["num_envs"]), *shares))
     return Table("share of the stages' time while learning", headers, rows)
 
 

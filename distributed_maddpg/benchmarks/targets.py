@@ -1,4 +1,4 @@
-"""What each stage is meant to reach, and whether a result does."""
+"""The target of each stage, and whether a result reaches it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from distributed_maddpg.config import MADDPGConfig
 
 NOT_MEASURED = "not measured"
 _BATCH_SIZE = 1024
+_OVER_NOTEBOOK = "updates_per_s/notebook_updates_per_s"
+_OVER_ONE_SEED = "updates_per_s/updates_of_one_seed_per_s"
+_MPE2, _NOTEBOOK_JOB = "env_steps_per_s/mpe2_env_steps_per_s", "total_s/notebook_total_s"
 
 
 @dataclass(frozen=True)
@@ -27,37 +30,23 @@ class Target:
     preset: str = "paper"
     num_seeds: int = 1
 
-    def reached(self, value: float) -> bool:
-        """Whether a value is good enough."""
+    def is_reached(self, value: float) -> bool:
+        """Return whether a value is good enough."""
         return value <= self.bound if self.at_most else value >= self.bound
 
 
 TARGETS = (
-    Target("environment against MPE2", "env", "env_steps_per_s/mpe2_env_steps_per_s", 2_000, "x"),
+    Target("environment against MPE2", "env", _MPE2, 2_000, "x"),
     Target("rollout worker", "rollout", "env_steps_per_s", 600_000, "env steps/s"),
     Target("learner against sgemm (goal)", "learner", "gflops/sgemm_gflops", 0.6, "of sgemm"),
-    Target(
-        "learner against the teaching notebook's loop",
-        "learner",
-        "updates_per_s/notebook_updates_per_s",
-        25,
-        "x",
-    ),
-    Target("learner, three times AgileRL's", "learner", "updates_per_s", 132, "updates/s"),
-    Target(
-        "4 seeds against one, on a CPU",
-        "learner",
-        "updates_per_s/updates_of_one_seed_per_s",
-        1,
-        "x",
-        num_seeds=4,
-    ),
+    Target("learner against the teaching notebook's loop", "learner", _OVER_NOTEBOOK, 25, "x"),
+    Target("4 seeds against one, on a CPU", "learner", _OVER_ONE_SEED, 1, "x", num_seeds=4),
     Target("replay, minibatches of 1,024", "replay", "batches_per_s", 5_000, "batches/s"),
     Target("replay, ingest meanwhile", "replay", "ingest_rows_per_s", 1_000_000, "rows/s"),
     Target(
         "the notebook's job against its own loop",
         "train",
-        "total_s/notebook_total_s",
+        _NOTEBOOK_JOB,
         1 / 25,
         "of its time",
         at_most=True,
@@ -65,22 +54,13 @@ TARGETS = (
     ),
     Target("the paper's job", "train", "total_s", 180, "seconds", at_most=True),
     Target("start to the first env step", "train", "startup_s", 6, "seconds", at_most=True),
-    Target("training, ten times BenchMARL's", "train", "learning_env_steps_per_s", 13_000, "env steps/s"),
     Target("learner on a GPU", "learner", "updates_per_s", 5_000, "updates/s", device="cuda"),
-    Target(
-        "16 seeds against one on a GPU",
-        "learner",
-        "updates_per_s/updates_of_one_seed_per_s",
-        8,
-        "x",
-        device="cuda",
-        num_seeds=16,
-    ),
+    Target("16 seeds against one on a GPU", "learner", _OVER_ONE_SEED, 8, "x", device="cuda", num_seeds=16),
 )
 
 
-def comparable(result: Mapping[str, Any], preset: str = "paper", num_seeds: int = 1) -> bool:
-    """Whether a result is of the sizes that targets and peers are stated for; a job must be whole."""
+def is_comparable(result: Mapping[str, Any], preset: str = "paper", num_seeds: int = 1) -> bool:
+    """Return whether a result is of the sizes that targets are stated for; a job must be whole."""
     settings, figures = result["settings"], result["figures"]
     sizes = (
         settings.get("preset", "paper"),
@@ -93,11 +73,11 @@ def comparable(result: Mapping[str, Any], preset: str = "paper", num_seeds: int 
 
 
 def measured(target: Target, results: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return the value that a target is about, from the first result that has it; None if none has."""
+    """Return the value of a target's figure or ratio, from the first result that has it; None if none has."""
     for result in results:
         device = str(result["settings"].get("device", "cpu")).partition(":")[0]
         values = {**result["figures"], **result["ratios"]}
         fits = (result["benchmark"], device) == (target.benchmark, target.device)
-        if fits and target.key in values and comparable(result, target.preset, target.num_seeds):
+        if fits and target.key in values and is_comparable(result, target.preset, target.num_seeds):
             return float(values[target.key])
     return None

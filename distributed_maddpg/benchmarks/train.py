@@ -6,53 +6,49 @@ from typing import Any
 
 from distributed_maddpg.benchmarks.bottleneck import SHARES, name_bottleneck, time_shares
 from distributed_maddpg.benchmarks.job import Count, Interval, Job, run_job, slope, windows
-from distributed_maddpg.benchmarks.result import Measurement, spread
+from distributed_maddpg.benchmarks.measurement import Measurement, spread
+from distributed_maddpg.benchmarks.options import BenchmarkOptions
 from distributed_maddpg.config import MADDPGConfig
 
 
-def benchmark_train(config: MADDPGConfig, seconds: float) -> Measurement:
+def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
     """Train with `config` to its end, without files or evaluations.
 
-    Args:
-        config: settings of the job.
-        seconds: length of the windows over which the rates' spread is taken, from the first update on.
+    The rates' spread is taken over windows of `options.seconds`, from the first update on.
     """
     job = run_job(config)
     env_steps, updates = slope(job.first(env_steps=1), job.last)
     figures = {
         "startup_s": job.first(env_steps=1).at_s,
-        "total_s": job.closed_s,
+        "total_s": job.total_s,
         "env_steps": float(job.last.env_steps),
         "updates": float(job.last.updates),
         "env_steps_per_s": env_steps,
         "updates_per_s": updates,
     }
-    spreads = _learning(job, seconds)
-    figures |= {name: values["median"] for name, values in spreads.items()}
-    point = {"workers": config.num_workers, "num_envs": config.rollout.num_envs}
-    rates = {"env_steps_per_s": env_steps, "updates_per_s": updates}
+    counts: tuple[Count, ...] = ("env_steps", "updates")
+    spreads = {}
+    for count in counts if job.last.updates else ():
+        if rates := windows(job.samples, count, job.first(updates=1).at_s, options.seconds):
+            spreads[f"learning_{count}_per_s"] = spread(rates)
+    point = {
+        "workers": config.num_workers,
+        "num_envs": config.rollout.num_envs,
+        "env_steps_per_s": env_steps,
+        "updates_per_s": updates,
+        **where_time_goes(job.intervals, config),
+    }
     return Measurement(
         settings=job_settings(config, job),
-        figures=figures,
+        figures=figures | {name: values["median"] for name, values in spreads.items()},
         spread=spreads,
-        points=[{**point, **rates, **where_time_goes(job.intervals, config)}],
+        points=[point],
     )
 
 
-def _learning(job: Job, seconds: float) -> dict[str, dict[str, float]]:
-    """Return the spread of the rates from the first update on; empty if the job ended too soon."""
-    spreads = {}
-    counts: tuple[Count, ...] = ("env_steps", "updates")
-    for count in counts if job.last.updates else ():
-        rates = windows(job.samples, count, job.first(updates=1).at_s, seconds)
-        if rates:
-            spreads[f"learning_{count}_per_s"] = spread(rates)
-    return spreads
-
-
 def where_time_goes(intervals: list[Interval], config: MADDPGConfig) -> dict[str, Any]:
-    """Return the stages' shares of time over some intervals of a job, and what held it up."""
-    seconds = sum(interval.ended_s - interval.begun_s for interval in intervals)
+    """Return the stages' shares of time over some intervals of a job, and its bottleneck."""
+    seconds = sum(interval.seconds for interval in intervals)
     timers = {f"{name}_s": sum(interval.timers[f"{name}_s"] for interval in intervals) for name in SHARES}
     shares = time_shares(timers, seconds, in_turn=config.num_workers == 0)
     return {"bottleneck": name_bottleneck(shares), "shares": shares}

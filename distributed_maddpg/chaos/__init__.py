@@ -1,1 +1,1 @@
-"""A training job whose processes are killed and frozen at random, beside an undisturbed twin."""
+"""A training job whose processes are killed and frozen at random, compared with a job without faults."""

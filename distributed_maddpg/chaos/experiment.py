@@ -1,4 +1,4 @@
-"""The experiment: an undisturbed job, then the same one under faults, and what both came to."""
+"""The experiment: a job without faults, then the same job under faults, and a comparison of both."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from distributed_maddpg.benchmarks.machine import machine
-from distributed_maddpg.chaos.disturb import Disturbed, Disturber
+from distributed_maddpg.benchmarks.options import command_line
+from distributed_maddpg.chaos.injector import FaultInjector, InjectionResult
 from distributed_maddpg.chaos.job import Job
 from distributed_maddpg.chaos.options import KEEP_CHECKPOINTS, ChaosOptions, JobSettings
-from distributed_maddpg.chaos.recovery import missing_checkpoints, unexplained
-from distributed_maddpg.chaos.result import Checkpoints, by_kind, lost, verdict
-from distributed_maddpg.chaos.scores import compare, good_return_std
+from distributed_maddpg.chaos.recovery import env_steps_of, missing_checkpoints, unexplained
+from distributed_maddpg.chaos.result import by_kind, compare, good_return_std, losses, verdict
 from distributed_maddpg.checkpoint.folder import load_checkpoint
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
 from distributed_maddpg.files import write_atomic
 
 _CALIBRATION_ENV_STEPS = 100_000
-_UNDISTURBED = 0.45
-"""Share of the minutes that the job takes when nothing disturbs it."""
-_LOOK_S = 0.2
+_BASELINE_SHARE = 0.45
+"""Share of the minutes that the job takes without faults."""
+_POLL_S = 0.2
 
 
 def default_run_dir() -> Path:
@@ -38,34 +37,37 @@ def default_run_dir() -> Path:
 
 
 def run_chaos(options: ChaosOptions, run_dir: Path, note: Callable[[str], None]) -> dict[str, Any]:
-    """Run both jobs into a folder, and return what was found; it is also in the folder's `chaos.json`.
+    """Run both jobs in a folder, and return the result; it is also in the folder's `chaos.json`.
 
-    Whatever happens, nothing of the jobs is left running.
+    No process of the jobs is left running, however this ends.
 
     Args:
         options: how.
         run_dir: a folder that does not exist, or is empty.
-        note: takes a line for a person.
+        note: takes a line for display.
 
     Raises:
-        BadInput: if the folder is taken.
-        TrainingError: if the undisturbed job fails.
+        BadInput: if the folder is not empty.
+        TrainingError: if the job without faults fails.
     """
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise BadInput("--run-dir", str(run_dir), "must be a new or an empty folder")
     jobs: list[Job] = []
+
+    def new_job(name: str, settings: JobSettings) -> Job:
+        jobs.append(Job(run_dir / name, settings.to_arguments(options)))
+        return jobs[-1]
+
     load = os.getloadavg()[0]
-    with _ended_at_last(jobs):
-        settings = JobSettings.of(options, options.env_steps or _length(options, run_dir, jobs, note))
-        twin = Job(run_dir / "twin", settings.to_arguments(options))
-        jobs.append(twin)
+    with _killed_at_exit(jobs):
+        settings = JobSettings.of(options, options.env_steps or _calibrate(options, new_job, note))
+        baseline = new_job("twin", settings)
         note(f"the undisturbed twin: {settings.env_steps:,} env steps")
-        twin_s = _undisturbed(twin, options)
-        disturbed = Job(run_dir / "disturbed", settings.to_arguments(options))
-        jobs.append(disturbed)
+        baseline_s = _run_baseline(baseline, settings.patience_s(options))
+        disturbed = new_job("disturbed", settings)
         note("the same job, disturbed")
-        outcome = Disturber(disturbed, settings, options, note).run()
-        result = _result(options, settings, twin, disturbed, outcome) | {"twin_s": twin_s}
+        injection = FaultInjector(disturbed, settings, options, note).run()
+        result = _result(options, settings, baseline, disturbed, injection) | {"twin_s": baseline_s}
     result["load_average"] = [load, os.getloadavg()[0]]
     result["against"] = verdict(result)
     result["passed"] = not result["against"]
@@ -73,120 +75,113 @@ def run_chaos(options: ChaosOptions, run_dir: Path, note: Callable[[str], None])
     return result
 
 
-def _length(options: ChaosOptions, run_dir: Path, jobs: list[Job], note: Callable[[str], None]) -> int:
-    """Return how many env steps a job makes undisturbed in its share of the minutes."""
+def _calibrate(
+    options: ChaosOptions, new_job: Callable[[str, JobSettings], Job], note: Callable[[str], None]
+) -> int:
+    """Return how many env steps a job makes without faults in its share of the minutes."""
     note(f"a job of {_CALIBRATION_ENV_STEPS:,} env steps, for the rate")
-    settings = JobSettings.of(
-        options, 10 * _CALIBRATION_ENV_STEPS
-    )  # it reports and evaluates as long ones do
+    # It reports and evaluates as often as long jobs do.
+    settings = JobSettings.of(options, 10 * _CALIBRATION_ENV_STEPS)
     settings = dataclasses.replace(settings, env_steps=_CALIBRATION_ENV_STEPS)
-    job = Job(run_dir / "calibration", settings.to_arguments(options))
-    jobs.append(job)
-    _undisturbed(job, options)
-    first, *more = job.rows()
-    seconds = sum(float(row["time_this_iter_s"]) for row in more)
-    steps = [int(float(row["num_env_steps_sampled_lifetime"])) for row in (first, *more)]
-    rate = (steps[-1] - steps[0]) / seconds
+    job = new_job("calibration", settings)
+    _run_baseline(job, settings.patience_s(options))
+    rows = job.rows()
+    seconds = sum(float(row["time_this_iter_s"]) for row in rows[1:])
+    rate = (env_steps_of(rows[-1]) - env_steps_of(rows[0])) / seconds
     note(f"{rate:,.0f} env steps/s")
-    return max(_CALIBRATION_ENV_STEPS, 1000 * round(_UNDISTURBED * 60 * options.minutes * rate / 1000))
+    return max(_CALIBRATION_ENV_STEPS, 1000 * round(_BASELINE_SHARE * 60 * options.minutes * rate / 1000))
 
 
-def _undisturbed(job: Job, options: ChaosOptions) -> float:
-    """Run a job to its end; return how long it took.
+def _run_baseline(job: Job, patience_s: float) -> float:
+    """Run a job to its end; return the seconds it took.
 
     Raises:
-        TrainingError: if it fails, or reports nothing for long.
+        TrainingError: if it fails, or reports nothing for `patience_s`.
     """
-    begun = reported = time.monotonic()
-    patience_s = 2 * options.deadline_s + options.timeout_s
-    steps = 0
+    started = time.monotonic()
     job.start()
     while job.exit_code is None:
-        time.sleep(_LOOK_S)
-        job.rows()
-        if job.seen.env_steps != steps:
-            steps, reported = job.seen.env_steps, time.monotonic()
-        if time.monotonic() - reported > patience_s:
+        time.sleep(_POLL_S)
+        job.poll()
+        if job.silent_s > patience_s:
             raise TrainingError(f"the undisturbed job reported nothing for {patience_s:.0f} s: {job.run_dir}")
     if job.exit_code:
-        raise TrainingError(f"the undisturbed job failed: {(job.log().splitlines() or ['silently'])[-1]}")
+        raise TrainingError(f"the undisturbed job failed: {job.last_line()}")
     job.rows()
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - started
     job.finish()
     return seconds
 
 
 def _result(
-    options: ChaosOptions, settings: JobSettings, twin: Job, disturbed: Job, outcome: Disturbed
+    options: ChaosOptions, settings: JobSettings, baseline: Job, disturbed: Job, injection: InjectionResult
 ) -> dict[str, Any]:
-    events, seen, summary = disturbed.events(), disturbed.seen, disturbed.summary()
+    events, counts, summary = disturbed.events(), disturbed.counts, disturbed.summary()
     checkpoints = check_checkpoints(disturbed)
-    completed = (
-        disturbed.exit_code == 0
-        and bool(summary.get("finished"))
-        and summary["env_steps"] >= settings.env_steps
-    )
-    card, twin_card = summary.get("evaluation", {}) if completed else {}, twin.summary()["evaluation"]
-    comparison = (
-        compare(twin.evaluations(), disturbed.evaluations(), good_return_std(twin_card)) if completed else []
-    )
+    lost_checkpoints = checkpoints.pop("lost")
+    finished = disturbed.exit_code == 0 and bool(summary.get("finished"))
+    completed = finished and summary["env_steps"] >= settings.env_steps
+    baseline_card = baseline.summary()["evaluation"]
+    comparison = []
+    if completed:
+        return_std = good_return_std(baseline_card)
+        comparison = compare(baseline.evaluations(), disturbed.evaluations(), return_std)
     return {
-        "command": options.command_line(),
+        "command": command_line("chaos", options),
         "options": dataclasses.asdict(options),
         "settings": dataclasses.asdict(settings),
         "machine": machine(),
-        "faults": [fault.to_dict() for fault in outcome.faults],
-        "by_kind": by_kind(outcome.faults),
-        "lost": lost(seen.env_steps_lost, seen.updates_lost, outcome, events),
-        "hangs": outcome.hangs,
-        "restarts": outcome.resumed,
-        "problems": outcome.problems,
-        "lost_checkpoints": checkpoints.lost,
-        "checkpoints": {"saved": checkpoints.saved, "loaded": checkpoints.loaded},
+        "faults": [fault.to_dict() for fault in injection.faults],
+        "by_kind": by_kind(injection.faults),
+        "lost": losses(counts, injection, events),
+        "hangs": injection.hangs,
+        "restarts": injection.restarts,
+        "problems": injection.problems,
+        "lost_checkpoints": lost_checkpoints,
+        "checkpoints": checkpoints,
         "completed": completed,
-        "leftover_processes": disturbed.leftover + twin.leftover,
+        "leftover_processes": disturbed.leftover + baseline.leftover,
         "last_process_gone_after_s": disturbed.slowest_end_s,
-        "unexplained_losses": unexplained(events, outcome.faults),
-        "scorecard": card,
-        "twin": twin_card,
+        "unexplained_losses": unexplained(events, injection.faults),
+        "scorecard": summary.get("evaluation", {}) if completed else {},
+        "twin": baseline_card,
         "comparison": comparison,
         "within_noise": completed and all(each["within"] for each in comparison),
-        "disturbed_s": outcome.seconds,
+        "disturbed_s": injection.seconds,
     }
 
 
-def check_checkpoints(job: Job) -> Checkpoints:
-    """Read every checkpoint of a job that has ended, and look for those that should be there."""
-    listed, saved = job.listed(), job.saved()
-    problems = [
-        f"step_{steps} was saved and is not there"
-        for steps in missing_checkpoints(saved, list(listed), KEEP_CHECKPOINTS)
-    ]
-    if broken := job.set_aside():
-        problems.append(f"{broken} were damaged and set aside")
+def check_checkpoints(job: Job) -> dict[str, Any]:
+    """Read every checkpoint of a job that has ended, and list those that are missing or damaged.
+
+    Returns:
+        "saved": how many were reported as saved; "loaded": how many exist and can be read; "lost": a line on
+        each that is missing or damaged, or that an incarnation found damaged.
+    """
+    existing, saved = job.checkpoints(), job.saved_steps()
+    missing = missing_checkpoints(saved, list(existing), KEEP_CHECKPOINTS)
+    lost = [f"step_{steps} was saved and does not exist" for steps in missing]
+    if broken := job.num_broken():
+        lost.append(f"{broken} were damaged and set aside")
     loaded = 0
-    for path in listed.values():
+    for path in existing.values():
         try:
-            checkpoint = load_checkpoint(path)
-            rows = sum(len(chunk) for chunk in checkpoint.replay.chunks) if checkpoint.replay else 0
-            if checkpoint.replay and rows != checkpoint.replay.num_rows:
-                raise CheckpointError(f"{path}: has {rows} rows of {checkpoint.replay.num_rows}")
+            replay = load_checkpoint(path).replay
+            rows = sum(len(chunk) for chunk in replay.chunks) if replay else 0
+            if replay and rows != replay.num_rows:
+                raise CheckpointError(f"{path}: has {rows} rows of {replay.num_rows}")
             loaded += 1
         except CheckpointError as error:
-            problems.append(str(error))
-    return Checkpoints(len(saved), loaded, problems)
+            lost.append(str(error))
+    return {"saved": len(saved), "loaded": loaded, "lost": lost}
 
 
 @contextmanager
-def _ended_at_last(jobs: list[Job]) -> Iterator[None]:
-    """End all jobs when this ends, also by Ctrl-C or SIGTERM."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
+def _killed_at_exit(jobs: list[Job]) -> Iterator[None]:
+    """Kill all jobs when the context ends, also after Ctrl-C or SIGTERM."""
     in_main = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
-    previous = {number: signal.signal(number, interrupt) for number in numbers}
+    previous = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield
     finally:

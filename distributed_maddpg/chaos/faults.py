@@ -1,9 +1,11 @@
-"""What a fault is, which come in what order, and how one is injected; no Ray."""
+"""Kinds of faults, their order, and how one is injected; no Ray."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ import psutil
 from distributed_maddpg.errors import BadInput, did_you_mean
 
 Role = Literal["rollout worker", "replay buffer", "learner", "evaluator"]
-Act = Literal["kill", "freeze", "kill job", "end job", "block checkpoints"]
+FaultAction = Literal["kill", "freeze", "kill job", "end job", "block checkpoints"]
 
 ROLES: tuple[Role, ...] = ("rollout worker", "replay buffer", "learner", "evaluator")
 _TITLES: dict[Role, str] = {
@@ -24,115 +26,90 @@ _TITLES: dict[Role, str] = {
     "learner": "ray::LearnerActor",
     "evaluator": "ray::EvaluationActor",
 }
-ALL = -1
-"""A number of victims: as many as there are."""
+ALL = sys.maxsize
+"""A number of victims: every process of the role."""
 _SEVERAL = 2
 
 
 @dataclass(frozen=True)
-class Kind:
+class FaultKind:
     """One kind of fault."""
 
     name: str
-    act: Act
+    action: FaultAction
     victims: Mapping[Role, int]
     """How many processes of each role; `ALL` for every one."""
-    happens: str
-    """What the trainer does about it, in words."""
+    effect: str
+    """What the trainer does about it, for display."""
     slow: bool = False
-    """Whether others go on meanwhile, because it takes long to be noticed."""
+    """Whether others may overlap with it, because it takes long to be noticed."""
 
     @property
     def ends_job(self) -> bool:
-        """Whether the whole job ends, and is started again."""
-        return self.act in ("kill job", "end job")
+        """Whether the whole job ends, and is restarted."""
+        return self.action in ("kill job", "end job")
 
-    def counts(self, num_workers: int) -> dict[Role, int]:
-        """Return how many processes of each role it takes."""
-        there: dict[Role, int] = {role: 1 for role in ROLES} | {"rollout worker": num_workers}
-        return {role: there[role] if n == ALL else min(n, there[role]) for role, n in self.victims.items()}
+    def victim_counts(self, num_workers: int) -> dict[Role, int]:
+        """Return how many processes of each role it hits."""
+        running = {**dict.fromkeys(ROLES, 1), "rollout worker": num_workers}
+        return {role: min(count, running[role]) for role, count in self.victims.items()}
 
 
 _REPLACED = "a successor takes its place"
 _FROZEN = "given up when it is overdue, ended, and replaced"
+_RESUMED = "restarted, it resumes from its newest checkpoint (--resume auto)"
+_SAVED = "saves a checkpoint, exits with 0; restarted, it resumes from there"
+_RETRIED = "the failed save is reported and retried; training continues"
 
-KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind("kill worker", "kill", {"rollout worker": 1}, f"{_REPLACED}; the others go on collecting"),
-        Kind("kill workers", "kill", {"rollout worker": _SEVERAL}, "successors take their places"),
-        Kind("kill all workers", "kill", {"rollout worker": ALL}, "successors take their places"),
-        Kind("kill replay buffer", "kill", {"replay buffer": 1}, f"{_REPLACED} and adopts its memory"),
-        Kind("kill learner", "kill", {"learner": 1}, f"{_REPLACED}, from the latest snapshot of its state"),
-        Kind(
-            "kill learner and replay buffer",
-            "kill",
-            {"learner": 1, "replay buffer": 1},
-            "both are replaced, each as by itself",
-        ),
-        Kind("kill evaluator", "kill", {"evaluator": 1}, f"{_REPLACED} for the next evaluation", slow=True),
-        Kind("freeze worker", "freeze", {"rollout worker": 1}, _FROZEN),
-        Kind("freeze replay buffer", "freeze", {"replay buffer": 1}, _FROZEN),
-        Kind("freeze learner", "freeze", {"learner": 1}, _FROZEN),
-        Kind("freeze evaluator", "freeze", {"evaluator": 1}, f"{_FROZEN}; training goes on", slow=True),
-        Kind(
-            "kill everything",
-            "kill job",
-            {},
-            "started again, it goes on from its newest checkpoint (--resume auto)",
-        ),
-        Kind(
-            "SIGTERM", "end job", {}, "saves a checkpoint, exits with 0; started again, it goes on from there"
-        ),
-        Kind(
-            "checkpoints unwritable",
-            "block checkpoints",
-            {},
-            "the failed save is reported and made up for; training goes on",
-            slow=True,
-        ),
-    )
-}
+_KINDS = (
+    FaultKind("kill worker", "kill", {"rollout worker": 1}, f"{_REPLACED}; the others continue to collect"),
+    FaultKind("kill workers", "kill", {"rollout worker": _SEVERAL}, "successors take their places"),
+    FaultKind("kill all workers", "kill", {"rollout worker": ALL}, "successors take their places"),
+    FaultKind("kill replay buffer", "kill", {"replay buffer": 1}, f"{_REPLACED} and adopts its memory"),
+    FaultKind("kill learner", "kill", {"learner": 1}, f"{_REPLACED}, from the latest snapshot of its state"),
+    FaultKind(
+        "kill learner and replay buffer", "kill", {"learner": 1, "replay buffer": 1}, "both are replaced"
+    ),
+    FaultKind("kill evaluator", "kill", {"evaluator": 1}, f"{_REPLACED} for the next evaluation", slow=True),
+    FaultKind("freeze worker", "freeze", {"rollout worker": 1}, _FROZEN),
+    FaultKind("freeze replay buffer", "freeze", {"replay buffer": 1}, _FROZEN),
+    FaultKind("freeze learner", "freeze", {"learner": 1}, _FROZEN),
+    FaultKind("freeze evaluator", "freeze", {"evaluator": 1}, f"{_FROZEN}; training continues", slow=True),
+    FaultKind("kill everything", "kill job", {}, _RESUMED),
+    FaultKind("SIGTERM", "end job", {}, _SAVED),
+    FaultKind("checkpoints unwritable", "block checkpoints", {}, _RETRIED, slow=True),
+)
+KINDS = {kind.name: kind for kind in _KINDS}
 
 
 @dataclass
 class Fault:
     """A fault that was injected."""
 
-    kind: Kind
+    kind: FaultKind
     time: float
     """When, in seconds since 1970."""
     victims: dict[Role, int]
     """How many processes of each role were hit."""
     alone: bool = True
-    """Whether no other fault can have lost what was lost meanwhile."""
+    """Whether no other fault can have caused the losses until the recovery."""
     recovered_after_s: float | None = None
     env_steps_lost: int = 0
     updates_lost: int = 0
     hang: bool = False
-    """Whether the recovery did not come within the deadline."""
+    """Whether the recovery missed its deadline."""
     note: str = ""
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values."""
-        return {
-            "time": round(self.time, 3),
-            "kind": self.kind.name,
-            "victims": dict(self.victims),
-            "alone": self.alone,
-            "recovered_after_s": self.recovered_after_s,
-            "env_steps_lost": self.env_steps_lost,
-            "updates_lost": self.updates_lost,
-            "hang": self.hang,
-            "note": self.note,
-        }
+        return {**vars(self), "kind": self.kind.name, "time": round(self.time, 3)}
 
 
-def kinds_of(text: str) -> tuple[Kind, ...]:
-    """Return the kinds of a comma-separated list of names; all of them for an empty one.
+def parse_kinds(text: str) -> tuple[FaultKind, ...]:
+    """Return the kinds of a comma-separated list of names; all kinds for an empty one.
 
     Raises:
-        BadInput: naming what is no kind, and the nearest one.
+        BadInput: naming an unknown kind, and the nearest known one.
     """
     names = [name.strip() for name in text.split(",")] if text else list(KINDS)
     for name in names:
@@ -141,8 +118,8 @@ def kinds_of(text: str) -> tuple[Kind, ...]:
     return tuple(KINDS[name] for name in dict.fromkeys(names))
 
 
-def endless(kinds: Sequence[Kind], rng: np.random.Generator) -> Iterator[Kind]:
-    """Yield every kind once, in a random order, and from then on any at random."""
+def endless_kinds(kinds: Sequence[FaultKind], rng: np.random.Generator) -> Iterator[FaultKind]:
+    """Yield every kind once, in a random order, and then random ones without end."""
     for index in rng.permutation(len(kinds)):
         yield kinds[int(index)]
     while True:
@@ -150,57 +127,57 @@ def endless(kinds: Sequence[Kind], rng: np.random.Generator) -> Iterator[Kind]:
 
 
 class Plan:
-    """Which fault comes next: those that cannot happen yet wait, and keep their turn."""
+    """The order of faults; a kind that is not possible yet keeps its place in it."""
 
-    def __init__(self, kinds: Sequence[Kind], rng: np.random.Generator) -> None:
+    def __init__(self, kinds: Sequence[FaultKind], rng: np.random.Generator) -> None:
         """Draw from some kinds."""
-        self._source, self._ahead = endless(kinds, rng), len(kinds)
-        self._upcoming: list[Kind] = []
+        self._source = endless_kinds(kinds, rng)
+        self._upcoming = list(itertools.islice(self._source, len(kinds)))
 
-    def take(self, possible: Callable[[Kind], bool], waits: Callable[[Kind], bool]) -> Kind | None:
-        """Return the first kind that can happen now, and strike it off; None if none can.
+    def next_kind(
+        self, is_possible: Callable[[FaultKind], bool], blocks: Callable[[FaultKind], bool]
+    ) -> FaultKind | None:
+        """Return the first kind that is possible now, and remove it from the plan; None if none is.
 
         Args:
-            possible: whether a kind can happen now.
-            waits: whether one that cannot must not be overtaken either, because it would never come.
+            is_possible: whether a kind can be injected now.
+            blocks: whether an impossible kind must not be overtaken either, because it would never come.
         """
-        while len(self._upcoming) < self._ahead:
-            self._upcoming.append(next(self._source))
         for index, kind in enumerate(self._upcoming):
-            if possible(kind):
+            if is_possible(kind):
+                self._upcoming.append(next(self._source))
                 return self._upcoming.pop(index)
-            if waits(kind):
+            if blocks(kind):
                 return None
         return None
 
 
-def meet(one: Fault, other: Fault) -> None:
-    """Note that two faults were there at the same time; slow ones lose neither env steps nor updates."""
+def mark_overlapping(one: Fault, other: Fault) -> None:
+    """Record that two faults overlap; slow ones lose neither env steps nor updates."""
     one.alone &= other.kind.slow
     other.alone &= one.kind.slow
 
 
-def may_join(kind: Kind, pending: Collection[Fault], beside: bool) -> bool:
-    """Return whether a fault can be injected while others have not been recovered from.
+def may_overlap(kind: FaultKind, pending: Collection[Fault], overlap: bool) -> bool:
+    """Return whether a fault can be injected before the job has recovered from others.
 
     Args:
         kind: of the fault.
         pending: the others.
-        beside: whether two that are both noticed soon may happen at once.
+        overlap: whether two faults that are not slow may overlap.
     """
     if kind.ends_job or any(other.kind.ends_job for other in pending):
         return not pending
     if any(kind.victims.keys() & other.kind.victims.keys() or kind == other.kind for other in pending):
         return False
-    soon = [other for other in pending if not other.kind.slow]
-    return kind.slow or len(soon) <= beside
+    return kind.slow or sum(not other.kind.slow for other in pending) <= overlap
 
 
 # Processes, by the titles that Ray gives them
 
 
 def session_processes(session: int) -> list[psutil.Process]:
-    """Return the processes of a session that still run, frozen ones included."""
+    """Return the processes of a session that still exist, frozen ones included."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, ProcessLookupError):
@@ -210,7 +187,7 @@ def session_processes(session: int) -> list[psutil.Process]:
 
 
 def by_role(processes: Sequence[psutil.Process]) -> dict[Role, list[psutil.Process]]:
-    """Return the processes that do a role's work: neither starting nor frozen."""
+    """Return the processes of each role that are neither starting nor frozen."""
     found: dict[Role, list[psutil.Process]] = {role: [] for role in ROLES}
     for process in processes:
         with suppress(psutil.Error):
@@ -221,15 +198,15 @@ def by_role(processes: Sequence[psutil.Process]) -> dict[Role, list[psutil.Proce
 
 
 def role_of(title: str) -> Role | None:
-    """Return the role that a process's title tells; None for another's, or of one that is starting."""
+    """Return the role in a process's title; None if it has none, or is starting."""
     title = title.strip()
     if title.endswith(".__init__"):
         return None
     return next((role for role, start in _TITLES.items() if title.partition(".")[0] == start), None)
 
 
-def strike(processes: Sequence[psutil.Process], act: Act) -> None:
+def send_fault(processes: Sequence[psutil.Process], action: FaultAction) -> None:
     """Kill or freeze processes."""
     for process in processes:
         with suppress(psutil.Error):
-            process.send_signal(signal.SIGSTOP if act == "freeze" else signal.SIGKILL)
+            process.send_signal(signal.SIGSTOP if action == "freeze" else signal.SIGKILL)

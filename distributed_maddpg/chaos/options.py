@@ -1,15 +1,13 @@
-"""What `distributed-maddpg chaos` can be asked for."""
+"""The options of `distributed-maddpg chaos`, and the settings of its jobs."""
 
 from __future__ import annotations
 
-import dataclasses
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from distributed_maddpg.chaos.faults import kinds_of
+from distributed_maddpg.benchmarks.options import check_numbers
+from distributed_maddpg.chaos.faults import parse_kinds
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.errors import BadInput
 
 _REPORT, _EVALUATION, _CHECKPOINT = 10_000, 25_000, 100_000
 KEEP_CHECKPOINTS = 3
@@ -20,7 +18,7 @@ class ChaosOptions:
     """How the faults are drawn, and the job they hit."""
 
     minutes: float = 3.0
-    """About how long the disturbed job takes; no fault comes after that."""
+    """About how long the job under faults takes; no fault is injected after that."""
     seed: int = 5
     """Seed of the faults, and of the two jobs."""
     preset: str = "default"
@@ -28,7 +26,7 @@ class ChaosOptions:
     num_workers: int = 2
     """Rollout workers."""
     env_steps: int = 0
-    """Length of either job; 0: what one does undisturbed in 45 % of the minutes, by a short job's rate."""
+    """Length of either job; 0: what one does without faults in 45 % of the minutes, by a short job's rate."""
     kinds: str = ""
     """Kinds of faults, with commas between them; default: all."""
     final_episodes: int = 1000
@@ -36,7 +34,7 @@ class ChaosOptions:
     timeout_s: float = 60.0
     """ray.timeout_s of the jobs: a frozen process is given up after an eighth, the replay buffer sooner."""
     deadline_s: float = 60.0
-    """A recovery that has not come after so long counts as a hang; of the whole job, after twice that."""
+    """A recovery that takes longer counts as a hang; of the whole job, one that takes twice as long."""
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -44,34 +42,16 @@ class ChaosOptions:
         Raises:
             BadInput: naming the option, its value and the remedy.
         """
-        for name in ("minutes", "num_workers", "final_episodes", "timeout_s", "deadline_s"):
-            if not 0 < getattr(self, name) < 10**6:
-                option = f"--{name.replace('_', '-')}"
-                raise BadInput(option, getattr(self, name), "must be positive, and below 10^6")
-        for name in ("seed", "env_steps"):
-            if not 0 <= getattr(self, name) < 10**9:
-                option = f"--{name.replace('_', '-')}"
-                raise BadInput(option, getattr(self, name), "must be zero or positive, and below 10^9")
+        limited = ("minutes", "num_workers", "final_episodes", "timeout_s", "deadline_s")
+        check_numbers(self, positive=limited, below=10**6)
+        check_numbers(self, positive=(), not_negative=("seed", "env_steps"))
         MADDPGConfig.preset(self.preset)
-        kinds_of(self.kinds)
-
-    def to_arguments(self) -> list[str]:
-        """Return the command-line arguments that differ from the defaults."""
-        arguments = []
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            if value != item.default:
-                arguments += [f"--{item.name.replace('_', '-')}", str(value)]
-        return arguments
-
-    def command_line(self) -> str:
-        """Return the command that does this anew."""
-        return shlex.join(["distributed-maddpg", "chaos", *self.to_arguments()])
+        parse_kinds(self.kinds)
 
 
 @dataclass(frozen=True)
 class JobSettings:
-    """What the two jobs have in common."""
+    """The settings of the jobs, which depend on their length."""
 
     env_steps: int
     report_interval_env_steps: int
@@ -82,7 +62,7 @@ class JobSettings:
 
     @staticmethod
     def of(options: ChaosOptions, env_steps: int) -> JobSettings:
-        """Return the settings of jobs of a length: short ones report, evaluate and save more often."""
+        """Return the settings for a length: short jobs report, evaluate and save more often."""
         return JobSettings(
             env_steps=env_steps,
             report_interval_env_steps=max(1_000, min(_REPORT, env_steps // 20)),
@@ -91,6 +71,10 @@ class JobSettings:
             snapshot_interval_s=5.0,
             timeout_s=options.timeout_s,
         )
+
+    def patience_s(self, options: ChaosOptions) -> float:
+        """Return how long a job may report nothing before it counts as stalled."""
+        return 2 * options.deadline_s + self.timeout_s
 
     def to_arguments(self, options: ChaosOptions) -> list[str]:
         """Return the options of `distributed-maddpg train`."""

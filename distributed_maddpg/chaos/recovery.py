@@ -1,4 +1,4 @@
-"""From what a job wrote to what became of a fault: pure functions of events, rows and lines."""
+"""How a job recovered from a fault: pure functions of the events, rows and lines it wrote."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Row = Mapping[str, str]
 _ENV_STEPS, _UPDATES = "num_env_steps_sampled_lifetime", "num_updates_lifetime"
 _LOST = ("fault_tolerance/env_steps_lost", "fault_tolerance/updates_lost")
 _SAVED = re.compile(r"\bsaved \S*/step_(\d+) \(")
-_FROM = re.compile(r"\bresuming from \S*/step_(\d+)\b")
+_RESUMED = re.compile(r"\b(?:going on|resuming|resumed|continuing) from \S*/step_(\d+)\b")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a row of metrics says of a life of the job."""
+    """The counts in a row of metrics."""
 
     env_steps: int = 0
     updates: int = 0
     env_steps_lost: int = 0
-    """Since this life of the job began; so are the next."""
+    """Since the present incarnation of the job began, as are `updates_lost`."""
     updates_lost: int = 0
 
 
@@ -41,9 +41,9 @@ def env_steps_of(row: Row) -> int:
     return int(float(row[_ENV_STEPS]))
 
 
-def role_named(who: str) -> str:
+def role_of_process(process: str) -> str:
     """Return the role in the name of a process: "rollout worker" of "rollout worker 1"."""
-    return who.rstrip("0123456789 ")
+    return process.rstrip("0123456789 ")
 
 
 def recovered_at(victims: Mapping[Role, int], since: float, events: Sequence[Event]) -> float | None:
@@ -51,7 +51,7 @@ def recovered_at(victims: Mapping[Role, int], since: float, events: Sequence[Eve
 
     Args:
         victims: how many of each role were hit.
-        since: when.
+        since: time of the fault.
         events: of the run, in the order of time.
     """
     latest = since
@@ -59,11 +59,11 @@ def recovered_at(victims: Mapping[Role, int], since: float, events: Sequence[Eve
         lost: set[str] = set()
         back: dict[str, float] = {}
         for event in events:
-            if event["time"] < since or role_named(event["process"]) != role:
+            if event["time"] < since or role_of_process(event["process"]) != role:
                 continue
             if event["kind"] == "lost":
                 lost.add(event["process"])
-                back.pop(event["process"], None)  # lost once more before it had done anything
+                back.pop(event["process"], None)  # lost again before it had done anything
             elif event["kind"] == "recovered" and event["process"] in lost:
                 back.setdefault(event["process"], event["time"])
         if len(back) < count:
@@ -73,46 +73,44 @@ def recovered_at(victims: Mapping[Role, int], since: float, events: Sequence[Eve
 
 
 def unexplained(events: Sequence[Event], faults: Sequence[Fault]) -> list[Event]:
-    """Return the losses beyond those that the faults account for, role by role: false alarms, or worse."""
+    """Return the losses that no fault before them accounts for, role by role: false alarms, or worse."""
     extra: list[Event] = []
-    for role in dict.fromkeys(role_named(event["process"]) for event in events):
-        left = [
-            [fault.time, count] for fault in faults for name, count in fault.victims.items() if name == role
-        ]
+    for role in dict.fromkeys(role_of_process(event["process"]) for event in events):
+        hit = [(fault.time, name, count) for fault in faults for name, count in fault.victims.items()]
+        causes = [time for time, name, count in hit if name == role for _ in range(count)]
         for event in events:
-            if event["kind"] != "lost" or role_named(event["process"]) != role:
+            if event["kind"] != "lost" or role_of_process(event["process"]) != role:
                 continue
-            cause = next((entry for entry in left if entry[1] and entry[0] <= event["time"]), None)
-            if cause is None:
-                extra.append(event)
+            if causes and causes[0] <= event["time"]:
+                del causes[0]
             else:
-                cause[1] -= 1
+                extra.append(event)
     return extra
 
 
 def saved_steps(log: str) -> list[int]:
-    """Return the steps of the checkpoints that a job's lines report as saved, in their order."""
+    """Return the steps of the checkpoints that a job's log reports as saved, in its order."""
     return [int(steps) for steps in _SAVED.findall(_unfolded(log))]
 
 
 def resumed_from(log: str) -> int:
-    """Return the steps of the checkpoint that a job's lines say it went on from; 0 if it began anew."""
-    found = _FROM.search(_unfolded(log))
+    """Return the steps of the checkpoint that a job's log says it resumed from; 0 if it resumed from none."""
+    found = _RESUMED.search(_unfolded(log))
     return int(found[1]) if found else 0
 
 
 def failed_saves(log: str) -> int:
-    """Return how many saves a job's lines report as failed."""
+    """Return how many saves a job's log reports as failed."""
     return _unfolded(log).count(" was not saved")
 
 
 def is_training(log: str) -> bool:
-    """Return whether a job has come so far that its tables hold what they did at the checkpoint."""
+    """Return whether a job has begun to train: from then on its tables are as at the checkpoint."""
     return any(line.startswith("training ") for line in log.splitlines())
 
 
 def missing_checkpoints(saved: Sequence[int], listed: Sequence[int], keep: int) -> list[int]:
-    """Return the steps of checkpoints that were reported as saved and should still be there, but are not."""
+    """Return the steps of checkpoints that were reported as saved and should still exist, but do not."""
     due = sorted(set(saved), reverse=True)[:keep]
     return [steps for steps in due if steps not in listed]
 

@@ -1,4 +1,4 @@
-"""A chaos experiment's result as tables, for a terminal and for docs/reliability.md."""
+"""The result of a chaos experiment as tables, for a terminal and for docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distributed_maddpg.benchmarks.tables import machine_text, number
+from distributed_maddpg.benchmarks.tables import machine_text, number, settings_text
 from distributed_maddpg.chaos.faults import KINDS
 from distributed_maddpg.chaos.result import ENOUGH_FAULTS
 from distributed_maddpg.files import write_atomic
@@ -21,22 +21,22 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
 
 
 def write_document(path: Path, result: Mapping[str, Any]) -> None:
-    """Put a result between the marks of a Markdown file; a file without them gets it at its end."""
+    """Write a result between the marks of a Markdown file, or to the end of a file without them."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     before, begin, rest = text.partition(_BEGIN)
     after = rest.partition(_END)[2] if begin else "\n"
     head = before if begin or not before else f"{before.rstrip()}\n\n"
-    write_atomic(path, f"{head}{_BEGIN}\n\n{markdown(result)}\n\n{_END}{after}")
+    write_atomic(path, f"{head}{_BEGIN}\n\n{_section(result)}\n\n{_END}{after}")
 
 
-def markdown(result: Mapping[str, Any]) -> str:
-    """Return the section that says how reliable a job was."""
-    settings = ", ".join(f"{name} = {number(value)}" for name, value in result["settings"].items())
+def _section(result: Mapping[str, Any]) -> str:
+    options = result["options"]
     parts = [
         f"```sh\n{result['command']}\n```",
         f"Machine: {machine_text(result['machine'])}.",
-        f"Jobs: preset {result['options']['preset']}, {result['options']['num_workers']} rollout workers, "
-        f"{settings}; a recovery later than {number(result['options']['deadline_s'])} s is a hang.",
+        f"Jobs: preset {options['preset']}, {options['num_workers']} rollout workers, "
+        f"{settings_text(result['settings'])}; "
+        f"a recovery later than {number(options['deadline_s'])} s is a hang.",
         *(markdown_table(table) for table in tables(result)),
     ]
     return "\n\n".join(parts)
@@ -50,7 +50,7 @@ def _faults(result: Mapping[str, Any]) -> Table:
         if figures["recovered"] < figures["count"]:
             count = f"{count}, {figures['recovered']} seen to recover"
         spans = ["" if figures[key] is None else f"{figures[key]:.1f} s" for key in ("median_s", "max_s")]
-        rows.append((name, KINDS[name].happens, count, *spans, _loss(figures)))
+        rows.append((name, KINDS[name].effect, count, *spans, _loss(figures)))
     return Table("faults", headers, rows)
 
 
@@ -64,33 +64,27 @@ def _loss(figures: Mapping[str, Any]) -> str:
 def _summary(result: Mapping[str, Any]) -> Table:
     lost, checkpoints, faults = result["lost"], result["checkpoints"], len(result["faults"])
     few = "" if faults >= ENOUGH_FAULTS else f"; fewer than {ENOUGH_FAULTS}, the job was too short"
-    rows: list[tuple[str, ...]] = [
-        ("faults", f"{faults} of {len(result['by_kind'])} kinds{few}"),
-        ("completed", "yes" if result["completed"] else "no"),
-        ("hangs", str(result["hangs"])),
-        ("problems", "; ".join(result["problems"]) or "none"),
-        (
-            "lost with processes",
-            f"{lost['env_steps_of_dead_processes']:,} env steps under way, "
-            f"{lost['updates_of_dead_processes']:,} updates, made up for",
-        ),
-        (
-            "lost with the whole job",
-            f"{lost['env_steps_after_the_checkpoint']:,} env steps and "
-            f"{lost['updates_after_the_checkpoint']:,} updates after the checkpoint in {result['restarts']} "
-            "restarts, made up for",
-        ),
-        ("replay buffers that came back empty", str(lost["replay_buffers_back_empty"])),
-        ("checkpoints saved", str(checkpoints["saved"])),
-        ("checkpoints lost", "; ".join(result["lost_checkpoints"]) or "0"),
-        ("processes left over", str(result["leftover_processes"])),
-        ("the last one outlived its driver by", f"{result['last_process_gone_after_s']:.1f} s"),
-        ("losses that no fault explains", str(len(result["unexplained_losses"]))),
-        ("disturbed, undisturbed", f"{result['disturbed_s']:.0f} s, {result['twin_s']:.0f} s"),
-        ("load average before, after", ", ".join(f"{load:.1f}" for load in result["load_average"])),
-        ("within noise of the twin", "yes" if result["within_noise"] else "no"),
-    ]
-    return Table("summary", ("", ""), rows)
+    env_steps, updates = lost["env_steps_after_the_checkpoint"], lost["updates_after_the_checkpoint"]
+    rows = {
+        "faults": f"{faults} of {len(result['by_kind'])} kinds{few}",
+        "completed": _yes(result["completed"]),
+        "hangs": str(result["hangs"]),
+        "problems": "; ".join(result["problems"]) or "none",
+        "lost with processes": f"{lost['env_steps_of_dead_processes']:,} env steps under way, "
+        f"{lost['updates_of_dead_processes']:,} updates, made up for",
+        "lost with the whole job": f"{env_steps:,} env steps and {updates:,} updates after the checkpoint "
+        f"in {result['restarts']} restarts, made up for",
+        "replay buffers that came back empty": str(lost["replay_buffers_back_empty"]),
+        "checkpoints saved": str(checkpoints["saved"]),
+        "checkpoints lost": "; ".join(result["lost_checkpoints"]) or "0",
+        "processes left over": str(result["leftover_processes"]),
+        "the last one outlived its driver by": f"{result['last_process_gone_after_s']:.1f} s",
+        "losses that no fault explains": str(len(result["unexplained_losses"])),
+        "disturbed, undisturbed": f"{result['disturbed_s']:.0f} s, {result['twin_s']:.0f} s",
+        "load average before, after": ", ".join(f"{load:.1f}" for load in result["load_average"]),
+        "within noise of the twin": _yes(result["within_noise"]),
+    }
+    return Table("summary", ("", ""), list(rows.items()))
 
 
 def _scores(result: Mapping[str, Any]) -> Table:
@@ -98,5 +92,9 @@ def _scores(result: Mapping[str, Any]) -> Table:
     rows = []
     for each in result["comparison"]:
         figures = [f"{each[key]:.2f}" for key in ("twin", "disturbed", "difference", "bound")]
-        rows.append((each["measure"].replace("_", " "), *figures, "yes" if each["within"] else "no"))
+        rows.append((each["measure"].replace("_", " "), *figures, _yes(each["within"])))
     return Table("scorecard", headers, rows)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

@@ -44,7 +44,7 @@ from distributed_maddpg.checkpoint.tensors import MAX_HEADER_BYTES, read_rows, r
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable
 from distributed_maddpg.files import open_regular, read_bytes, replace_folder, sync
-from distributed_maddpg.types import Arrays, StoredRows, checked_array
+from distributed_maddpg.types import Arrays, StoredTransitions, checked_array
 
 _PIECE_BYTES = 2**20
 _MAX_RETRIES = 20
@@ -75,7 +75,7 @@ class Checkpoint:
     updates: int
     state: Arrays
     """State of every stage, with names such as "learner/policy" or "worker_0/env/cycle"."""
-    replay: StoredRows | None = None
+    replay: StoredTransitions | None = None
     """Rows of the replay buffer, written and read in chunks; None: they were left out."""
     tables: dict[str, str] = field(default_factory=dict)
     """Text of the run's tables when the checkpoint was captured, by name: "metrics.csv", "returns.csv"."""
@@ -280,7 +280,7 @@ def _read(folder: int, shown: str) -> Checkpoint:
     if counts := manifest.replay:
         with _verified(folder, shown, manifest, REPLAY) as descriptor:
             rows = read_rows(descriptor, counts.num_rows, f"{shown}/{REPLAY}")
-            replay = StoredRows(counts.inserted, counts.num_rows, rows)
+            replay = StoredTransitions(counts.inserted, counts.num_rows, rows)
     return Checkpoint(*run, state, replay, tables, shown)
 
 

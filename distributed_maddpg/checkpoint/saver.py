@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from distributed_maddpg.checkpoint.folder import Checkpoint, save_checkpoint
 from distributed_maddpg.checkpoint.listing import remove_old
 from distributed_maddpg.errors import BadInput, one_line
-from distributed_maddpg.types import FloatArray, StoredRows
+from distributed_maddpg.types import FloatArray, StoredTransitions
 
 _MAX_WRITE_S = 600.0
 _RETRY_S = 10.0
@@ -132,7 +132,7 @@ class _SizeCounter:
         self.checkpoint = checkpoint
         if checkpoint.replay is not None:
             stored = checkpoint.replay
-            counted = StoredRows(stored.inserted, stored.num_rows, self._count(stored.chunks))
+            counted = StoredTransitions(stored.inserted, stored.num_rows, self._count(stored.chunks))
             self.checkpoint = dataclasses.replace(checkpoint, replay=counted)
 
     def _count(self, chunks: Iterator[FloatArray]) -> Iterator[FloatArray]:

@@ -1,7 +1,7 @@
 """The command line: exit 0 done, 1 failed, 2 bad input, 3 a checkpoint that cannot be read.
 
-JSON goes to stdout with --json, everything else to stderr. Each command has a file in this folder; heavy
-modules are imported only after its options were read, so that --help and a refusal are quick.
+JSON goes to stdout with --json, everything else to stderr. Each command has a file in this folder. It imports
+heavy modules only after it has parsed its options, so that --help and errors in options are quick.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError, 
 
 _DEBUG = "DISTRIBUTED_MADDPG_DEBUG"
 _COMMANDS = ("train", "evaluate", "cross-play", "reproduce", "benchmark", "report", "chaos")
-
-
 _USAGE = """usage: distributed-maddpg COMMAND ...
 
-  train                      train and leave a run folder with checkpoints, curves and a report
+  train                      train, and write a run folder with checkpoints, curves and a report
   evaluate CHECKPOINT        play greedy episodes and print the scorecard; --best-response tries to exploit it
   cross-play CHECKPOINT...   play every team against every opponent, and print the matrix
-  reproduce EXPERIMENT       train and compare what the paper's table does: physical-deception
+  reproduce EXPERIMENT       train and compare the runs of the paper's table: physical-deception
   benchmark WHAT             measure env, rollout, replay, learner, train, scaling or all
-  report RUN_DIR             write a run's report.html anew
+  report RUN_DIR             write a run's report.html again
   chaos                      kill and freeze a job's processes at random, and measure how it recovers
 
 distributed-maddpg COMMAND --help explains a command; distributed-maddpg --version prints the version.
@@ -43,13 +41,13 @@ def main(argv: list[str] | None = None) -> int:
     except TrainingError as error:
         return _fail(error, 1)
     except BrokenPipeError:
-        # Whoever read our output has gone; the interpreter's last flush must not complain of it.
+        # The reader of our output has exited; the interpreter's last flush must not fail because of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         return _fail("interrupted", 1)
     except Exception as error:
-        # Whatever a foreign environment or a full disk comes up with; a person gets one line all the same.
+        # Any error of a user's environment or a full disk becomes one line as well.
         if os.environ.get(_DEBUG):
             raise
         line = " ".join(f"{type(error).__name__}: {error}".split())
@@ -62,7 +60,7 @@ def _fail(error: object, code: int) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    sys.path.append(os.getcwd())  # for a user's own environment in this folder, as `python -m` has it
+    sys.path.append(os.getcwd())  # for a user's own environment in this folder, as with `python -m`
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="", file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2

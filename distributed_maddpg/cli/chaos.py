@@ -1,4 +1,4 @@
-"""The command that disturbs a job and measures how it recovers."""
+"""The command `chaos`, which injects faults into a job and measures how it recovers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from distributed_maddpg.chaos.options import ChaosOptions
-from distributed_maddpg.cli.output import print_json, show_tables
+from distributed_maddpg.cli.output import print_result
 from distributed_maddpg.cli.parsing import parse
 from distributed_maddpg.errors import TrainingError
 
@@ -18,17 +18,18 @@ _DEFAULTS = ChaosOptions()
 
 @dataclass(frozen=True)
 class ChaosCommand:
-    """Train over Ray while processes of the job are killed and frozen at random, beside an undisturbed twin.
+    """Train over Ray while processes of the job are killed and frozen at random, and once without faults.
 
     Exit code 0 means: the job completed, nothing hung, no checkpoint was lost, no process was left over, and
-    its scorecard is the twin's within noise. A node cannot be killed on one machine; the tests do that.
+    its scorecard equals that of the job without faults (the twin) within noise. A node cannot be killed on
+    one machine; the tests do that.
     """
 
     options: Annotated[ChaosOptions, tyro.conf.arg(name="")] = _DEFAULTS
     run_dir: str = ""
-    """Folder for both run folders, what the jobs said, and chaos.json; default: runs/chaos-<date>-<time>."""
+    """Folder for the run folders, the jobs' logs, and chaos.json; default: runs/chaos-<date>-<time>."""
     out: str = ""
-    """Markdown file in which the tables replace those of an earlier time, or follow what is there."""
+    """Markdown file in which the tables replace earlier ones, or are added at the end."""
     json: bool = False
     """Print one JSON object on stdout instead of tables."""
 
@@ -46,10 +47,6 @@ def run(arguments: list[str]) -> None:
     result = run_chaos(command.options, Path(command.run_dir or default_run_dir()), progress.note)
     if command.out:
         write_document(Path(command.out), result)
-    if command.json:
-        print_json(result)
-    else:
-        show_tables(tables(result), progress)
-        progress.note(f"machine: {machine_text(result['machine'])}")
+    print_result(result, tables(result), command.json, progress, machine_text(result["machine"]))
     if not result["passed"]:
         raise TrainingError("; ".join(result["against"]))

@@ -1,4 +1,4 @@
-"""The command that lets checkpoints play each other."""
+"""The command `cross-play`, which plays checkpoints against each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from distributed_maddpg.cli.output import present
+from distributed_maddpg.cli.output import print_result
 from distributed_maddpg.cli.parsing import parse
 from distributed_maddpg.experiments.options import CrossPlayOptions
 
@@ -27,7 +27,7 @@ class CrossPlayCommand:
     out: str = ""
     """Folder for cross_play.json, cross_play.csv and cross_play.html with the heat maps."""
     env_id: Annotated[str, tyro.conf.arg(name="env.id")] = ""
-    """The checkpoints' environment, to allow that it is imported and run; needed for one of your own."""
+    """The checkpoints' environment, to allow that it is imported and run; required for one of your own."""
     json: bool = False
     """Print one JSON object on stdout instead of tables."""
 
@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> None:
 
     from distributed_maddpg.experiments.cross_play import (  # noqa: PLC0415
         cross_play,
-        read_entrants,
+        read_entries,
         write_cross_play,
     )
     from distributed_maddpg.experiments.tables import cross_play_tables  # noqa: PLC0415
@@ -49,8 +49,8 @@ def run(arguments: list[str]) -> None:
     if command.out:
         make_folder(Path(command.out), "out")
     with contextlib.redirect_stdout(sys.stderr):
-        entrants = read_entrants(command.checkpoints, command.env_id)
-        result = cross_play(entrants, command.options, progress.note)
+        entries = read_entries(command.checkpoints, command.env_id)
+        result = cross_play(entries, command.options, progress.note)
     for path in write_cross_play(Path(command.out), result) if command.out else []:
         progress.note(f"wrote {path}")
-    present(result, cross_play_tables(result), command.json, progress)
+    print_result(result, cross_play_tables(result), command.json, progress)

@@ -1,4 +1,4 @@
-"""The command that measures a checkpoint."""
+"""The command `evaluate`, which evaluates a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Annotated
 
 import tyro
 
-from distributed_maddpg.cli.output import present
+from distributed_maddpg.benchmarks.options import check_numbers
+from distributed_maddpg.cli.output import print_result
 from distributed_maddpg.cli.parsing import parse
 from distributed_maddpg.errors import BadInput
-
-_MAX_UPDATES = 10**9
 
 
 @dataclass(frozen=True)
@@ -23,37 +22,36 @@ class EvaluateCommand:
     checkpoint: tyro.conf.Positional[str]
     """Checkpoint, or a run folder, or a folder or URL of checkpoints for the newest one."""
     episodes: int = 1000
-    """How many episodes."""
+    """Number of episodes."""
     seed: int = 0
     """Seed of the start states; the same seed gives the same numbers."""
     env_id: Annotated[str, tyro.conf.arg(name="env.id")] = ""
-    """The checkpoint's environment, to allow that it is imported and run; needed for one of your own."""
+    """The checkpoint's environment, to allow that it is imported and run; required for one of your own."""
     matchups: bool = True
     """Also play the teams against scripted ones: up to nine more evaluations."""
     best_response: bool = False
-    """Also train a fresh opponent of each team, which shows how far the team can be exploited."""
+    """Also train a fresh opponent of each team, to show how far the team can be exploited. Today's opponent
+    is weak, so the figure is optimistic: a stronger one may gain more."""
     best_response_updates: int = 5_000
-    """Updates that each of them learns for, rounded up to a fragment's; about 25 s."""
+    """Updates of each of these opponents, rounded up to those of a whole fragment; about 25 s."""
     json: bool = False
-    """Print one JSON object on stdout instead of a table."""
+    """Print one JSON object on stdout instead of tables."""
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_numbers(self, positive=("episodes", "best_response_updates"), not_negative=("seed",))
+        updates = self.best_response_updates
+        if not self.best_response and updates != EvaluateCommand.best_response_updates:
+            raise BadInput("best_response_updates", updates, "needs --best-response")
 
 
 def run(arguments: list[str]) -> None:
     """Run the command with these arguments."""
     command = parse(EvaluateCommand, "evaluate", arguments)
-    if command.episodes < 1:
-        raise BadInput("episodes", command.episodes, "must be at least 1")
-    if command.seed < 0:
-        raise BadInput("seed", command.seed, "must be zero or a positive integer")
-    if not 1 <= command.best_response_updates <= _MAX_UPDATES:
-        remedy = f"must be at least 1 and at most {_MAX_UPDATES}"
-        raise BadInput("best_response_updates", command.best_response_updates, remedy)
-    if not command.best_response and command.best_response_updates != EvaluateCommand.best_response_updates:
-        raise BadInput("best_response_updates", command.best_response_updates, "needs --best-response")
 
-    from distributed_maddpg.evaluation.matchups import matchups  # noqa: PLC0415
-    from distributed_maddpg.experiments.exploitability import best_responses, full_card  # noqa: PLC0415
-    from distributed_maddpg.report.card import card_tables  # noqa: PLC0415
+    from distributed_maddpg.evaluation.matchups import evaluate_matchups  # noqa: PLC0415
+    from distributed_maddpg.experiments.exploitability import best_responses  # noqa: PLC0415
+    from distributed_maddpg.report.scorecard import scorecard_tables  # noqa: PLC0415
     from distributed_maddpg.run.folder import newest_checkpoint  # noqa: PLC0415
     from distributed_maddpg.run.progress import Progress  # noqa: PLC0415
     from distributed_maddpg.trainer import MADDPG  # noqa: PLC0415
@@ -65,11 +63,12 @@ def run(arguments: list[str]) -> None:
         MADDPG.from_checkpoint(path, env_id=command.env_id) as algo,
     ):
         run = (algo.config, algo.policy_parameters())
-        card = full_card(algo.scorecard(command.episodes, command.seed))
+        scorecard = algo.scorecard(command.episodes, command.seed)
+        card = scorecard.with_intervals()
         if command.matchups:
-            card["matchups"] = matchups(*run, command.episodes, command.seed)
+            card["matchups"] = evaluate_matchups(*run, command.episodes, command.seed)
         if command.best_response:
-            budget = (command.best_response_updates, command.episodes, command.seed)
-            card["best_response"] = best_responses(*run, *budget, progress.note)
+            budget = (command.best_response_updates, command.seed)
+            card["best_response"] = best_responses(*run, scorecard, *budget, progress.note)
     result = {"checkpoint": path, "seed": command.seed, **card}
-    present(result, card_tables(card), command.json, progress)
+    print_result(result, scorecard_tables(card), command.json, progress)

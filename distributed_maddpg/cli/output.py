@@ -16,16 +16,15 @@ def print_json(values: dict[str, Any]) -> None:
     print(json.dumps(values), flush=True)
 
 
-def present(result: dict[str, Any], shown: Sequence[Table], as_json: bool, progress: Progress) -> None:
-    """Print a result as JSON on stdout, or show its tables."""
+def print_result(
+    result: dict[str, Any], tables: Sequence[Table], as_json: bool, progress: Progress, machine: str = ""
+) -> None:
+    """Print a result as JSON on stdout, or show its tables and the machine that it was measured on."""
     if as_json:
         print_json(result)
-    else:
-        show_tables(shown, progress)
-
-
-def show_tables(shown: Sequence[Table], progress: Progress) -> None:
-    """Show tables, one below the other."""
-    for table in shown:
+        return
+    for table in tables:
         progress.print_table(table.title, table.headers, table.rows)
         progress.note("")
+    if machine:
+        progress.note(f"machine: {machine}")

@@ -1,4 +1,4 @@
-"""A command's options from its arguments, and one line of whatever is wrong with them."""
+"""Parses a command's options, and reports an error in them as one line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -16,28 +16,27 @@ T = TypeVar("T")
 
 
 def parse(kind: type[T], name: str, arguments: list[str], default: T | None = None) -> T:
-    """Parse a command's options into its dataclass; turn tyro's framed complaint into one line.
+    """Parse a command's options into its dataclass; turn tyro's framed error message into one line.
 
     Raises:
         BadInput: naming the option, the value and the remedy.
     """
-    program = f"distributed-maddpg {name}"
+    defaults: dict[str, Any] = {} if default is None else {"default": default}
 
-    def fill() -> T:
-        if default is None:
-            return tyro.cli(kind, args=arguments, prog=program)
-        return tyro.cli(kind, args=arguments, prog=program, default=default)
+    def parse_options() -> T:
+        options: T = tyro.cli(kind, args=arguments, prog=f"distributed-maddpg {name}", **defaults)
+        return options
 
     if {"-h", "--help"} & set(arguments):
-        return fill()
-    complaint = io.StringIO()
+        return parse_options()
+    message = io.StringIO()
     columns = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "2000"  # unfolded, so that the complaint can be taken apart
+    os.environ["COLUMNS"] = "2000"  # unfolded, so that the message can be parsed
     try:
-        with contextlib.redirect_stderr(complaint):
-            return fill()
+        with contextlib.redirect_stderr(message):
+            return parse_options()
     except SystemExit:
-        raise _Refused(_one_line(complaint.getvalue())) from None
+        raise _TyroRefusal(_one_line(message.getvalue())) from None
     finally:
         if columns is None:
             del os.environ["COLUMNS"]
@@ -45,26 +44,26 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
             os.environ["COLUMNS"] = columns
 
 
-class _Refused(BadInput):
-    """A command line that tyro refused; the line is already complete."""
+class _TyroRefusal(BadInput):
+    """A command line that tyro refused; its message is complete."""
 
     def __init__(self, line: str) -> None:
         ValueError.__init__(self, line)
 
 
-def _one_line(complaint: str) -> str:
-    """Return the first sentence of tyro's framed complaint, and the nearest option it suggests."""
-    lines = [line.strip("│╭╮╰╯ ─") for line in complaint.splitlines()]
-    lines = [line for line in lines if line.strip("-")]  # tyro rules with "-" where stdout is not UTF-8
+def _one_line(message: str) -> str:
+    """Return the first sentence of tyro's framed message, and the nearest option it suggests."""
+    lines = [line.strip("│╭╮╰╯ ─") for line in message.splitlines()]
+    lines = [line for line in lines if line.strip("-")]  # tyro draws rules of "-" where stdout is not UTF-8
     first = lines[1] if len(lines) > 1 else "the command line cannot be read"
-    if first.endswith(":") and len(lines) > 3:  # a heading over what is missing
+    if first.endswith(":") and len(lines) > 3:  # a heading above the missing option
         first = f"{first} {lines[2]} {lines[3]}"
     if first.endswith("Failed to parse key-value pairs!"):
         option = first.split()[2].rstrip(":")
-        if choices := re.search(r"\[STR (\{[\w,]+\}) \[", complaint):
+        if choices := re.search(r"\[STR (\{[\w,]+\}) \[", message):
             return f"{option}: a name lacks its value, or has none of these; give {option} NAME {choices[1]}"
         return f"{option}: a name lacks its value; give {option} NAME VALUE NAME VALUE"
-    # An error of ours, raised while tyro filled a section, says everything by itself.
-    ours = first.partition(": ")[2] if first.startswith("Error parsing settings") else first
+    # An error of ours, raised while tyro builds a dataclass, is complete without tyro's prefix.
+    ours = re.sub(r"^Error parsing (settings|\w+Command)[^:]*: ", "", first)
     near = [line.split()[0].rstrip(",") for line in lines[2:] if line.startswith("--")]
     return f"{ours}; did you mean {near[0]}?" if near and "Unrecognized" in first else ours

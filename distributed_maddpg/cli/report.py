@@ -1,4 +1,4 @@
-"""The command that writes a run's page."""
+"""The command `report`, which writes a run's page."""
 
 from __future__ import annotations
 

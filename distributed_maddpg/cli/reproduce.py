@@ -1,4 +1,4 @@
-"""The command that trains what a published table compares."""
+"""The command `reproduce`, which trains and compares the runs of a published table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from distributed_maddpg.cli.output import present
+from distributed_maddpg.cli.output import print_result
 from distributed_maddpg.cli.parsing import parse
 from distributed_maddpg.experiments.options import ReproduceOptions
 
@@ -22,7 +22,7 @@ _DEFAULTS = ReproduceOptions()
 class ReproduceCommand:
     """Train good agents and adversaries by MADDPG and DDPG, all four pairings, as the paper does.
 
-    Writes results.json, README.md and curves.html. Started again it goes on where it was stopped.
+    Writes results.json, README.md and curves.html. Started again it resumes where it was stopped.
     """
 
     experiment: tyro.conf.Positional[Literal["physical-deception"]]
@@ -52,4 +52,4 @@ def run(arguments: list[str]) -> None:
         result = reproduce(command.options, out, progress.note)
     for path in write_reproduction(out, result, shlex.join(["distributed-maddpg", "reproduce", *arguments])):
         progress.note(f"wrote {path}")
-    present(result, reproduction_tables(result), command.json, progress)
+    print_result(result, reproduction_tables(result), command.json, progress)

@@ -1,4 +1,4 @@
-"""The command that trains: a run from its beginning, or from a checkpoint."""
+"""The command `train`, which starts a run or resumes one from a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _AUTO = "auto"
 
 @dataclass(frozen=True)
 class TrainCommand:
-    """Train MADDPG, and leave a run folder: config.toml, metrics.csv, returns.csv, report.html, checkpoints.
+    """Train MADDPG, and write a run folder: config.toml, metrics.csv, returns.csv, report.html, checkpoints.
 
     Settings come from --preset, then from --config, then from the other options. Arguments of the environment
     are given as --env.kwargs NAME VALUE NAME VALUE, for instance --env.kwargs N 3 max_cycles 40.
@@ -36,18 +36,18 @@ class TrainCommand:
     preset: str = "default"
     """Settings to start from: default, deception, notebook or paper."""
     config: str = ""
-    """TOML file with settings laid over the preset's; it may name its own preset."""
+    """TOML file with settings that override the preset's; it may name its own preset."""
     resume: str = ""
-    """Run folder to continue from its newest checkpoint, with the settings it was started with. Or auto, with
-    --run-dir: continue there from the newest checkpoint that can be read, and begin where there is none."""
+    """Run folder to resume from its newest checkpoint, with the settings it was started with. Or auto, with
+    --run-dir: resume there from the newest checkpoint that can be read, or start a run if there is none."""
     run_dir: str = ""
     """Folder to create; default: runs/<preset>-<date>-<time>."""
     checkpoint_dir: str = ""
     """Where checkpoints go: a folder, or a URL like s3://bucket/run; default: in the run's folder."""
     checkpoint_replay: bool = True
-    """Keep the stored transitions in checkpoints, so that a continued run goes on exactly."""
+    """Save the replay buffer in checkpoints, so that a resumed run continues exactly."""
     keep_checkpoints: int = 3
-    """How many of the newest checkpoints stay; 0 for all."""
+    """How many of the newest checkpoints to keep; 0 for all."""
     num_seeds: int = 1
     """Runs with the seeds --seed and up, trained side by side; each gets a folder of its own."""
     json: bool = False
@@ -59,20 +59,20 @@ def run(arguments: list[str]) -> None:
     from distributed_maddpg.checkpoint.listing import set_aside  # noqa: PLC0415
 
     while True:
-        start = _start(arguments)
+        origin = _read_origin(arguments)
         try:
-            return _train_from(start, arguments)
-        except CheckpointError as error:  # its files are whole, but the stages cannot take it over
-            if not (start.auto and start.checkpoints) or isinstance(error, CheckpointUnavailable):
+            return _train_from(origin, arguments)
+        except CheckpointError as error:  # its files are intact, but the stages cannot restore it
+            if not (origin.auto and origin.checkpoints) or isinstance(error, CheckpointUnavailable):
                 raise
             print(f"skipped: {error}", file=sys.stderr)
-            for checkpoint in start.checkpoints:
+            for checkpoint in origin.checkpoints:
                 set_aside(checkpoint.path, "broken")
 
 
-def _train_from(start: _Start, arguments: list[str]) -> None:
-    base, checkpoints, saving = start.settings, start.checkpoints, start.saving
-    # The tables without fixed keys start empty, so that any key may be named.
+def _train_from(origin: _Origin, arguments: list[str]) -> None:
+    base, checkpoints, saving = origin.settings, origin.checkpoints, origin.saving
+    # The tables without fixed keys start empty, so that any key can be given.
     open_env = dataclasses.replace(base.env, kwargs={})
     open_algorithm = dataclasses.replace(base.algorithm, team_overrides={})
     default = TrainCommand(
@@ -82,7 +82,7 @@ def _train_from(start: _Start, arguments: list[str]) -> None:
         keep_checkpoints=saving.keep,
     )
     command = parse(TrainCommand, "train", arguments, default)
-    config = _with_tables(command.settings, base)
+    config = _merge_tables(command.settings, base)
     num_seeds = len(checkpoints) or command.num_seeds
     if command.num_seeds not in (1, num_seeds):
         raise BadInput("--num-seeds", command.num_seeds, f"the folder to resume holds {num_seeds} runs")
@@ -93,7 +93,7 @@ def _train_from(start: _Start, arguments: list[str]) -> None:
     progress = Progress()
     for before in {each.config.ray.address for each in checkpoints} - {"", config.ray.address}:
         progress.note(f"the run used --ray.address {before}; a checkpoint alone does not connect to it again")
-    resumed = "" if start.auto else command.resume
+    resumed = "" if origin.auto else command.resume
     run_dir = Path(resumed or command.run_dir or default_run_dir(command.preset))
     saving = dataclasses.replace(
         saving,
@@ -104,10 +104,10 @@ def _train_from(start: _Start, arguments: list[str]) -> None:
     with contextlib.redirect_stdout(sys.stderr):  # an environment may print; stdout is for JSON
         if num_seeds == 1:
             checkpoint = checkpoints[0] if checkpoints else None
-            summary = train_run(config, run_dir, progress, checkpoint, saving, restart=start.auto)
+            summary = train_run(config, run_dir, progress, checkpoint, saving, restart=origin.auto)
         else:
-            going_on = checkpoints if command.resume else None
-            summary = train_seeds(config, num_seeds, run_dir, progress, going_on, saving)
+            resumed_from = checkpoints if command.resume else None
+            summary = train_seeds(config, num_seeds, run_dir, progress, resumed_from, saving)
     progress.print_summary(summary)
     if command.json:
         print_json(summary)
@@ -116,17 +116,17 @@ def _train_from(start: _Start, arguments: list[str]) -> None:
         raise TrainingError(problems[0])
 
 
-class _Start(NamedTuple):
+class _Origin(NamedTuple):
     """What --resume, --preset and --config say, before the other options."""
 
     settings: MADDPGConfig
     checkpoints: list[Checkpoint]
-    """To go on from."""
+    """To resume from."""
     saving: SavingOptions
     auto: bool
 
 
-def _start(arguments: list[str]) -> _Start:
+def _read_origin(arguments: list[str]) -> _Origin:
     from distributed_maddpg.checkpoint.saver import SavingOptions  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -136,20 +136,20 @@ def _start(arguments: list[str]) -> _Start:
         named, _ = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise BadInput(str(error.argument_name), "", str(error.message)) from None
-    env_id = getattr(named, "env.id")  # first, because another environment takes other arguments
+    env_id = getattr(named, "env.id")  # first, because each environment has other arguments
     checkpoints, saving = _checkpoints(named, env_id) if named.resume else ([], SavingOptions())
     if checkpoints:
-        base = _going_on(checkpoints[0], named.config)
+        base = _resumed_settings(checkpoints[0], named.config)
     else:
         base = MADDPGConfig.preset(named.preset or "default")
         if named.config:
             base = MADDPGConfig.from_toml(named.config, base)
     base = MADDPGConfig.from_dict({"env": {"id": env_id}}, base) if env_id else base
-    return _Start(base, checkpoints, saving, named.resume == _AUTO)
+    return _Origin(base, checkpoints, saving, named.resume == _AUTO)
 
 
-def _going_on(checkpoint: Checkpoint, config_file: str) -> MADDPGConfig:
-    """Return a checkpoint's settings; of a settings file given beside it, the cluster's address alone."""
+def _resumed_settings(checkpoint: Checkpoint, config_file: str) -> MADDPGConfig:
+    """Return a checkpoint's settings; of a settings file, only the cluster's address is used."""
     from distributed_maddpg.trainer import checkpoint_settings  # noqa: PLC0415
 
     base = checkpoint_settings(checkpoint)
@@ -158,16 +158,16 @@ def _going_on(checkpoint: Checkpoint, config_file: str) -> MADDPGConfig:
 
 
 def _checkpoints(named: argparse.Namespace, env_id: str) -> tuple[list[Checkpoint], SavingOptions]:
-    """Return the checkpoint that --resume names, or finds by itself, and how the run saves them.
+    """Return the checkpoint that --resume names or finds, and how the run saves its checkpoints.
 
-    Of several seeds' runs one of each.
+    A folder of several seeds has one checkpoint per run.
     """
     auto = named.resume == _AUTO
     if auto and not named.run_dir:
-        raise BadInput("--resume", _AUTO, "needs --run-dir, the folder to continue or to begin in")
+        raise BadInput("--resume", _AUTO, "needs --run-dir, the folder to resume or to start in")
     for option in () if auto else ("preset", "config", "run_dir"):
         if getattr(named, option):
-            remedy = "cannot go with --resume, which continues a run's own settings in its own folder"
+            remedy = "cannot be combined with --resume, which uses the run's own settings and folder"
             raise BadInput(f"--{option.replace('_', '-')}", getattr(named, option), remedy)
     from distributed_maddpg.run.folder import (  # noqa: PLC0415
         check_checkpoints_present,
@@ -180,7 +180,7 @@ def _checkpoints(named: argparse.Namespace, env_id: str) -> tuple[list[Checkpoin
     run_dir = Path(named.run_dir if auto else named.resume)
     seeds = [path for path in run_dir.glob("seed_*") if path.name.removeprefix("seed_").isdigit()]
     runs = sorted(seeds, key=lambda path: int(path.name.removeprefix("seed_"))) or [run_dir]
-    # Several seeds' runs have each their own; that a folder was named is refused later.
+    # Each of several seeds' runs has its own folder; a named one is refused later.
     folders = (
         [named.checkpoint_dir] * len(runs)
         if named.checkpoint_dir
@@ -194,8 +194,8 @@ def _checkpoints(named: argparse.Namespace, env_id: str) -> tuple[list[Checkpoin
     return checkpoints, read_checkpoint_record(runs[0]).saving
 
 
-def _with_tables(settings: MADDPGConfig, base: MADDPGConfig) -> MADDPGConfig:
-    """Lay the command line's tables without fixed keys over the base's."""
+def _merge_tables(settings: MADDPGConfig, base: MADDPGConfig) -> MADDPGConfig:
+    """Merge the command line's tables without fixed keys into the base's."""
     words: dict[str, EnvArgument] = {"true": True, "false": False}
     given = {key: words.get(str(value).lower(), value) for key, value in settings.env.kwargs.items()}
     env = dataclasses.replace(settings.env, kwargs={**base.env.kwargs, **given})

@@ -16,18 +16,23 @@ from distributed_maddpg.types import EnvSpec
 _ADVERSARY = "simple_adversary"
 _ADVERSARY_MODULE = "mpe2.simple_adversary_v3"
 _BUILTIN_PACKAGES = ("mpe2", "pettingzoo")
+_FACTORY = "factory:"
 _OWN_ARGUMENTS = {"env_id", "num_envs", "seed", "backend"}
 _BACKENDS = ("auto", "vectorized", "pettingzoo")
 
+EnvFactory = Callable[..., Any]
+"""Makes one PettingZoo parallel environment; receives `env.kwargs`."""
+
 
 def make_vector_env(
-    env_id: str, num_envs: int, seed: int, *, backend: str = "auto", **env_kwargs: Any
+    env_id: str | EnvFactory, num_envs: int, seed: int, *, backend: str = "auto", **env_kwargs: Any
 ) -> VectorEnv:
     """Make E copies of an environment.
 
     Args:
         env_id: "simple_adversary" (or "mpe2.simple_adversary_v3"), or any importable PettingZoo parallel
-            environment as "package.module", whose `parallel_env` is called, or "package.module:callable".
+            environment as "package.module", whose `parallel_env` is called, or "package.module:callable";
+            or the callable itself.
         num_envs: E.
         seed: of all random streams; copy i's stream depends on the seed and i alone.
         backend: "vectorized" is the compiled `simple_adversary`, "pettingzoo" steps the original copy by
@@ -46,10 +51,28 @@ def make_vector_env(
     if backend == "vectorized":
         remedy = f"only {_ADVERSARY!r} is compiled, not {env_id!r}; use 'auto' or 'pettingzoo'"
         raise BadInput("env.backend", backend, remedy)
-    factory = _find_factory(env_id)
+    factory, name = (env_id, factory_id(env_id)) if callable(env_id) else (_find_factory(env_id), env_id)
     from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv  # noqa: PLC0415 - loads gymnasium
 
-    return PettingZooVectorEnv(lambda: _construct(factory, env_id, env_kwargs), num_envs, seed, env_id)
+    return PettingZooVectorEnv(lambda: _construct(factory, name, env_kwargs), num_envs, seed, name)
+
+
+def factory_id(factory: EnvFactory) -> str:
+    """Return the `env.id` that stands for an environment given as a callable, "factory:<its name>"."""
+    function = getattr(factory, "func", factory)  # of a functools.partial
+    return _FACTORY + getattr(function, "__qualname__", type(function).__name__)
+
+
+def is_factory_id(env_id: str) -> bool:
+    """Return whether an id stands for a callable, which the id alone cannot bring back."""
+    return env_id.startswith(_FACTORY)
+
+
+def is_compiled(env: VectorEnv) -> bool:
+    """Return whether this package steps the environment itself, without PettingZoo."""
+    from distributed_maddpg.envs.simple_adversary import SimpleAdversary  # noqa: PLC0415 - loads numba
+
+    return isinstance(env, SimpleAdversary)
 
 
 def is_builtin(env_id: str) -> bool:
@@ -62,7 +85,7 @@ def is_builtin(env_id: str) -> bool:
     return env_id == _ADVERSARY or (package in _BUILTIN_PACKAGES and bool(parts) and public)
 
 
-def env_spec(env_id: str, backend: str, env_kwargs: Mapping[str, Any]) -> EnvSpec:
+def env_spec(env_id: str | EnvFactory, backend: str, env_kwargs: Mapping[str, Any]) -> EnvSpec:
     """Return what the other stages need to know of an environment, by making one copy and closing it."""
     for name in _OWN_ARGUMENTS & set(env_kwargs):
         raise BadInput(
@@ -96,6 +119,9 @@ def _construct(factory: Callable[..., Any], env_id: str, kwargs: dict[str, Any])
 
 def _find_factory(env_id: str) -> Callable[..., Any]:
     """Import what an id names: "package.module" (its `parallel_env`) or "package.module:callable"."""
+    if is_factory_id(env_id):
+        remedy = "was given in Python as a callable; pass it again, as in MADDPG(config, env=make_env)"
+        raise BadInput("env.id", env_id, remedy)
     module_name, _, attribute = env_id.partition(":")
     if not all(module_name.split(".")):
         raise BadInput(

@@ -126,7 +126,7 @@ class PettingZooVectorEnv:
         truncated, final_obs = np.zeros(self.num_envs, np.bool_), self._empty_obs()
         ended = []
         for e in range(self.num_envs):
-            observations, reward, *ends = self._step_async(e, [array[e] for array in taken])
+            observations, reward, *ends = self._step_copy(e, [array[e] for array in taken])
             with np.errstate(over="ignore"):  # what float32 cannot hold is for the worker to refuse
                 rewards[e] = [reward[agent] for agent in self.agents]
             self._encode(observations, final_obs, e)
@@ -186,7 +186,7 @@ class PettingZooVectorEnv:
     def _replay(self, e: int, actions: list[Any]) -> bool:
         """Step one copy again; return whether its episode ended."""
         try:
-            _, _, terminations, truncations, _ = self._step_async(e, actions)
+            _, _, terminations, truncations, _ = self._step_copy(e, actions)
         except Exception as error:  # whatever an environment finds wrong with what a file says
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ValueError(f"copy {e} refused an action that was replayed ({reason})") from error
@@ -222,7 +222,7 @@ class PettingZooVectorEnv:
             )
         return reset_result[0]
 
-    def _step_async(self, e: int, actions: list[Any]) -> tuple[Any, ...]:
+    def _step_copy(self, e: int, actions: list[Any]) -> tuple[Any, ...]:
         """Step one copy, remembering the actions."""
         self._remember(e, actions)
         decoded = zip(self.agents, self._actions, actions, strict=True)

@@ -1,1 +1,1 @@
-"""Greedy episodes, and what they say about deception."""
+"""Greedy evaluation episodes and the scores computed from them."""

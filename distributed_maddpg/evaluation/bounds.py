@@ -1,8 +1,8 @@
-"""How well an adversary can do that never learns which landmark is the goal.
+"""Upper bounds for an adversary that never learns which landmark is the goal.
 
-Every landmark is the goal equally often, and within an episode any point of the square can be reached. So the
-best that such an adversary can do is to wait where it is nearest to all landmarks on average, or near to as
-many of them as possible.
+Every landmark is the goal equally often, and within an episode an agent can reach any point of the square.
+The best that such an adversary can do is to wait at the point with the smallest mean distance to the
+landmarks, or with as many landmarks as possible within eps.
 """
 
 from __future__ import annotations
@@ -15,41 +15,38 @@ import numpy.typing as npt
 
 DoubleArray = npt.NDArray[np.float64]
 
-_ROUNDS, _MAX_DISTANCES = 300, 2**22
+_ITERATIONS, _MAX_CHUNK_DISTANCES = 300, 2**22
 _SMOOTHING = 1e-9
-"""Keeps Weiszfeld's weights finite on a landmark; landmarks are tried by themselves, too."""
+"""Keeps Weiszfeld's weights finite at a landmark. The landmarks themselves are candidates too."""
 
 
 def uninformed_distances(landmarks: DoubleArray) -> DoubleArray:
     """Return the smallest mean distance `[n]` of one point to the landmarks `[n, L, 2]` of each episode.
 
-    That is the distance from their geometric median (Weiszfeld 1937); of two, half their distance.
+    It is reached at their geometric median (Weiszfeld 1937). For two landmarks it is half their distance.
     """
-    return _in_chunks(_median_distances, landmarks)
+    return _map_in_chunks(_geometric_median_distances, landmarks)
 
 
-def _median_distances(landmarks: DoubleArray) -> DoubleArray:
+def _geometric_median_distances(landmarks: DoubleArray) -> DoubleArray:
     point = landmarks.mean(axis=1, keepdims=True)  # [n, 1, 2]
-    for _ in range(_ROUNDS):
-        weight = 1.0 / (_distances_to(landmarks, point) + _SMOOTHING)  # [n, L]
-        point = (landmarks * weight[:, :, None]).sum(axis=1, keepdims=True) / weight.sum(axis=1)[
-            :, None, None
-        ]
+    for _ in range(_ITERATIONS):
+        weight = 1.0 / (_distances_to(landmarks, point) + _SMOOTHING)[:, :, None]  # [n, L, 1]
+        point = (landmarks * weight).sum(axis=1, keepdims=True) / weight.sum(axis=1, keepdims=True)
     candidates = np.concatenate([landmarks, point], axis=1)  # [n, L + 1, 2]
-    means: DoubleArray = _pairwise_distances(candidates, landmarks).mean(axis=2)
-    best: DoubleArray = means.min(axis=1)
-    return best
+    smallest: DoubleArray = _pairwise_distances(candidates, landmarks).mean(axis=2).min(axis=1)
+    return smallest
 
 
-def uninformed_shares(landmarks: DoubleArray, eps: float) -> DoubleArray:
+def uninformed_success(landmarks: DoubleArray, eps: float) -> DoubleArray:
     """Return the largest share `[n]` of the landmarks `[n, L, 2]` that lie within eps of one point.
 
-    Discs of radius eps round the landmarks overlap most at a landmark or where two of their circles meet.
+    Discs of radius eps around the landmarks overlap most at a landmark or where two of their circles meet.
     """
-    return _in_chunks(lambda part: _most_shares(part, eps), landmarks)
+    return _map_in_chunks(lambda chunk: _max_shares_within(chunk, eps), landmarks)
 
 
-def _most_shares(landmarks: DoubleArray, eps: float) -> DoubleArray:
+def _max_shares_within(landmarks: DoubleArray, eps: float) -> DoubleArray:
     candidates = [landmarks]
     for i, j in itertools.combinations(range(landmarks.shape[1]), 2):
         middle = (landmarks[:, i] + landmarks[:, j]) / 2
@@ -58,8 +55,7 @@ def _most_shares(landmarks: DoubleArray, eps: float) -> DoubleArray:
         with np.errstate(invalid="ignore", divide="ignore"):  # too far apart, or the same point
             across = np.sqrt(eps**2 - length**2) * half[:, ::-1] * [-1.0, 1.0] / length
         candidates.append(np.nan_to_num(np.stack([middle + across, middle - across], axis=1), nan=np.inf))
-    points = np.concatenate(candidates, axis=1)
-    within = _pairwise_distances(points, landmarks) <= eps * (1 + 1e-9)
+    within = _pairwise_distances(np.concatenate(candidates, axis=1), landmarks) <= eps * (1 + 1e-9)
     shares: DoubleArray = within.mean(axis=2).max(axis=1)
     return shares
 
@@ -67,24 +63,25 @@ def _most_shares(landmarks: DoubleArray, eps: float) -> DoubleArray:
 def centroid_distances(landmarks: DoubleArray) -> DoubleArray:
     """Return the distances `[n, L]` of the landmarks `[n, L, 2]` from their centroid.
 
-    There an uninformed adversary waits that is paid by the squared distance.
+    The centroid is the best point where the reward is the squared distance.
     """
     return _distances_to(landmarks, landmarks.mean(axis=1, keepdims=True))
 
 
-def _in_chunks(work: Callable[[DoubleArray], DoubleArray], landmarks: DoubleArray) -> DoubleArray:
-    """Do `work` on so few episodes at a time that the distances between all points fit into memory."""
-    rows = max(1, _MAX_DISTANCES // landmarks.shape[1] ** 3)
-    return np.concatenate([work(landmarks[at : at + rows]) for at in range(0, len(landmarks), rows)])
+def _map_in_chunks(function: Callable[[DoubleArray], DoubleArray], landmarks: DoubleArray) -> DoubleArray:
+    """Apply `function` to chunks of episodes whose distances between all points fit into memory."""
+    rows = max(1, _MAX_CHUNK_DISTANCES // landmarks.shape[1] ** 3)
+    chunks = (landmarks[start : start + rows] for start in range(0, len(landmarks), rows))
+    return np.concatenate([function(chunk) for chunk in chunks])
 
 
 def _distances_to(landmarks: DoubleArray, point: DoubleArray) -> DoubleArray:
-    """Return distances `[n, L]` of landmarks `[n, L, 2]` from one point each `[n, 1, 2]`."""
-    apart: DoubleArray = np.linalg.norm(landmarks - point, axis=2)
-    return apart
+    """Return the distances `[n, L]` of landmarks `[n, L, 2]` from one point `[n, 1, 2]` per episode."""
+    distances: DoubleArray = np.linalg.norm(landmarks - point, axis=2)
+    return distances
 
 
 def _pairwise_distances(points: DoubleArray, landmarks: DoubleArray) -> DoubleArray:
-    """Return distances `[n, K, L]` of points `[n, K, 2]` from landmarks `[n, L, 2]`."""
-    apart: DoubleArray = np.linalg.norm(points[:, :, None] - landmarks[:, None], axis=3)
-    return apart
+    """Return the distances `[n, K, L]` of points `[n, K, 2]` from landmarks `[n, L, 2]`."""
+    distances: DoubleArray = np.linalg.norm(points[:, :, None] - landmarks[:, None], axis=3)
+    return distances

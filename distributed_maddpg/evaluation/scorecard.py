@@ -1,4 +1,4 @@
-"""What greedy episodes showed: returns, success rates and distances, with confidence intervals."""
+"""The scores of greedy episodes: returns, success rates and distances, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ from distributed_maddpg.evaluation.scores import (
     SUCCESS_EPS,
     goal_distances,
     mean_interval,
-    share_interval,
+    proportion_interval,
+    success_masks,
     success_rates,
-    successes,
 )
 from distributed_maddpg.types import EpisodeReport, FloatArray
 
 
 @dataclass(frozen=True)
 class Scorecard:
-    """What greedy episodes showed."""
+    """The episodes of one evaluation, from which scores and their confidence intervals are computed."""
 
     agents: tuple[str, ...]
     episodes: EpisodeReport
     env_steps: int
-    """Steps of one environment summed over the counted episodes."""
-    closest: FloatArray
-    """[n, 3] the smallest of `goal_distances` of any frame of an episode, in their order; or [n, 0]."""
+    """Sum of the lengths of the counted episodes."""
+    minimal_distances: FloatArray
+    """[n, 3]: the smallest of each of `goal_distances`, in their order, over the frames of an episode. [n, 0]
+    without landmarks."""
 
     @property
     def has_landmarks(self) -> bool:
-        """Whether the environment has landmarks to be near to."""
+        """Whether the environment reports distances to landmarks."""
         return int(self.episodes.final_distances.shape[2]) > 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers: returns per agent, lengths, and where known success in percent, distances."""
+        """Return the scores as plain numbers; with landmarks also success, in percent, and distances."""
         returns = self.episodes.returns
         card: dict[str, Any] = {
             "episodes": len(returns),
@@ -63,20 +64,24 @@ class Scorecard:
             "agent_episode_returns_mean": {agent: mean_interval(own) for agent, own in returns}
         }
         if self.has_landmarks:
-            hits = successes(self.episodes.final_distances, SUCCESS_EPS)
-            found["success"] = {name: share_interval(own) for name, own in hits.items()}
-            # In the same episodes, so of the differences.
-            delta = mean_interval(100.0 * hits["agents"] - 100.0 * hits["adversary"])
+            masks = success_masks(self.episodes.final_distances, SUCCESS_EPS)
+            found["success"] = {name: proportion_interval(own) for name, own in masks.items()}
+            # Both rates come from the same episodes, so this is the interval of the differences.
+            delta = mean_interval(100.0 * masks["agents"] - 100.0 * masks["adversary"])
             found["delta"] = delta and (max(-100.0, delta[0]), min(100.0, delta[1]))
             for name, distances in self._goal_distances().items():
                 found[name] = {who: mean_interval(values) for who, values in distances.items()}
         return found
 
+    def with_intervals(self) -> dict[str, Any]:
+        """Return the numbers of `to_dict`, and their confidence intervals under `ci95`."""
+        return {**self.to_dict(), "ci95": self.intervals()}
+
     def _goal_distances(self) -> dict[str, dict[str, FloatArray]]:
         final = goal_distances(self.episodes.final_distances)
         return {
             "final_distance_mean": final,
-            "minimal_distance_mean": dict(zip(final, self.closest.T, strict=True)),
+            "minimal_distance_mean": dict(zip(final, self.minimal_distances.T, strict=True)),
         }
 
 
@@ -86,12 +91,12 @@ def _delta(rates: dict[str, float]) -> float:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A scorecard and the moment of training it belongs to."""
+    """A scorecard, and the counts of training at which its policies were taken."""
 
     env_steps: int
     updates: int
     card: Scorecard
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers."""
+        """Return the scores as plain numbers, with the counts."""
         return {"num_env_steps": self.env_steps, "num_updates": self.updates, **self.card.to_dict()}

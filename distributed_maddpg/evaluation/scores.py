@@ -1,6 +1,6 @@
-"""What the distances and returns of episodes say, and how sure that is.
+"""Measures of episodes and their confidence intervals.
 
-Distances are `[n, N, L]` float32: of each agent (the adversary first) to each landmark (the goal first).
+Distances are `[n, N, L]` float32, of each agent (the adversary first) to each landmark (the goal first).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy.typing as npt
 from distributed_maddpg.types import FloatArray
 
 SUCCESS_EPS = 0.4
-"""Distance that counts as reached; with it an independent replication found the paper's first row again."""
+"""Distance within which a landmark is reached. With it an independent replication reproduced the paper's
+first row."""
 EPS_GRID = tuple(round(0.1 * k, 1) for k in range(1, 11))
 _CONFIDENCE, _RESAMPLES = 0.95, 10_000
 
@@ -21,12 +22,12 @@ Interval = tuple[float, float]
 """Ends of a 95 % confidence interval."""
 
 
-def successes(distances: FloatArray, eps: float) -> dict[str, npt.NDArray[np.bool_]]:
-    """Return in which episodes `[n]` who was successful in the last frame.
+def success_masks(distances: FloatArray, eps: float) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return in which episodes the last frame is a success, a mask `[n]` for each of three kinds.
 
     `agents`: the closest good agent is within eps of the goal; `adversary`: the adversary is; `coverage`:
-    every landmark has a good agent within eps, which is what deception looks like. The definition is the one
-    the paper's author confirmed; see docs/deviations.md for eps.
+    every landmark has a good agent within eps, which is how deception shows. The paper's author confirmed
+    this definition; docs/deviations.md explains the choice of eps.
 
     Args:
         distances: [n, N, L] in the last frame.
@@ -42,35 +43,34 @@ def successes(distances: FloatArray, eps: float) -> dict[str, npt.NDArray[np.boo
 
 
 def success_rates(distances: FloatArray, eps: float) -> dict[str, float]:
-    """Return `successes` as percent of the episodes."""
-    return {name: percent(hits) for name, hits in successes(distances, eps).items()}
+    """Return the `success_masks` in percent of the episodes."""
+    masks = success_masks(distances, eps)
+    return {name: 100 * int(mask.sum()) / len(mask) for name, mask in masks.items()}
 
 
 def goal_distances(distances: FloatArray) -> dict[str, FloatArray]:
-    """Return how far who is from what counts, `[n]` each.
+    """Return the distances that decide `success_masks`, `[n]` each.
 
-    `agents`: the closest good agent from the goal; `adversary`: the adversary from the goal; `coverage`: the
-    landmark that is worst covered from its closest good agent.
+    `agents`: from the closest good agent to the goal; `adversary`: from the adversary to the goal;
+    `coverage`: from the worst covered landmark to its closest good agent.
     """
     closest = distances[:, 1:].min(axis=1)  # [n, L]
     return {"agents": closest[:, 0], "adversary": distances[:, 0, 0], "coverage": closest.max(axis=1)}
 
 
-def percent(hits: npt.NDArray[np.bool_]) -> float:
-    """Return the share of true entries in percent."""
-    return 100 * int(hits.sum()) / len(hits)
+def proportion_interval(mask: npt.NDArray[np.bool_]) -> Interval:
+    """Return the confidence interval of the share of true entries of `mask [n]`, in percent.
 
+    Wilson's score interval (Wilson 1927), which also suits shares near 0 and 1.
+    """
+    from scipy.stats import binomtest  # noqa: PLC0415 (takes half a second; rollout workers never need it)
 
-def share_interval(hits: npt.NDArray[np.bool_]) -> Interval:
-    """Return the confidence interval of a share, in percent (Wilson 1927: fits shares near 0 and 1 too)."""
-    from scipy.stats import binomtest  # noqa: PLC0415 (half a second that workers never pay)
-
-    interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(_CONFIDENCE, method="wilson")
+    interval = binomtest(int(mask.sum()), len(mask)).proportion_ci(_CONFIDENCE, method="wilson")
     return 100 * float(interval.low), 100 * float(interval.high)
 
 
 def mean_interval(values: npt.NDArray[np.floating]) -> Interval | None:
-    """Return the confidence interval of the mean of independent values `[n]` (Student's t); None for one."""
+    """Return Student's t interval of the mean of independent values `[n]`; None for a single value."""
     from scipy.stats import t  # noqa: PLC0415 (as above)
 
     count, mean = len(values), float(values.mean(dtype=np.float64))
@@ -81,9 +81,9 @@ def mean_interval(values: npt.NDArray[np.floating]) -> Interval | None:
 
 
 def interquartile_mean(values: Sequence[float]) -> float:
-    """Return the mean of the middle half of `values [n]`, which single odd runs hardly move.
+    """Return the mean of the middle half of `values [n]`, which is robust to single outlying runs.
 
-    Agarwal et al. 2021 (arXiv:2108.13264). Below four values it is the mean.
+    Agarwal et al. 2021 (arXiv:2108.13264). With fewer than four values it is the mean.
     """
     from scipy.stats import trim_mean  # noqa: PLC0415 (as above)
 
@@ -91,21 +91,20 @@ def interquartile_mean(values: Sequence[float]) -> float:
 
 
 def bootstrap_interval(values: Sequence[float]) -> Interval | None:
-    """Return the percentile bootstrap's interval of the mean of `values [n]`; None for one.
+    """Return the percentile bootstrap interval of the mean of `values [n]`; None for a single value.
 
-    Always from the same draws, so that the same values give the same interval.
+    The random draws are fixed, so that the same values give the same interval.
     """
     from scipy.stats import bootstrap  # noqa: PLC0415 (as above)
 
     if len(values) < 2:
         return None
-    draws = np.random.default_rng(0)
     found = bootstrap(
         (values,),
         np.mean,
         n_resamples=_RESAMPLES,
         confidence_level=_CONFIDENCE,
         method="percentile",
-        rng=draws,
+        rng=np.random.default_rng(0),
     ).confidence_interval
     return float(found.low), float(found.high)

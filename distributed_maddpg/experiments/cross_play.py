@@ -1,4 +1,4 @@
-"""Every team of some checkpoints against every opponent of them."""
+"""Cross-play: every team of several checkpoints against every opponent."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import io
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,8 +16,7 @@ from distributed_maddpg.checkpoint.remote import is_url
 from distributed_maddpg.config import EnvConfig
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.evaluation.matchups import TeamSource, evaluate_teams
-from distributed_maddpg.experiments.exploitability import full_card
-from distributed_maddpg.experiments.options import CrossPlayOptions
+from distributed_maddpg.experiments.options import CrossPlayOptions, ReproduceOptions
 from distributed_maddpg.files import write_atomic
 from distributed_maddpg.metrics import flatten
 from distributed_maddpg.report.heat_map import write_heat_maps
@@ -26,22 +24,33 @@ from distributed_maddpg.run.folder import newest_checkpoint
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.trainer import MADDPG
 
-_SHOWN = ("success", "delta", "final_distance_mean", "agent_episode_returns_mean")
-_TEAMS = 2
+_COMPARED = ("success", "delta", "final_distance_mean", "agent_episode_returns_mean")
+R = TypeVar("R")
 
 
-@dataclass(frozen=True)
-class Entrant:
+class CrossPlayEntry(NamedTuple):
     """A checkpoint whose teams play."""
 
     label: str
     path: str
-    side: TeamSource
+    source: TeamSource
     algorithms: Mapping[str, str]
-    """What each team learnt by."""
+    """The algorithm that trained each team."""
 
 
-def read_entrants(paths: Sequence[str], env_id: str) -> list[Entrant]:
+def read_entry(label: str, path: str, env_id: str = "") -> CrossPlayEntry:
+    """Read a checkpoint.
+
+    Raises:
+        BadInput: if `env_id` is another environment than the checkpoint's.
+        CheckpointError: if it cannot be read.
+    """
+    algo = MADDPG.from_checkpoint(path, env_id=env_id)
+    algorithms = dict(zip(algo.spec.teams, algo.config.algorithm.per_agent(algo.spec), strict=True))
+    return CrossPlayEntry(label, path, TeamSource(algo.config, algo.policy_parameters()), algorithms)
+
+
+def read_entries(paths: Sequence[str], env_id: str) -> list[CrossPlayEntry]:
     """Read checkpoints, the newest of each run folder; they must be of one environment with two teams.
 
     Raises:
@@ -50,68 +59,61 @@ def read_entrants(paths: Sequence[str], env_id: str) -> list[Entrant]:
     """
     if not paths:
         raise BadInput("checkpoints", "none", "name checkpoints or run folders")
-    entrants: list[Entrant] = []
+    entries: list[CrossPlayEntry] = []
     for path, label in zip(paths, _labels(paths), strict=True):
         checkpoint = str(newest_checkpoint(path if is_url(path) else Path(path).resolve()))
-        if checkpoint in (known.path for known in entrants):
+        if checkpoint in (known.path for known in entries):
             raise BadInput("checkpoints", path, f"names {checkpoint}, as another one does; name it once")
-        algo = MADDPG.from_checkpoint(checkpoint, env_id=env_id)
-        teams = algo.spec.teams
-        if len(set(teams)) != _TEAMS:
-            named = ", ".join(dict.fromkeys(teams))
-            raise BadInput("checkpoints", path, f"has the teams {named}; it takes two to play")
-        algorithms = dict(zip(teams, algo.config.algorithm.per_agent(algo.spec), strict=True))
-        entrants.append(
-            Entrant(label, checkpoint, TeamSource(algo.config, algo.policy_parameters()), algorithms)
-        )
-    first = entrants[0].side.config.env
-    for entrant in entrants:
-        env = entrant.side.config.env
+        entries.append(read_entry(label, checkpoint, env_id))
+        if len(teams := entries[-1].algorithms) != 2:
+            raise BadInput("checkpoints", path, f"has the teams {', '.join(teams)}; cross-play needs two")
+    first = entries[0].source.config.env
+    for entry in entries:
+        env = entry.source.config.env
         if (env.id, env.kwargs) != (first.id, first.kwargs):
-            remedy = f"plays {_world(env)}, the first one {_world(first)}; they cannot meet"
-            raise BadInput("checkpoints", entrant.path, remedy)
-    return entrants
+            plays = f"plays {_describe_env(env)}, the first one {_describe_env(first)}"
+            raise BadInput("checkpoints", entry.path, f"{plays}; they must be the same")
+    return entries
 
 
-def _world(env: EnvConfig) -> str:
+def _describe_env(env: EnvConfig) -> str:
     arguments = ", ".join(f"{name} {value}" for name, value in env.kwargs.items())
     return f"{env.id} with {arguments}" if arguments else env.id
 
 
 def cross_play(
-    entrants: Sequence[Entrant], options: CrossPlayOptions, note: Callable[[str], None]
+    entries: Sequence[CrossPlayEntry], options: CrossPlayOptions, note: Callable[[str], None]
 ) -> dict[str, Any]:
     """Play every team against every opponent; return plain numbers.
 
     Returns:
-        The entrants, the card of each pairing with its confidence intervals, and where teams learnt by
-        several algorithms the means over all pairings of two of them.
+        The entries, the scorecard of each pairing with its confidence intervals, and where several
+        algorithms trained the teams the means over all pairings of two algorithms.
     """
-    columns, rows = dict.fromkeys(entrants[0].algorithms)  # simple_adversary: adversary, agent
-    pairings = list(itertools.product(range(len(entrants)), repeat=2))
+    columns, rows = entries[0].algorithms  # simple_adversary: adversary, agent
     seed = integer_seed(options.seed, "evaluation", 0)
-    calls = {
-        f"{rows} of {entrants[i].label} against {columns} of {entrants[j].label}": (
-            {columns: entrants[j].side, rows: entrants[i].side},
-            options.episodes,
-            seed,
-        )
-        for i, j in pairings
+    pairings = {
+        f"{rows} of {one.label} against {columns} of {other.label}": (i, j)
+        for (i, one), (j, other) in itertools.product(enumerate(entries), repeat=2)
     }
-    if len(calls) < len(pairings):
-        raise BadInput("checkpoints", [entrant.label for entrant in entrants], "names one of them twice")
+    calls = {
+        name: ({columns: entries[j].source, rows: entries[i].source}, options.episodes, seed)
+        for name, (i, j) in pairings.items()
+    }
+    if len(calls) < len(entries) ** 2:
+        raise BadInput("checkpoints", [entry.label for entry in entries], "names one of them twice")
     note(f"{len(calls)} pairing{'s' if len(calls) > 1 else ''} of {options.episodes} episodes")
-    found = dict(_played(calls, options))
-    matches = [{rows: i, columns: j, **found[name]} for (i, j), name in zip(pairings, calls, strict=True)]
+    found = dict(run_tasks(play_match, calls, options))
+    matches = [{rows: i, columns: j, **found[name]} for name, (i, j) in pairings.items()]
     return {
         "teams": [rows, columns],
         "episodes": options.episodes,
         "seed": options.seed,
         "entrants": [
-            {"label": own.label, "path": own.path, "algorithms": dict(own.algorithms)} for own in entrants
+            {"label": own.label, "path": own.path, "algorithms": dict(own.algorithms)} for own in entries
         ],
         "matches": matches,
-        "by_algorithm": _by_algorithm(entrants, matches, rows, columns),
+        "by_algorithm": _by_algorithm(entries, matches, rows, columns),
     }
 
 
@@ -119,8 +121,11 @@ def write_cross_play(folder: Path, result: Mapping[str, Any]) -> list[Path]:
     """Write `cross_play.json`, `.csv` and `.html`, a heat map of each number; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, columns = result["teams"]
-    labels = [entrant["label"] for entrant in result["entrants"]]
-    table = [_row(match, rows, columns, labels) for match in result["matches"]]
+    labels = [entry["label"] for entry in result["entrants"]]
+    table = [
+        {rows: labels[match[rows]], columns: labels[match[columns]], **_numbers(match)}
+        for match in result["matches"]
+    ]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(table[0]))
     writer.writeheader()
@@ -128,40 +133,45 @@ def write_cross_play(folder: Path, result: Mapping[str, Any]) -> list[Path]:
     paths = [folder / f"cross_play.{kind}" for kind in ("json", "csv", "html")]
     write_atomic(paths[0], json.dumps(result, indent=2) + "\n")
     write_atomic(paths[1], text.getvalue())
-    numbers = [name for name in table[0] if name not in (rows, columns)]
     shape = (len(labels), len(labels))
-    maps = {name: np.reshape([row[name] for row in table], shape).tolist() for name in numbers}
+    maps = {
+        name: np.reshape([row[name] for row in table], shape).tolist()
+        for name in table[0]
+        if name not in (rows, columns)
+    }
     write_heat_maps(paths[2], "Cross-play", (rows, columns), labels, maps)
     return paths
 
 
 def play_match(sides: Mapping[str, TeamSource], num_episodes: int, seed: int) -> dict[str, Any]:
-    """Return the card of one pairing, by which it is compared with others."""
-    card = full_card(evaluate_teams(sides, num_episodes, seed))
-    ci95 = {name: value for name, value in card["ci95"].items() if name in _SHOWN}
-    return {**{name: card[name] for name in _SHOWN if name in card}, "ci95": ci95}
+    """Return the numbers of one pairing by which it is compared with others."""
+    card = evaluate_teams(sides, num_episodes, seed).with_intervals()
+    ci95 = {name: value for name, value in card["ci95"].items() if name in _COMPARED}
+    return {**{name: card[name] for name in _COMPARED if name in card}, "ci95": ci95}
 
 
-def _played(
-    calls: Mapping[str, tuple[Any, ...]], options: CrossPlayOptions
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    if options.in_process:
-        return ((name, play_match(*arguments)) for name, arguments in calls.items())
-    from distributed_maddpg.runtime.tasks import run_in_parallel  # noqa: PLC0415 (without Ray, it is never loaded)
+def run_tasks(
+    work: Callable[..., R], calls: Mapping[str, tuple[Any, ...]], options: CrossPlayOptions | ReproduceOptions
+) -> Iterator[tuple[str, R]]:
+    """Do `work(*arguments)` for each of `calls`, in this process or in Ray tasks; yield name and result."""
+    if options.in_process or not calls:
+        return ((name, work(*arguments)) for name, arguments in calls.items())
+    # Imported here: without tasks, Ray is never loaded.
+    from distributed_maddpg.runtime.tasks import run_in_parallel  # noqa: PLC0415
 
-    return run_in_parallel(play_match, calls, options.address, options.timeout_s)
+    return run_in_parallel(work, calls, options.address, options.timeout_s)
 
 
 def _by_algorithm(
-    entrants: Sequence[Entrant], matches: Sequence[Mapping[str, Any]], rows: str, columns: str
+    entries: Sequence[CrossPlayEntry], matches: Sequence[Mapping[str, Any]], rows: str, columns: str
 ) -> list[dict[str, Any]]:
-    """Return means over the pairings of each two algorithms; none where all learnt by one.
+    """Return means over the pairings of each two algorithms; none where one trained all teams.
 
-    Teams that learnt in the same run are left out: they know each other.
+    Teams that learned in the same run are left out: they have adapted to each other.
     """
     grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for match in (own for own in matches if own[rows] != own[columns]):
-        pair = entrants[match[rows]].algorithms[rows], entrants[match[columns]].algorithms[columns]
+        pair = entries[match[rows]].algorithms[rows], entries[match[columns]].algorithms[columns]
         grouped.setdefault(pair, []).append(_numbers(match))
     if len(grouped) <= 1:
         return []
@@ -177,15 +187,11 @@ def _by_algorithm(
 
 
 def _numbers(match: Mapping[str, Any]) -> dict[str, Any]:
-    return flatten({name: match[name] for name in _SHOWN if name in match})
-
-
-def _row(match: Mapping[str, Any], rows: str, columns: str, labels: Sequence[str]) -> dict[str, Any]:
-    return {rows: labels[match[rows]], columns: labels[match[columns]], **_numbers(match)}
+    return flatten({name: match[name] for name in _COMPARED if name in match})
 
 
 def _labels(paths: Sequence[str]) -> list[str]:
-    """Return what tells the paths apart: as many of their last parts as that takes."""
+    """Return the shortest endings of the paths that differ from each other."""
     parts = [path.rstrip("/").split("/") for path in paths]
     for count in range(1, max(map(len, parts)) + 1):
         labels = ["/".join(own[-count:]) for own in parts]

@@ -1,22 +1,13 @@
-"""What experiments can be asked for."""
+"""The options of the experiments."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from distributed_maddpg.errors import BadInput
+from distributed_maddpg.benchmarks.options import check_numbers
 
-_MAX_WAIT_S = 31_536_000  # a year
-
-
-def _check(options: CrossPlayOptions | ReproduceOptions, **least: int) -> None:
-    """Refuse counts below their least, and a wait that Ray cannot count."""
-    for name, smallest in least.items():
-        if getattr(options, name) < smallest:
-            raise BadInput(name, getattr(options, name), f"must be at least {smallest}")
-    if not 0 < options.timeout_s <= _MAX_WAIT_S:
-        raise BadInput("timeout_s", options.timeout_s, f"must be a positive number up to {_MAX_WAIT_S}")
+_MAX_WAIT_S = 31_536_000  # a year: Ray cannot count much longer waits
 
 
 @dataclass(frozen=True)
@@ -32,11 +23,12 @@ class CrossPlayOptions:
     in_process: bool = False
     """Play one pairing after another in this process, without Ray."""
     timeout_s: float = 600.0
-    """Longest wait for the next pairing to end."""
+    """Timeout until the next pairing ends."""
 
     def __post_init__(self) -> None:
-        """Check them."""
-        _check(self, episodes=1, seed=0)
+        """Check the options."""
+        check_numbers(self, positive=["episodes"], not_negative=["seed"])
+        check_numbers(self, positive=["timeout_s"], below=_MAX_WAIT_S)
 
 
 @dataclass(frozen=True)
@@ -48,7 +40,7 @@ class ReproduceOptions:
     seeds: int = 5
     """Runs of each of the four pairings, with the seeds 0 and up; more can be added later."""
     budget: Literal["full", "small"] = "full"
-    """full: the preset's own length. small: some seconds a run, which proves nothing but that it works."""
+    """full: the preset's own length. small: some seconds per run, which shows only that it works."""
     preset: str = "paper"
     """Settings of all runs: paper, its authors' choices; deception, ours for the same; or another one."""
     episodes: int = 1000
@@ -58,8 +50,9 @@ class ReproduceOptions:
     in_process: bool = False
     """Train one run after another in this process, without Ray."""
     timeout_s: float = 14_400.0
-    """Longest wait for the next run to end."""
+    """Timeout until the next run ends."""
 
     def __post_init__(self) -> None:
-        """Check them."""
-        _check(self, num_good_agents=1, seeds=1, episodes=1)
+        """Check the options."""
+        check_numbers(self, positive=["num_good_agents", "seeds", "episodes"])
+        check_numbers(self, positive=["timeout_s"], below=_MAX_WAIT_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,30 +11,31 @@ from distributed_maddpg.report.tables import Table, markdown_table
 
 
 def cross_play_tables(result: Mapping[str, Any]) -> list[Table]:
-    """Return a matrix of each number that tells who won, and means by algorithm where there are several."""
+    """Return a matrix of each success rate, or return, and means by algorithm where there are several."""
     rows, columns = result["teams"]
-    labels = [entrant["label"] for entrant in result["entrants"]]
-    cells = {(match[rows], match[columns]): _won(match) for match in result["matches"]}
+    labels = [entry["label"] for entry in result["entrants"]]
+    numbers = [_winner_numbers(match) for match in result["matches"]]  # row by row
     tables = []
-    for name in cells[0, 0]:
-        lines = [
-            (label, *(f"{cells[i, j][name]:.1f}" for j in range(len(labels))))
-            for i, label in enumerate(labels)
-        ]
+    for name in numbers[0]:
+        cells = iter(f"{own[name]:.1f}" for own in numbers)
+        lines = [(label, *itertools.islice(cells, len(labels))) for label in labels]
         tables.append(Table(f"{name}: {rows} of a row against {columns} of a column", ("", *labels), lines))
     if result["by_algorithm"]:
-        tables.append(_by_algorithm(result["by_algorithm"], rows, columns))
+        title = "Means by the algorithms that trained the teams"
+        tables.append(_by_algorithm(result, title))
     return tables
 
 
-def _by_algorithm(groups: list[Mapping[str, Any]], rows: str, columns: str) -> Table:
+def _by_algorithm(result: Mapping[str, Any], title: str) -> Table:
+    rows, columns = result["teams"]
+    groups = result["by_algorithm"]
     names = [name for name in groups[0] if name.startswith(("success/", "delta", "agent_episode"))]
     headers = (rows, columns, "pairings", *map(_header, names))
     lines = [
         (str(of[rows]), str(of[columns]), str(of["matches"]), *(f"{of[name]:.1f}" for name in names))
         for of in groups
     ]
-    return Table("Means by the algorithms that the teams learnt by", headers, lines)
+    return Table(title, headers, lines)
 
 
 def _header(name: str) -> str:
@@ -41,7 +43,7 @@ def _header(name: str) -> str:
     return f"{who} %" if kind == "success" else f"return {who}" if kind else name
 
 
-def _won(match: Mapping[str, Any]) -> dict[str, float]:
+def _winner_numbers(match: Mapping[str, Any]) -> dict[str, float]:
     """Return success in percent, or returns where the environment has no landmarks."""
     if "success" not in match:
         return dict(match["agent_episode_returns_mean"])
@@ -49,8 +51,13 @@ def _won(match: Mapping[str, Any]) -> dict[str, float]:
 
 
 def reproduction_tables(result: Mapping[str, Any]) -> list[Table]:
-    """Return the paper's table with ours beside it, the distances and returns, and the cross-play."""
-    return [_beside_published(result["rows"]), _distances(result["rows"]), *_crossed(result["cross_play"])]
+    """Return our success beside the published one, the distances and returns, and the cross-play."""
+    rows, crossed = result["rows"], result["cross_play"]
+    tables = [_published_comparison(rows), _distances(rows)]
+    if crossed["by_algorithm"]:
+        title = "Cross-play: teams of different runs against each other"
+        tables.append(_by_algorithm(crossed, title))
+    return tables
 
 
 def reproduction_document(result: Mapping[str, Any], command: str) -> str:
@@ -81,22 +88,13 @@ def reproduction_document(result: Mapping[str, Any], command: str) -> str:
 _SOURCES = """Figures of the paper are quoted from memory and not verified; the replication evaluated its
 training policies with their noise."""
 _OF_SEEDS = """Brackets are 95 % bootstrap intervals of the mean over seeds, which with five seeds hold it in
-some 80 % of cases only; all runs play the same start states, whose own error they leave out. IQM is the
+about 80 % of cases only; all runs play the same start states, whose own error they leave out. IQM is the
 interquartile mean."""
 _OF_ONE_SEED = "One seed has no interval, and its interquartile mean (IQM) is itself."
 
 
-def _beside_published(rows: list[Mapping[str, Any]]) -> Table:
-    headers = (
-        "good agents",
-        "adversary",
-        "agents %",
-        "adversary %",
-        "delta",
-        "coverage %",
-        "paper",
-        "replication",
-    )
+def _published_comparison(rows: list[Mapping[str, Any]]) -> Table:
+    headers = ("good agents", "adversary", "agents %", "adversary %", "delta", "coverage %")
     lines = [
         (
             row["agent_by"],
@@ -106,7 +104,8 @@ def _beside_published(rows: list[Mapping[str, Any]]) -> Table:
         )
         for row in rows
     ]
-    return Table("Success, beside the published agents / adversary (delta)", headers, lines)
+    title = "Success, beside the published agents / adversary (delta)"
+    return Table(title, (*headers, "paper", "replication"), lines)
 
 
 def _distances(rows: list[Mapping[str, Any]]) -> Table:
@@ -117,15 +116,6 @@ def _distances(rows: list[Mapping[str, Any]]) -> Table:
         for row in rows
     ]
     return Table("Distance from the goal in the last frame, and returns", headers, lines)
-
-
-def _crossed(result: Mapping[str, Any]) -> list[Table]:
-    """Return the means over all pairings of runs whose two teams learnt by one algorithm."""
-    rows, columns = result["teams"]
-    if not result["by_algorithm"]:
-        return []
-    table = _by_algorithm(result["by_algorithm"], rows, columns)
-    return [Table("Cross-play: teams of different runs against each other", table.headers, table.rows)]
 
 
 def _with_interval(of: Mapping[str, Any], form: str) -> str:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.replay.ring import Ring, RingSnapshot
 from distributed_maddpg.seeding import generator, pack_generator, restore_generator
-from distributed_maddpg.types import EnvSpec, FloatArray, StoredRows
+from distributed_maddpg.types import EnvSpec, FloatArray, StoredTransitions
 
 
 class ReplayBuffer:
@@ -65,7 +65,7 @@ class ReplayBuffer:
         """Return the contents of this moment, to be read while rows are added."""
         return self.ring.snapshot()
 
-    def restore(self, stored: StoredRows) -> None:
+    def restore(self, stored: StoredTransitions) -> None:
         """Take over contents; draws then go on as they did where ring and generator are the same.
 
         Raises:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from distributed_maddpg.types import FloatArray, StoredRows
+from distributed_maddpg.types import FloatArray, StoredTransitions
 
 _INSERTED, _RESERVED, _TOKEN, _FIRST, _EPOCH = range(5)
 """`_FIRST` is the number of the first row since the ring forgot all; `_EPOCH` is odd while it does."""
@@ -201,7 +201,7 @@ class Ring:
             self._header[_RESERVED] = first
             self._header[_EPOCH] = changing + 1
 
-    def restore(self, stored: StoredRows) -> None:
+    def restore(self, stored: StoredTransitions) -> None:
         """Take over what a ring held.
 
         If it was as large as this one, each row gets its number and place again, and the same generator draws
@@ -214,7 +214,7 @@ class Ring:
         num_rows, inserted = stored.num_rows, stored.inserted
         if not 0 <= num_rows <= inserted <= _MAX_ROWS:
             raise ValueError(f"{num_rows} rows cannot be stored of {inserted} inserted")
-        self.restart(stored.first_number(self.capacity))
+        self.restart(stored.first_row_number(self.capacity))
         try:
             self._add_newest(stored)
         except BaseException:
@@ -306,7 +306,7 @@ class Ring:
             if (snapshot := reference()) is not None and snapshot._copy_before_overwrite(before)
         ]
 
-    def _add_newest(self, stored: StoredRows) -> None:
+    def _add_newest(self, stored: StoredTransitions) -> None:
         """Add the newest rows that fit, after checking what cannot be checked before they arrive."""
         skipped, arrived = max(0, stored.num_rows - self.capacity), 0
         for chunk in stored.chunks:
@@ -381,11 +381,11 @@ class RingSnapshot:
             self._next += len(rows) - filled
         return rows
 
-    def stored(self, rows_per_chunk: int | None = None) -> StoredRows:
+    def stored(self, rows_per_chunk: int | None = None) -> StoredTransitions:
         """Return the whole of it, for a file; chunks of 1 MB unless told. Nothing may be read yet."""
         row_bytes = 4 * self._ring.rows.shape[1]
         chunks = self._chunks(rows_per_chunk or max(1, _CHUNK_BYTES // row_bytes))
-        return StoredRows(self.inserted, self.num_rows, chunks)
+        return StoredTransitions(self.inserted, self.num_rows, chunks)
 
     def _chunks(self, rows: int) -> Iterator[FloatArray]:
         while len(chunk := self.read(rows)):

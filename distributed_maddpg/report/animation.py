@@ -1,4 +1,4 @@
-"""Greedy episodes as a moving picture: who goes where, and who is deceived."""
+"""Greedy episodes as an animated GIF."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GOAL, _LANDMARK, _ADVERSARY, _AGENT = "#3aa655", "#9a9a9a", "#d9534f", "#4a78c9
 
 @dataclass(frozen=True)
 class Frame:
-    """One moment of an episode of `simple_adversary`."""
+    """One step of an episode of `simple_adversary`."""
 
     agents: npt.NDArray[np.float64]
     """[N, 2], the adversary first."""
@@ -52,21 +52,15 @@ def record_episodes(
             result = env.step(policies.act(obs))
             obs, last = result.obs, bool(result.truncated[0])
             num_episodes -= last
-            frames.append(
-                Frame(
-                    state["agent_positions"][0],
-                    state["landmark_positions"][0],
-                    int(state["goal_landmark"][0]),
-                    last,
-                )
-            )
+            agents, landmarks = state["agent_positions"][0], state["landmark_positions"][0]
+            frames.append(Frame(agents, landmarks, int(state["goal_landmark"][0]), last))
         return frames
     finally:
         env.close()
 
 
 def write_animation(frames: list[Frame], path: Path) -> None:
-    """Write frames as a GIF that repeats; each episode's last frame stands for a moment."""
+    """Write frames as a GIF that repeats; each episode's last frame is shown longer."""
     images = [_draw(frame) for frame in frames]
     durations = [_LAST_FRAME_MS if frame.last else _FRAME_MS for frame in frames]
     draft = path.with_name(f".{path.name}.tmp")
@@ -78,24 +72,14 @@ def _draw(frame: Frame) -> Image.Image:
     image = Image.new("RGB", (_SIZE, _SIZE), "white")
     canvas = ImageDraw.Draw(image)
     for index, position in enumerate(frame.landmarks):
-        _square(canvas, position, _GOAL if index == frame.goal else _LANDMARK)
+        canvas.rectangle(_box(position, _RADIUS * 1.4), fill=_GOAL if index == frame.goal else _LANDMARK)
     for index, position in enumerate(frame.agents):
-        _disc(canvas, position, _ADVERSARY if index == 0 else _AGENT)
+        canvas.ellipse(_box(position, _RADIUS), fill=_ADVERSARY if index == 0 else _AGENT, outline="black")
     return image
 
 
-def _pixel(position: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Return where a point is drawn; y points up, and what is outside stands at the edge."""
+def _box(position: npt.NDArray[np.float64], half: float) -> tuple[float, float, float, float]:
+    """Return the pixels around a point; y points up, and points outside are drawn at the edge."""
     x, y = np.clip(position / _REACH, -1.0, 1.0)
-    return (x + 1.0) / 2.0 * _SIZE, (1.0 - y) / 2.0 * _SIZE
-
-
-def _disc(canvas: ImageDraw.ImageDraw, position: npt.NDArray[np.float64], colour: str) -> None:
-    x, y = _pixel(position)
-    canvas.ellipse((x - _RADIUS, y - _RADIUS, x + _RADIUS, y + _RADIUS), fill=colour, outline="black")
-
-
-def _square(canvas: ImageDraw.ImageDraw, position: npt.NDArray[np.float64], colour: str) -> None:
-    x, y = _pixel(position)
-    half = _RADIUS * 1.4
-    canvas.rectangle((x - half, y - half, x + half, y + half), fill=colour)
+    x, y = (x + 1.0) / 2.0 * _SIZE, (1.0 - y) / 2.0 * _SIZE
+    return x - half, y - half, x + half, y + half

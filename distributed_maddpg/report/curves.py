@@ -1,17 +1,20 @@
-"""Learning curves of several runs in one figure, with a band over the seeds."""
+"""Curves of runs: read from their CSV files, and drawn in one figure with a band over the seeds."""
 
 from __future__ import annotations
 
+import csv
 import html
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from distributed_maddpg.errors import BadInput
 from distributed_maddpg.files import write_atomic
-from distributed_maddpg.report.html import page
-from distributed_maddpg.report.table_files import read_numbers
+from distributed_maddpg.report.html import new_figure, page
 
 Curves = Mapping[str, Sequence[float]]
 """Columns of a run's `returns.csv`."""
@@ -29,6 +32,30 @@ def read_curves(run_dir: Path) -> dict[str, list[float]]:
     return read_numbers(run_dir / "returns.csv")
 
 
+def read_numbers(path: Path) -> dict[str, list[float]]:
+    """Return the columns of a run's CSV file as numbers; other text becomes NaN.
+
+    Raises:
+        BadInput: if the file does not exist, or is no CSV file.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise BadInput("run_dir", str(path.parent), f"holds no run ({path.name}: {error.strerror})") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadInput("run_dir", str(path.parent), f"{path.name} is no CSV file ({error})") from None
+    names = list(rows[0]) if rows else ["env_steps", "num_env_steps_sampled_lifetime"]
+    return {name: [_number(row[name]) for row in rows] for name in names}
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan
+
+
 def write_curves(path: Path, title: str, groups: Mapping[str, Sequence[Curves]]) -> None:
     """Write a page with a figure of each number: each group's mean over its runs, and a band.
 
@@ -37,39 +64,31 @@ def write_curves(path: Path, title: str, groups: Mapping[str, Sequence[Curves]])
         title: of the page.
         groups: the curves of each group's runs, which differ in their seeds.
     """
-    # Imported here: plotly costs half a second that only who wants a page should pay.
-    import plotly.graph_objects as go  # noqa: PLC0415
-    from plotly.io import to_html  # noqa: PLC0415
-
-    parts: list[str] = []
-    for name in _numbers(groups):
-        figure = go.Figure()
-        for colour, (group, runs) in zip(_COLOURS * len(groups), groups.items(), strict=False):
-            x, mean, least, most = over_seeds(runs, name)
-            outline = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
-            figure.add_scatter(x=x, y=most, **outline)
-            figure.add_scatter(x=x, y=least, fill="tonexty", fillcolor=_pale(colour), **outline)
-            figure.add_scatter(x=x, y=mean, mode="lines", line={"color": colour}, name=group or "mean")
-        percent = name.startswith(_SUCCESS)
-        figure.update_layout(
-            title=f"{'Success of ' if percent else 'Greedy return of '}{name.removeprefix(_SUCCESS)}",
-            xaxis_title="environment steps",
-            yaxis_title="percent of episodes" if percent else "return",
-            template="plotly_white",
-            height=420,
-            showlegend=len(groups) > 1,
-            legend_traceorder="normal",  # plotly turns it round where areas are filled
-        )
-        parts.append(to_html(figure, full_html=False, include_plotlyjs=not parts))
     seeds = ", ".join(f"{group} {len(runs)}".strip() for group, runs in groups.items())
     text = f"Mean over seeds, and a band from the least to the most of them; seeds: {seeds}."
-    write_atomic(path, page(title, "\n".join([f"<p>{html.escape(text)}</p>", *parts])))
+    figures = (_figure(name, groups) for name in _numbers(groups))
+    write_atomic(path, page(title, f"<p>{html.escape(text)}</p>", figures))
+
+
+def _figure(name: str, groups: Mapping[str, Sequence[Curves]]) -> Any:
+    kind, unit = (
+        ("Success", "percent of episodes") if name.startswith(_SUCCESS) else ("Greedy return", "return")
+    )
+    figure = new_figure(f"{kind} of {name.removeprefix(_SUCCESS)}", "environment steps", unit)
+    for colour, (group, runs) in zip(_COLOURS * len(groups), groups.items(), strict=False):
+        x, mean, least, most = over_seeds(runs, name)
+        outline = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
+        figure.add_scatter(x=x, y=most, **outline)
+        figure.add_scatter(x=x, y=least, fill="tonexty", fillcolor=_pale(colour), **outline)
+        figure.add_scatter(x=x, y=mean, mode="lines", line={"color": colour}, name=group or "mean")
+    # Plotly reverses the legend of filled areas.
+    return figure.update_layout(showlegend=len(groups) > 1, legend_traceorder="normal")
 
 
 def over_seeds(runs: Sequence[Curves], name: str) -> tuple[npt.NDArray[np.float64], ...]:
     """Return env steps `[K]`, and mean, least and most of a number over runs, `[K]` each.
 
-    Runs that were evaluated at other steps are interpolated to those of the first, as far as all of them go.
+    Runs evaluated at other steps are interpolated to those of the first, up to the end of the shortest run.
     """
     end = min(run["env_steps"][-1] for run in runs)
     x = np.array([step for step in runs[0]["env_steps"] if step <= end], np.float64)

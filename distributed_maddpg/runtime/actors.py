@@ -1,9 +1,8 @@
-"""Thin shells that carry one plain stage each into a Ray process.
+"""Ray actors, each a thin shell around one plain stage that adds transport and nothing else.
 
-A shell adds transport and nothing else. Transitions go from worker to replay buffer to learner; the weights'
-reference goes from the learner to the replay buffer, where workers find it; the driver sees only reports.
-Several runs that differ only in their seed share the processes: each process has the stage of every run, and
-what travels has the runs as its first axis, `S`.
+Transitions go from worker to replay buffer to learner. The weights' object reference goes from the learner to
+the replay buffer, from which workers fetch it. The driver receives only reports. Several runs that differ
+only in their seed share the actors: each holds one stage per run, and arrays have the runs as axis 0, `S`.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ import ray
 from threadpoolctl import threadpool_limits
 
 from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import EnvFactory
 from distributed_maddpg.evaluation.episodes import evaluate_weights
 from distributed_maddpg.evaluation.scorecard import Scorecard
 from distributed_maddpg.pacing import in_chunks
@@ -46,53 +46,53 @@ if TYPE_CHECKING:
     from ray.actor import ActorProxy
 
 _PEER_TIMEOUT_SHARE = 0.5
-"""Share of `ray.timeout_s` after which a process complains of another, before the driver complains of it."""
+"""Share of `ray.timeout_s` that an actor waits for another: it fails before the driver gives up on it."""
 PUSH_WINDOW = 2
-"""Unacknowledged pushes a worker may have: enough to hide the call, few enough to push back."""
+"""Unacknowledged pushes per worker: enough to hide a call's latency, few enough for back-pressure."""
 
 
 @dataclass(frozen=True)
 class ProcessLocation:
-    """Where a process is."""
+    """The node and process id of an actor."""
 
     node: str
     pid: int
 
 
 class _Process:
-    """What all actors have in common."""
+    """What all actors share."""
 
     def __init__(self) -> None:
         end_with_raylet()
 
     @ray.method
-    def place(self) -> ProcessLocation:
-        """Return where this process is."""
+    def location(self) -> ProcessLocation:
+        """Return the node and the id of this process."""
         return ProcessLocation(str(ray.get_runtime_context().get_node_id()), os.getpid())
 
 
 def _limit_to_one_core() -> None:
-    """Keep this process to one thread, and off the GPUs, which Ray does not hide from actors without any."""
+    """Use one thread and no GPU: Ray does not hide GPUs from actors that request none."""
     threadpool_limits(1)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 class ReplayBufferActor(_Process):
-    """Carries each run's replay buffer, and a reference to the newest weights beside them."""
+    """Holds each run's replay buffer, and a reference to the newest weights."""
 
     def __init__(
-        self, configs: Sequence[MADDPGConfig], spec: EnvSpec, left: Sequence[RingAddress] = ()
+        self, configs: Sequence[MADDPGConfig], spec: EnvSpec, previous: Sequence[RingAddress] = ()
     ) -> None:
-        """Start with no weights, and no transitions but those that a dead predecessor may have left.
+        """Start without weights, and with the transitions of a dead predecessor where they can be adopted.
 
         Args:
             configs: one per run.
             spec: of the environment.
-            left: where each run's ring can still be found.
+            previous: addresses of the predecessor's rings, one per run.
         """
         super().__init__()
         _limit_to_one_core()
-        rings = [Ring.adopt(address) for address in left]
+        rings = [Ring.adopt(address) for address in previous]
         self._adopted = len(rings) > 0 and None not in rings
         if not self._adopted:
             rings = [Ring.shared(each.replay.capacity, spec.transitions.width) for each in configs]
@@ -104,7 +104,7 @@ class ReplayBufferActor(_Process):
 
     @ray.method
     def adopted(self) -> bool:
-        """Return whether it has the transitions that its predecessor left."""
+        """Return whether it adopted its predecessor's transitions."""
         return self._adopted
 
     @ray.method
@@ -116,7 +116,7 @@ class ReplayBufferActor(_Process):
 
     @ray.method
     def ring_addresses(self) -> list[RingAddress | None]:
-        """Return where a process of this node finds the transitions themselves."""
+        """Return the addresses at which processes of this node can read the transitions."""
         return [buffer.ring.address for buffer in self._buffers]
 
     @ray.method
@@ -126,7 +126,7 @@ class ReplayBufferActor(_Process):
 
     @ray.method
     def publish(self, weights: list[Weights]) -> None:
-        """Keep newer weights as one object; its reference is in a list, so that Ray passes it unopened."""
+        """Store newer weights as one object; its reference is in a list, so that Ray does not resolve it."""
         self._version, self._weights = weights[0].version, [ray.put(weights)]
 
     @ray.method
@@ -136,12 +136,12 @@ class ReplayBufferActor(_Process):
 
     @ray.method
     def size(self) -> int:
-        """Return the transitions held by each run."""
+        """Return the number of transitions that each run holds."""
         return self._buffers[0].size
 
     @ray.method
     def begin_snapshot(self, run: int) -> tuple[int, int, int]:
-        """Fix what a run's ring holds now; return a number for it, the rows ever added and the rows held."""
+        """Take a snapshot of a run's ring; return its number, the rows ever added and the rows held."""
         self._snapshots_begun += 1
         snapshot = self._buffers[run].snapshot()
         self._snapshots[run] = (self._snapshots_begun, snapshot)
@@ -151,19 +151,19 @@ class ReplayBufferActor(_Process):
     def read_snapshot(self, run: int, number: int, max_rows: int) -> FloatArray:
         """Return the next rows `[n, width]` of a snapshot, oldest first; none at its end.
 
-        There is none of an older snapshot either: it must not be continued with the rows of another moment.
+        An older snapshot returns none either: its reader must not continue with rows of a newer one.
         """
         latest, snapshot = self._snapshots[run]
         return snapshot.read(max_rows) if number == latest else np.empty((0, 0), np.float32)
 
     @ray.method
     def read_since(self, run: int, position: int) -> tuple[FloatArray, int]:
-        """Return what came after a row, as `Ring.read_since` does."""
+        """Return the rows added since a position, as `Ring.read_since` does."""
         return self._buffers[run].ring.read_since(position)
 
     @ray.method
     def restart(self, run: int, first: int) -> None:
-        """Forget a run's transitions; the next one gets the number `first`."""
+        """Drop a run's transitions; the next one gets the number `first`."""
         self._buffers[run].ring.restart(first)
 
     @ray.method
@@ -178,12 +178,12 @@ class ReplayBufferActor(_Process):
 
     @ray.method
     def set_generator_state(self, run: int, state: npt.NDArray[np.uint64]) -> None:
-        """Put that generator into a state."""
+        """Set the state of that generator."""
         self._buffers[run].set_generator_state(state)
 
 
 class LearnerActor(_Process):
-    """Carries the learner; fetches its minibatches and publishes its weights."""
+    """Holds the learner; fetches its minibatches and publishes its weights."""
 
     def __init__(self, configs: Sequence[MADDPGConfig], spec: EnvSpec, use_gpu: bool) -> None:
         """Build the learner on this process's device."""
@@ -210,12 +210,12 @@ class LearnerActor(_Process):
 
     @ray.method
     def device(self) -> tuple[str, str]:
-        """Return the name of the device, and what led to it."""
+        """Return the name of the device, and why it was chosen."""
         return str(self._learner.device), self._learner.device_reason
 
     @ray.method
     def connect(self, replay: ActorProxy[ReplayBufferActor]) -> None:
-        """Take the replay buffer to draw minibatches from and to publish to."""
+        """Set the replay buffer to draw minibatches from and to publish to."""
         self._replay, self._prefetched, self._published = replay, None, None
         addresses = ask("replay buffer", replay.ring_addresses.remote(), self._timeout_s)
         rings = [Ring.attach(address) if address else None for address in addresses]
@@ -223,7 +223,7 @@ class LearnerActor(_Process):
         whole = len(reached) == len(rings)
         self._shared = list(map(ReplayBuffer, reached, self._generators)) if whole else []
         if self._learner.weights_version:
-            self._send(self._learner.published())  # a replay buffer that takes another's place has none
+            self._send(self._learner.published())  # a replacement replay buffer has none
         self._idle_since = time.perf_counter()
 
     @ray.method
@@ -248,7 +248,7 @@ class LearnerActor(_Process):
         return report
 
     def _learn_piece(self, updates: int) -> float:
-        """Make so many updates; return the seconds of learning itself."""
+        """Make the given number of updates; return the seconds spent in them."""
         if self._shared and self._learner.samples_on_device:
             self._learner.mirror([buffer.ring for buffer in self._shared])
             sampled = time.perf_counter()
@@ -266,12 +266,12 @@ class LearnerActor(_Process):
 
     @ray.method
     def next_iteration(self) -> None:
-        """Start the metrics anew."""
+        """Reset the metrics."""
         self._learner.next_iteration()
 
     @ray.method
     def weights(self, run: int) -> Weights:
-        """Return a run's policies as they are now."""
+        """Return a run's current policies."""
         return self._learner.weights(run)
 
     @ray.method
@@ -281,9 +281,9 @@ class LearnerActor(_Process):
 
     @ray.method
     def set_state(self, state: Arrays, run: int) -> None:
-        """Continue a run from a state; after the last run, send off the weights that all had published last.
+        """Restore a run; after the last run, send the weights that were published last.
 
-        Not before: workers take no weights twice that have one version.
+        Not before, because workers ignore weights whose version they have.
         """
         self._learner.set_state(state, run)
         if run == len(self._configs) - 1:
@@ -299,7 +299,7 @@ class LearnerActor(_Process):
 
     @ray.method
     def set_generator_state(self, run: int, state: npt.NDArray[np.uint64]) -> None:
-        """Put that generator into a state."""
+        """Set the state of that generator."""
         if self._shared:
             self._shared[run].set_generator_state(state)
         else:
@@ -308,10 +308,10 @@ class LearnerActor(_Process):
     def _sample(self, updates: int) -> Sequence[FloatArray]:
         """Return each run's minibatches `[updates, B, width]` for this call.
 
-        They are drawn here where the transitions are within reach, with the generator that the replay buffer
-        would use; otherwise it is asked, and asked for the next call's while this one is computed. Calls of
-        changing length mean that the learner waits for transitions anyhow: nothing is asked ahead
-        then, because minibatches that are thrown away would only keep the replay buffer from storing.
+        On the replay buffer's node they are drawn here, with the generator that the replay buffer would use.
+        Otherwise it sends them, and those of the next call are prefetched while this call is computed. Calls
+        of changing length show that the learner waits for transitions: nothing is prefetched then, because
+        minibatches that are thrown away only keep the replay buffer from storing.
         """
         if self._shared:
             return [buffer.sample(updates, self._batch_size) for buffer in self._shared]
@@ -325,9 +325,9 @@ class LearnerActor(_Process):
         return list(batches)
 
     def _publish(self) -> None:
-        """Publish the weights as they are."""
+        """Publish the current weights."""
         if not self._sync:
-            with suppress(ProcessLost):  # its successor is sent the newest
+            with suppress(ProcessLost):  # its replacement gets the newest weights
                 self._await_published()
         self._send(self._learner.publish())
 
@@ -335,28 +335,37 @@ class LearnerActor(_Process):
         self._published = self._replay.publish.remote(weights)
 
     def _await_published(self) -> None:
-        """Wait until the weights that were sent off last have arrived."""
+        """Wait until the weights that were sent last have arrived."""
         published, self._published = self._published, None
         if published is not None:
             ask("replay buffer", published, self._timeout_s)
 
 
 class RolloutWorkerActor(_Process):
-    """Carries a rollout worker of each run; pushes their transitions and pulls newer weights."""
+    """Holds a rollout worker of each run; pushes their transitions and pulls newer weights."""
 
-    def __init__(self, configs: Sequence[MADDPGConfig], index: int, incarnation: int = 0) -> None:
-        """Build worker `index`; it needs no other process for that, so that all start side by side.
+    def __init__(
+        self,
+        configs: Sequence[MADDPGConfig],
+        index: int,
+        incarnation: int = 0,
+        env_factory: EnvFactory | None = None,
+    ) -> None:
+        """Build worker `index`, which needs no other process to start.
 
         Args:
             configs: one per run.
-            index: its place among the workers.
+            index: of the worker.
             incarnation: how many times it was replaced; each incarnation has its own random streams.
+            env_factory: makes the environment, where it was given as a callable.
         """
         super().__init__()
         _limit_to_one_core()
         config = configs[0]
-        self._configs = configs
-        self._runs = [make_rollout_worker(own, index, incarnation) for own in configs]
+        self._configs, self._env_factory = configs, env_factory
+        self._runs = [
+            make_rollout_worker(own, index, incarnation, env_factory=env_factory) for own in configs
+        ]
         self._index = index
         self._replay: ActorProxy[ReplayBufferActor]
         self._fragment_steps = config.rollout.fragment_steps
@@ -366,13 +375,13 @@ class RolloutWorkerActor(_Process):
 
     @ray.method
     def connect(self, replay: ActorProxy[ReplayBufferActor]) -> None:
-        """Take the replay buffer to push to."""
+        """Set the replay buffer to push to."""
         self._replay = replay
         self._idle_since = time.perf_counter()
 
     @ray.method
     def collect(self, fragments: int, env_steps: int) -> list[RolloutReport]:
-        """Collect so many fragments in each run and push each; returns when all of them are stored."""
+        """Collect fragments in each run and push each; return when all of them are stored."""
         clock = _Clock(self._idle_since)
         oldest_version, collected = self._weights_version, 0
         episodes: list[list[EpisodeReport]] = [[] for _ in self._runs]
@@ -391,7 +400,7 @@ class RolloutWorkerActor(_Process):
 
     @ray.method
     def collect_and_hold(self, env_steps: int) -> list[RolloutReport]:
-        """Collect one fragment and keep it until `push`, so that the driver can order the pushes."""
+        """Collect one fragment and hold it until `push`, so that the driver can order the pushes."""
         clock = _Clock(self._idle_since)
         episodes: list[list[EpisodeReport]] = [[] for _ in self._runs]
         self._held = self._collect(env_steps, episodes)
@@ -406,7 +415,7 @@ class RolloutWorkerActor(_Process):
 
     @ray.method
     def refresh_weights(self) -> None:
-        """Take over the newest weights, if any were published."""
+        """Fetch the newest weights, if any were published."""
         self._pull_weights()
 
     @ray.method
@@ -416,13 +425,15 @@ class RolloutWorkerActor(_Process):
 
     @ray.method
     def restart_episodes(self, run: int, incarnation: int) -> None:
-        """Begin other episodes of a run, as a successor would."""
+        """Start new episodes of a run, with the random streams of another incarnation."""
         self._runs[run].close()
-        self._runs[run] = make_rollout_worker(self._configs[run], self._index, incarnation)
+        self._runs[run] = make_rollout_worker(
+            self._configs[run], self._index, incarnation, env_factory=self._env_factory
+        )
 
     @ray.method
     def set_state(self, state: Arrays, run: int) -> str:
-        """Continue a run from a state; return a line on what could not be continued."""
+        """Restore a run; return a line on what could not be restored."""
         return self._runs[run].set_state(state)
 
     @property
@@ -439,7 +450,7 @@ class RolloutWorkerActor(_Process):
     def _reports(
         self, env_steps: int, episodes: list[list[EpisodeReport]], version: int, clock: _Clock
     ) -> list[RolloutReport]:
-        """Return a report per run; each has its share of the time."""
+        """Return a report per run, each with an equal share of the time."""
         seconds = {stage: value / len(self._runs) for stage, value in clock.seconds.items()}
         joined = [EpisodeReport.concatenate(own, own[0].returns.shape[1]) for own in episodes]
         return [
@@ -455,7 +466,7 @@ class RolloutWorkerActor(_Process):
                 run.set_weights(weights)
 
     def _acknowledge(self, push: ray.ObjectRef[int], clock: _Clock) -> None:
-        """Wait for a push, and follow its word of newer weights."""
+        """Wait for a push, and fetch newer weights if it reports any."""
         version = ask("replay buffer", push, self._timeout_s)
         clock.lap("blocked_push_s")
         if version > self._weights_version:
@@ -466,20 +477,21 @@ class RolloutWorkerActor(_Process):
 class EvaluationActor(_Process):
     """Plays greedy episodes off the training path."""
 
-    def __init__(self, config: MADDPGConfig) -> None:
-        """Remember the environment and the policies' form."""
+    def __init__(self, config: MADDPGConfig, env_factory: EnvFactory | None = None) -> None:
+        """Keep what describes the environment and the policies."""
         super().__init__()
         _limit_to_one_core()
-        self._config = config
+        self._config, self._env_factory = config, env_factory
 
     @ray.method
     def evaluate(self, weights: Weights, num_episodes: int, seed: int) -> tuple[int, Scorecard]:
         """Return (updates the weights have seen, scorecard)."""
-        return weights.updates, evaluate_weights(self._config, weights.policies, num_episodes, seed)
+        card = evaluate_weights(self._config, weights.policies, num_episodes, seed, self._env_factory)
+        return weights.updates, card
 
 
 class _Clock:
-    """Shares out a call's time among named stages, starting with the wait for the call."""
+    """Splits a call's time into named stages, starting with the wait for the call."""
 
     def __init__(self, idle_since: float) -> None:
         self._last = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Waiting for another process: one deadline, and one line that names who failed."""
+"""Waiting for a remote call: one timeout, and one line that names the process that failed."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _MAX_MESSAGE_CHARS = 500
 
 
 class ProcessLost(TrainingError):
-    """A process died, or does not answer."""
+    """A process died, or did not answer in time."""
 
 
 class PeerLost(TrainingError):
-    """A process lives, but another one that it needed does not answer."""
+    """A process is running, but another one that it needed did not answer."""
 
 
 def ask(process: str, call: ray.ObjectRef[T], timeout_s: float) -> T:
-    """Return the answer to a call.
+    """Return the result of a call.
 
     Raises:
         ProcessLost: naming `process`, if it died or did not answer in time.
         PeerLost: naming the process that `process` itself was waiting for.
-        Diverged, TrainingError: as its own code raised them.
-        StageError: if its own code raised anything else.
+        Diverged, TrainingError: as the process raised them.
+        StageError: if the process raised anything else.
     """
     try:
         return ray.get(call, timeout=timeout_s)
@@ -49,17 +49,17 @@ def ask(process: str, call: ray.ObjectRef[T], timeout_s: float) -> T:
 
 
 def timeout_error(process: str, timeout_s: float) -> ProcessLost:
-    """Return the error that says `process` was silent for too long."""
+    """Return the error for a process that did not answer in time."""
     return ProcessLost(f"{process} did not answer within {timeout_s:g} s")
 
 
 def _without_ray_type(cause: TrainingError) -> TrainingError:
-    """Return an error that Ray has not mixed with its own type."""
+    """Return an error of our own type: Ray raises a subclass of both its own and ours."""
     return Diverged(str(cause)) if isinstance(cause, Diverged) else TrainingError(str(cause))
 
 
 def _root_cause(error: ray.exceptions.RayTaskError) -> BaseException:
-    """Return what was raised at first; it may have crossed several processes."""
+    """Return the original error, which may have crossed several processes."""
     cause: BaseException = error
     while isinstance(cause, ray.exceptions.RayTaskError) and cause.cause is not None:
         cause = cause.cause
@@ -67,12 +67,12 @@ def _root_cause(error: ray.exceptions.RayTaskError) -> BaseException:
 
 
 def _reason(error: ray.exceptions.RayError) -> str:
-    """Return why a process died: its constructor's error, or Ray's words without the table of ids."""
+    """Return why a process died: its constructor's error, or Ray's message without the table of ids."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if "creation task" in lines[0]:
         return _shortened(lines[-1].removeprefix("distributed_maddpg.errors."))
     text = " ".join(line for line in lines if not line.startswith("\t"))
-    if "connection error code 2" in text:  # all that Ray can tell of it, in half a page
+    if "connection error code 2" in text:  # Ray knows no more, and says it in half a page
         return "its process was killed, or crashed"
     return _shortened(text)
 

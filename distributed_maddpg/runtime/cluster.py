@@ -1,4 +1,4 @@
-"""Joining or starting a Ray cluster, and placing the processes of a run on it."""
+"""Connects to a Ray cluster or starts one, and places a run's actors on it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import EnvFactory, factory_id
 from distributed_maddpg.errors import BadInput, TrainingError
 from distributed_maddpg.replay.ring import RingAddress
 from distributed_maddpg.runtime.actors import (
@@ -43,15 +44,22 @@ _LOG = logging.getLogger("distributed_maddpg")
 
 
 class Processes:
-    """Handles of a run's Ray actors, and how each is started and ended."""
+    """Handles of a run's actors; starts and ends them."""
 
-    def __init__(self, configs: Sequence[MADDPGConfig], spec: EnvSpec, use_gpu: bool) -> None:
-        """Start all actors of one run, or of several equal but for the seed.
+    def __init__(
+        self,
+        configs: Sequence[MADDPGConfig],
+        spec: EnvSpec,
+        use_gpu: bool,
+        env_factory: EnvFactory | None = None,
+    ) -> None:
+        """Start all actors of one run, or of several that differ only in the seed.
 
         Raises:
-            TrainingError: on several nodes, if the learner is not up in time.
+            TrainingError: on several nodes, if the learner does not start in time.
         """
         self._configs, self._spec, self._use_gpu = configs, spec, use_gpu
+        self._env_factory = env_factory
         self._config = configs[0]
         self._evaluator: ActorProxy[EvaluationActor] | None = None
         self._started: dict[Any, ray.ObjectRef[ProcessLocation]] = {}
@@ -67,7 +75,7 @@ class Processes:
     def _start_all(self) -> None:
         one_node = _one_node()
         first = not one_node or _is_full(self._config)
-        if first:  # the learner takes its place before workers can fill the GPU's node, or all there is
+        if first:  # the learner is scheduled before workers can fill the GPU's node
             self.start_learner()
         for index in range(self._config.num_workers):
             self.workers.append(self._new_worker(index, 0))
@@ -76,56 +84,60 @@ class Processes:
         if one_node:
             self.start_replay()
         else:
-            place = ask("learner", self._started[self.learner], self._config.ray.timeout_s)
-            self.start_replay(place.node)
+            location = ask("learner", self._started[self.learner], self._config.ray.timeout_s)
+            self.start_replay(location.node)
 
     @property
     def evaluator(self) -> ActorProxy[EvaluationActor]:
-        """The evaluator, which is started when it is first asked for: the others need the cores before."""
+        """The evaluator, started at its first use: until then the others need the cores."""
         if self._evaluator is None:
-            self._evaluator = self._start(EvaluationActor, self._config, num_cpus=0)
+            self._evaluator = self._start(EvaluationActor, self._config, self._env_factory, num_cpus=0)
         return self._evaluator
 
-    # No runtime_env: Ray could not use the processes it has standing by, and would start others first.
+    # No runtime_env: with one, Ray cannot use its prestarted worker processes.
 
     def start_learner(self) -> ray.ObjectRef[ProcessLocation]:
-        """Start a learner, in the place of one that is gone; return the place that it will have."""
+        """Start a learner or its replacement; return a reference to its location."""
         cpus, gpus = self._config.learner.num_threads, int(self._use_gpu)
         arguments = (self._configs, self._spec, self._use_gpu)
         self.learner = self._start(LearnerActor, *arguments, num_cpus=cpus, num_gpus=gpus)
         return self._started[self.learner]
 
-    def start_replay(self, node: str = "", left: Sequence[RingAddress] = ()) -> None:
-        """Start a replay buffer, in the place of one that is gone.
+    def start_replay(self, node: str = "", previous: Sequence[RingAddress] = ()) -> None:
+        """Start a replay buffer or its replacement.
 
-        Minibatches are ten times the bytes of new transitions, and within a node they need not be sent.
+        It runs on the learner's node: minibatches are ten times the bytes of new transitions, and within a
+        node they are not sent.
 
         Args:
-            node: id of the learner's node, to be on the same; empty: any.
-            left: where its predecessor's transitions are.
+            node: id of the learner's node; empty: any.
+            previous: addresses of its predecessor's rings.
         """
-        beside = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)} if node else {}
-        self.replay = self._start(ReplayBufferActor, self._configs, self._spec, left, num_cpus=0, **beside)
+        affinity = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)} if node else {}
+        self.replay = self._start(
+            ReplayBufferActor, self._configs, self._spec, previous, num_cpus=0, **affinity
+        )
 
     def learner_node(self) -> str | None:
-        """Return the node for a replay buffer, empty if there is only one; None if it is not known yet."""
-        place = None if _one_node() else self._started.get(self.learner)
-        if place is None:
+        """Return the learner's node, empty if there is only one node; None if it is not known yet."""
+        location = None if _one_node() else self._started.get(self.learner)
+        if location is None:
             return ""
-        if not ray.wait([place], timeout=0)[0]:
+        if not ray.wait([location], timeout=0)[0]:
             return None
         try:
-            return ask("learner", place, self._config.ray.timeout_s).node
+            return ask("learner", location, self._config.ray.timeout_s).node
         except TrainingError:
-            return None  # it is being replaced
+            return None  # the learner is being replaced
 
     def start_worker(self, index: int, incarnation: int) -> None:
-        """Start a rollout worker in place of one that is gone; see `RolloutWorkerActor` for `incarnation`."""
+        """Start the replacement of a rollout worker; see `RolloutWorkerActor` for `incarnation`."""
         self.workers[index] = self._new_worker(index, incarnation)
 
     def _new_worker(self, index: int, incarnation: int) -> ActorProxy[RolloutWorkerActor]:
+        arguments = (self._configs, index, incarnation, self._env_factory)
         actor: ActorProxy[RolloutWorkerActor] = self._start(
-            RolloutWorkerActor, self._configs, index, incarnation, num_cpus=1, scheduling_strategy="SPREAD"
+            RolloutWorkerActor, *arguments, num_cpus=1, scheduling_strategy="SPREAD"
         )
         return actor
 
@@ -136,30 +148,30 @@ class Processes:
         self._end(actor, self._started.pop(actor))
 
     def kill(self) -> None:
-        """End all of them at once."""
+        """End all actors."""
         while self._started:
             self._end(*self._started.popitem())
 
-    def _end(self, actor: Any, place: ray.ObjectRef[ProcessLocation]) -> None:
-        if not ray.is_initialized():  # then it is gone, and Ray would start a cluster to look for it
+    def _end(self, actor: Any, location: ray.ObjectRef[ProcessLocation]) -> None:
+        if not ray.is_initialized():  # the actor is gone, and the call would start a new cluster
             return
         ray.kill(actor)
-        # Ray gives a process that hangs five seconds; until then it keeps its CPU.
-        if ray.wait([place], timeout=0)[0]:
+        # Ray gives a hanging process five seconds, in which it keeps its CPU.
+        if ray.wait([location], timeout=0)[0]:
             with suppress(ray.exceptions.RayError, ProcessLookupError):
-                answer = ray.get(place)
+                answer = ray.get(location)
                 if answer.node == ray.get_runtime_context().get_node_id():
                     os.kill(answer.pid, signal.SIGKILL)
 
     def _start(self, kind: Any, *arguments: Any, **options: Any) -> Any:
-        # Task events would grow the cluster's memory by hundreds of bytes a call.
+        # Task events take hundreds of bytes of the cluster's memory per call.
         actor = ray.remote(kind).options(**options, enable_task_events=False).remote(*arguments)
-        self._started[actor] = actor.place.remote()
+        self._started[actor] = actor.location.remote()
         return actor
 
 
 def connect(config: MADDPGConfig) -> bool:
-    """Make sure that Ray is initialised; return whether this call did it (and so must undo it).
+    """Initialise Ray if it is not; return whether this call did, and `disconnect` must follow.
 
     Raises:
         TrainingError: if the cluster named by `ray.address` or the surrounding job does not answer.
@@ -175,50 +187,67 @@ def connect(config: MADDPGConfig) -> bool:
             else:
                 _start_local(config)
     except BaseException as error:
-        disconnect()  # whatever had been started already
-        if not isinstance(error, Exception):  # Ray raises many kinds, and Exception itself on a busy machine
+        disconnect()  # what had been started already
+        if not isinstance(error, Exception):  # Ray raises many types, plain Exception among them
             raise
         raise TrainingError(f"ray.address = {address or 'local'!r}: {_first_line(error)}") from error
     return True
 
 
 def _check_reachable(address: str) -> None:
-    """Raise TrainingError if `[ray://]host:port` takes no connection; Ray would wait, deaf to Ctrl-C."""
+    """Raise TrainingError if `[ray://]host:port` refuses a connection; Ray would wait and ignore Ctrl-C."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdecimal():
         return  # a word such as "auto", which Ray resolves
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
-        reason = f"nobody answers there ({_first_line(error)})"
+        reason = f"no connection ({_first_line(error)})"
         raise TrainingError(f"ray.address = {address!r}: {reason}; start the cluster or correct it") from None
 
 
-def disconnect() -> None:
-    """Leave the cluster; ends it if `connect` started it, down to the last process.
+def check_can_be_sent(env_factory: EnvFactory) -> None:
+    """Refuse an environment factory that Ray cannot pickle for its workers.
 
-    Ray's agents notice only seconds later that they are alone, or not at all if they were just starting.
+    Raises:
+        BadInput: naming it and the reason.
     """
-    family = marked_processes_of_this_run()  # Ray may be starting more: look twice
-    for process in family:
+    try:
+        ray.cloudpickle.dumps(env_factory)  # type: ignore[no-untyped-call]
+    except Exception as error:  # pickling runs code of the object itself
+        remedy = (
+            f"cannot be sent to Ray workers ({_first_line(error)}); let it create what it needs when called"
+        )
+        raise BadInput("env", factory_id(env_factory), remedy) from error
+
+
+def disconnect() -> None:
+    """Disconnect; if `connect` started the cluster, end all of its processes.
+
+    Ray's agents notice only after seconds that the raylet is gone, or not at all while they start.
+    """
+    started = marked_processes_of_this_run()  # Ray may start more: checked again below
+    for process in started:
         with suppress(psutil.Error):
             if any(word.endswith(_HELPERS) for word in process.cmdline()):
-                process.kill()  # Ray would end them one after another, gracefully, which takes a second
+                process.kill()  # Ray ends them one by one, which takes a second
     ray.shutdown()
-    psutil.wait_procs(family, timeout=_EXIT_GRACE_S)
-    for process in family | marked_processes_of_this_run():
+    psutil.wait_procs(started, timeout=_EXIT_GRACE_S)
+    for process in started | marked_processes_of_this_run():
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
 
-def start_processes(configs: Sequence[MADDPGConfig], spec: EnvSpec) -> Processes:
-    """Start all actors of one run, or of several equal but for the seed; calls wait in their queues.
+def start_processes(
+    configs: Sequence[MADDPGConfig], spec: EnvSpec, env_factory: EnvFactory | None = None
+) -> Processes:
+    """Start all actors of one run or several; calls wait in their queues until they are up.
 
     Raises:
-        BadInput: if the cluster can never hold them.
-        TrainingError: on several nodes, if the learner is not up in time; what was started is ended.
+        BadInput: if the cluster has too few resources.
+        TrainingError: on several nodes, if the learner does not start in time; all actors are ended then.
     """
-    return Processes(configs, spec, _check_resources(configs[0]))
+    return Processes(configs, spec, _check_resources(configs[0]), env_factory)
 
 
 def _one_node() -> bool:
@@ -228,37 +257,37 @@ def _one_node() -> bool:
 
 @contextmanager
 def _signals_deferred() -> Iterator[None]:
-    """Let signals wait until `ray.init` is through, unless they come twice: a cut start shuts down badly.
+    """Defer signals until `ray.init` has returned, unless they come twice: cut short, it leaves processes.
 
-    `ray.init` replaces the handler of SIGTERM by one that exits with status 15; that one cuts it anyhow.
+    `ray.init` installs a SIGTERM handler of its own that exits with status 15 and cannot be deferred.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     seen = False
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         nonlocal seen
         if seen:
             raise KeyboardInterrupt
         seen = True
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
         if seen:
             raise KeyboardInterrupt
     except SystemExit:
-        raise KeyboardInterrupt from None  # Ray's handler was called
+        raise KeyboardInterrupt from None  # from Ray's handler
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 def _start_local(config: MADDPGConfig) -> None:
-    """Start a cluster for this run alone, on loopback, with a token that dies with it."""
+    """Start a local cluster for this run, on loopback, with a token of its own."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Otherwise Ray writes a token into the user's home, and fails where there is none.
+    # Otherwise Ray writes a token into the home directory, and fails where there is none.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     kill_orphans()
     with mark_processes():
@@ -267,10 +296,10 @@ def _start_local(config: MADDPGConfig) -> None:
             num_cpus=max(os.cpu_count() or 1, config.num_workers + config.learner.num_threads),
             include_dashboard=False,
             log_to_driver=False,
-            logging_level=logging.ERROR,  # at WARNING it only says that the token is on
+            logging_level=logging.ERROR,  # at WARNING it only reports the token
             object_store_memory=_OBJECT_STORE_BYTES + 16 * _batch_bytes(config),
         )
-    # Ray's half page on each process that is lost, of which the supervisor says a line. There is no option.
+    # Silences Ray's half page on each lost process; the supervisor logs a line. Ray has no option for it.
     if hasattr(ray._private.worker, "print_to_stdstream"):
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
@@ -285,26 +314,26 @@ def _num_cpus() -> int:
 
 
 def _is_full(config: MADDPGConfig) -> bool:
-    """Whether the cluster has no room for all workers beside the learner."""
+    """Whether the cluster has too few CPUs for the learner and all workers."""
     return config.num_workers + config.learner.num_threads > _num_cpus()
 
 
 def _check_resources(config: MADDPGConfig) -> bool:
-    """Refuse what the cluster can never hold; return whether the learner takes a GPU."""
+    """Refuse a run that the cluster has too few resources for; return whether the learner gets a GPU."""
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    there = _num_cpus()
+    available = _num_cpus()
     at_least = config.num_workers if config.sync else config.ray.min_workers
-    if at_least + config.learner.num_threads > there:
+    if at_least + config.learner.num_threads > available:
         raise BadInput(
             "num_workers" if config.sync else "ray.min_workers",
             at_least,
-            f"with the learner needs {at_least + config.learner.num_threads} CPUs, the cluster has {there}; "
-            "lower it or add nodes",
+            f"with the learner needs {at_least + config.learner.num_threads} CPUs, "
+            f"the cluster has {available}; lower it or add nodes",
         )
     if _is_full(config):
         _LOG.warning(
-            "the cluster has %d CPUs: of %d rollout workers those that find no place join when nodes do",
-            there,
+            "the cluster has %d CPUs: of %d rollout workers, those without a CPU start when nodes are added",
+            available,
             config.num_workers,
         )
     gpus = total.get("GPU", 0)

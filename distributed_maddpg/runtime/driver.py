@@ -1,8 +1,8 @@
-"""The driver: asks the Pacer, keeps every process busy, and notices when one fails or goes silent.
+"""The driver: dispatches the calls that the Pacer allows and handles their results.
 
-Two ways of going round: asynchronous, where workers and learner always have their next call waiting; and
-lock-step (`sync=True`), where all collect, push in order, learn and refresh, so that a run is reproducible.
-The driver sees counts, reports and references; no transition passes through it.
+Asynchronous runs keep a call queued at every process. Lock-step runs (`sync=True`) alternate collection,
+ordered pushes, updates and weight refreshes, and so are reproducible. The driver handles counts, reports and
+references; no transition passes through it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import numpy.typing as npt
 import ray
 
 from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import EnvFactory
 from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
 from distributed_maddpg.metrics import IterationLog
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.runtime.calls import ask
-from distributed_maddpg.runtime.cluster import connect, disconnect, start_processes
+from distributed_maddpg.runtime.cluster import check_can_be_sent, connect, disconnect, start_processes
 from distributed_maddpg.runtime.supervisor import EVALUATOR, LEARNER, REPLAY, RecoveryCallbacks, Supervisor
 from distributed_maddpg.seeding import generator, integer_seed, pack_generator
 from distributed_maddpg.types import (
@@ -34,7 +35,7 @@ from distributed_maddpg.types import (
     LearnerReport,
     RolloutReport,
     RunState,
-    StoredRows,
+    StoredTransitions,
     Weights,
     checked_array,
     join_states,
@@ -45,32 +46,36 @@ T = TypeVar("T")
 _LOG = logging.getLogger("distributed_maddpg")
 
 _CALLS_AHEAD = 2
-"""Calls a process may have waiting, so that it never idles while the driver thinks."""
+"""Calls queued at a process, so that it does not idle while the driver is busy."""
 _MAX_FRAGMENTS_PER_CALL = 16
 _CALL_S = 0.5
-"""Length of a worker's call that is aimed at: a slow environment is asked for fewer fragments at a time."""
+"""Target length of a worker's call: a slow environment is asked for fewer fragments at a time."""
 _POLL_S = 0.5
 _EPISODES_PER_TIMEOUT = 100
 _CHUNK_BYTES = 8 * 2**20
 
 
 class RayRunner:
-    """Runs the stages in Ray processes."""
+    """Runs the stages in Ray actors."""
 
     def __init__(
         self,
         configs: Sequence[MADDPGConfig],
         spec: EnvSpec,
         on_event: Callable[[FaultEvent], None] = lambda _: None,
+        env_factory: EnvFactory | None = None,
     ) -> None:
-        """Start all processes of one run or more; whichever is ready first need not wait for the others.
+        """Start all actors of one run or several; none waits for another one to be ready.
 
         Args:
             configs: one per run.
             spec: of the environment.
-            on_event: hears of each loss and each recovery when it happens.
+            on_event: called with each loss and each recovery when it happens.
+            env_factory: makes the environment, where it was given as a callable.
         """
         config = configs[0]
+        if env_factory is not None:
+            check_can_be_sent(env_factory)
         self._config, self._seeds = config, [own.seed for own in configs]
         self._chunk_rows = max(1, _CHUNK_BYTES // (4 * spec.transitions.width))
         self.pacer = Pacer(config.pacing)
@@ -82,15 +87,16 @@ class RayRunner:
         self._drained = self._inconsistent = False
         self._latest_version = 0
         self._updates_per_call = max(1, config.pacing.tolerance_updates // 4)
-        self._disconnect = connect(config)
+        self._owns_connection = connect(config)
         try:
-            self._processes = start_processes(configs, spec)
-            losses = RecoveryCallbacks(
-                self._on_learner_restored, self.pacer.refill, lambda: self.pacer.env_steps, on_event
+            self._processes = start_processes(configs, spec, env_factory)
+            callbacks = RecoveryCallbacks(
+                self._on_learner_restored, self.pacer.restart_warmup, lambda: self.pacer.env_steps, on_event
             )
-            self._supervisor = Supervisor(configs, spec, self._processes, losses)
+            self._supervisor = Supervisor(configs, spec, self._processes, callbacks)
         except BaseException:
-            self._leave()
+            if self._owns_connection:
+                disconnect()
             raise
         self._workers = self._supervisor.workers
 
@@ -101,7 +107,7 @@ class RayRunner:
 
     @property
     def device_reason(self) -> str:
-        """Which setting led there, and the rates of both devices where both were tried."""
+        """The setting that chose the device, and the rates of both devices where both were timed."""
         return self._device()[1]
 
     def _device(self) -> tuple[str, str]:
@@ -112,8 +118,8 @@ class RayRunner:
         """Train until a report is due or `stop()` says so; return whether one is due.
 
         Raises:
-            TrainingError: in lock-step if a process fails, dies or does not answer in time; otherwise if that
-                happens again and again.
+            TrainingError: in lock-step, if a process fails, dies or does not answer in time; in asynchronous
+                runs, if that happens repeatedly.
         """
         self._drained, due = False, False
         while not (due or stop() or self.pacer.finished):
@@ -126,9 +132,9 @@ class RayRunner:
         return due or self.pacer.finished
 
     def results(self) -> list[dict[str, Any]]:
-        """Return what happened in each run in the iteration so far.
+        """Return each run's metrics of the iteration so far.
 
-        The learner answers when it is through with the calls before; meanwhile everything else goes on.
+        The learner answers after its queued calls; the other processes keep working meanwhile.
         """
         stored = self._wait_for(REPLAY, lambda: self._processes.replay.size.remote())
         metrics = self._wait_for(LEARNER, lambda: self._processes.learner.metrics.remote())
@@ -145,45 +151,45 @@ class RayRunner:
         return [log.result(counters, own) for log, own in zip(self._logs, metrics, strict=True)]
 
     def next_iteration(self) -> None:
-        """Start anew what is counted per iteration."""
+        """Reset what is counted per iteration."""
         self._wait_for(LEARNER, lambda: self._processes.learner.next_iteration.remote())
         for log in self._logs:
             log.next_iteration()
 
     def pop_evaluations(self, run: int) -> list[Evaluation]:
-        """Return a run's evaluations since the last call; in lock-step and at the end, await all."""
+        """Return a run's evaluations since the last call; in lock-step and at the end, wait for all."""
         if self._config.sync or self.pacer.finished:
             self._supervisor.resolve_all(EVALUATOR)
         evaluations, self._evaluations[run] = self._evaluations[run], []
         return evaluations
 
     def weights(self, run: int) -> Weights:
-        """Return a run's policies as the learner has them now."""
+        """Return a run's current policies."""
         weights: Weights = self._wait_for(LEARNER, lambda: self._processes.learner.weights.remote(run))
         return weights
 
     def learner_state(self, run: int) -> Arrays:
-        """Return the learner's state of a run, when it is through with the calls before."""
+        """Return the learner's state of a run, after its queued calls."""
         self._supervisor.resolve_all(LEARNER)
         return self._wait_for(LEARNER, lambda: self._processes.learner.get_state.remote(run))
 
     def drain(self) -> None:
-        """Wait until nothing is under way, so that counts, transitions and weights are of one moment."""
+        """Wait for all calls in flight, so that counts, transitions and weights belong to one moment."""
         self._drained = True
         while any(map(self._supervisor.is_pending, (LEARNER, *self._workers))):
             self._step()
 
     def capture(self, run: int, with_replay: bool) -> RunState:
-        """Return the state of a run; training goes on meanwhile, and while its transitions are read.
+        """Return the state of a run; training continues meanwhile, and while its transitions are read.
 
-        Unless it was settled before, each process answers at a moment of its own. So the transitions are at
-        least those that the counts tell of, and the updates are the learner's own count.
+        Without `drain` before, each process answers at a different moment. The transitions then include at
+        least those that are counted, and the updates are the learner's own count.
 
         Raises:
-            TrainingError: if lock-step failed in the middle of collecting, or somebody needed is gone.
+            TrainingError: if lock-step failed during collection, or a process that is needed is lost.
         """
         if self._inconsistent:
-            raise TrainingError("it failed in the middle of collecting, and that cannot be continued")
+            raise TrainingError("the run failed during collection; that state cannot be resumed")
         env_steps = self.pacer.env_steps
         replay = self._stored_rows(run) if with_replay and self._can_answer(REPLAY) else None
         learner, sampling = self._learner_states(run)
@@ -199,7 +205,7 @@ class RayRunner:
         return RunState(env_steps, updates, join_states(stages), replay)
 
     def restore(self, run: int, state: RunState) -> None:
-        """Go on from what `capture` returned."""
+        """Continue from what `capture` returned."""
         stages, learner, replay = state.stages, self._processes.learner, self._processes.replay
         self._ask(LEARNER, learner.set_state.remote(state_part(stages, "learner"), run))
         sampling = checked_array(stages, "replay/generator", (6,), np.uint64)
@@ -212,15 +218,15 @@ class RayRunner:
         self.pacer.set_state(state_part(stages, "pacing"))
         if state.replay is not None:
             capacity = self._config.replay.capacity
-            self._ask(REPLAY, replay.restart.remote(run, state.replay.first_number(capacity)))
+            self._ask(REPLAY, replay.restart.remote(run, state.replay.first_row_number(capacity)))
             for rows in state.replay.chunks:
                 self._ask(REPLAY, replay.refill.remote(run, rows[-capacity:]))
         if self._ask(REPLAY, replay.size.remote()) == 0:
-            self.pacer.refill()
+            self.pacer.restart_warmup()
 
     def evaluate(self, num_episodes: int, seed: int, run: int) -> Scorecard:
-        """Play greedy episodes with the learner's policies of a run."""
-        self._supervisor.resolve_all(EVALUATOR)  # it takes one at a time
+        """Play greedy episodes with a run's current policies."""
+        self._supervisor.resolve_all(EVALUATOR)  # it plays one evaluation at a time
         weights = self.weights(run)
         answer: tuple[int, Scorecard] = self._wait_for(
             EVALUATOR,
@@ -230,57 +236,54 @@ class RayRunner:
         return answer[1]
 
     def close(self) -> None:
-        """End all processes, and the cluster if this run started it."""
+        """End all actors, and the cluster if this run started it."""
         self._supervisor.discard_calls()
-        if not self._disconnect:  # otherwise all end with the connection
+        if self._owns_connection:
+            disconnect()  # which ends the actors
+        else:
             self._processes.kill()
-        self._leave()
-
-    def _leave(self) -> None:
-        if self._disconnect:
-            disconnect()
 
     # State
 
     def _can_answer(self, process: str) -> bool:
-        """Whether an answer may be awaited: not of one who is gone when the run has failed."""
+        """Whether a call may still be answered: a process lost after the run has failed is not replaced."""
         return not self._supervisor.aborted or self._supervisor.ready(process)
 
     def _evaluation_pending(self, run: int) -> bool:
         """Whether an evaluation that was due is not in the run's table yet."""
-        under_way = self._supervisor.num_pending(EVALUATOR) > 0
-        return under_way or self._evaluation_missed or bool(self._evaluations[run])
+        in_flight = self._supervisor.num_pending(EVALUATOR) > 0
+        return in_flight or self._evaluation_missed or bool(self._evaluations[run])
 
     def _learner_states(self, run: int) -> tuple[Arrays, npt.NDArray[np.uint64]]:
         """Return the learner's state and that of the generator of its minibatches."""
-        drawn_anew = pack_generator(generator(self._seeds[run], "replay", self.pacer.env_steps))
+        fresh_generator = pack_generator(generator(self._seeds[run], "replay", self.pacer.env_steps))
         if not self._can_answer(LEARNER) and self._supervisor.snapshots:
-            return self._supervisor.snapshots[run], drawn_anew
+            return self._supervisor.snapshots[run], fresh_generator
         learner = self._wait_for(LEARNER, lambda: self._processes.learner.get_state.remote(run))
-        if not self._can_answer(REPLAY):  # which has the generator where memory is not shared
-            return learner, drawn_anew
+        if not self._can_answer(REPLAY):  # it holds the generator where memory is not shared
+            return learner, fresh_generator
         sampling = self._wait_for(LEARNER, lambda: self._processes.learner.generator_state.remote(run))
         return learner, sampling
 
-    def _stored_rows(self, run: int) -> StoredRows:
-        """Fix what a run's replay buffer holds now, and return the way to read it piece by piece."""
+    def _stored_rows(self, run: int) -> StoredTransitions:
+        """Take a snapshot of a run's replay buffer; its rows are read in chunks when they are wanted."""
         replay = self._processes.replay
         number, inserted, num_rows = self._wait_for(
             REPLAY, lambda: self._processes.replay.begin_snapshot.remote(run)
         )
 
         def chunks() -> Iterator[FloatArray]:
-            while ray.is_initialized():  # a call would start a cluster anew
+            while ray.is_initialized():  # otherwise the call would start a new cluster
                 rows = self._ask(REPLAY, replay.read_snapshot.remote(run, number, self._chunk_rows))
                 if len(rows) == 0:
                     return
                 yield rows
             raise TrainingError("the run ended before its transitions were read")
 
-        return StoredRows(inserted, num_rows, chunks())
+        return StoredTransitions(inserted, num_rows, chunks())
 
     def _worker_states(self, run: int) -> dict[str, Arrays]:
-        """Return the states of the workers that are there, under their places' names."""
+        """Return the states of the running workers by "worker_<index>"."""
         states: dict[str, Arrays] = {}
         waiting: set[int] = set()
         for index, (process, worker) in enumerate(zip(self._workers, self._processes.workers, strict=True)):
@@ -292,16 +295,16 @@ class RayRunner:
                 states[f"worker_{index}"] = state
                 waiting.discard(index)
 
-            def without(index: int = index) -> None:
+            def skip(index: int = index) -> None:
                 waiting.discard(index)
 
-            self._supervisor.watch(worker.get_state.remote(run), process, keep, without)
+            self._supervisor.watch(worker.get_state.remote(run), process, keep, skip)
         while waiting:
             self._step()
         return {name: states[name] for name in sorted(states)}
 
     def _restore_workers(self, run: int, stages: Arrays) -> None:
-        """Send the workers their states and the weights; in asynchronous mode some may find no place yet."""
+        """Send the workers their states and the weights; asynchronously some may not be scheduled yet."""
         incarnation = int(checked_array(stages, "pacing/counts", (None,), np.int64)[0]) + 1
         for index, (process, worker) in enumerate(zip(self._workers, self._processes.workers, strict=True)):
             own = state_part(stages, f"worker_{index}")
@@ -309,29 +312,29 @@ class RayRunner:
                 worker.set_state.remote(own, run) if own else worker.restart_episodes.remote(run, incarnation)
             )
 
-            def say(line: str | None, process: str = process) -> None:
+            def log_line(line: str | None, process: str = process) -> None:
                 if line:
                     _LOG.warning("%s %s", process, line)
 
             calls: tuple[ray.ObjectRef[Any], ...] = (restored, worker.refresh_weights.remote())
             for call in calls:
                 if self._config.sync:
-                    say(self._ask(process, call))
+                    log_line(self._ask(process, call))
                 else:
-                    self._supervisor.watch(call, process, say, timeout_s=math.inf, is_work=False)
+                    self._supervisor.watch(call, process, log_line, timeout_s=math.inf, is_work=False)
         while not self._config.sync and not self._supervisor.has_enough_workers:
             self._supervisor.poll(_POLL_S)
             self._supervisor.reconcile()
 
     def _on_learner_restored(self, updates: int) -> None:
-        """Go on from the updates that a restored learner has made; the lost ones fall due again."""
+        """Set the updates that a restored learner has made; the lost ones become due again."""
         self._supervisor.faults.counts["updates_lost"] += max(0, self.pacer.updates - updates)
         self.pacer.set_updates(updates)
 
     # Asynchronous
 
     def _step_async(self) -> None:
-        """Go round once."""
+        """Run one round of the asynchronous loop."""
         might_start = self._supervisor.all_ready
         self._supervisor.reconcile()
         self._dispatch()
@@ -352,8 +355,8 @@ class RayRunner:
                 break
             self._start_learning(updates)
         if not supervisor.is_available(REPLAY):
-            return  # there is nobody to push to
-        for ahead in range(_CALLS_AHEAD):  # every worker's first call before anyone's second
+            return  # workers could not push
+        for ahead in range(_CALLS_AHEAD):  # every worker's first call before any worker's second
             idle = [
                 index
                 for index, process in enumerate(self._workers)
@@ -363,26 +366,26 @@ class RayRunner:
                 self._start_collecting(index, fragments)
 
     def _check_progress(self) -> None:
-        """Complain if everybody is there and nobody has anything to do: waiting would be for ever."""
+        """Raise TrainingError if all processes are ready and idle: the run would wait forever."""
         supervisor = self._supervisor
-        everybody = (LEARNER, EVALUATOR, *self._workers)
-        may_rest = self._drained or supervisor.aborted or supervisor.diverged or self.pacer.finished
-        if supervisor.all_ready and not (may_rest or any(map(supervisor.num_pending, everybody))):
+        processes = (LEARNER, EVALUATOR, *self._workers)
+        may_idle = self._drained or supervisor.aborted or supervisor.diverged or self.pacer.finished
+        if supervisor.all_ready and not (may_idle or any(map(supervisor.num_pending, processes))):
             raise TrainingError(
                 "pacing: nothing is running and nothing may start; this is a bug, please report"
             )
 
     def _assign_fragments(self, idle: list[int]) -> Counter[int]:
-        """Deal out the fragments that the pacing allows, one by one, to who was asked for the fewest."""
+        """Assign the fragments that the pacing allows, one by one, to the workers with the fewest so far."""
         fragment = self._config.rollout.fragment_env_steps
         shares: Counter[int] = Counter()
-        players = sorted(idle, key=self._fragments_asked.__getitem__)
-        while players and self.pacer.may_collect(fragment):
-            for index in players:
+        workers = sorted(idle, key=self._fragments_asked.__getitem__)
+        while workers and self.pacer.may_collect(fragment):
+            for index in workers:
                 if self.pacer.may_collect(fragment):
                     self.pacer.collection_started(fragment)
                     shares[index] += 1
-            players = [index for index in players if shares[index] < self._fragments_per_call[index]]
+            workers = [index for index in workers if shares[index] < self._fragments_per_call[index]]
         return shares
 
     def _start_collecting(self, index: int, fragments: int) -> None:
@@ -390,11 +393,11 @@ class RayRunner:
         env_steps = fragments * self._config.rollout.fragment_env_steps
         call = self._processes.workers[index].collect.remote(fragments, self.pacer.env_steps)
 
-        def lost() -> None:  # it may have stored some of them, but nobody counted
+        def on_lost() -> None:  # it may have stored some of them, but they were not counted
             self.pacer.collection_failed(env_steps)
             self._supervisor.faults.counts["env_steps_lost"] += env_steps
 
-        self._supervisor.watch(call, self._workers[index], self._on_collected, lost)
+        self._supervisor.watch(call, self._workers[index], self._on_collected, on_lost)
 
     def _on_collected(self, reports: list[RolloutReport]) -> None:
         report = reports[0]  # the counts are the same in all runs
@@ -420,11 +423,11 @@ class RayRunner:
             log.add_learner(report)
 
     def _evaluate_if_due(self) -> None:
-        """Evaluate the weights of this moment in the evaluator's process, unless it is still at the last."""
+        """Have the evaluator play with the current weights, unless the previous evaluation still runs."""
         if not (self.pacer.evaluation_due() or self._evaluation_missed):
             return
         if self._config.sync:
-            self._supervisor.resolve_all(EVALUATOR)  # which evaluations are made must not depend on speed
+            self._supervisor.resolve_all(EVALUATOR)  # so that evaluations do not depend on speed
         if self._supervisor.num_pending(EVALUATOR) or not self._supervisor.is_available(EVALUATOR):
             return
         self._evaluation_missed = False
@@ -437,10 +440,10 @@ class RayRunner:
             def finish(answer: tuple[int, Scorecard], run: int = run) -> None:
                 self._evaluations[run].append(Evaluation(env_steps, *answer))
 
-            patience_s = self._supervisor.deadline_s(
+            timeout_s = self._supervisor.deadline_s(
                 EVALUATOR, self._evaluation_timeout_s(episodes * (run + 1))
             )
-            self._supervisor.watch(call, EVALUATOR, finish, self._retry_evaluation, timeout_s=patience_s)
+            self._supervisor.watch(call, EVALUATOR, finish, self._retry_evaluation, timeout_s=timeout_s)
 
     def _retry_evaluation(self) -> None:
         self._evaluation_missed = True
@@ -448,9 +451,9 @@ class RayRunner:
     # Lock-step
 
     def _sync_round(self) -> None:
-        """Collect one fragment per worker, store them in the workers' order, make the updates due."""
+        """Collect one fragment per worker, store them in the workers' order, make the due updates."""
         workers = self._processes.workers
-        if not self.pacer.collected:
+        if not self.pacer.collection_finished:
             env_steps = self.pacer.env_steps
             self._inconsistent = True
             self._get_from_workers(
@@ -478,36 +481,36 @@ class RayRunner:
         self._on_collected(reports)
 
     def _get_from_workers(self, calls: list[ray.ObjectRef[Any]], finish: Callable[[Any], None]) -> None:
-        """Wait for one answer of each worker, and take them in the workers' order."""
+        """Wait for one call of each worker, and handle the results in the workers' order."""
         for index, call in enumerate(calls):
             finish(self._ask(self._workers[index], call))
 
     # Waiting
 
     def _evaluation_timeout_s(self, num_episodes: int) -> float:
-        """Return how long an evaluation may take; many episodes of a slow environment are no fault."""
+        """Return how long an evaluation may take: it grows with the number of episodes."""
         return self._config.ray.timeout_s * (1 + num_episodes / _EPISODES_PER_TIMEOUT)
 
     def _wait_for(self, process: str, call: Callable[[], ray.ObjectRef[T]], timeout_s: float = 0.0) -> T:
-        """Wait for an answer without letting anyone stand idle for it; ask a successor if there is need."""
+        """Wait for a call's result while the others keep working; retry it with a replacement process."""
         answers: list[T] = []
-        asked = failed = False
+        sent = failed = False
 
-        def again() -> None:
-            nonlocal asked, failed
-            asked, failed = False, True
+        def retry() -> None:
+            nonlocal sent, failed
+            sent, failed = False, True
 
         while not answers:
             if self._supervisor.aborted and (failed or not self._supervisor.ready(process)):
                 raise TrainingError(f"{process} was lost")
-            if not asked and (self._config.sync or self._supervisor.is_available(process)):
-                asked = True
-                self._supervisor.watch(call(), process, answers.append, again, timeout_s=timeout_s)
+            if not sent and (self._config.sync or self._supervisor.is_available(process)):
+                sent = True
+                self._supervisor.watch(call(), process, answers.append, retry, timeout_s=timeout_s)
             self._step()
         return answers[0]
 
     def _step(self) -> None:
-        """Let things move on while an answer is awaited."""
+        """Handle finished calls, and in asynchronous runs start new ones."""
         if self._config.sync:
             self._supervisor.poll(_POLL_S)
         else:

@@ -1,4 +1,4 @@
-"""Processes that would outlive the run which started them, and how they end with it."""
+"""Ends processes that would outlive the run that started them."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ _LINUX = sys.platform.startswith("linux")
 
 
 def end_with_raylet() -> None:
-    """Let the kernel end this Ray worker when the raylet that started it is gone.
+    """Have the kernel kill this Ray worker when the raylet that started it ends; Linux only.
 
-    A worker that hangs would not notice by itself, and Ray's own look after seconds. Linux only.
+    A worker that hangs would not notice by itself, and Ray's own check takes seconds.
     """
     raylet = os.environ.get("RAY_RAYLET_PID")
     if not _LINUX or raylet is None:
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(raylet):  # it died before the kernel was asked
+    if os.getppid() != int(raylet):  # the raylet died before the kernel was asked
         os._exit(1)
 
 
 @contextmanager
 def mark_processes() -> Iterator[None]:
-    """Mark every process that is started inside as belonging to this one."""
+    """Mark every process that is started inside as belonging to this process."""
     hidden = os.environ.get("SPT_NOENV")
     os.environ[_MARK] = _mark()
-    os.environ["SPT_NOENV"] = "1"  # Ray's agents give themselves titles, which would hide the mark
+    os.environ["SPT_NOENV"] = "1"  # otherwise the titles that Ray's agents set hide the mark
     try:
         yield
-    finally:  # what the surrounding program starts is none of ours
+    finally:  # other children of this program are not marked
         del os.environ[_MARK]
         if hidden is None:
             del os.environ["SPT_NOENV"]
 
 
 def marked_processes_of_this_run() -> set[psutil.Process]:
-    """Return the marked processes that this one started, and their children."""
+    """Return the marked processes that this process started, and their children."""
     mine = _mark()
     return {member for process, mark in _marked() if mark == mine for member in _with_children(process)}
 
 
 def kill_orphans() -> None:
-    """End marked processes whose starter is gone: one that was killed could not end them."""
+    """Kill marked processes whose starter no longer runs: it was killed before it could end them."""
     for process, mark in _marked():
         if not _alive(mark):
             for member in _with_children(process):
@@ -60,34 +60,32 @@ def kill_orphans() -> None:
 
 
 def _mark() -> str:
-    """Return this process's number, when it began, for numbers are used again, and whose numbers they are."""
+    """Return this process's id, its start time, because ids are reused, and the namespace of its id."""
     return f"{os.getpid()}:{_start_time(os.getpid())}:{_pid_namespace()}"
 
 
 def _alive(mark: str) -> bool:
-    number, began, numbering = (*mark.split(":", 2), "", "")[:3]
-    if numbering != _pid_namespace():
-        return True  # for all that can be known from here
+    pid, started, namespace = (*mark.split(":", 2), "", "")[:3]
+    if namespace != _pid_namespace():
+        return True  # of another namespace: it cannot be checked from here
     try:
-        # One that is dead stays listed until its parent takes note of it.
-        return (
-            _start_time(int(number)) == began and psutil.Process(int(number)).status() != psutil.STATUS_ZOMBIE
-        )
+        # A dead process stays listed until its parent reaps it.
+        return _start_time(int(pid)) == started and psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
     except (psutil.Error, OSError, ValueError):
         return False
 
 
-def _start_time(number: int) -> str:
-    """Return when a process began, by a clock that nobody can set."""
+def _start_time(pid: int) -> str:
+    """Return when a process started, in a clock that cannot be set."""
     if not _LINUX:
-        return str(psutil.Process(number).create_time())
+        return str(psutil.Process(pid).create_time())
     # The name, in parentheses, may hold anything; the start is the 22nd field, in ticks since the boot.
-    text = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
+    text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     return text.rpartition(")")[2].split()[19]
 
 
 def _pid_namespace() -> str:
-    """Return within what the numbers of processes mean something: this boot, and this container."""
+    """Return the scope of process ids: this boot and this container."""
     if not _LINUX:
         return ""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -1,6 +1,6 @@
-"""Keeps a run's processes alive: watches their calls, replaces who dies or hangs, connects them.
+"""Supervises a run's actors: tracks their calls, replaces those that die or hang, connects replacements.
 
-In lock-step nothing is replaced: a run that must be reproducible ends, and goes on from its checkpoint.
+In lock-step nothing is replaced: a run that must be reproducible fails, and is resumed from its checkpoint.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from distributed_maddpg.errors import Diverged, StageError, TrainingError
 from distributed_maddpg.replay.ring import Ring, RingAddress
 from distributed_maddpg.runtime.calls import PeerLost, ProcessLost, ask, timeout_error
 from distributed_maddpg.runtime.cluster import Processes
-from distributed_maddpg.runtime.recovery import MAX_CONSECUTIVE_FAILURES, FaultLog, Health
+from distributed_maddpg.runtime.health import MAX_CONSECUTIVE_FAILURES, FaultLog, Health
 from distributed_maddpg.types import Arrays, EnvSpec, FaultEvent, FloatArray
 
 LEARNER, REPLAY, EVALUATOR = "learner", "replay buffer", "evaluator"
@@ -32,7 +32,7 @@ _REFILL_ROWS = 1 << 15
 
 @dataclass(frozen=True)
 class _Call:
-    """A call under way: who was asked, until when it must answer, what to do with the answer."""
+    """A call in flight: to which process, its timeout, and what to do with the result."""
 
     process: str
     sent_at: float
@@ -44,20 +44,20 @@ class _Call:
 
 @dataclass(frozen=True)
 class RecoveryCallbacks:
-    """What the driver does when something is lost, and hears of it."""
+    """How the driver reacts to recoveries."""
 
     on_learner_restored: Callable[[int], None]
-    """With the updates that the learner has made, by the snapshot that it goes on from."""
+    """Takes the updates that the learner has made according to the snapshot it was restored from."""
     on_replay_emptied: Callable[[], None]
-    """When the transitions are gone."""
+    """Called when the transitions are lost."""
     env_steps: Callable[[], int]
     """Returns the run's environment steps so far."""
     on_event: Callable[[FaultEvent], None] = lambda _: None
-    """With each loss and each recovery, when it happens."""
+    """Takes each loss and each recovery when it happens."""
 
 
 class Supervisor:
-    """The processes of a run, their health, and the calls that they have not answered yet."""
+    """The actors of a run, their health, and the calls in flight."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Supervisor:
         processes: Processes,
         callbacks: RecoveryCallbacks,
     ) -> None:
-        """Connect processes that were just started."""
+        """Connect actors that were just started."""
         config = configs[0]
         self._timeout_s, self._min_workers = config.ray.timeout_s, config.ray.min_workers
         self._snapshot_interval_s = config.ray.snapshot_interval_s
@@ -75,42 +75,40 @@ class Supervisor:
         self.processes, self.faults = processes, FaultLog(callbacks.on_event)
         self.workers = tuple(f"rollout worker {index}" for index in range(config.num_workers))
         self._health = {process: Health(process) for process in (LEARNER, REPLAY, EVALUATOR, *self.workers)}
-        self._health[EVALUATOR].ready = True  # it is started when it is needed
+        self._health[EVALUATOR].ready = True  # it is started with the first evaluation
         self._calls: dict[ray.ObjectRef[Any], _Call] = {}
         self._pending: Counter[str] = Counter()
         self._generation, self._connected_to = 0, dict.fromkeys((LEARNER, *self.workers), -1)
         self.snapshots: list[Arrays] = []
-        """The learner's state of each run, some time ago."""
+        """The latest copies of the learner's state, one per run."""
         self._snapshot_at = self._heartbeat_at = -math.inf
         self._enough_workers_at, self._paused_until = time.monotonic(), 0.0
         shape = (config.replay.capacity, spec.transitions.width)
-        self._mirrors = [Ring(*shape) for _ in configs]  # memory is taken only where they are used
+        self._mirrors = [Ring(*shape) for _ in configs]  # pages are allocated when they are written
         self._mirrored = [0] * len(configs)
         self._rings: list[Ring | None] = [None] * len(configs)
         self._latest_version = 0
         self.diverged = False
-        """Whether the learner's numbers stopped being finite: it is not asked to learn any more."""
+        """Whether the learner's numbers stopped being finite; it gets no more updates."""
         self.aborted = False
-        """Whether the run has failed: nobody is replaced any more."""
+        """Whether the run has failed; no process is replaced any more."""
         self._watch_replay()
         self._connect()
 
-    # What the driver asks
-
     def is_available(self, process: str) -> bool:
-        """Whether a process is there to be asked for work."""
+        """Whether a process can be given work now."""
         return self._health[process].ready and time.monotonic() >= self._paused_until
 
     def ready(self, process: str) -> bool:
-        """Whether a process is there, though it may have to wait a moment for another one."""
+        """Whether a process is running, even if a process it depends on is being replaced."""
         return self._health[process].ready
 
     def num_pending(self, process: str) -> int:
-        """Return how many calls a process has not answered."""
+        """Return the number of a process's calls in flight."""
         return self._pending[process]
 
     def is_pending(self, process: str) -> bool:
-        """Whether a process must answer in time: one that has found no place yet need not."""
+        """Whether a process has a call with a deadline; one that is not scheduled yet has none."""
         return any(call.process == process and math.isfinite(call.timeout_s) for call in self._calls.values())
 
     @property
@@ -120,12 +118,12 @@ class Supervisor:
 
     @property
     def has_enough_workers(self) -> bool:
-        """Whether the run may go on with the rollout workers that are ready."""
+        """Whether the run can continue with the rollout workers that are ready."""
         return self.healthy_workers >= self._min_workers
 
     @property
     def all_ready(self) -> bool:
-        """Whether nobody is missing or starting."""
+        """Whether no process is missing or starting."""
         return all(health.ready for health in self._health.values()) and self.is_available(LEARNER)
 
     def watch(
@@ -138,15 +136,15 @@ class Supervisor:
         timeout_s: float = 0.0,
         is_work: bool = True,
     ) -> None:
-        """Take charge of a call.
+        """Track a call until it is answered or abandoned.
 
         Args:
             call: the call.
-            process: the one that was asked.
-            on_result: takes the answer.
-            on_abandoned: called when none will come.
-            timeout_s: how long to wait; default: by what the process showed so far.
-            is_work: whether an answer shows that the process can do its work.
+            process: that was called.
+            on_result: takes the result.
+            on_abandoned: called when there will be no result.
+            timeout_s: how long to wait; default: from the process's mean call time.
+            is_work: whether a result shows that the process can do its work.
         """
         if not timeout_s:
             timeout_s = self.deadline_s(process, self._timeout_s)
@@ -154,12 +152,14 @@ class Supervisor:
         self._pending[process] += 1
 
     def reconcile(self) -> None:
-        """Do what is due: replace who is gone, connect who is new, take the pulse and snapshots."""
+        """Start replacements that are due, connect new processes, send heartbeats, take snapshots."""
         if not self._recovers:
             return
         now = time.monotonic()
         for process, health in self._health.items():
-            waits = process in self.workers and not self._health[LEARNER].ready  # who must find a place first
+            waits = (
+                process in self.workers and not self._health[LEARNER].ready
+            )  # the learner is scheduled first
             due = health.start_at is not None and now >= health.start_at and not waits
             if due and not self.aborted:
                 self._restart(process, health)
@@ -170,12 +170,12 @@ class Supervisor:
             and not self._pending[REPLAY]
         ):
             self._heartbeat_at = now
-            deadline_s = self._health[REPLAY].deadline_s(self._timeout_s) / 2  # before who waits for it
+            deadline_s = self._health[REPLAY].deadline_s(self._timeout_s) / 2  # before its callers time out
             self.watch(self.processes.replay.size.remote(), REPLAY, lambda _: None, timeout_s=deadline_s)
         self._take_snapshots(now)
 
     def poll(self, timeout_s: float) -> None:
-        """Wait a moment for any answer, take all that are there, and give up those overdue.
+        """Wait up to `timeout_s` for a call, handle all that have finished, abandon those past their timeout.
 
         Raises:
             TrainingError: if a process failed and will not be replaced.
@@ -195,10 +195,10 @@ class Supervisor:
             self._check_min_workers(now)
 
     def resolve(self, done: ray.ObjectRef[Any]) -> None:
-        """Wait for one of the watched calls and act on its answer."""
+        """Wait for one of the tracked calls and handle its result."""
         call = self._calls.pop(done, None)
         if call is None:
-            return  # given up since
+            return  # abandoned since
         self._pending[call.process] -= 1
         try:
             answer = ask(
@@ -213,32 +213,30 @@ class Supervisor:
         call.on_result(answer)
 
     def resolve_all(self, process: str) -> None:
-        """Wait for all calls of a process."""
+        """Wait for all calls of a process and handle their results."""
         for call in [call for call, about in self._calls.items() if about.process == process]:
             self.resolve(call)
 
     def discard_calls(self) -> None:
-        """Drop all calls: everything is about to end."""
+        """Drop all calls, before shutdown."""
         self._calls.clear()
 
     def set_latest_version(self, version: int) -> None:
-        """Remember the newest weights' version, which a restored learner must not fall behind."""
+        """Set the newest weights' version, which a restored learner must not fall behind."""
         self._latest_version = version
 
     def deadline_s(self, process: str, longest_s: float) -> float:
-        """Return how long to wait for a process whose answers may take so long at most."""
+        """Return how long to wait for a process's call, at most `longest_s`."""
         return self._health[process].deadline_s(longest_s) if self._recovers else longest_s
 
-    # Losing and replacing
-
     def _on_failure(self, process: str, error: TrainingError) -> None:
-        """Take note of a failure, and let the process be replaced.
+        """Record a failure, and let the process be replaced.
 
         Raises:
             TrainingError: if it is not to be replaced.
         """
         if isinstance(error, Diverged) and self.diverged:
-            return  # said already; the weights are those from before
+            return  # reported already
         self.diverged |= isinstance(error, Diverged)
         if not self._recovers or not isinstance(error, PeerLost | ProcessLost | StageError):
             if self._recovers and self.aborted:
@@ -246,10 +244,10 @@ class Supervisor:
             self.aborted = True
             raise error
         health = self._health[process]
-        if isinstance(error, PeerLost):  # the other one's own calls will tell
+        if isinstance(error, PeerLost):  # the peer's own calls will fail and have it replaced
             self._paused_until = time.monotonic() + _PAUSE_S
             self._heartbeat_at = -math.inf
-        elif not health.down:  # otherwise this is another of its calls
+        elif not health.down:  # otherwise another call has reported the loss
             self._on_lost(process, health, error)
 
     def _on_lost(self, process: str, health: Health, error: TrainingError) -> None:
@@ -259,7 +257,7 @@ class Supervisor:
         self._abandon_calls(process)
         self.processes.end(self._actor(process))
         if self.aborted:
-            return  # what there still is of the run is being saved
+            return  # the last checkpoint is being made; nothing is replaced
         self.aborted = True
         if could_never_be_built:
             raise error
@@ -271,7 +269,7 @@ class Supervisor:
             self._make_room(0 if was_ready else self._learner_cpus)
 
     def _make_room(self, ready: int) -> None:
-        """Take back workers that wait for a place, and so many that have one: the learner needs it more."""
+        """End workers that are not scheduled, and `ready` running ones, to free CPUs for the learner."""
         for process in self.workers:
             health = self._health[process]
             if health.down or (health.ready and ready == 0):
@@ -296,11 +294,11 @@ class Supervisor:
 
     def _restart(self, process: str, health: Health) -> None:
         if process == LEARNER:
-            place = self.processes.start_learner()  # all else waits for it, so that nobody else would tell
-            self.watch(place, process, lambda _: None, timeout_s=self._timeout_s, is_work=False)
+            location = self.processes.start_learner()  # no other call would report that it does not start
+            self.watch(location, process, lambda _: None, timeout_s=self._timeout_s, is_work=False)
         elif process == REPLAY:
             if not self._restart_replay():
-                return  # its place is beside the learner, who is starting
+                return  # it must run on the learner's node, and the learner is still starting
         elif process == EVALUATOR:
             health.mark_started()
             self.faults.record_recovered(
@@ -308,7 +306,7 @@ class Supervisor:
             )
             return
         else:
-            # A number that no earlier life had, not even before the run was resumed.
+            # Unique, also among the incarnations before the run was resumed.
             self.processes.start_worker(
                 self.workers.index(process), self._callbacks.env_steps() + health.incarnation + 1
             )
@@ -317,18 +315,18 @@ class Supervisor:
             self._connected_to[process] = -1
 
     def _restart_replay(self) -> bool:
-        """Start a replay buffer, with what is left of its predecessor; return whether its place is known."""
+        """Start a replay buffer on the previous one's memory; return whether its node is known yet."""
         node = self.processes.learner_node()
         if node is None:
             return False
-        left = [ring.address for ring in self._rings if ring is not None and ring.address is not None]
-        self.processes.start_replay(node, left if len(left) == len(self._rings) else ())
+        previous = [ring.address for ring in self._rings if ring is not None and ring.address is not None]
+        self.processes.start_replay(node, previous if len(previous) == len(self._rings) else ())
         self._generation += 1
         self._watch_replay()
         return True
 
     def _watch_replay(self) -> None:
-        """Hear of a new replay buffer what it has, and where."""
+        """Ask a new replay buffer where its memory is, and whether it adopted the previous one's."""
         replay, generation = self.processes.replay, self._generation
         self.watch(
             replay.ring_addresses.remote(),
@@ -349,7 +347,7 @@ class Supervisor:
             self._health[REPLAY].ready = True  # calls wait in its queue
 
     def _attach_rings(self, addresses: list[RingAddress | None]) -> None:
-        """Keep the transitions' memory open here, so that it outlives the replay buffer's process."""
+        """Keep the transitions' memory open in the driver: it then outlives the replay buffer's process."""
         if self._recovers:
             self._rings = [Ring.attach(address) if address else None for address in addresses]
 
@@ -368,7 +366,7 @@ class Supervisor:
         self.faults.record_recovered(REPLAY, self._health[REPLAY].mark_ready(), detail)
 
     def _refill(self) -> int:
-        """Send a new replay buffer what was mirrored of its predecessor's rows; return their number."""
+        """Send a new replay buffer the mirrored rows of the previous one; return their number."""
         for run, mirror in enumerate(self._mirrors):
             self._ask(REPLAY, self.processes.replay.restart.remote(run, 0))
             for rows in mirror.snapshot().stored(_REFILL_ROWS).chunks:
@@ -377,7 +375,7 @@ class Supervisor:
         return self._mirrors[0].size
 
     def _connect(self) -> None:
-        """Tell learner and workers of the replay buffer, those that do not know this one yet."""
+        """Connect the learner and the workers that are not yet connected to the current replay buffer."""
         if not self.is_available(REPLAY):
             return
         for process, generation in self._connected_to.items():
@@ -386,7 +384,7 @@ class Supervisor:
                 continue
             self._connected_to[process] = self._generation
             actor = self._actor(process)
-            # A worker may wait for ever for a place; whether enough of them have one is checked elsewhere.
+            # A worker may stay unscheduled; `_check_min_workers` checks that enough are running.
             waits = self._recovers and process != LEARNER
             timeout_s = math.inf if waits and not health.ready else self._timeout_s
             calls = [actor.connect.remote(self.processes.replay)]
@@ -400,13 +398,13 @@ class Supervisor:
             )
 
     def _reconnect(self, process: str) -> Callable[[], None]:
-        def again() -> None:  # it lives, and the replay buffer may live as well, but they did not meet
+        def reconnect() -> None:  # both may be running, but the connection failed
             self._connected_to[process] = -1
 
-        return again
+        return reconnect
 
     def _restored(self, process: str, actor: Any) -> list[ray.ObjectRef[Any]]:
-        """Ask a successor to go on from where its predecessor was."""
+        """Restore a replacement to the state of the process it replaces."""
         if process != LEARNER:
             return [actor.refresh_weights.remote()]
         # Workers take only weights that are newer than their own.
@@ -427,7 +425,7 @@ class Supervisor:
         return answered
 
     def _check_min_workers(self, now: float) -> None:
-        """Raise TrainingError if there were too few rollout workers for too long."""
+        """Raise TrainingError if there have been too few rollout workers for `ray.timeout_s`."""
         if self.has_enough_workers:
             self._enough_workers_at = now
         elif now - self._enough_workers_at > self._timeout_s and not self.aborted:
@@ -437,14 +435,12 @@ class Supervisor:
                 f"ray.min_workers = {self._min_workers}"
             )
 
-    # Snapshots
-
     def _take_snapshots(self, now: float) -> None:
-        """Copy the learner's state here, and transitions that would go with the replay buffer's process."""
+        """Copy the learner's state, and transitions that only the replay buffer's process holds."""
         due = not self.snapshots or now - self._snapshot_at >= self._snapshot_interval_s
         if not due or not self._health[LEARNER].ready or self._snapshot_at == math.inf:
             return
-        self._snapshot_at = math.inf  # until these are here
+        self._snapshot_at = math.inf  # until these arrive
         captured: dict[int, Arrays] = {}
 
         def keep(state: Arrays, run: int) -> None:

@@ -1,4 +1,4 @@
-"""Independent pieces of work side by side on a cluster."""
+"""Independent tasks in parallel on a cluster."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from distributed_maddpg.runtime.cluster import connect, disconnect
 R = TypeVar("R")
 
 _RETRIES = 2
-"""How often a piece is begun again whose process was lost, with its node for instance."""
+"""How often a task is retried whose process or node was lost."""
 _RESULT_TIMEOUT_S = 60.0
 
 
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM end this as SIGINT does; Ray's own handler, which came with it, exits and leaves agents."""
+    """Let SIGTERM interrupt as SIGINT does; Ray's own handler exits and leaves its agents running."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -38,16 +38,16 @@ def _sigterm_interrupts() -> Iterator[None]:
 def run_in_parallel(
     work: Callable[..., R], calls: Mapping[str, tuple[Any, ...]], address: str, timeout_s: float
 ) -> Iterator[tuple[str, R]]:
-    """Do `work(*arguments)` for each of `calls` on a CPU of its own; yield name and result as they end.
+    """Run `work(*arguments)` for each of `calls` on one CPU each; yield name and result as they finish.
 
     Args:
-        work: a function of a module, which the other processes import.
-        calls: arguments by a name for a person.
-        address: of a running cluster; empty: that of the surrounding Ray job, else a local one for these.
-        timeout_s: longest wait for the next piece to end.
+        work: a function of a module that the other processes can import.
+        calls: arguments by a name for display.
+        address: of a running cluster; empty: the surrounding Ray job's, else a new local one.
+        timeout_s: longest wait for the next task to finish.
 
     Raises:
-        TrainingError: if a piece fails or none ends in time; the others are given up then.
+        TrainingError: if a task fails or none finishes in time; the others are cancelled.
     """
     ours = connect(MADDPGConfig(ray=RayConfig(address=address)))
     waiting: dict[ray.ObjectRef[R], str] = {}

@@ -32,7 +32,7 @@ def logits_by_hand(agent, obs):
     return hidden @ flat[20:35].reshape(5, 3) + flat[35:38]
 
 
-def test_greedy_actions_by_hand():
+def test_greedy_actions_are_those_computed_by_hand():
     obs = observations()
     continuous, discrete = make().act(obs)
     np.testing.assert_allclose(continuous, 1 / (1 + np.exp(-logits_by_hand(0, obs)[:, :2])), rtol=1e-5)

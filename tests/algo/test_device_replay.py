@@ -93,7 +93,7 @@ def test_runs_draw_from_their_own_rows_with_their_own_generators():
     assert not torch.equal(first % 7, second % 7)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_stores_and_draws_the_same_rows():
     cuda = torch.Generator("cuda").manual_seed(1)
     replay = DeviceReplay(100_000, 3, [cuda])

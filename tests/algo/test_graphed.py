@@ -22,7 +22,6 @@ QUIET = replace(NOISY, policy_head="sigmoid")
 MIXED = replace(NOISY, random_action_rows=0.3, other_actions="current", team_overrides={"red": "ddpg"})
 CASES = {"noisy": (NOISY, SPEC), "quiet": (QUIET, CONTINUOUS), "mixed": (MIXED, SPEC)}
 BATCH = 8
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 class Setup:
@@ -169,7 +168,7 @@ def test_without_recordings_it_goes_on_with_one_warning(recorder, caplog, fail_a
     assert "without CUDA graphs" in caplog.text and "not permitted" in caplog.text
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("case", CASES)
 def test_graphs_give_what_the_same_steps_give_one_by_one(case):
     ours, plain = Setup(*CASES[case], "cuda"), Setup(*CASES[case], "cuda")
@@ -182,7 +181,7 @@ def test_graphs_give_what_the_same_steps_give_one_by_one(case):
     assert [count for count, _ in ours.graphed._plan] == [16, 4, 1], "not recorded"
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_recording_changes_nothing():
     setup = Setup(device="cuda")
     setup.loop(2)
@@ -192,7 +191,7 @@ def test_recording_changes_nothing():
     assert difference(setup.state(), before) == 0
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_graphs_honour_a_state_that_is_set_later():
     ours, plain = Setup(device="cuda"), Setup(device="cuda")
     for setup in (ours, plain):
@@ -210,7 +209,7 @@ def test_graphs_honour_a_state_that_is_set_later():
     assert difference(ours.state(), plain.state()) < 1e-4
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_a_recording_that_fails_is_one_warning_and_no_more(monkeypatch, caplog):
     ours, plain = Setup(device="cuda"), Setup(device="cuda")
     record = ours.graphed._step

@@ -64,7 +64,7 @@ class PlainAgent:
         )
         self.twin = config.per_agent(spec)[agent] == "matd3"
         stacks = [update.critic, update.critic2] if self.twin else [update.critic]
-        self.critics = [perceptron(stack, agent, spec.transitions.joint.stop, 1) for stack in stacks]
+        self.critics = [perceptron(stack, agent, spec.transitions.critic_input.stop, 1) for stack in stacks]
         self.critic = self.critics[0]
         self.target_policy, self.target_critics = copy.deepcopy(self.policy), copy.deepcopy(self.critics)
         self.target_critic = self.target_critics[0]
@@ -144,7 +144,7 @@ class PlainUpdate:
             target = reward + discount * torch.stack(values).min(dim=0).values
         metrics = []
         for critic, optimiser in zip(agent.critics, agent.critic_optimisers, strict=True):
-            q = critic(self.seen(i, batch[:, layout.joint])).squeeze(1)
+            q = critic(self.seen(i, batch[:, layout.critic_input])).squeeze(1)
             loss = nn.functional.mse_loss(q, target)
             metrics.append([loss.item(), q.mean().item(), self.step(critic, optimiser, loss)])
         return metrics[0]
@@ -275,7 +275,7 @@ def test_the_batched_update_equals_one_network_and_optimiser_per_agent(case, kin
 
 def ends(spec, agent, name):
     if "critic" in name:
-        return spec.transitions.joint.stop, 1
+        return spec.transitions.critic_input.stop, 1
     return spec.observation_sizes[agent], spec.action_sizes[agent]
 
 
@@ -371,7 +371,7 @@ def test_a_discount_of_zero_cuts_the_bootstrap():
     batch[:, spec.transitions.rewards] = 3.0
     batch[:, spec.transitions.discounts] = 0.0
     update.target_critic.flat.fill_(10.0)
-    q = update.critic(batch[None, :, spec.transitions.joint]).detach()
+    q = update.critic(batch[None, :, spec.transitions.critic_input]).detach()
     loss = update(batch[None])[METRICS.index("critic_loss")]
     assert torch.allclose(loss, ((q - 3.0) ** 2).mean(dim=1))
 

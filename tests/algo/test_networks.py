@@ -14,12 +14,14 @@ JOINT = 9 + 6
 
 def policies(seed=0, hidden=(8, 6)):
     layout = policy_layout(SPEC, hidden)
-    return PolicyNetwork(layout, layout.initial(np.random.default_rng(seed)), CPU)
+    return PolicyNetwork(layout, layout.initial_parameters(np.random.default_rng(seed)), CPU)
 
 
 def critics(decentralised=(False, False, False), seed=0, hidden=(8, 6)):
     layout = critic_layout(SPEC, hidden)
-    return CriticNetwork(layout, layout.initial(np.random.default_rng(seed)), CPU, SPEC, decentralised)
+    return CriticNetwork(
+        layout, layout.initial_parameters(np.random.default_rng(seed)), CPU, SPEC, decentralised
+    )
 
 
 def by_hand(network, agent, x):

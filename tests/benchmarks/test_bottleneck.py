@@ -19,7 +19,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_bottleneck_by_value(name: str) -> None:
+def test_every_bottleneck_is_named_by_its_shares(name: str) -> None:
     assert name_bottleneck(dict(zip(SHARES, CASES[name], strict=True))) == name
 
 

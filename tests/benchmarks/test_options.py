@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from distributed_maddpg.benchmarks.options import BenchmarkOptions, powers_of_two
+from distributed_maddpg.benchmarks.options import BenchmarkOptions, powers_of_two, to_arguments
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
 
@@ -41,9 +41,9 @@ def test_workers_double_up_to_the_cores(most: int, counts: tuple[int, ...]) -> N
 
 
 def test_arguments_repeat_what_differs_from_the_defaults() -> None:
-    assert BenchmarkOptions().to_arguments() == []
+    assert to_arguments(BenchmarkOptions()) == []
     options = BenchmarkOptions(preset="notebook", env_steps=0, workers="1,2")
-    assert options.to_arguments() == ["--preset", "notebook", "--env-steps", "0", "--workers", "1,2"]
+    assert to_arguments(options) == ["--preset", "notebook", "--env-steps", "0", "--workers", "1,2"]
 
 
 def test_settings_are_the_presets_without_evaluations() -> None:

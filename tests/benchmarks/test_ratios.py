@@ -10,6 +10,8 @@ import pytest
 from distributed_maddpg.benchmarks.command import run_benchmark
 from distributed_maddpg.benchmarks.options import BenchmarkOptions, Kind
 
+pytestmark = pytest.mark.alone
+
 # kind, its ratio, the least, and what is measured
 BOUNDS = [
     ("env", "env_steps_per_s/mpe2_env_steps_per_s", 600, 3_500),

@@ -7,7 +7,7 @@ import numpy as np
 
 from distributed_maddpg.checkpoint.folder import Checkpoint
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.types import EnvSpec, StoredRows
+from distributed_maddpg.types import EnvSpec, StoredTransitions
 
 SPEC = EnvSpec(("red_0", "blue_0"), (3, 2), (2, 3), ("continuous", "discrete"))
 STATE = {
@@ -24,7 +24,7 @@ NAMES = ["manifest.json", "metrics.csv", "replay.safetensors", "returns.csv", "s
 
 
 def rows(inserted=9, sizes=(3, 0, 4), values=ROWS):
-    return StoredRows(inserted, len(values), iter(np.split(values, np.cumsum(sizes)[:-1])))
+    return StoredTransitions(inserted, len(values), iter(np.split(values, np.cumsum(sizes)[:-1])))
 
 
 def make(env_steps=40, config=None, replay=None, tables=TABLES):

@@ -20,9 +20,9 @@ from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConf
 from distributed_maddpg.errors import BadInput, CheckpointError
 from distributed_maddpg.learner import Learner
 from distributed_maddpg.metrics import digest
-from distributed_maddpg.types import StoredRows
+from distributed_maddpg.types import StoredTransitions
 from tests.checkpoint.samples import NAMES, ROWS, SPEC, STATE, assert_equal, make, refuse, reseal, rows
-from tests.envs.target import target_config
+from tests.support.target import target_config
 
 
 def child(place, name):
@@ -41,7 +41,7 @@ def test_a_checkpoint_without_replay_rows_and_tables(place):
 
 
 def test_an_empty_replay_buffer_comes_back_empty(tmp_path):
-    loaded = load_checkpoint(save_checkpoint(tmp_path / "x", make(replay=StoredRows(0, 0, iter(())))))
+    loaded = load_checkpoint(save_checkpoint(tmp_path / "x", make(replay=StoredTransitions(0, 0, iter(())))))
     assert (loaded.replay.inserted, loaded.replay.num_rows, list(loaded.replay.chunks)) == (0, 0, [])
 
 
@@ -179,11 +179,11 @@ import numpy as np
 from pathlib import Path
 from distributed_maddpg.checkpoint.folder import Checkpoint, save_checkpoint
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.types import StoredRows
+from distributed_maddpg.types import StoredTransitions
 for number in range(1, 10**9):
     chunks = iter([np.full((100, 8), number, np.float32)] * 3)
     state = {"x": np.full(1000, number, np.int64)}
-    rows, tables = StoredRows(300, 300, chunks), {"metrics.csv": str(number)}
+    rows, tables = StoredTransitions(300, 300, chunks), {"metrics.csv": str(number)}
     checkpoint = Checkpoint(MADDPGConfig(), ("a",), number, number, state, rows, tables)
     save_checkpoint(Path(sys.argv[1]) / "step_1", checkpoint)
     print(number, flush=True)

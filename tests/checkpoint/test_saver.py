@@ -8,13 +8,13 @@ from distributed_maddpg.checkpoint.folder import Checkpoint, load_checkpoint, sa
 from distributed_maddpg.checkpoint.saver import CheckpointSaver, SavingOptions
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.types import StoredRows
+from distributed_maddpg.types import StoredTransitions
 
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
 
 
 def checkpoint(env_steps, with_replay=True):
-    replay = StoredRows(4, 4, iter([ROWS[:3], ROWS[3:]])) if with_replay else None
+    replay = StoredTransitions(4, 4, iter([ROWS[:3], ROWS[3:]])) if with_replay else None
     return Checkpoint(MADDPGConfig(), ("a_0",), env_steps, 1, {"x/y": np.zeros(5)}, replay)
 
 
@@ -62,7 +62,7 @@ def test_the_newest_stay_and_each_is_said_in_a_line(saver, lines, tmp_path):
     assert np.array_equal(np.concatenate(list(load_checkpoint(tmp_path / "step_100").replay.chunks)), ROWS)
 
 
-def test_zero_keeps_all(tmp_path):
+def test_to_keep_zero_checkpoints_keeps_all_of_them(tmp_path):
     saver = CheckpointSaver(0, print)
     for steps in (5, 30, 100):
         write(saver, tmp_path, steps)
@@ -168,7 +168,7 @@ def test_the_last_checkpoint_is_captured_when_the_one_before_is_written(tmp_path
                     (2, 4), latest, np.float32
                 )  # as a replay buffer that has one snapshot at a time
 
-        stored = StoredRows(6, 6, rows())
+        stored = StoredTransitions(6, 6, rows())
         return Checkpoint(MADDPGConfig(), ("a",), number, number, {"x": np.zeros(1)}, stored)
 
     def capture_last():

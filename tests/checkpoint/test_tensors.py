@@ -9,7 +9,7 @@ import pytest
 from distributed_maddpg.checkpoint import tensors
 from distributed_maddpg.checkpoint.folder import load_checkpoint, save_checkpoint
 from distributed_maddpg.errors import CheckpointError
-from distributed_maddpg.types import StoredRows
+from distributed_maddpg.types import StoredTransitions
 from tests.checkpoint.samples import ROWS, assert_equal, assert_one_line, make, reseal
 
 
@@ -95,13 +95,13 @@ def test_rows_are_one_tensor_of_float32(saved, header, body):
 @pytest.mark.parametrize(
     ("replay", "message"),
     [
-        (StoredRows(9, 8, iter([ROWS])), "replay rows announced: 8, received: 7"),
-        (StoredRows(9, 3, iter([ROWS])), "replay rows announced: 3, received: 7"),
-        (StoredRows(9, 2, iter(())), "replay rows announced: 2, received: 0"),
-        (StoredRows(9, 9, iter([ROWS, ROWS[:2, :4]])), r"float32 \[n, width\], not float32 \(2, 4\)"),
-        (StoredRows(9, 7, iter([ROWS.astype(np.float64)])), "not float64"),
-        (StoredRows(9, 5, iter(ROWS[:1])), r"not float32 \(5,\)"),
-        (StoredRows(6, 7, iter([ROWS])), "replay: 7 rows of only 6 ever inserted"),
+        (StoredTransitions(9, 8, iter([ROWS])), "replay rows announced: 8, received: 7"),
+        (StoredTransitions(9, 3, iter([ROWS])), "replay rows announced: 3, received: 7"),
+        (StoredTransitions(9, 2, iter(())), "replay rows announced: 2, received: 0"),
+        (StoredTransitions(9, 9, iter([ROWS, ROWS[:2, :4]])), r"float32 \[n, width\], not float32 \(2, 4\)"),
+        (StoredTransitions(9, 7, iter([ROWS.astype(np.float64)])), "not float64"),
+        (StoredTransitions(9, 5, iter(ROWS[:1])), r"not float32 \(5,\)"),
+        (StoredTransitions(6, 7, iter([ROWS])), "replay: 7 rows of only 6 ever inserted"),
     ],
 )
 def test_rows_that_are_not_what_was_announced_leave_the_old_checkpoint(saved, replay, message):
@@ -115,7 +115,7 @@ def test_rows_beyond_those_announced_are_not_written(tmp_path):
     given = itertools.count()
     chunks = (ROWS for _ in range(1000) if next(given) >= 0)
     with pytest.raises(ValueError, match="replay rows announced: 10, received: 14"):
-        save_checkpoint(tmp_path / "x", make(replay=StoredRows(10, 10, chunks)))
+        save_checkpoint(tmp_path / "x", make(replay=StoredTransitions(10, 10, chunks)))
     assert next(given) == 2
 
 
@@ -126,7 +126,7 @@ def test_rows_pass_through_in_little_memory(tmp_path):
     chunks = (chunk * number for number in range(count))
     tracemalloc.start()
     try:
-        save_checkpoint(tmp_path / "x", make(replay=StoredRows(total, total, chunks)))
+        save_checkpoint(tmp_path / "x", make(replay=StoredTransitions(total, total, chunks)))
         loaded = load_checkpoint(tmp_path / "x").replay
         sums = [float(piece[:, 0].sum(dtype=np.float64)) for piece in loaded.chunks]
         peak = tracemalloc.get_traced_memory()[1]

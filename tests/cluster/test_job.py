@@ -1,4 +1,4 @@
-"""cluster/README.md followed on a real head: token, job, stop with a checkpoint, resume; nothing stays."""
+"""The commands of cluster/README.md on a real head: token, job, stop with a checkpoint, resume, clean end."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import psutil
 import pytest
 
 pytest.importorskip("ray")
+from tests.support.processes import gone
 
 pytestmark = pytest.mark.ray
 
@@ -36,23 +38,17 @@ _TINY = (
 ).split()
 
 
-def _readme_commands() -> list[str]:
-    """Return the README's commands in order, continuation lines joined."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", _README.read_text(encoding="utf-8"), re.M | re.S)
-    text = "".join(blocks).replace("\\\n", " ")
-    return [line.strip() for line in text.splitlines()]
-
-
 def _readme_command(start: str, containing: str = "") -> str:
-    [*found] = [
-        command for command in _readme_commands() if command.startswith(start) and containing in command
-    ]
-    assert found, f"cluster/README.md no longer has a command {start!r}"
-    return found[0]
+    """Return the README's first command that begins with `start`, continuation lines joined."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", _README.read_text(encoding="utf-8"), re.M | re.S)
+    for line in "".join(blocks).replace("\\\n", " ").splitlines():
+        if line.strip().startswith(start) and containing in line:
+            return line.strip()
+    raise AssertionError(f"cluster/README.md no longer has a command {start!r}")
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return free ports below the range that the system itself hands out."""
+    """Return free ports below the range that the system assigns itself."""
     found: list[int] = []
     for port in range(20_000 + os.getpid() % 5_000, 32_000):
         with socket.socket() as probe:
@@ -65,23 +61,22 @@ def _free_ports(count: int) -> list[int]:
 
 @dataclass
 class Head:
-    """A head started as the README says, on its own ports, with its own home and temporary folder."""
+    """A head started with the README's command, with its own ports, home and temporary folder."""
 
     home: Path
-    port: int
     dashboard: int
     env: dict[str, str]
     process: subprocess.Popen[bytes]
 
     def run(self, command: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run one of the README's commands in a shell of its own."""
+        """Run one of the README's commands in a shell."""
         text = command.replace(":8265", f":{self.dashboard}")
         return subprocess.run(
             text, shell=True, cwd=_ROOT, env=self.env, capture_output=True, text=True, timeout=timeout_s
         )
 
     def job(self, submission: str) -> dict[str, Any]:
-        """Return what the head says of a job."""
+        """Return the head's record of a job."""
         token = (self.home / ".ray" / "auth_token").read_text().strip()
         return self._get(f"jobs/{submission}", {"Authorization": f"Bearer {token}"})
 
@@ -97,23 +92,28 @@ class Head:
             time.sleep(0.3)
         return str(status)
 
-    def end(self) -> None:
-        """End the head and its descendants, and require that all are gone; other clusters live on."""
-        tree = [self.process_handle(), *self.process_handle().children(recursive=True)]
+    def stop(self) -> None:
+        """Stop the head and its descendants, but no other cluster; require that all have exited."""
+        tree = self.processes()
         self.process.send_signal(signal.SIGTERM)
-        _, alive = psutil.wait_procs(tree, timeout=15)
-        for process in alive:
-            process.kill()
+        ended = gone([process.pid for process in tree], within_s=15)
+        for process in tree:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait(timeout=10)
-        assert not alive
+        assert ended
 
-    def process_handle(self) -> psutil.Process:
-        return psutil.Process(self.process.pid)
+    def processes(self) -> list[psutil.Process]:
+        """Return the head and its descendants."""
+        head = psutil.Process(self.process.pid)
+        return [head, *head.children(recursive=True)]
 
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    home = Path(tempfile.mkdtemp(prefix="mh", dir="/tmp"))  # short: Ray makes Unix sockets below it
+    home = Path(
+        tempfile.mkdtemp(prefix="mh", dir="/tmp")
+    )  # short: the paths of Ray's Unix sockets begin with it
     port, dashboard, client, agent, metrics = _free_ports(5)
     env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONPATH"))}
     env |= {
@@ -131,13 +131,13 @@ def head() -> Iterator[Head]:
     words = shlex.split(f"{command} {own} {ports} --dashboard-agent-listen-port={agent}")
     log = (home / "head.log").open("wb")
     process = subprocess.Popen(words, env=env, cwd=home, stdout=log, stderr=subprocess.STDOUT)
-    started = Head(home, port, dashboard, env, process)
+    started = Head(home, dashboard, env, process)
     try:
         _wait_for_dashboard(started)
         yield started
     finally:
-        started.end()
-        log.close()
+        log.close()  # the head has it open itself
+        started.stop()
         shutil.rmtree(home, ignore_errors=True)
 
 
@@ -147,19 +147,19 @@ def _wait_for_dashboard(head: Head) -> None:
         try:
             return head._get("version", {})
         except urllib.error.HTTPError as answer:
-            return answer.close()  # it answers, if only that it wants a token
+            return answer.close()  # the dashboard is up: it refuses a request without a token
         except OSError:
             assert head.process.poll() is None, (head.home / "head.log").read_text()
             assert time.monotonic() < deadline, (head.home / "head.log").read_text()
             time.sleep(0.2)
 
 
-def test_the_token_is_a_file_that_only_its_owner_reads(head: Head) -> None:
+def test_only_the_owner_can_read_the_token_file(head: Head) -> None:
     assert (head.home / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer " + "0" * 64}], ids=["none", "wrong"])
-def test_nobody_gets_in_without_the_token(head: Head, headers: dict[str, str]) -> None:
+def test_requests_without_the_token_are_refused(head: Head, headers: dict[str, str]) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         head._get("jobs/", headers)
     refused.value.close()
@@ -167,10 +167,9 @@ def test_nobody_gets_in_without_the_token(head: Head, headers: dict[str, str]) -
 
 
 def test_the_dashboard_listens_on_loopback_only(head: Head) -> None:
-    tree = [head.process_handle(), *head.process_handle().children(recursive=True)]
     listening = {
         connection.laddr.ip
-        for process in tree
+        for process in head.processes()
         for connection in process.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN and connection.laddr.port == head.dashboard
     }

@@ -34,9 +34,9 @@ def test_environments_of_known_packages_are_builtin(env_id):
         ".mpe2.simple_tag_v3",
         "mpe2/simple_tag_v3",
         "pettingzoo.test.é",
-        "tests.envs.target:parallel_env",
+        "tests.support.target:parallel_env",
         "simple_adversary:x",
     ],
 )
-def test_everything_else_is_not(env_id):
+def test_every_other_environment_is_not_built_in(env_id):
     assert not is_builtin(env_id)

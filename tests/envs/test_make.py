@@ -26,7 +26,7 @@ def test_a_module_and_a_callable_of_a_module_can_be_named():
     spread = make_vector_env("mpe2.simple_spread_v3", 2, 0, N=2, continuous_actions=True)
     assert type(spread) is PettingZooVectorEnv
     assert spread.action_type == "continuous"
-    for env_id in ("tests.envs.counting", "tests.envs.counting:CountingEnv"):
+    for env_id in ("tests.support.counting", "tests.support.counting:CountingEnv"):
         env = make_vector_env(env_id, 2, 0, num_agents=3)
         assert env.reset()[2].tolist() == [[2e6] * 3] * 2
 
@@ -35,7 +35,7 @@ def test_env_spec_needs_one_copy_only():
     spec = env_spec("simple_adversary", "auto", {"N": 3, "continuous_actions": True})
     assert spec.observation_sizes == (12, 14, 14, 14)
     assert spec.action_types == ("continuous",) * 4
-    assert env_spec("tests.envs.counting", "auto", {}).observation_sizes == (1, 2)
+    assert env_spec("tests.support.counting", "auto", {}).observation_sizes == (1, 2)
 
 
 def refused_environment(**kwargs):
@@ -82,10 +82,10 @@ HERE = "tests.envs.test_make"
             "name one as 'package.module:callable'",
         ),
         (
-            "tests.envs.counting:count",
+            "tests.support.counting:count",
             {},
-            "env.id = 'tests.envs.counting:count': module 'tests.envs.counting' has no callable 'count'; "
-            "name one as 'package.module:callable'",
+            "env.id = 'tests.support.counting:count': module 'tests.support.counting' has no callable "
+            "'count'; name one as 'package.module:callable'",
         ),
         (
             ".envs",
@@ -98,9 +98,9 @@ HERE = "tests.envs.test_make"
             "env.id = ':x': must be 'simple_adversary', 'package.module' or 'package.module:callable'",
         ),
         (
-            "tests.envs.counting",
+            "tests.support.counting",
             {"zzz": 3},
-            "env.kwargs = {'zzz': 3}: tests.envs.counting refused to be made (TypeError: "
+            "env.kwargs = {'zzz': 3}: tests.support.counting refused to be made (TypeError: "
             "CountingEnv.__init__() got an unexpected keyword argument 'zzz')",
         ),
         (

@@ -7,7 +7,7 @@ from gymnasium.spaces import Box, Discrete
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
 from distributed_maddpg.errors import BadInput
-from tests.envs.counting import CountingEnv
+from tests.support.counting import CountingEnv
 
 
 def counting(num_envs=2, seed=0, cls=CountingEnv, **kwargs):
@@ -36,7 +36,7 @@ def flat(result):
     return np.concatenate([np.ravel(part) for part in (*result.obs, *result[1:4], *result.final_obs)])
 
 
-def test_sizes_and_protocol():
+def test_the_adapter_is_a_vector_environment_with_the_environments_own_sizes():
     env = counting(num_agents=3)
     assert isinstance(env, VectorEnv)
     assert env.agents == ("counter_0", "counter_1", "counter_2")

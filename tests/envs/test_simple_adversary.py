@@ -168,7 +168,7 @@ def test_first_reset_draws_what_mpe2_draws_from_the_same_stream():
         assert all((obs[i][e] == expected[agent]).all() for i, agent in enumerate(env.agents))
 
 
-def test_protocol_is_met():
+def test_it_is_a_vector_environment_with_the_sizes_of_two_good_agents():
     env = SimpleAdversary(2, 0)
     assert isinstance(env, VectorEnv)
     assert env.spec.observation_sizes == (8, 10, 10)

@@ -2,27 +2,27 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from distributed_maddpg.evaluation.bounds import centroid_distances, uninformed_distances, uninformed_shares
+from distributed_maddpg.evaluation.bounds import centroid_distances, uninformed_distances, uninformed_success
 
 RNG = np.random.default_rng(1)
 
 
-def squares(num_episodes, num_landmarks):
+def random_landmarks(num_episodes, num_landmarks):
     return RNG.uniform(-1, 1, (num_episodes, num_landmarks, 2))
 
 
-def test_between_two_landmarks_half_their_distance_is_the_best():
-    landmarks = squares(100, 2)
+def test_the_bound_for_two_landmarks_is_half_their_distance():
+    landmarks = random_landmarks(100, 2)
     half = np.linalg.norm(landmarks[:, 0] - landmarks[:, 1], axis=1) / 2
     assert uninformed_distances(landmarks) == pytest.approx(half, abs=1e-9)
     assert centroid_distances(landmarks) == pytest.approx(np.stack([half, half], 1))
     # Mean distance of two points of the unit square, 0.5214 (OEIS A091505), times its side over two.
-    assert uninformed_distances(squares(40_000, 2)).mean() == pytest.approx(0.5214, abs=0.005)
+    assert uninformed_distances(random_landmarks(40_000, 2)).mean() == pytest.approx(0.5214, abs=0.005)
 
 
 @pytest.mark.parametrize("num_landmarks", [1, 3, 4, 6])
-def test_no_search_finds_a_nearer_point(num_landmarks):
-    landmarks = squares(15, num_landmarks)
+def test_a_numerical_search_finds_no_smaller_mean_distance(num_landmarks):
+    landmarks = random_landmarks(15, num_landmarks)
     for own, bound in zip(landmarks, uninformed_distances(landmarks), strict=True):
 
         def mean_distance(point, own=own):
@@ -34,18 +34,18 @@ def test_no_search_finds_a_nearer_point(num_landmarks):
 
 
 @pytest.mark.parametrize("num_landmarks", [1, 2, 3, 5])
-def test_no_point_of_a_grid_is_near_to_more_landmarks(num_landmarks):
-    landmarks = squares(30, num_landmarks)
-    shares = uninformed_shares(landmarks, 0.4)
+def test_no_grid_point_is_within_eps_of_more_landmarks(num_landmarks):
+    landmarks = random_landmarks(30, num_landmarks)
+    shares = uninformed_success(landmarks, 0.4)
     side = np.linspace(-1, 1, 201)
     grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 1, 2)
     for own, share in zip(landmarks, shares, strict=True):
         found = (np.linalg.norm(grid - own, axis=2) < 0.4).mean(axis=1).max()
         assert found <= share <= found + 1.01 / num_landmarks
     on_grid = [(np.linalg.norm(grid - own, axis=2) < 0.4).mean(axis=1).max() for own in landmarks]
-    assert np.mean(on_grid) == pytest.approx(shares.mean(), abs=0.05)  # a coarse grid misses few
+    assert np.mean(on_grid) == pytest.approx(shares.mean(), abs=0.05)  # the grid misses few points
 
 
-def test_two_landmarks_are_both_near_if_they_are_less_than_twice_eps_apart():
+def test_one_point_is_within_eps_of_two_landmarks_less_than_twice_eps_apart():
     landmarks = np.array([[[0.0, 0.0], [0.79, 0.0]], [[0.0, 0.0], [0.0, 0.81]], [[0.5, 0.5], [0.5, 0.5]]])
-    assert uninformed_shares(landmarks, 0.4).tolist() == [1.0, 0.5, 1.0]
+    assert uninformed_success(landmarks, 0.4).tolist() == [1.0, 0.5, 1.0]

@@ -7,7 +7,7 @@ from distributed_maddpg.evaluation.scripted import combine_teams, random_policy,
 
 @pytest.mark.parametrize("velocity_first", [True, False])
 @pytest.mark.parametrize("continuous", [True, False])
-def test_everyone_reaches_the_goal_and_stays(continuous, velocity_first):
+def test_all_agents_reach_the_goal_and_stop_there(continuous, velocity_first):
     rules = {"N": 3, "max_cycles": 40, "continuous_actions": continuous, "velocity_first": velocity_first}
     env = make_vector_env("simple_adversary", 200, 0, **rules)
     obs = env.reset()
@@ -17,7 +17,7 @@ def test_everyone_reaches_the_goal_and_stays(continuous, velocity_first):
     assert env.final_distances()[:, :, 0].max() < (1e-3 if continuous else 0.12)
 
 
-def test_random_players_take_every_action():
+def test_random_actions_are_uniform():
     spec = make_vector_env("simple_adversary", 1, 0, continuous_actions=False).spec
     actions = random_policy(spec, np.random.default_rng(0))((np.zeros((5000, 8)),) * 3)
     shares = np.bincount(actions[1], minlength=5) / 5000
@@ -28,7 +28,7 @@ def test_random_players_take_every_action():
     assert (actions[2].min(), actions[2].max()) == pytest.approx((0, 1), abs=0.01)
 
 
-def test_teams_act_as_their_own_player_says():
+def test_each_team_acts_with_its_own_policy():
     spec = make_vector_env("simple_adversary", 1, 0).spec
     play = combine_teams(
         spec, {"agent": lambda obs: ("a0", "a1", "a2"), "adversary": lambda obs: ("b0", "b1", "b2")}

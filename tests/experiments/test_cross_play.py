@@ -14,7 +14,7 @@ from distributed_maddpg.experiments.cross_play import (
     _labels,
     cross_play,
     play_match,
-    read_entrants,
+    read_entries,
     write_cross_play,
 )
 from distributed_maddpg.experiments.options import CrossPlayOptions
@@ -34,7 +34,7 @@ def saved(folder, seed=0, env=None, **algorithm):
 
 
 @pytest.fixture(scope="module")
-def entrants(tmp_path_factory):
+def entries(tmp_path_factory):
     folder = tmp_path_factory.mktemp("entrants")
     paths = [
         saved(folder / "narrow", 1, policy_hidden_sizes=[4]),
@@ -46,12 +46,12 @@ def entrants(tmp_path_factory):
             team_overrides={"agent": "ddpg"},
         ),
     ]
-    return read_entrants(paths, "")
+    return read_entries(paths, "")
 
 
-def test_a_matrix_of_all_pairings_by_value(entrants):
+def test_a_matrix_of_all_pairings_by_value(entries):
     said = []
-    result = cross_play(entrants, HERE, said.append)
+    result = cross_play(entries, HERE, said.append)
     assert said == ["4 pairings of 20 episodes"]
     assert result["teams"] == ["agent", "adversary"]
     assert [(match["agent"], match["adversary"]) for match in result["matches"]] == [
@@ -61,41 +61,41 @@ def test_a_matrix_of_all_pairings_by_value(entrants):
         (1, 1),
     ]
     for match in result["matches"]:
-        sides = {"agent": entrants[match["agent"]].side, "adversary": entrants[match["adversary"]].side}
+        sides = {"agent": entries[match["agent"]].source, "adversary": entries[match["adversary"]].source}
         expected = play_match(sides, 20, integer_seed(3, "evaluation", 0))
         assert {name: match[name] for name in expected} == expected
     # Against itself a run plays as it always does.
-    narrow = entrants[0].side
+    narrow = entries[0].source
     alone = evaluate_weights(narrow.config, narrow.parameters, 20, integer_seed(3, "evaluation", 0)).to_dict()
     assert result["matches"][0]["success"] == alone["success"]
     assert result["matches"][0]["agent_episode_returns_mean"] == alone["agent_episode_returns_mean"]
 
 
-def test_each_team_acts_as_its_own_run(entrants):
-    still = entrants[0].side.parameters.copy()
+def test_each_team_acts_as_its_own_run(entries):
+    still = entries[0].source.parameters.copy()
     still[0] = 0.0  # an adversary that idles
-    idle = TeamSource(entrants[0].side.config, still)
-    sides = {"agent": entrants[1].side, "adversary": idle}
+    idle = TeamSource(entries[0].source.config, still)
+    sides = {"agent": entries[1].source, "adversary": idle}
     first = evaluate_teams(sides, 30, 0).episodes.final_distances
-    other = evaluate_teams({"agent": entrants[0].side, "adversary": idle}, 30, 0).episodes.final_distances
+    other = evaluate_teams({"agent": entries[0].source, "adversary": idle}, 30, 0).episodes.final_distances
     assert (first[:, 0] == other[:, 0]).all()  # whoever it plays with
     assert (first[:, 1:] != other[:, 1:]).any()
 
 
-def test_algorithms_are_compared_where_there_are_several(entrants):
-    groups = cross_play(entrants, HERE, lambda line: None)["by_algorithm"]
+def test_algorithms_are_compared_where_there_are_several(entries):
+    groups = cross_play(entries, HERE, lambda line: None)["by_algorithm"]
     assert [(group["agent"], group["adversary"], group["matches"]) for group in groups] == [
         ("maddpg", "maddpg", 1),
         ("ddpg", "maddpg", 1),
     ]
-    result = cross_play(entrants[:1], HERE, lambda line: None)
+    result = cross_play(entries[:1], HERE, lambda line: None)
     assert result["by_algorithm"] == []
-    matches = cross_play(entrants, HERE, lambda line: None)["matches"]
+    matches = cross_play(entries, HERE, lambda line: None)["matches"]
     assert groups[1]["delta"] == matches[2]["delta"]  # not with matches[3], whose teams learnt together
 
 
-def test_results_are_files_and_tables(entrants, tmp_path):
-    result = cross_play(entrants, HERE, lambda line: None)
+def test_results_are_files_and_tables(entries, tmp_path):
+    result = cross_play(entries, HERE, lambda line: None)
     paths = write_cross_play(tmp_path / "out", result)
     assert json.loads(paths[0].read_text()) == json.loads(json.dumps(result))
     with paths[1].open(newline="") as file:
@@ -105,7 +105,7 @@ def test_results_are_files_and_tables(entrants, tmp_path):
     assert paths[2].read_text().count("Plotly.newPlot(") == len(rows[0]) - 2  # a map of each number
     titles = [table.title for table in cross_play_tables(result)]
     assert titles[0] == "agents %: agent of a row against adversary of a column"
-    assert titles[-1] == "Means by the algorithms that the teams learnt by"
+    assert titles[-1] == "Means by the algorithms that trained the teams"
     assert cross_play_tables(result)[3].rows[1][0] == "wide"
 
 
@@ -114,18 +114,18 @@ def test_what_cannot_meet_is_refused(tmp_path):
         saved(tmp_path / f"n{n}", env={"kwargs": {"N": n, "continuous_actions": True}}) for n in (2, 3)
     )
     with pytest.raises(
-        BadInput, match=r"n3.*plays simple_adversary with N 3, .*the first one .* N 2, .*meet"
+        BadInput, match=r"n3.*plays simple_adversary with N 3, .*the first one .* N 2, .*they must"
     ):
-        read_entrants([two, three], "")
+        read_entries([two, three], "")
     with pytest.raises(BadInput, match=r"n2.*as another one does; name it once"):
-        read_entrants([two, f"{two}/../n2/."], "")
+        read_entries([two, f"{two}/../n2/."], "")
     with pytest.raises(BadInput, match="names one of them twice"):
-        read_entrants([two, two], "")
+        read_entries([two, two], "")
     with pytest.raises(BadInput, match="name checkpoints"):
-        read_entrants([], "")
+        read_entries([], "")
     spread = saved(tmp_path / "spread", env={"id": "mpe2.simple_spread_v3"})
-    with pytest.raises(BadInput, match="has the teams agent; it takes two to play"):
-        read_entrants([spread], "")
+    with pytest.raises(BadInput, match="has the teams agent; cross-play needs two"):
+        read_entries([spread], "")
     for values in ({"episodes": 0}, {"seed": -1}, {"timeout_s": 0.0}):
         with pytest.raises(BadInput):
             CrossPlayOptions(**values)
@@ -133,15 +133,15 @@ def test_what_cannot_meet_is_refused(tmp_path):
 
 def test_without_landmarks_returns_are_compared(tmp_path):
     env = {"id": "mpe2.simple_push_v3", "kwargs": {"max_cycles": 5}}
-    entrants = read_entrants([saved(tmp_path / name, seed, env) for seed, name in enumerate("ab")], "")
-    result = cross_play(entrants, CrossPlayOptions(episodes=3, in_process=True), lambda line: None)
+    entries = read_entries([saved(tmp_path / name, seed, env) for seed, name in enumerate("ab")], "")
+    result = cross_play(entries, CrossPlayOptions(episodes=3, in_process=True), lambda line: None)
     tables = cross_play_tables(result)
     assert [table.title.split(":")[0] for table in tables] == ["adversary_0", "agent_0"]
     write_cross_play(tmp_path / "out", result)
 
 
-def test_the_command_prints_and_writes(entrants, tmp_path, capsys):
-    paths = [entrant.path for entrant in entrants]
+def test_the_command_prints_and_writes(entries, tmp_path, capsys):
+    paths = [entry.path for entry in entries]
     options = ["--episodes", "5", "--in-process", "--out", str(tmp_path / "out")]
     assert main(["cross-play", *paths, *options, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["matches"]) == 4
@@ -153,8 +153,8 @@ def test_the_command_prints_and_writes(entrants, tmp_path, capsys):
     }
 
 
-def test_start_states_do_not_depend_on_who_stands_first(entrants):
-    one = entrants[0].side
+def test_start_states_do_not_depend_on_who_stands_first(entries):
+    one = entries[0].source
     other = TeamSource(
         dataclasses.replace(one.config, rollout=dataclasses.replace(one.config.rollout, num_envs=3)),
         one.parameters,
@@ -172,14 +172,14 @@ def test_labels_tell_paths_apart():
 
 
 @pytest.mark.ray
-def test_tasks_on_ray_play_the_same(entrants, ray_cluster):
-    over_ray = cross_play(entrants, CrossPlayOptions(episodes=20, seed=3, timeout_s=120.0), lambda line: None)
-    assert over_ray == cross_play(entrants, HERE, lambda line: None)
+def test_tasks_on_ray_play_the_same(entries, ray_cluster):
+    over_ray = cross_play(entries, CrossPlayOptions(episodes=20, seed=3, timeout_s=120.0), lambda line: None)
+    assert over_ray == cross_play(entries, HERE, lambda line: None)
 
 
-def test_checkpoints_without_transitions_can_play(entrants, tmp_path):
-    algo = MADDPG.from_checkpoint(entrants[0].path)
+def test_checkpoints_without_transitions_can_play(entries, tmp_path):
+    algo = MADDPG.from_checkpoint(entries[0].path)
     assert isinstance(algo._restored, Checkpoint)
     save_checkpoint(tmp_path / "small", dataclasses.replace(algo._restored, replay=None))
-    [again] = read_entrants([str(tmp_path / "small")], "")
-    assert (again.side.parameters == entrants[0].side.parameters).all()
+    [again] = read_entries([str(tmp_path / "small")], "")
+    assert (again.source.parameters == entries[0].source.parameters).all()

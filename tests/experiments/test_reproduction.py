@@ -13,8 +13,8 @@ from distributed_maddpg.experiments.published import PUBLISHED
 from distributed_maddpg.experiments.reproduction import (
     PAIRINGS,
     Pairing,
-    _kept,
-    _over_seeds,
+    _load_result,
+    _seed_statistics,
     _settings,
     default_out,
     reproduce,
@@ -129,12 +129,12 @@ def test_a_result_that_cannot_be_compared_is_made_again(done, tmp_path, damage):
     shutil.copytree(done / "results", tmp_path / "results")
     name = "ddpg-maddpg-seed_0"
     path, config = tmp_path / "results" / f"{name}.json", _settings(SMALL, Pairing("ddpg", "maddpg"), 0)
-    assert _kept(tmp_path, name, config, 20, said.append) == json.loads(path.read_text())
+    assert _load_result(tmp_path, name, config, 20, said.append) == json.loads(path.read_text())
     values = json.loads(path.read_text())
     damage(values)
     path.write_text(json.dumps(values))
     assert said == []
-    assert _kept(tmp_path, name, config, 20, said.append) is None
+    assert _load_result(tmp_path, name, config, 20, said.append) is None
     assert "the run is made again" in said[0]
 
 
@@ -143,7 +143,9 @@ def test_a_checkpoint_of_another_run_is_not_taken_for_this_ones(done, tmp_path):
     shutil.copytree(done / "results", tmp_path / "results")
     other, name = done / "checkpoints" / "ddpg-ddpg-seed_0", "ddpg-maddpg-seed_0"
     shutil.copytree(other, tmp_path / "checkpoints" / name)
-    assert _kept(tmp_path, name, _settings(SMALL, Pairing("ddpg", "maddpg"), 0), 20, said.append) is None
+    assert (
+        _load_result(tmp_path, name, _settings(SMALL, Pairing("ddpg", "maddpg"), 0), 20, said.append) is None
+    )
     assert "its checkpoint is another run's; the run is made again" in said[0].replace(")", "")
 
 
@@ -232,7 +234,7 @@ def test_statistics_over_seeds_by_value():
             "agent_episode_returns_mean": {"adversary_0": -15.0, "agent_0": 6.0},
         }
 
-    row = _over_seeds([card(agents) for agents in (10.0, 90.0, 92.0, 94.0)])["agents"]
+    row = _seed_statistics([card(agents) for agents in (10.0, 90.0, 92.0, 94.0)])["agents"]
     assert (row["mean"], row["iqm"], row["seeds"]) == (71.5, 91.0, [10.0, 90.0, 92.0, 94.0])
     low, high = row["ci95"]
     assert 10.0 < low < 71.5 < high <= 94.0

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from distributed_maddpg.replay import ring as ring_module
 from distributed_maddpg.replay.ring import Ring, RingAddress
-from distributed_maddpg.types import StoredRows
+from distributed_maddpg.types import StoredTransitions
 
 needs_sharing = pytest.mark.skipif(
     not (ring_module._ORDERED_STORES and sys.platform == "linux"), reason="shares memory on Linux on x86 only"
@@ -157,7 +157,7 @@ def test_a_follower_that_fell_behind_gets_what_is_left():
 
 def test_a_follower_of_a_restored_ring_starts_again():
     ring = Ring(10, 2)
-    ring.restore(StoredRows(15, 10, iter([numbered(5, 10, 2)])))
+    ring.restore(StoredTransitions(15, 10, iter([numbered(5, 10, 2)])))
     rows, position = ring.read_since(40)
     assert position == 15
     assert np.array_equal(rows, numbered(5, 10, 2))
@@ -473,7 +473,7 @@ def test_a_ring_of_another_size_keeps_the_newest_rows_and_numbers_them_anew(capa
 
 def test_one_chunk_may_be_larger_than_the_ring():
     ring = Ring(4, 2)
-    ring.restore(StoredRows(11, 11, iter([numbered(0, 11, 2)])))
+    ring.restore(StoredTransitions(11, 11, iter([numbered(0, 11, 2)])))
     assert (ring.inserted, all_of(ring.snapshot())) == (4, [7, 8, 9, 10])
 
 
@@ -510,7 +510,7 @@ def failing():
 def test_damaged_contents_are_refused_and_leave_nothing_half_restored(inserted, num_rows, chunks, error):
     ring = Ring(10, 2)
     with pytest.raises((ValueError, OSError), match=error):
-        ring.restore(StoredRows(inserted, num_rows, iter(chunks)))
+        ring.restore(StoredTransitions(inserted, num_rows, iter(chunks)))
     assert (ring.inserted, ring.size) == (0, 0)
 
 

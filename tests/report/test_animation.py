@@ -32,7 +32,7 @@ def test_episodes_have_their_length_and_their_state() -> None:
 
 
 def test_an_environment_that_cannot_be_drawn_has_no_frames() -> None:
-    config = MADDPGConfig.from_dict({"env": {"id": "tests.envs.counting:parallel_env"}}, MADDPGConfig())
+    config = MADDPGConfig.from_dict({"env": {"id": "tests.support.counting:parallel_env"}}, MADDPGConfig())
     assert record_episodes(config, untrained(config), num_episodes=1, seed=0) == []
 
 

@@ -12,7 +12,7 @@ def run(shift, steps=(100.0, 200.0, 300.0)):
     return {"env_steps": list(steps), "agent_0": [shift + step / 100 for step in steps], "updates": [0.0] * 3}
 
 
-def test_mean_and_band_by_value():
+def test_the_curve_over_seeds_is_their_mean_within_least_and_most():
     x, mean, least, most = over_seeds([run(0), run(3)], "agent_0")
     assert x.tolist() == [100, 200, 300]
     assert (mean.tolist(), least.tolist(), most.tolist()) == ([2.5, 3.5, 4.5], [1, 2, 3], [4, 5, 6])

@@ -26,7 +26,7 @@ def run_dir(tmp_path):
     return folder
 
 
-def test_the_moving_average_by_value():
+def test_the_moving_average_is_over_the_last_values():
     assert moving_average([3.0, 5.0, 10.0, 0.0], 3) == [3.0, 4.0, 6.0, 5.0]
     assert moving_average([], 3) == []
 

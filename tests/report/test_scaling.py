@@ -16,7 +16,7 @@ def test_the_page_holds_rates_efficiency_and_time_and_needs_no_network() -> None
     )
     assert re.search(r'"name":"with learning, 64 envs per worker","x":\[1,2\],"y":\[25\.0,25\.0\]', page)
     assert '"barmode":"stack"' in page
-    assert "<td>2 x 64</td><td>push</td>" in page
+    assert "<th>2 x 64</th><td>push</td>" in page
     assert page.count("<html") == 1
 
 

@@ -32,7 +32,7 @@ from distributed_maddpg.run.progress import Progress
 from distributed_maddpg.run.resume import checkpoints_to_resume
 from distributed_maddpg.run.tables import CSVTable
 from distributed_maddpg.run.training import default_run_dir, train_run, train_seeds
-from tests.envs.target import target_config
+from tests.support.target import target_config
 
 SHORT = {
     "rollout": {"num_envs": 4},
@@ -180,7 +180,7 @@ def test_one_of_several_runs_is_continued_by_itself(tmp_path):
 
 
 def test_a_run_that_fails_to_start_leaves_its_folder_free(tmp_path):
-    env = {"id": "tests.runtime.failing:parallel_env", "kwargs": {"fail_at": 1}}
+    env = {"id": "tests.support.failing:parallel_env", "kwargs": {"fail_at": 6}}
     failing = short(env=env, exploration={"kind": "auto"})
     with pytest.raises(RuntimeError, match="boom"):
         train(failing, tmp_path / "run")
@@ -426,7 +426,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
 def test_a_folder_is_let_go_at_the_end_of_a_run_and_after_a_failure(tmp_path):
     train(short(), tmp_path / "run")
     with pytest.raises(RuntimeError, match="boom"):
-        env = {"id": "tests.runtime.failing:parallel_env", "kwargs": {"fail_at": 1}}
+        env = {"id": "tests.support.failing:parallel_env", "kwargs": {"fail_at": 6}}
         train(short(env=env, exploration={"kind": "auto"}), tmp_path / "failed")
     for name in ("run", "failed"):
         RunFolder(tmp_path / name).close()

@@ -9,12 +9,12 @@ import pytest
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.preflight import check
-from tests.envs.target import target_config
+from tests.support.target import CALM, target_config
 
 
 @pytest.fixture
 def make_runner(ray_cluster: None) -> Iterator[Callable[..., Any]]:
-    """Return a function that starts a RayRoot on the session's cluster."""
+    """Return a function that starts a RayRunner on the session's cluster."""
     from distributed_maddpg.runtime.driver import RayRunner
 
     runners: list[RayRunner] = []
@@ -31,11 +31,12 @@ def make_runner(ray_cluster: None) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def endless() -> Callable[..., MADDPGConfig]:
-    """Return settings of a run that does not end by itself; changes are laid over them."""
+    """Return settings of a run that does not end by itself and is in no hurry; changes are laid over them."""
 
     def settings(**changes: Any) -> MADDPGConfig:
         base = target_config(
             num_workers=1,
+            env=CALM,
             pacing={"total_env_steps": 10**9, "report_interval_env_steps": 64, "learning_starts": 320},
             ray={"timeout_s": 60.0},
         )

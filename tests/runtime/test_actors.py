@@ -11,11 +11,11 @@ import pytest
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.preflight import check
 from distributed_maddpg.types import EnvSpec
-from tests.envs.target import target_config
+from tests.support.target import target_config
 
 ray = pytest.importorskip("ray")
 from distributed_maddpg.runtime.cluster import Processes, start_processes  # noqa: E402
-from tests.runtime.processes import modules, pid  # noqa: E402
+from tests.support.processes import modules, pid  # noqa: E402
 
 pytestmark = pytest.mark.ray
 
@@ -26,7 +26,7 @@ def _config() -> MADDPGConfig:
     return MADDPGConfig.from_dict(
         {
             "num_workers": 2,
-            "env": {"id": "tests.envs.counting:parallel_env", "kwargs": {"max_cycles": _CYCLES}},
+            "env": {"id": "tests.support.counting:parallel_env", "kwargs": {"max_cycles": _CYCLES}},
             "rollout": {"num_envs": _ENVS, "fragment_steps": _STEPS},
             "algorithm": {"policy_head": "auto", "n_step": 1},
             "exploration": {"kind": "auto", "start": 1.0, "end": 1.0},
@@ -159,6 +159,6 @@ def test_only_the_learner_loads_torch(processes: Processes) -> None:
 
 
 def test_replay_runs_on_the_learners_node(processes: Processes) -> None:
-    places = [_get(actor.place.remote()) for actor in (processes.learner, processes.replay)]
-    assert places[0].node == places[1].node
-    assert [place.pid for place in places] == [pid(processes.learner), pid(processes.replay)]
+    locations = [_get(actor.location.remote()) for actor in (processes.learner, processes.replay)]
+    assert locations[0].node == locations[1].node
+    assert [place.pid for place in locations] == [pid(processes.learner), pid(processes.replay)]

@@ -22,7 +22,7 @@ def test_an_address_where_nobody_listens_is_refused():
         "127.0.0.1:99999",
         "no.such.host.invalid:1",
     ):
-        with pytest.raises(TrainingError, match=r"ray.address = .*nobody answers there \(.+\); start the"):
+        with pytest.raises(TrainingError, match=r"ray.address = .*no connection \(.+\); start the"):
             _check_reachable(address)
 
 

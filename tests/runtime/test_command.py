@@ -9,13 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ray")
-from tests.runtime.processes import session_processes
+from tests.support.processes import session_processes
 
 pytestmark = pytest.mark.ray
 
@@ -71,39 +70,23 @@ class Command:
                 os.kill(process, signal.SIGKILL)
 
 
-@dataclass(frozen=True)
-class Together:
-    """Commands that start at the same time, because each spends most of it waiting."""
-
-    interrupted: Command
-    terminated: Command
-    failing: Command
+_ENDLESS = [*_TINY, "--pacing.total-env-steps=2000000"]
+_CALM = (
+    "--env.id=tests.support.target:parallel_env --algorithm.policy-head=sigmoid --env.kwargs pause_s 0.001"
+)
+_FAILING = "--env.id=tests.support.failing:parallel_env --algorithm.policy-head=auto --env.kwargs fail_at 60"
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Together]:
-    folder = tmp_path_factory.mktemp("runs")
-    endless = [*_TINY, "--pacing.total-env-steps=2000000"]
-    failing = (
-        "--algorithm.policy-head=auto --env.id=tests.runtime.failing:parallel_env --env.kwargs fail_at 60"
-    )
-    commands = Together(
-        *(
-            Command(folder / name, *options, f"--run-dir={folder / name}", *more)
-            for name, options, more in (
-                ("interrupted", endless, []),
-                ("terminated", endless, []),
-                ("failing", _TINY, failing.split()),
-            )
-        )
-    )
-    yield commands
-    for command in (commands.interrupted, commands.terminated, commands.failing):
-        command.process.kill()
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    run_dir = tmp_path_factory.mktemp("runs") / "interrupted"
+    command = Command(run_dir, *_ENDLESS, f"--run-dir={run_dir}")
+    yield command
+    command.process.kill()
 
 
-def test_ctrl_c_saves_a_checkpoint_and_names_the_command_to_resume(together: Together) -> None:
-    command = together.interrupted
+def test_ctrl_c_saves_a_checkpoint_and_names_the_command_to_resume(interrupted: Command) -> None:
+    command = interrupted
     command.wait_for("env-steps/s")
     os.killpg(command.process.pid, signal.SIGINT)  # a terminal signals the whole group
     code, _, stderr = command.end(within_s=15)
@@ -113,26 +96,8 @@ def test_ctrl_c_saves_a_checkpoint_and_names_the_command_to_resume(together: Tog
     assert (checkpoint / "manifest.json").exists()
 
 
-def test_sigterm_saves_a_checkpoint(together: Together) -> None:
-    command = together.terminated
-    command.wait_for("env-steps/s")
-    command.process.send_signal(signal.SIGTERM)
-    code, _, stderr = command.end(within_s=15)
-    assert code == 0, stderr
-    assert list((command.run_dir / "checkpoints").glob("step_*/manifest.json"))
-    assert json.loads((command.run_dir / "summary.json").read_text())["interrupted"]
-
-
-def test_an_environment_that_fails_ends_the_command_with_one_line(together: Together) -> None:
-    code, stdout, stderr = together.failing.end()
-    assert code == 1 and stdout == ""
-    error = "error: the same error 5 times: rollout worker 0 failed: RuntimeError: boom at step 60"
-    assert stderr.splitlines()[-1] == error
-    assert "Traceback" not in stderr
-
-
-def test_an_interrupted_run_is_resumed_to_its_end(together: Together) -> None:
-    run_dir = together.interrupted.run_dir
+def test_an_interrupted_run_is_resumed_to_its_end(interrupted: Command) -> None:
+    run_dir = interrupted.run_dir
     [checkpoint] = (run_dir / "checkpoints").iterdir()
     steps = int(checkpoint.name.removeprefix("step_"))
 
@@ -143,6 +108,25 @@ def test_an_interrupted_run_is_resumed_to_its_end(together: Together) -> None:
     assert summary["finished"] and summary["env_steps"] >= steps + 2000
     assert all(Path(path).exists() for path in summary["files"].values())
     assert json.loads((run_dir / "summary.json").read_text()) == summary
+
+
+def test_sigterm_saves_a_checkpoint(tmp_path: Path) -> None:
+    command = Command(tmp_path / "run", *_ENDLESS, f"--run-dir={tmp_path / 'run'}", *_CALM.split())
+    command.wait_for("env-steps/s")
+    command.process.send_signal(signal.SIGTERM)
+    code, _, stderr = command.end(within_s=15)
+    assert code == 0, stderr
+    assert list((command.run_dir / "checkpoints").glob("step_*/manifest.json"))
+    assert json.loads((command.run_dir / "summary.json").read_text())["interrupted"]
+
+
+def test_an_environment_that_fails_ends_the_command_with_one_line(tmp_path: Path) -> None:
+    command = Command(tmp_path / "run", *_TINY, f"--run-dir={tmp_path / 'run'}", *_FAILING.split())
+    code, stdout, stderr = command.end()
+    assert code == 1 and stdout == ""
+    error = "error: the same error 5 times: rollout worker 0 failed: RuntimeError: boom at step 60"
+    assert stderr.splitlines()[-1] == error
+    assert "Traceback" not in stderr
 
 
 @pytest.mark.parametrize(("number", "process"), [(signal.SIGINT, "gcs_server"), (signal.SIGTERM, "raylet")])

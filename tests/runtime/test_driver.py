@@ -19,7 +19,7 @@ from distributed_maddpg.run.progress import Progress
 from distributed_maddpg.run.resume import checkpoints_to_resume
 from distributed_maddpg.run.training import train_seeds
 from distributed_maddpg.trainer import train_together
-from tests.envs.target import target_config
+from tests.support.target import target_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

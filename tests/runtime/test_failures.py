@@ -20,14 +20,14 @@ from distributed_maddpg.errors import BadInput, TrainingError
 from distributed_maddpg.run.progress import Progress
 from distributed_maddpg.run.training import train_run
 from distributed_maddpg.types import FaultEvent
-from tests.envs.target import target_config
+from tests.support.target import target_config
 
 ray = pytest.importorskip("ray")
-from tests.runtime.processes import go_on, gone, pid  # noqa: E402
+from tests.support.processes import go_on, gone, pid  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
-_FAILING = "tests.runtime.failing:parallel_env"
+_FAILING = "tests.support.failing:parallel_env"
 
 
 def _failing(timeout_s: float = 60.0, **kwargs: Any) -> MADDPGConfig:
@@ -50,7 +50,7 @@ def _until_it_fails(runner: Any) -> str:
 
 
 def test_an_environment_that_raises_at_once_ends_the_run_in_one_line(caplog: Any) -> None:
-    with pytest.raises(TrainingError) as raised, MADDPG(_failing(fail_at=0)) as algo:
+    with pytest.raises(TrainingError) as raised, MADDPG(_failing(fail_at=0, spared=os.getpid())) as algo:
         algo.train()
     assert caplog.messages == [], "it is not tried again"
     message = str(raised.value)
@@ -59,7 +59,7 @@ def test_an_environment_that_raises_at_once_ends_the_run_in_one_line(caplog: Any
 
 
 def test_too_few_workers_for_too_long_end_the_run_with_a_checkpoint(tmp_path: Path) -> None:
-    config = _failing(timeout_s=12.0, fail_at=0, how="sleep")
+    config = _failing(timeout_s=12.0, fail_at=0, how="sleep", spared=os.getpid())
     message, checkpoint = _run_until_it_fails(config, tmp_path / "run", StringIO())
     assert message == "0 rollout workers for 12 s (ray.timeout_s), ray.min_workers = 1"
     assert checkpoint.env_steps == 0
@@ -114,7 +114,9 @@ def test_a_silent_process_ends_a_run_in_lock_step_by_name(
 @pytest.mark.slow
 @pytest.mark.parametrize("sync", [True, False])
 def test_processes_that_do_not_start_in_time_are_named_and_ended(sync: bool) -> None:
-    config = MADDPGConfig.from_dict({"sync": sync}, _failing(timeout_s=10.0, fail_at=0, how="sleep"))
+    config = MADDPGConfig.from_dict(
+        {"sync": sync}, _failing(timeout_s=10.0, fail_at=0, how="sleep", spared=os.getpid())
+    )
     line = (
         r"^rollout worker 0 did not answer within 10 s$"
         if sync
@@ -143,7 +145,7 @@ def test_workers_that_find_no_cpu_are_done_without(
 ) -> None:
     runner = make_runner(endless(num_workers=5, ray={"min_workers": 2, "timeout_s": 60.0}))
     assert caplog.messages == [
-        "the cluster has 4 CPUs: of 5 rollout workers those that find no place join when nodes do"
+        "the cluster has 4 CPUs: of 5 rollout workers, those without a CPU start when nodes are added"
     ]
     steps = [0] * 5
     collected = runner._on_collected
@@ -186,7 +188,7 @@ def test_an_environment_that_raises_the_same_error_again_and_again_ends_the_run(
 
 
 def test_an_environment_that_raises_at_its_first_steps_again_and_again_ends_the_run(tmp_path: Path) -> None:
-    config = MADDPGConfig.from_dict({"num_workers": 1}, _failing(fail_at=2))
+    config = MADDPGConfig.from_dict({"num_workers": 1}, _failing(fail_at=2, spared=os.getpid()))
     started = time.monotonic()
     message, checkpoint = _run_until_it_fails(config, tmp_path / "run", StringIO())
     assert message.endswith(" 5 times: rollout worker 0 failed: RuntimeError: boom at step 2")

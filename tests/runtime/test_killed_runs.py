@@ -14,7 +14,8 @@ from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.trainer import MADDPG
 
 pytest.importorskip("ray")
-from tests.killing import GRACE_S, Job, Reference, drafts, repeat, shared_memory, table, whole
+from tests.support.killing import GRACE_S, Job, Reference, drafts, repeat, table, whole
+from tests.support.processes import abandoned_memory
 
 pytestmark = pytest.mark.ray
 
@@ -51,7 +52,7 @@ def _signal(attempt_pid: int, moments: random.Random) -> None:
 def test_a_lock_step_run_that_is_killed_and_resumed_equals_one_that_was_not(
     reference: Reference, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = shared_memory()
+    before = abandoned_memory()
 
     def one(number: int, moments: random.Random) -> list[str]:
         job, phases = _lock_step(tmp_path / f"run_{number}"), []
@@ -66,7 +67,7 @@ def test_a_lock_step_run_that_is_killed_and_resumed_equals_one_that_was_not(
     with capsys.disabled():
         hits = repeat(20, 2, one)
     assert len(hits) >= 4
-    assert shared_memory() <= before
+    assert abandoned_memory() <= before
 
 
 @pytest.mark.slow
@@ -146,7 +147,7 @@ def test_an_asynchronous_run_goes_on_from_its_newest_checkpoint(
     options: list[str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    before = shared_memory()
+    before = abandoned_memory()
 
     def one(number: int, moments: random.Random) -> list[str]:
         job = _loose(tmp_path / f"run_{number}", *options)
@@ -164,4 +165,4 @@ def test_an_asynchronous_run_goes_on_from_its_newest_checkpoint(
 
     with capsys.disabled():
         repeat(2 if options else 5, 2, one)
-    assert shared_memory() <= before
+    assert abandoned_memory() <= before

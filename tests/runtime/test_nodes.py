@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from distributed_maddpg.pacing import Pacer
-from tests.envs.target import target_config
+from tests.support.target import target_config
 
 pytest.importorskip("ray")
 
@@ -22,7 +22,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 def _seen(name: str) -> dict[str, Any]:
     """Return what one of the functions of `nodes.py` saw."""
-    words = [sys.executable, "-m", "tests.runtime.nodes", name]
+    words = [sys.executable, "-m", "tests.support.nodes", name]
     done = subprocess.run(words, cwd=_ROOT, capture_output=True, text=True, timeout=580)
     print(done.stdout, done.stderr)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -13,11 +13,11 @@ from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import Diverged, TrainingError
 
 ray = pytest.importorskip("ray")
-from tests.runtime.processes import go_on  # noqa: E402
+from tests.support.processes import go_on  # noqa: E402
 
 pytestmark = pytest.mark.ray
 
-_FAULTY = "tests.envs.faulty:parallel_env"
+_FAULTY = "tests.support.faulty:parallel_env"
 
 
 def _faulty(settings: Callable[..., MADDPGConfig], **fault: Any) -> MADDPGConfig:

@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("ray")
 from distributed_maddpg.runtime import orphans
 from distributed_maddpg.runtime.orphans import kill_orphans, mark_processes, marked_processes_of_this_run
-from tests.runtime.processes import gone, session_processes
+from tests.support.processes import abandoned_memory, gone, session_processes
 
 pytestmark = pytest.mark.ray
 
@@ -29,7 +29,7 @@ class Run:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.runtime.endless_run"],
+            [sys.executable, "-m", "tests.support.endless_run"],
             cwd=_ROOT,
             stdout=subprocess.PIPE,
             text=True,
@@ -66,11 +66,12 @@ def with_suppressed(action: Callable[[], None]) -> None:
 
 @pytest.fixture
 def runs() -> Iterator[tuple[Run, Run]]:
-    both = Run(), Run()
+    both: list[Run] = []
     try:
-        for run in both:
-            run.wait()
-        yield both
+        for _ in range(2):  # one after the other, for two that start at once keep each other waiting
+            both.append(Run())
+            both[-1].wait()
+        yield both[0], both[1]
     finally:
         for run in both:
             run.close()
@@ -80,7 +81,7 @@ def test_a_killed_drivers_processes_end_and_another_runs_do_not(runs: tuple[Run,
     killed, other = runs
     mine, others = killed.family(), other.family()
     assert set(killed.actors.values()) <= mine
-    shared = set(os.listdir("/dev/shm"))
+    shared = abandoned_memory()
     stopped = killed.actors["rollout worker 0"]
     os.kill(stopped, signal.SIGSTOP)
     started = time.monotonic()
@@ -92,7 +93,7 @@ def test_a_killed_drivers_processes_end_and_another_runs_do_not(runs: tuple[Run,
     assert not gone(others, within_s=0.2), "they belong to a run that lives"
     assert others <= other.family(), "not one of them"
     assert other.process.poll() is None
-    assert not set(os.listdir("/dev/shm")) - shared
+    assert abandoned_memory() <= shared
 
 
 @pytest.mark.parametrize("change", ["clock", "container", "version"])
@@ -121,8 +122,8 @@ def test_processes_of_whom_nothing_is_known_are_left_alone(
 def test_orphans_are_told_by_their_starter() -> None:
     script = (
         "import subprocess, sys\n"
-        "from distributed_maddpg.runtime.orphans import marking\n"
-        "with marking():\n"
+        "from distributed_maddpg.runtime.orphans import mark_processes\n"
+        "with mark_processes():\n"
         "    child = subprocess.Popen(['sleep', '600'])\n"
         "bare = subprocess.Popen(['sleep', '600'])\n"
         "print(child.pid, bare.pid, flush=True)\n"

@@ -13,8 +13,8 @@ import pytest
 from distributed_maddpg.config import MADDPGConfig
 
 ray = pytest.importorskip("ray")
-from tests.runtime.chaos import Watched, counters, updates_earned  # noqa: E402
-from tests.runtime.processes import gone  # noqa: E402
+from tests.support.processes import gone  # noqa: E402
+from tests.support.watched import Watched, counters, updates_earned  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

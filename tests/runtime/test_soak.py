@@ -17,7 +17,7 @@ _MAX_MB = 5.0
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.ray)])
 def test_memory_files_and_references_stay_as_they_are(workers: int) -> None:
-    words = [sys.executable, "-m", "tests.runtime.soak", str(workers), "2000000"]
+    words = [sys.executable, "-m", "tests.support.soak", str(workers), "2000000"]
     done = subprocess.run(words, cwd=_ROOT, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-4000:]
     third, end = json.loads(done.stdout.splitlines()[-1])

@@ -9,7 +9,7 @@ import pytest
 from distributed_maddpg.cli import main
 from distributed_maddpg.errors import BadInput, TrainingError
 from distributed_maddpg.runtime.tasks import run_in_parallel
-from tests.runtime.processes import session_processes
+from tests.support.processes import session_processes
 
 pytestmark = pytest.mark.ray
 

@@ -21,11 +21,11 @@ import numpy as np
 
 from distributed_maddpg.checkpoint.folder import Checkpoint, load_checkpoint
 from distributed_maddpg.types import FloatArray
-from tests.runtime.processes import session_processes
+from tests.support.processes import session_processes
 
-ROOT = Path(__file__).resolve().parents[1]
-SEED = int(os.environ.get("KILL_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
-"""Of the moments; printed, and given in the environment to have the same moments again."""
+ROOT = Path(__file__).resolve().parents[2]
+SEED = int(os.environ["KILL_SEED"])
+"""Of the moments; printed at the top of the tests, and given in the environment to have the same again."""
 SMALL = (
     "--rollout.num-envs=16 --rollout.fragment-steps=4 --replay.capacity=1500 --learner.batch-size=64 "
     "--learner.device=cpu --pacing.learning-starts=500 --pacing.env-steps-per-update=20 "
@@ -260,10 +260,6 @@ def deterministic_rows(run_dir: Path) -> list[dict[str, str]]:
         {name: value for name, value in row.items() if not any(part in name for part in _WALL_CLOCK)}
         for row in table(run_dir / "metrics.csv")
     ]
-
-
-def shared_memory() -> set[str]:
-    return set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
 
 
 def repeat(count: int, at_once: int, one: Callable[[int, random.Random], list[str]]) -> Counter[str]:

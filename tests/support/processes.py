@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
+
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 def go_on(step: Callable[[], object], within_s: float = 120) -> None:
@@ -57,3 +61,23 @@ def session_processes(session: int) -> dict[int, str]:
         if belongs and process.info["status"] != psutil.STATUS_ZOMBIE:
             found[process.pid] = " ".join(process.info["cmdline"] or [])
     return found
+
+
+def abandoned_memory() -> set[str]:
+    """Return the names of shared memory that no running process has open: nobody will clear it away."""
+    if not _SHARED_MEMORY.is_dir():
+        return set()
+    names = set(os.listdir(_SHARED_MEMORY))  # first: whoever makes one from now on is not asked about it
+    for process in psutil.pids() if names else ():
+        names -= {Path(path).name for path in _open_paths(Path(f"/proc/{process}"))}
+    return {name for name in names if (_SHARED_MEMORY / name).exists()}
+
+
+def _open_paths(process: Path) -> Iterator[str]:
+    """Yield the paths of the files that a process has open or mapped, as far as they are ours to see."""
+    with suppress(OSError):  # it ended
+        for file in (process / "fd").iterdir():
+            with suppress(OSError):
+                yield os.readlink(file)
+        for line in (process / "maps").read_text(encoding="utf-8", errors="replace").splitlines():
+            yield line.rpartition(" ")[2]

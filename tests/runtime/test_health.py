@@ -9,10 +9,10 @@ import pytest
 
 from distributed_maddpg.errors import StageError, TrainingError
 from distributed_maddpg.pacing import Pacer
-from distributed_maddpg.runtime import recovery
-from distributed_maddpg.runtime.recovery import MAX_CONSECUTIVE_FAILURES, FaultLog, Health
+from distributed_maddpg.runtime import health as module
+from distributed_maddpg.runtime.health import MAX_CONSECUTIVE_FAILURES, FaultLog, Health
 from distributed_maddpg.types import FaultEvent
-from tests.envs.target import target_config
+from tests.support.target import target_config
 
 
 class Clock:
@@ -31,7 +31,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(recovery, "time", clock)
+    monkeypatch.setattr(module, "time", clock)
     return clock
 
 
@@ -201,7 +201,7 @@ def test_no_updates_are_due_from_an_empty_buffer_after_learner_and_replay_buffer
     _collect(counts, 1600)
     counts.learning_started(161)
     counts.learning_done(161)
-    counts.refill()  # the replay buffer is back first
+    counts.restart_warmup()  # the replay buffer is back first
     counts.set_updates(100)  # and then the learner, as it was some time ago
     assert counts.updates_due() == 0
     _collect(counts, 319)

@@ -1,4 +1,4 @@
-"""What a long run's processes hold, report by report: `python -m tests.runtime.soak <workers> <env steps>`.
+"""What a long run's processes hold, report by report: `python -m tests.support.soak <workers> <env steps>`.
 
 Prints JSON: per process, megabytes of its own (USS) and open files after the first third and at the end, and
 the references to Ray objects that the driver holds.
@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from distributed_maddpg import MADDPG
-from tests.envs.target import target_config
+from tests.support.target import target_config
 
 
 def _look(named: dict[str, int]) -> dict[str, dict[str, float]]:
@@ -32,7 +32,7 @@ def _processes(algo: MADDPG) -> dict[str, int]:
     named = {"driver": os.getpid()}
     if algo.config.num_workers == 0:
         return named
-    from tests.runtime.chaos import Watched
+    from tests.support.watched import Watched
 
     named |= Watched(algo._started()).pids()
     for child in psutil.Process().children(recursive=True):

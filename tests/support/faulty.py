@@ -1,6 +1,6 @@
 """A parallel environment whose numbers go wrong on purpose.
 
-By name: `tests.envs.faulty:parallel_env`.
+By name: `tests.support.faulty:parallel_env`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.envs.counting import CountingEnv
+from tests.support.counting import CountingEnv
 
 
 class FaultyEnv(CountingEnv):

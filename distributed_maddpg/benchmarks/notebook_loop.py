@@ -1,4 +1,4 @@
-"""The teaching notebook's loop, timed beside by a command that is no part of this package."""
+"""The teaching notebook's loop, timed by a command that is no part of this package (option `--beside`)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import statistics
 import subprocess
 from collections.abc import Sequence
 
+from distributed_maddpg.benchmarks.measurement import Measurement
 from distributed_maddpg.benchmarks.options import BenchmarkOptions
-from distributed_maddpg.benchmarks.result import Measurement
 from distributed_maddpg.errors import BadInput
 
 _TIMEOUT_S = 600
@@ -18,7 +18,7 @@ _UPDATES, _JOB = "updates_per_s_with_sampling", "projected_seconds_for_5000_epis
 
 
 def time_notebook(command: str) -> dict[str, float]:
-    """Run the command; return what it prints last, one JSON object with the two figures that are used.
+    """Run a command; return the two figures of the JSON object on the last line it prints.
 
     Raises:
         BadInput: if it fails, or prints something else.
@@ -39,7 +39,7 @@ def time_notebook(command: str) -> dict[str, float]:
 
 
 def compares_with_notebook(kind: str, options: BenchmarkOptions) -> bool:
-    """Whether the notebook's loop does what a benchmark measures: one run's updates, or its own job."""
+    """Return whether the notebook's loop does the same: one run's updates on a CPU, or its own job."""
     learner = kind == "learner" and options.num_seeds == 1 and options.device == "cpu"
     return learner or (kind == "train" and options.preset == "notebook")
 
@@ -50,14 +50,9 @@ def compare_with_notebook(measurement: Measurement, kind: str, timed: Sequence[d
     Args:
         measurement: gets a ceiling and a ratio.
         kind: which benchmark it is.
-        timed: what `time_notebook` returned before and after.
+        timed: what `time_notebook` returned before and after the measurement; their mean counts.
     """
-    figures, ceilings, ratios = measurement.figures, measurement.ceilings, measurement.ratios
-    if kind == "learner":
-        rate = statistics.mean(own[_UPDATES] for own in timed)
-        ceilings["notebook_updates_per_s"] = rate
-        ratios["updates_per_s/notebook_updates_per_s"] = figures["updates_per_s"] / rate
-    else:
-        projected_s = statistics.mean(own[_JOB] for own in timed)
-        ceilings["notebook_total_s"] = projected_s
-        ratios["total_s/notebook_total_s"] = figures["total_s"] / projected_s
+    figure, timed_figure = ("updates_per_s", _UPDATES) if kind == "learner" else ("total_s", _JOB)
+    ceiling = statistics.mean(own[timed_figure] for own in timed)
+    measurement.ceilings[f"notebook_{figure}"] = ceiling
+    measurement.ratios[f"{figure}/notebook_{figure}"] = measurement.figures[figure] / ceiling

@@ -1,12 +1,13 @@
-"""A parallel environment that goes wrong on purpose; by name `tests.runtime.failing:parallel_env`."""
+"""A parallel environment that goes wrong on purpose; by name `tests.support.failing:parallel_env`."""
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
 
-from tests.envs.counting import CountingEnv
+from tests.support.counting import CountingEnv
 
 
 class FailingEnv(CountingEnv):
@@ -15,13 +16,21 @@ class FailingEnv(CountingEnv):
     Args:
         fail_at: counted from 1, anew in each process and copy.     how: "raise" or "sleep".
         folder, times: with a folder, only so many times among all processes that use it.
+        spared: id of a process in which it never fails.
         kwargs: of CountingEnv.
     """
 
     def __init__(
-        self, fail_at: int = 0, how: str = "raise", folder: str = "", times: int = 0, **kwargs: Any
+        self,
+        fail_at: int = 0,
+        how: str = "raise",
+        folder: str = "",
+        times: int = 0,
+        spared: int = 0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.spared = spared
         self.fail_at, self.how, self.steps = fail_at, how, 0
         self.folder, self.times = folder, times
 
@@ -37,7 +46,7 @@ class FailingEnv(CountingEnv):
         return super().step(actions)
 
     def _fail(self) -> None:
-        if self.folder and not self._may_fail():
+        if os.getpid() == self.spared or (self.folder and not self._may_fail()):
             return
         if self.how == "sleep":
             time.sleep(3600)

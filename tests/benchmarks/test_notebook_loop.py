@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from distributed_maddpg.benchmarks.beside import compare_with_notebook, compares_with_notebook, time_notebook
+from distributed_maddpg.benchmarks.measurement import Measurement
+from distributed_maddpg.benchmarks.notebook_loop import (
+    compare_with_notebook,
+    compares_with_notebook,
+    time_notebook,
+)
 from distributed_maddpg.benchmarks.options import BenchmarkOptions
-from distributed_maddpg.benchmarks.result import Measurement
 from distributed_maddpg.errors import BadInput
 
 PRINTS = 'print("warming up"); print(\'{"updates_per_s_with_sampling": %s, "%s": 450}\')'

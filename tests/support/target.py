@@ -1,10 +1,11 @@
 """A parallel environment with a known best policy, which a few seconds of training must find.
 
-By name: `tests.envs.target:parallel_env`.
+By name: `tests.support.target:parallel_env`.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,19 @@ class TargetEnv(ParallelEnv):
     The best return is 0, reached by action = 1 - x; the best constant action, 0.5, gives -0.03 a step and so
     `IDLE_RETURN` an episode. Agents differ in width: even_0 has one number, odd_0 two. Episodes are truncated
     after three steps.
+
+    Args:
+        max_cycles: steps of an episode.
+        pause_s: what a step takes besides; a run that is only to be there then leaves the cores to others.
     """
 
     metadata: dict[str, Any] = {"name": "target", "render_modes": []}  # noqa: RUF012 - PettingZoo's own form
     render_mode = None
 
-    def __init__(self, max_cycles: int = 3) -> None:
+    def __init__(self, max_cycles: int = 3, pause_s: float = 0.0) -> None:
         self.possible_agents = list(_WIDTHS)
         self.agents: list[str] = []
-        self.max_cycles, self.t = max_cycles, 0
+        self.max_cycles, self.pause_s, self.t = max_cycles, pause_s, 0
         self._rng = np.random.default_rng(0)
         self._seen: dict[str, Any] = {}
 
@@ -48,6 +53,7 @@ class TargetEnv(ParallelEnv):
         return self._look(), {agent: {} for agent in self.agents}
 
     def step(self, actions: dict[str, Any]) -> tuple[Any, Any, Any, Any, Any]:
+        time.sleep(self.pause_s)
         agents = self.possible_agents
         rewards = {
             agent: -float(np.mean((actions[agent] - (1.0 - self._seen[agent])) ** 2)) for agent in agents
@@ -74,12 +80,16 @@ def parallel_env(**kwargs: Any) -> TargetEnv:
     return TargetEnv(**kwargs)
 
 
+CALM = {"kwargs": {"pause_s": 0.001}}
+"""Settings of an environment that leaves the cores to others: about a thousand env steps/s and worker."""
+
+
 def target_config(**changes: Any) -> MADDPGConfig:
     """Return settings that solve TargetEnv in about two seconds; `changes` are laid over them."""
     base = MADDPGConfig.from_dict(
         {
             "num_workers": 0,
-            "env": {"id": "tests.envs.target:parallel_env", "kwargs": {}},
+            "env": {"id": "tests.support.target:parallel_env", "kwargs": {}},
             "rollout": {"num_envs": 8, "fragment_steps": 4},
             "algorithm": {
                 "policy_head": "sigmoid",

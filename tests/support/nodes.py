@@ -1,4 +1,4 @@
-"""Runs on clusters of several nodes, each in a process of its own: `python -m tests.runtime.nodes <name>`.
+"""Runs on clusters of several nodes, each in a process of its own: `python -m tests.support.nodes <name>`.
 
 A process can be in one cluster at a time, and the session's other tests have theirs. Each function prints
 what it saw as JSON; the tests in `test_nodes.py` judge it.
@@ -27,8 +27,8 @@ from distributed_maddpg.errors import BadInput, TrainingError
 from distributed_maddpg.preflight import check
 from distributed_maddpg.runtime.driver import RayRunner
 from distributed_maddpg.runtime.tasks import run_in_parallel
-from tests.envs.target import target_config
-from tests.runtime.chaos import Watched
+from tests.support.target import CALM, target_config
+from tests.support.watched import Watched
 
 _QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 500}
 _QUICK["health_check_failure_threshold"] = 4
@@ -58,6 +58,7 @@ def _add(cluster: Cluster, cpus: int) -> Any:
 def _config(**changes: Any) -> MADDPGConfig:
     base = target_config(
         num_workers=2,
+        env=CALM,
         replay={"capacity": 200_000},
         pacing={"total_env_steps": 10**9, "report_interval_env_steps": 64, "learning_starts": 320},
         ray={"timeout_s": 60.0, "snapshot_interval_s": 1.0},

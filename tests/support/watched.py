@@ -19,7 +19,7 @@ WITHIN_S = 120.0
 
 
 class Watched:
-    """A RayRoot, what it said so far, and its history."""
+    """A RayRunner, what it said so far, and its history."""
 
     def __init__(self, runner: Any) -> None:
         self.runner = runner

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from tests.envs.target import TargetEnv
+from tests.support.target import TargetEnv
 
 os.environ["TELLTALE"] = "imported"
 

@@ -1,4 +1,4 @@
-from distributed_maddpg.report.card import card_tables
+from distributed_maddpg.report.scorecard import scorecard_tables
 
 RATES = {"agents": 90.0, "adversary": 40.0, "coverage": 50.0}
 CARD = {
@@ -24,7 +24,7 @@ PAIRING = {
 
 
 def titled(card):
-    return {table.title: table for table in card_tables(card)}
+    return {table.title: table for table in scorecard_tables(card)}
 
 
 def test_every_number_of_a_card_stands_in_a_table():

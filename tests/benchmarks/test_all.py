@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from distributed_maddpg.benchmarks import suite
+from distributed_maddpg.benchmarks import command
 from distributed_maddpg.benchmarks.options import BenchmarkOptions
 from distributed_maddpg.cli import main
 from distributed_maddpg.errors import BadInput, TrainingError
@@ -23,11 +23,11 @@ def test_every_kind_is_run_and_every_ratio_collected(monkeypatch: pytest.MonkeyP
         seen.append((kind, options))
         return result(benchmark=kind, ratios={"a/b": float(len(kind))})
 
-    monkeypatch.setattr(suite, "_run", run)
-    monkeypatch.setattr(suite, "machine", lambda: MACHINE)
+    monkeypatch.setattr(command, "_run_in_process", run)
+    monkeypatch.setattr(command, "machine", lambda: MACHINE)
     notes: list[str] = []
     kept: dict[str, Any] = {}
-    measured = suite.run_all(BenchmarkOptions(seed=7), notes.append, kept.__setitem__)
+    measured = command.run_all(BenchmarkOptions(seed=7), notes.append, kept.__setitem__)
     assert kept == measured["results"]
     assert [kind for kind, _ in seen] == [
         "env", "rollout", "replay", "learner", "learner", "train", "train", "scaling"
@@ -45,30 +45,32 @@ def test_every_kind_is_run_and_every_ratio_collected(monkeypatch: pytest.MonkeyP
 
 
 def test_a_gpu_is_measured_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite, "machine", lambda: {**MACHINE, "gpu": "Card"})
-    plan = suite._plan(BenchmarkOptions())
+    monkeypatch.setattr(command, "machine", lambda: {**MACHINE, "gpu": "Card"})
+    plan = command._plan(BenchmarkOptions())
     assert {"learner-cuda", "learner-cuda-seeds"} < {options.label(kind) for kind, options in plan}
 
 
 def test_a_kind_in_its_own_process_gives_its_json() -> None:
-    found = suite._run("env", BenchmarkOptions(num_envs=8, seconds=0.02, repeats=1))
+    found = command._run_in_process("env", BenchmarkOptions(num_envs=8, seconds=0.02, repeats=1))
     assert found["settings"]["num_envs"] == 8
 
 
 def test_a_kind_that_refuses_its_options_is_bad_input() -> None:
     with pytest.raises(BadInput, match=r"^benchmark = 'learner': preset = 'papper': did you mean 'paper'\?"):
-        suite._run("learner", BenchmarkOptions(preset="papper"))
+        command._run_in_process("learner", BenchmarkOptions(preset="papper"))
 
 
 def test_a_kind_that_fails_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite.sys, "executable", "false")
-    with pytest.raises(TrainingError, match=r"^benchmark env: ended without a word"):
-        suite._run("env", BenchmarkOptions())
+    monkeypatch.setattr(command.sys, "executable", "false")
+    with pytest.raises(TrainingError, match=r"^benchmark env: ended without a message"):
+        command._run_in_process("env", BenchmarkOptions())
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_all_from_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
+def test_the_command_measures_every_kind_and_writes_its_files(
+    capsys: pytest.CaptureFixture[str], tmp_path: Any
+) -> None:
     options = ["--preset", "notebook", "--workers", "1", "--seconds", "0.1", "--repeats", "2"]
     arguments = ["benchmark", "all", "--json", *options, "--env-steps", "8000", "--out", str(tmp_path)]
     assert main(arguments) == 0

@@ -1,4 +1,4 @@
-"""Who is well, who is to be replaced and when, and what was lost on the way."""
+"""Health of each process, when to replace it, and counts of what was lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distributed_maddpg.errors import StageError, TrainingError
 from distributed_maddpg.types import FaultEvent
 
 MAX_CONSECUTIVE_FAILURES = 5
-"""So many failures of a process without any work in between, or of one error in a while, are a crash loop."""
+"""So many failures without a successful call, or with one error within `_REPEAT_WINDOW_S`, end the run."""
 _REPEAT_WINDOW_S = 600.0
 _SMOOTHING = 0.2
 _KINDS = ("rollout_worker", "replay_buffer", "learner", "evaluator")
@@ -20,15 +20,15 @@ _LOG = logging.getLogger("distributed_maddpg")
 
 
 class Health:
-    """What is known of one process, and of those that took its place."""
+    """The health of one process and its replacements."""
 
     def __init__(self, name: str) -> None:
-        """Begin with a process that is starting."""
+        """Start with a process that is starting."""
         self.name = name
         self.ready = False
-        """Whether it answered since it was started."""
+        """Whether it has answered since it was started."""
         self.start_at: float | None = None
-        """When to start a successor (`time.monotonic`); None while there is a process."""
+        """When to start a replacement (`time.monotonic`); None while there is a process."""
         self.incarnation = 0
         """How many times it was replaced."""
         self._lost_at = 0.0
@@ -41,7 +41,7 @@ class Health:
         return self.start_at is not None
 
     def deadline_s(self, timeout_s: float) -> float:
-        """Return how long to wait for its next answer: less, once it has shown how fast it is."""
+        """Return how long to wait for its next call: less, once its mean call time is known."""
         return (
             timeout_s
             if self._mean_call_s is None
@@ -49,13 +49,13 @@ class Health:
         )
 
     def mark_worked(self, seconds: float) -> None:
-        """Note that it did some of its work, which took so long."""
+        """Record a successful call of that length."""
         self._failures = 0
         usual_s = seconds if self._mean_call_s is None else self._mean_call_s
         self._mean_call_s = usual_s + _SMOOTHING * (seconds - usual_s)
 
     def mark_lost(self) -> None:
-        """Note that it is gone; its successors come after 0, 1, 2, 4 seconds."""
+        """Record that it was lost; replacements start after 0, 1, 2, 4 seconds."""
         now = time.monotonic()
         if self._lost_at == 0.0:
             self._lost_at = now
@@ -64,23 +64,23 @@ class Health:
         self._failures += 1
 
     def mark_deferred(self) -> None:
-        """Note that it was taken back, to be started again when there is room."""
+        """Record that it was ended to make room, to be started again when there is room."""
         self.start_at = time.monotonic()
         if self.ready:
             self._lost_at, self.ready, self._mean_call_s = self.start_at, False, None
 
     @property
     def exhausted(self) -> bool:
-        """Whether it was lost again and again without doing any work."""
+        """Whether it was lost repeatedly without a successful call."""
         return self._failures >= MAX_CONSECUTIVE_FAILURES
 
     def mark_started(self) -> None:
-        """Note that a successor is starting."""
+        """Record that a replacement is starting."""
         self.start_at = None
         self.incarnation += 1
 
     def mark_ready(self) -> float:
-        """Note that it is ready; return for how many seconds it was missed, 0 at the first start."""
+        """Record that it is ready; return for how many seconds it was missing, 0 at the first start."""
         self.ready = True
         missed = time.monotonic() - self._lost_at if self._lost_at else 0.0
         self._lost_at = 0.0
@@ -88,26 +88,26 @@ class Health:
 
 
 class FaultLog:
-    """Counts what went wrong, and says each of it in one line."""
+    """Counts losses and recoveries, and logs each in one line."""
 
     def __init__(self, on_event: Callable[[FaultEvent], None] = lambda _: None) -> None:
-        """Begin with nothing; `on_event` hears of each event when it happens."""
+        """Start empty; `on_event` takes each event when it happens."""
         self._on_event = on_event
         self.counts = dict.fromkeys((*(f"num_{kind}_restarts" for kind in _KINDS), *_LOST), 0)
         self._errors: deque[tuple[float, str]] = deque()
 
     def record_lost(self, process: str, error: TrainingError) -> None:
-        """Note that a process was lost.
+        """Record that a process was lost.
 
         Raises:
-            TrainingError: if its own code raised the same error again and again.
+            TrainingError: if its own code raised the same error repeatedly.
         """
         self._add(process, "lost", str(error))
         if isinstance(error, StageError):
             self._check_repeated(str(error))
 
     def record_recovered(self, process: str, seconds: float, detail: str = "") -> None:
-        """Note that a process was replaced and is ready."""
+        """Record that a process was replaced and is ready."""
         kind = process.rstrip("0123456789 ").replace(" ", "_")
         self.counts[f"num_{kind}_restarts"] += 1
         self._add(process, "recovered", f"{process} is back after {seconds:.1f} s{detail}", seconds)

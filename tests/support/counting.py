@@ -1,6 +1,6 @@
 """A parallel environment whose observations are step numbers, so that a mixed-up transition is visible.
 
-By name: `tests.envs.counting:parallel_env`.
+By name: `tests.support.counting:parallel_env`.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ _RATES = ("agents", "adversary", "coverage")
 _RATE_HEADERS = tuple(f"{name} %" for name in _RATES)
 
 
-def card_tables(card: Mapping[str, Any]) -> list[Table]:
-    """Return the tables of what `evaluate --json` prints, but those whose numbers it lacks."""
+def scorecard_tables(card: Mapping[str, Any]) -> list[Table]:
+    """Return the tables of what `evaluate --json` prints, without those whose numbers it lacks."""
     makers = (_returns, _success, _by_eps, _matchups, _responses)
     return [table for maker in makers for table in maker(card)]
 
@@ -63,13 +63,10 @@ def _matchups(card: Mapping[str, Any]) -> Iterator[Table]:
         rates = (*_rates(pairing["success"]), f"{pairing['delta']:.1f}") if "success" in pairing else ()
         rows.append((*pairing["players"].values(), *returns, *rates))
     first = card["matchups"][0]
-    returns_headers = (f"return of {agent}" for agent in first["agent_episode_returns_mean"])
-    headers = (
-        *first["players"],
-        *returns_headers,
-        *((*_RATE_HEADERS, "delta") if "success" in first else ()),
-    )
-    yield Table("Trained and scripted teams against each other", headers, rows)
+    headers = [*first["players"], *(f"return of {agent}" for agent in first["agent_episode_returns_mean"])]
+    if "success" in first:
+        headers += [*_RATE_HEADERS, "delta"]
+    yield Table("Trained and scripted teams against each other", tuple(headers), rows)
 
 
 def _responses(card: Mapping[str, Any]) -> Iterator[Table]:
@@ -77,22 +74,19 @@ def _responses(card: Mapping[str, Any]) -> Iterator[Table]:
         return
     responses = {team: found for team, found in card["best_response"].items() if team != "updates"}
     rows: list[tuple[str, ...]] = []
+    limits: list[tuple[str, ...]] = []
     for team, found in responses.items():
         known: tuple[str, ...] = ()
         if "success" in found:
             known = (*_rates(found["success"]), f"{found['final_distance_mean']['adversary']:.3f}")
         rows.append((team, f"{found['return_gain']:+.2f}", *known))
-    distance = "adversary's final distance"
-    headers = ("fresh team", "gain in return", *((*_RATE_HEADERS, distance) if "success" in card else ()))
+        for name, of in found.get("bounds", {}).items():
+            limits.append((name, f"{of['success']:.1f}", f"{of['final_distance']:.3f}"))
+    known_headers = (*_RATE_HEADERS, "adversary's final distance") if "success" in card else ()
     title = f"A fresh team against the trained others, after {card['best_response']['updates']:,} updates"
-    yield Table(title, headers, rows)
-    for found in responses.values():
-        bounds = found.get("bounds", {}).items()
-        limits = [(name, f"{of['success']:.1f}", f"{of['final_distance']:.3f}") for name, of in bounds]
-        if limits:
-            yield Table(
-                "The best an adversary can reach", ("adversary", "success %", "final distance"), limits
-            )
+    yield Table(title, ("fresh team", "gain in return", *known_headers), rows)
+    if limits:
+        yield Table("The best an adversary can reach", ("adversary", "success %", "final distance"), limits)
 
 
 def _rates(rates: Mapping[str, float]) -> tuple[str, ...]:
