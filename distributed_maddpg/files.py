@@ -1,4 +1,4 @@
-"""Files and folders opened, read, replaced and parsed with care, whoever wrote them."""
+"""Opening, reading, parsing and replacing files that may be damaged or hostile."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from typing import Any
 from distributed_maddpg.errors import BadInput
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-# Errors with which a kernel or a file system says that it does not know how to exchange two names.
+# Errors of kernels and file systems that cannot exchange two names.
 _CANNOT_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
 
 
 def open_regular(path: str | Path, folder: int | None = None, follow: bool = True) -> int:
-    """Open a regular file for reading and return its descriptor; never wait for a pipe or wake a device.
+    """Open a regular file for reading and return its descriptor, without blocking on a pipe or a device.
 
     Args:
-        path: of the file, relative to `folder` where that is given.
+        path: of the file; relative to `folder` if given.
         folder: descriptor of a folder.
         follow: whether the last part of the path may be a symbolic link.
 
     Raises:
-        OSError: if it cannot be opened, or is anything but a regular file.
+        OSError: if it cannot be opened or is not a regular file.
     """
-    # Looked at before, because opening a device may already do something, and after, as it may be another.
+    # Checked before, as opening a device can have effects, and after, as the file may have been replaced.
     _require_regular(os.stat(path, dir_fd=folder, follow_symlinks=follow), path)
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     descriptor = os.open(path, flags, dir_fd=folder)
@@ -47,15 +47,15 @@ def _require_regular(status: os.stat_result, path: str | Path) -> None:
         raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
-def read_bytes(descriptor: int, most: int) -> bytes:
-    """Return a whole open file.
+def read_bytes(descriptor: int, max_bytes: int) -> bytes:
+    """Return the content of an open file.
 
     Raises:
-        OSError: if it holds more than `most` bytes.
+        OSError: if it holds more than `max_bytes` bytes.
     """
     size = os.fstat(descriptor).st_size
-    if size > most:
-        raise OSError(errno.EFBIG, f"larger than {most} bytes")
+    if size > max_bytes:
+        raise OSError(errno.EFBIG, f"larger than {max_bytes} bytes")
     with open(descriptor, "rb", closefd=False) as file:
         file.seek(0)
         data = file.read(size + 1)
@@ -64,21 +64,21 @@ def read_bytes(descriptor: int, most: int) -> bytes:
     return data
 
 
-def read_small(path: str | Path, most: int) -> bytes:
+def read_small(path: str | Path, max_bytes: int) -> bytes:
     """Return the content of a regular file.
 
     Raises:
-        OSError: if it cannot be read, or holds more than `most` bytes.
+        OSError: if it cannot be read, or holds more than `max_bytes` bytes.
     """
     descriptor = open_regular(path)
     try:
-        return read_bytes(descriptor, most)
+        return read_bytes(descriptor, max_bytes)
     finally:
         os.close(descriptor)
 
 
 def parse_json(data: bytes) -> Any:
-    """Parse JSON as the standard has it: no key twice, no NaN, no number too large for a float.
+    """Parse strict JSON: no duplicate keys, no NaN, no number too large for a float.
 
     Raises:
         ValueError: saying what is wrong.
@@ -86,27 +86,27 @@ def parse_json(data: bytes) -> Any:
     try:
         return json.loads(
             data.decode("utf-8"),
-            object_pairs_hook=_object,
-            parse_constant=_refuse_number,
-            parse_float=_finite,
+            object_pairs_hook=_refuse_duplicates,
+            parse_constant=_refuse_constant,
+            parse_float=_finite_float,
         )
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise ValueError(f"the key {twice!r} stands there twice")
+        raise ValueError(f"duplicate key {twice!r}")
     return values
 
 
-def _refuse_number(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON number")
+def _refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not a JSON number")
 
 
-def _finite(text: str) -> float:
+def _finite_float(text: str) -> float:
     number = float(text)
     if number in (float("inf"), float("-inf")):
         raise ValueError(f"{text} is too large")
@@ -114,7 +114,7 @@ def _finite(text: str) -> float:
 
 
 def sync(path: Path) -> None:
-    """Have the disk keep a file, or the names in a folder."""
+    """Flush a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -123,13 +123,13 @@ def sync(path: Path) -> None:
 
 
 def replace_folder(draft: Path, folder: Path) -> None:
-    """Rename `draft` to `folder` and delete what was there, all within one folder.
+    """Replace `folder` by `draft`, which lies in the same parent, and delete the old content.
 
-    Where the system can exchange two names, there is never a moment without a folder of that name. Elsewhere
-    the old one steps aside as `<draft's stem>.old`, and comes back if the second rename fails.
+    Where the system can exchange two names, `folder` exists at every moment. Elsewhere the old one is first
+    renamed to `<draft's stem>.old`, and renamed back if the second rename fails.
 
     Raises:
-        OSError: if the system refuses; then what was there is there again.
+        OSError: if that fails; `folder` is then unchanged.
     """
     if not folder.exists():
         draft.rename(folder)
@@ -144,13 +144,13 @@ def replace_folder(draft: Path, folder: Path) -> None:
         except OSError:
             old.rename(folder)
             raise
-    sync(folder.parent)  # before anything is deleted: the new name must outlive a power failure
+    sync(folder.parent)  # before anything is deleted, so that the new name survives a power failure
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step; return whether this system can."""
-    # Looked up at each call: it is rare, and musl and macOS have no such function.
+    """Exchange two names atomically; return whether this system can."""
+    # Missing on macOS and with musl.
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
@@ -163,34 +163,29 @@ def _exchange(one: Path, other: Path) -> bool:
     raise OSError(code, os.strerror(code), str(other))
 
 
-def write_aside(path: Path, text: str) -> None:
-    """Write a small file beside its name and rename it into place, so that it is never seen half."""
+def write_atomic(path: Path, text: str) -> None:
+    """Write a small file atomically: to a temporary name, synced, then renamed."""
     draft = path.with_name(f".{path.name}.tmp")
     try:
         with draft.open("w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())  # else a power cut could leave the new name with nothing in it
+            os.fsync(file.fileno())  # otherwise a power failure could leave an empty file
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def check_writable(folder: Path) -> None:
-    """Make a folder for results, before anything is worked out that could not be kept.
+def make_folder(folder: Path, field: str) -> None:
+    """Create a folder where it does not exist.
 
     Raises:
-        BadInput: if that is no folder, or cannot be written to.
+        BadInput: naming it as the value of `field`, if it is a file, or cannot be created or written to.
     """
-    if folder.exists() and not folder.is_dir():
-        raise BadInput("out", str(folder), "is a file; name a folder")
-    make_folder(folder, "out")
-
-
-def make_folder(folder: Path, field: str) -> None:
-    """Make a folder where there is none; refuse one that cannot be written to, as the value of `field`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise BadInput(field, str(folder), "is a file; name a folder") from None
     except OSError as error:
         raise BadInput(field, str(folder), f"cannot be created ({error.strerror})") from None
     if not os.access(folder, os.W_OK):

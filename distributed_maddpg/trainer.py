@@ -216,6 +216,8 @@ class MADDPG:
             raise BadInput("num_seeds", num_seeds, "must be at least 1")
         seeds = range(config.seed, config.seed + num_seeds)
         configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
+        for checkpoint in checkpoints:
+            checkpoint.check_resumable()
         if checkpoints and [each.config.seed for each in checkpoints] != list(seeds):
             raise CheckpointError(f"these are not checkpoints of the seeds {seeds[0]} to {seeds[-1]}")
         if checkpoints:
@@ -546,7 +548,8 @@ def _check_finite(checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: naming them.
     """
-    for part in ("policy", "critic", "target_policy", "target_critic"):
+    policy_alone = bool(checkpoint.resume_problem)
+    for part in ("policy",) if policy_alone else ("policy", "critic", "target_policy", "target_critic"):
         array = checkpoint.state.get(f"learner/{part}")
         if array is None or array.dtype != np.float32 or not np.isfinite(array).all():
             raise CheckpointError(
@@ -570,6 +573,8 @@ def _incompatibility(algo: MADDPG, checkpoint: Checkpoint) -> tuple[str, object,
     for kind, (field, value, layout) in layouts.items():
         shape = (layout.num_networks, layout.num_parameters)
         for part in (kind, f"target_{kind}"):
+            if checkpoint.resume_problem and part != "policy":
+                continue  # an earlier format version, of which the policies alone are read
             array = checkpoint.state.get(f"learner/{part}")
             if array is None or array.shape != shape or array.dtype != np.float32:
                 return field, value, f"needs float32 {part} weights of shape {shape}"
@@ -606,6 +611,8 @@ class _Clock:
 
 def _make_runner(runs: Sequence[MADDPG]) -> Runner:
     configs, first = [run.config for run in runs], runs[0]
+    if first._restored is not None:
+        first._restored.check_resumable()
     # Each runner is imported only when used: without workers, Ray is never loaded.
     if first.config.num_workers == 0:
         from distributed_maddpg.serial import SerialRunner  # noqa: PLC0415

@@ -205,8 +205,8 @@ def test_lines_tell_of_checkpoints_even_folded() -> None:
     log = "saved /runs/a/checkpoints/step_200 (1.0 MB in\n0.1 s)\n/runs/step_300 was\nnot saved (no folder)\n"
     assert saved_steps(log) == [200]
     assert failed_saves(log) == 1
-    assert resumed_from("going on from\n/runs/a/checkpoints/step_200\n") == 200
-    assert resumed_from("starting anew") == 0
+    assert resumed_from("resuming from\n/runs/a/checkpoints/step_200\n") == 200
+    assert resumed_from("starting a new run") == 0
 
 
 def test_missing_checkpoints_are_those_of_the_newest() -> None:

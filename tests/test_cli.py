@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -144,7 +145,7 @@ def test_a_gpu_that_is_not_there_is_refused(capsys, tmp_path):
 
 def test_a_folder_that_holds_a_run_is_refused(run, capsys):
     line = refused(["train", *TINY, "--run-dir", str(run)], capsys)
-    assert f"already holds a run; continue it with --resume {run}" in line
+    assert f"already holds a run; resume it with --resume {run}" in line
 
 
 def test_a_folder_that_is_a_file_is_refused(capsys, tmp_path):
@@ -292,6 +293,25 @@ def test_resume_continues_counts_and_curves(capsys, tmp_path):
     assert (run_dir / "checkpoints" / "step_400").is_dir()
 
 
+def summary_table(page):
+    """Return the rows of the summary at the top of a report."""
+    [table] = re.findall(r"<table>(.*?)</table>", page.read_text())
+    return dict(re.findall(r"<tr><th>(.*?)</th><td>(.*?)</td></tr>", table))
+
+
+def test_the_report_that_train_leaves_shows_the_summary(run):
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary_table(run / "report.html") == {
+        "environment steps": f"200 ({summary['env_steps_per_s']:,.0f}/s)",
+        "updates of all agents": f"17 ({summary['updates_per_s']:,.1f}/s)",
+        "weights digest": summary["weights_digest"][:16],
+        **{
+            f"greedy success, {name}": f"{rate:.1f} %"
+            for name, rate in summary["evaluation"]["success"].items()
+        },
+    }
+
+
 def test_report_writes_the_page_anew(run, capsys):
     before = (run / "report.html").read_bytes()
     assert main(["report", str(run)]) == 0
@@ -415,7 +435,7 @@ def test_what_the_stages_cannot_take_over_is_skipped_by_auto_alone(run, capsys, 
     assert main(["train", "--resume", "auto", "--run-dir", str(here), "--json"]) == 0
     captured = capsys.readouterr()
     said = " ".join(captured.err.split())
-    assert f"skipped: {newest}: " in said and f"going on from {newest.with_name('step_100')}" in said
+    assert f"skipped: {newest}: " in said and f"resuming from {newest.with_name('step_100')}" in said
     digest = json.loads((run / "summary.json").read_text())["weights_digest"]
     assert json.loads(captured.out)["weights_digest"] == digest
     assert len(list(newest.parent.glob("step_200.broken.*"))) == 1
@@ -437,7 +457,7 @@ def test_a_resumed_run_saves_its_checkpoints_as_before(tmp_path, capsys):
         ["--resume", str(tmp_path / "run")],
         ["--resume", "auto", "--run-dir", str(tmp_path / "run")],
     ):
-        assert "bring it back" in refused(["train", *command], capsys, code=3)
+        assert "restore it" in refused(["train", *command], capsys, code=3)
 
 
 def test_a_checkpoint_does_not_decide_whom_we_connect_to(run, capsys, tmp_path, monkeypatch):
@@ -496,13 +516,13 @@ def test_auto_needs_a_folder_begins_there_and_goes_on(tmp_path, capsys):
     command = ["train", *TINY, "--resume", "auto", "--run-dir", str(tmp_path / "run"), "--json"]
     assert main(command) == 0
     captured = capsys.readouterr()
-    assert "starting anew" in captured.err
+    assert "starting a new run" in captured.err
     first = json.loads(captured.out)
     (tmp_path / "run" / "checkpoints" / "step_200" / "manifest.json").write_text("{")
     assert main(command) == 0
     captured = capsys.readouterr()
     assert "skipped: " in captured.err and "step_200/manifest.json: is not valid JSON" in captured.err
-    assert f"going on from {tmp_path}/run/checkpoints/step_100" in captured.err
+    assert f"resuming from {tmp_path}/run/checkpoints/step_100" in captured.err
     assert json.loads(captured.out)["weights_digest"] == first["weights_digest"]
     assert column(tmp_path / "run" / "returns.csv", "env_steps") == [100, 200]
 

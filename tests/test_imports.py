@@ -45,8 +45,10 @@ def test_the_command_line_loads_only_what_help_needs():
     assert not loaded & {"torch", "ray", "numba", "plotly", "tensorboardX", "pettingzoo"}
 
 
-def test_a_rollout_worker_does_not_load_pydantic():
-    assert not loaded_after("import distributed_maddpg.rollout") & {"pydantic", "tyro", "rich", "pettingzoo"}
+@pytest.mark.parametrize("module", ["rollout", "runtime.actors"])
+def test_a_rollout_worker_does_not_load_pydantic(module):
+    loaded = loaded_after(f"import distributed_maddpg.{module}")
+    assert not loaded & {"pydantic", "tyro", "rich", "pettingzoo"}
 
 
 def test_algorithm_and_learner_do_not_load_ray_or_environments():

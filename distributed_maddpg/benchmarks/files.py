@@ -11,7 +11,7 @@ from distributed_maddpg.benchmarks.command import RESULT_KEYS
 from distributed_maddpg.benchmarks.document import write_markdown
 from distributed_maddpg.benchmarks.options import KINDS
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.files import check_writable, write_aside
+from distributed_maddpg.files import make_folder, write_atomic
 from distributed_maddpg.report.scaling import scaling_page
 
 
@@ -21,7 +21,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         BadInput: if the path is no writable folder, or holds a result that cannot be read.
     """
-    check_writable(folder)
+    make_folder(folder, "out")
     read_results(folder)
 
 
@@ -52,9 +52,9 @@ def write_result(folder: Path, label: str, result: dict[str, Any], name: str = "
     if result["benchmark"] == "scaling":
         texts[path.with_suffix(".html")] = scaling_page(result)
     for file, text in texts.items():
-        write_aside(file, text)
+        write_atomic(file, text)
     document = folder / "benchmarks.md"
-    write_aside(document, write_markdown(read_results(folder)))
+    write_atomic(document, write_markdown(read_results(folder)))
     return [*texts, document]
 
 

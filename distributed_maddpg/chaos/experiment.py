@@ -23,7 +23,7 @@ from distributed_maddpg.chaos.recovery import env_steps_of, missing_checkpoints,
 from distributed_maddpg.chaos.result import by_kind, compare, good_return_std, losses, verdict
 from distributed_maddpg.checkpoint.folder import load_checkpoint
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
-from distributed_maddpg.files import write_aside
+from distributed_maddpg.files import write_atomic
 
 _CALIBRATION_ENV_STEPS = 100_000
 _BASELINE_SHARE = 0.45
@@ -71,7 +71,7 @@ def run_chaos(options: ChaosOptions, run_dir: Path, note: Callable[[str], None])
     result["load_average"] = [load, os.getloadavg()[0]]
     result["against"] = verdict(result)
     result["passed"] = not result["against"]
-    write_aside(run_dir / "chaos.json", json.dumps(result, indent=1) + "\n")
+    write_atomic(run_dir / "chaos.json", json.dumps(result, indent=1) + "\n")
     return result
 
 

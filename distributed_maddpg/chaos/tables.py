@@ -9,7 +9,7 @@ from typing import Any
 from distributed_maddpg.benchmarks.tables import machine_text, number, settings_text
 from distributed_maddpg.chaos.faults import KINDS
 from distributed_maddpg.chaos.result import ENOUGH_FAULTS
-from distributed_maddpg.files import write_aside
+from distributed_maddpg.files import write_atomic
 from distributed_maddpg.report.tables import Table, markdown_table
 
 _BEGIN, _END = "<!-- measured by: distributed-maddpg chaos --out; not to be edited -->", "<!-- end -->"
@@ -26,7 +26,7 @@ def write_document(path: Path, result: Mapping[str, Any]) -> None:
     before, begin, rest = text.partition(_BEGIN)
     after = rest.partition(_END)[2] if begin else "\n"
     head = before if begin or not before else f"{before.rstrip()}\n\n"
-    write_aside(path, f"{head}{_BEGIN}\n\n{_section(result)}\n\n{_END}{after}")
+    write_atomic(path, f"{head}{_BEGIN}\n\n{_section(result)}\n\n{_END}{after}")
 
 
 def _section(result: Mapping[str, Any]) -> str:

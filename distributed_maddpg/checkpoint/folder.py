@@ -1,8 +1,8 @@
-"""Checkpoints: a folder of plain files that appears whole or not at all.
+"""Checkpoints: folders of plain files, written atomically.
 
-`manifest.json` holds format, configuration, counters and the other files' checksums; tensors are safetensors;
-the run's tables are copied as they were. Nothing is pickled, so that reading a checkpoint cannot run code,
-and nothing that a file says is believed before it is checked. A folder may also be a URL, see `remote.py`.
+`manifest.json` holds the format version, the settings, the counters and the checksums of the other files.
+Tensors are safetensors; the tables of the run are copied unchanged. Nothing is pickled, so that reading a
+checkpoint cannot run code, and everything read is checked first. A folder may also be a URL, see `remote.py`.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from distributed_maddpg.checkpoint.manifest import (
     parse_manifest,
 )
 from distributed_maddpg.checkpoint.remote import RemoteFolder, is_url
-from distributed_maddpg.checkpoint.tensors import MAX_HEADER_BYTES, read_header, read_rows, write_rows
+from distributed_maddpg.checkpoint.tensors import MAX_HEADER_BYTES, read_rows, read_tensors, write_rows
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable
 from distributed_maddpg.files import open_regular, read_bytes, replace_folder, sync
-from distributed_maddpg.types import Arrays, StoredTransitions
+from distributed_maddpg.types import Arrays, StoredTransitions, checked_array
 
 _PIECE_BYTES = 2**20
 _MAX_RETRIES = 20
@@ -60,41 +60,55 @@ _DAMAGE = {
     errno.EIO,
     errno.ENAMETOOLONG,
 }
-"""What is wrong with a file for good; anything else may pass, such as permissions or too many open files."""
+"""Permanent errors of a file; others are temporary, such as permissions or too many open files."""
+_REMOTE_DAMAGE = {errno.ENOENT, errno.EFBIG}
+"""The same behind a URL, where any other error may come from the network."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint folder holds."""
+    """The content of a checkpoint folder."""
 
     config: MADDPGConfig
     agents: tuple[str, ...]
     env_steps: int
     updates: int
     state: Arrays
-    """Every stage's state, by names such as "learner/policy" or "worker_0/env/cycle"."""
+    """State of every stage, with names such as "learner/policy" or "worker_0/env/cycle"."""
     replay: StoredTransitions | None = None
-    """The replay buffer's rows; written, and read from the file, chunk by chunk."""
+    """Rows of the replay buffer, written and read in chunks; None: they were left out."""
     tables: dict[str, str] = field(default_factory=dict)
-    """The run's text files at this moment: "metrics.csv", "returns.csv"."""
+    """Text of the run's tables when the checkpoint was captured, by name: "metrics.csv", "returns.csv"."""
     path: str = "the checkpoint"
-    """Where it was read from."""
+    """Path or URL that it was read from."""
+    resume_problem: str = ""
+    """Why training cannot be resumed from it; then `state` holds "learner/policy" alone. Empty: it can."""
+
+    def check_resumable(self) -> None:
+        """Refuse to resume training from a checkpoint of an earlier format version.
+
+        Raises:
+            CheckpointUnavailable: naming the version of the package that can.
+        """
+        if self.resume_problem:
+            raise CheckpointUnavailable(f"{self.path}: {self.resume_problem}")
 
 
 def save_checkpoint(folder: str | Path, checkpoint: Checkpoint) -> str | Path:
-    """Write a checkpoint beside its name, sync it to disk, and rename it into place; return where it is.
+    """Write a checkpoint to a temporary folder, sync it to disk and rename it into place; return its path.
 
-    A checkpoint already there is replaced; anything else is not touched. To a URL the files are copied, the
+    An existing checkpoint is replaced; any other folder is refused. For a URL the files are uploaded, the
     manifest last.
 
     Args:
         folder: a local path, or the URL of a folder.
-        checkpoint: its replay rows are gone through once.
+        checkpoint: what to write; its replay rows are iterated over once.
 
     Raises:
-        BadInput: if something other than a checkpoint is at that path, or nothing here can open the URL.
-        OSError: if the disk or the remote file system refuses; a local folder stays as it was.
-        ValueError: if the checkpoint is not what could be read again, such as fewer replay rows than it says.
+        BadInput: if the path holds something other than a checkpoint, or the URL cannot be opened.
+        CheckpointUnavailable: if it was read from an earlier format version, which is incomplete.
+        OSError: if the disk or the remote file system fails; a local folder is left unchanged.
+        ValueError: if the result could not be read again, such as fewer replay rows than announced.
     """
     if is_url(folder):
         return _save_remote(str(folder), checkpoint)
@@ -105,7 +119,7 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint) -> str | Path:
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     draft.mkdir()
     try:
-        _write(draft, checkpoint)
+        _write_files(draft, checkpoint)
         sync(draft)
         replace_folder(draft, path)
     finally:
@@ -120,8 +134,8 @@ def _save_remote(url: str, checkpoint: Checkpoint) -> str:
         raise BadInput("path", url, "holds something other than a checkpoint; name a new folder")
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as temporary:
         local = Path(temporary)
-        _write(local, checkpoint)
-        # A folder without manifest is no checkpoint: the old one ends with it, the new one begins with it.
+        _write_files(local, checkpoint)
+        # A folder without a manifest is not a checkpoint: it is deleted first and uploaded last.
         for name in sorted(there, key=lambda name: name != MANIFEST):
             remote.delete(name)
         for name in (*FILES, MANIFEST):
@@ -130,15 +144,18 @@ def _save_remote(url: str, checkpoint: Checkpoint) -> str:
     return url
 
 
-def _write(folder: Path, checkpoint: Checkpoint) -> None:
+def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     """Write all files of a checkpoint into an empty folder."""
+    checkpoint.check_resumable()
     files: dict[str, FileEntry] = {}
-    # safetensors stores an array's memory as it lies; without this a transposed one comes back wrong.
+    # safetensors stores the memory of an array as it is; a transposed one would come back wrong.
     arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.state.items()}
     with _new_file(folder / STATE, files) as write:
         data = safetensors.save(arrays)
         if int.from_bytes(data[:8], "little") > MAX_HEADER_BYTES or len(data) > MAX_BYTES[STATE]:
-            raise ValueError(f"a state of {len(arrays)} arrays, {len(data)} bytes could not be read again")
+            raise ValueError(
+                f"a state of {len(arrays)} arrays, {len(data)} bytes is larger than this package reads"
+            )
         write(data)
     replay = checkpoint.replay
     if replay is not None:
@@ -146,7 +163,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
             write_rows(write, replay.num_rows, replay.chunks)
     for name, text in checkpoint.tables.items():
         if name not in TABLES or len(data := text.encode("utf-8")) > MAX_BYTES[name]:
-            raise ValueError(f"{name!r} cannot be a table of a checkpoint, or not one so long")
+            raise ValueError(f"{name!r} cannot be a table of a checkpoint: unknown name, or too long")
         with _new_file(folder / name, files) as write:
             write(data)
     manifest = {
@@ -155,7 +172,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
         "agents": list(checkpoint.agents),
         "counters": {"env_steps": checkpoint.env_steps, "updates": checkpoint.updates},
         "replay": None if replay is None else {"inserted": replay.inserted, "num_rows": replay.num_rows},
-        "files": {name: entry._asdict() for name, entry in files.items()},
+        "files": {name: entry.model_dump() for name, entry in files.items()},
         "packages": package_versions(),
     }
     text = json.dumps(manifest, indent=2) + "\n"
@@ -166,7 +183,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
 
 @contextmanager
 def _new_file(path: Path, files: dict[str, FileEntry]) -> Iterator[Callable[[bytes | memoryview], None]]:
-    """Create a file and yield what writes to it; at the end it is on disk, and described in `files`."""
+    """Create a file and yield its write function; on exit, sync the file and add its entry to `files`."""
     checksum, size = hashlib.sha256(), 0
 
     def write(data: bytes | memoryview) -> None:
@@ -179,18 +196,20 @@ def _new_file(path: Path, files: dict[str, FileEntry]) -> Iterator[Callable[[byt
         yield write
         file.flush()
         os.fsync(file.fileno())
-    files[path.name] = FileEntry(checksum.hexdigest(), size)
+    files[path.name] = FileEntry(sha256=checksum.hexdigest(), size_bytes=size)
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint:
-    """Read and verify a checkpoint, but for its replay rows: these are verified now, and read when wanted.
+    """Verify a checkpoint and read it, except for its replay rows, which are read on demand.
+
+    Of an earlier format version only the policies are read, see `Checkpoint.check_resumable`.
 
     Args:
         folder: a local path, or the URL of a folder.
 
     Raises:
-        CheckpointError: if anything is missing, altered, or of another format; one line that names it.
-        BadInput: if nothing here can open the URL.
+        CheckpointError: if a part is missing, altered or of an unknown format; names the part in one line.
+        BadInput: if the URL cannot be opened.
     """
     if is_url(folder):
         return _load_remote(str(folder))
@@ -199,23 +218,24 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            line = f"{path}: is not a checkpoint, it cannot be opened ({error.strerror}); {_REMEDY}"
-            raise _unread(line, error) from None
+            kind = CheckpointError if error.errno in _DAMAGE else CheckpointUnavailable
+            reason = f"is not a checkpoint, it cannot be opened ({error.strerror})"
+            raise kind(f"{path}: {reason}; {_REMEDY}") from None
         except ValueError as error:  # a NUL in the path
             raise CheckpointError(f"{path}: is not a checkpoint ({error})") from None
         try:
             return _read(descriptor, str(path))
         except CheckpointError as error:
             problem = error
-            if _is_still(path, descriptor):
+            if _still_names(path, descriptor):
                 break
         finally:
             os.close(descriptor)
-        # Another process put a newer one there and deleted the one we had begun to read.
+        # Another process replaced the checkpoint while it was read.
     raise problem
 
 
-def _is_still(path: Path, descriptor: int) -> bool:
+def _still_names(path: Path, descriptor: int) -> bool:
     """Return whether a path still names the open folder."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
@@ -225,21 +245,15 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 def _load_remote(url: str) -> Checkpoint:
     remote = RemoteFolder(url)
-    # Open files outlive the folder, so that the replay rows can still be read when it is gone.
+    # Open files outlive the folder: replay rows can still be read after it is deleted.
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as temporary:
         local = Path(temporary)
-        name, most = MANIFEST, MAX_MANIFEST_BYTES
-        try:
-            remote.download(local / name, most)
-            with _naming(url, name):
-                manifest = parse_manifest((local / name).read_bytes())
-            for name, entry in manifest.files.items():
+        with _name_errors(url, MANIFEST, _REMOTE_DAMAGE):
+            remote.download(local / MANIFEST, MAX_MANIFEST_BYTES)
+            manifest = parse_manifest((local / MANIFEST).read_bytes())
+        for name, entry in manifest.files.items():
+            with _name_errors(url, name, _REMOTE_DAMAGE):
                 remote.download(local / name, min(entry.size_bytes, MAX_BYTES[name]))
-        except FileNotFoundError:
-            raise CheckpointError(f"{url}: is not a checkpoint, it has no {name}; {_REMEDY}") from None
-        except OSError as error:  # whatever is wrong with the network looks like that
-            kind = CheckpointError if error.errno == errno.EFBIG else CheckpointUnavailable
-            raise kind(f"{url}/{name}: cannot be read ({error.strerror})") from None
         descriptor = os.open(local, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             return _read(descriptor, url)
@@ -248,39 +262,50 @@ def _load_remote(url: str) -> Checkpoint:
 
 
 def _read(folder: int, shown: str) -> Checkpoint:
-    """Read the checkpoint in an open folder, which messages call `shown`."""
-    with _opened(folder, shown, MANIFEST) as descriptor:
+    """Read the checkpoint in an open folder; error messages call it `shown`."""
+    with _open_file(folder, shown, MANIFEST) as descriptor:
         manifest = parse_manifest(read_bytes(descriptor, MAX_MANIFEST_BYTES))
-    with _opened(folder, shown, STATE) as descriptor:
-        _verify(descriptor, manifest, STATE)
-        read_header(descriptor)
-        views = safetensors.load(read_bytes(descriptor, MAX_BYTES[STATE]))
-        state = {key: array.copy() for key, array in views.items()}  # the views cannot be written to
+    run = manifest.settings, manifest.agents, manifest.counters.env_steps, manifest.counters.updates
+    with _verified(folder, shown, manifest, manifest.state_file) as descriptor:
+        state = read_tensors(descriptor, MAX_BYTES[manifest.state_file])
+        if manifest.older:
+            policy = checked_array(state, manifest.older.policy, (None, None), np.float32)
+            state = {"learner/policy": policy}
+            return Checkpoint(*run, state, path=shown, resume_problem=manifest.resume_problem)
     tables = {}
     for name in [table for table in TABLES if table in manifest.files]:
-        with _opened(folder, shown, name) as descriptor:
-            _verify(descriptor, manifest, name)
+        with _verified(folder, shown, manifest, name) as descriptor:
             tables[name] = read_bytes(descriptor, MAX_BYTES[name]).decode("utf-8")
     replay = None
-    if manifest.replay is not None:
-        inserted, num_rows = manifest.replay
-        with _opened(folder, shown, REPLAY) as descriptor:
-            _verify(descriptor, manifest, REPLAY)
-            rows = read_rows(descriptor, num_rows, f"{shown}/{REPLAY}")
-            replay = StoredTransitions(inserted, num_rows, rows)
-    counters = manifest.env_steps, manifest.updates
-    return Checkpoint(manifest.config, manifest.agents, *counters, state, replay, tables, shown)
-
-
-def _unread(line: str, error: OSError) -> CheckpointError:
-    """Return the error for a file that the disk did not give: for good, or perhaps only now."""
-    return CheckpointError(line) if error.errno in _DAMAGE else CheckpointUnavailable(line)
+    if counts := manifest.replay:
+        with _verified(folder, shown, manifest, REPLAY) as descriptor:
+            rows = read_rows(descriptor, counts.num_rows, f"{shown}/{REPLAY}")
+            replay = StoredTransitions(counts.inserted, counts.num_rows, rows)
+    return Checkpoint(*run, state, replay, tables, shown)
 
 
 @contextmanager
-def _opened(folder: int, shown: str, name: str) -> Iterator[int]:
-    """Open a file of a folder, and make one line of whatever is wrong with it."""
-    with _naming(shown, name):
+def _verified(folder: int, shown: str, manifest: Manifest, name: str) -> Iterator[int]:
+    """Open a file of a folder after comparing its size and checksum with the manifest."""
+    with _open_file(folder, shown, name) as descriptor:
+        entry, max_bytes, size = manifest.files[name], MAX_BYTES[name], os.fstat(descriptor).st_size
+        if size != entry.size_bytes:
+            raise ValueError(f"has {size} bytes, {MANIFEST} says {entry.size_bytes}; the file was altered")
+        if size > max_bytes:
+            raise ValueError(f"has {size} bytes, more than the {max_bytes} this package reads")
+        checksum, position = hashlib.sha256(), 0
+        while piece := os.pread(descriptor, _PIECE_BYTES, position):
+            checksum.update(piece)
+            position += len(piece)
+        if checksum.hexdigest() != entry.sha256:
+            raise ValueError(f"does not match the checksum in {MANIFEST}; the file was altered")
+        yield descriptor
+
+
+@contextmanager
+def _open_file(folder: int, shown: str, name: str) -> Iterator[int]:
+    """Open a file of a folder; errors become one line that names the file."""
+    with _name_errors(shown, name):
         descriptor = open_regular(name, folder, follow=False)
         try:
             yield descriptor
@@ -289,53 +314,35 @@ def _opened(folder: int, shown: str, name: str) -> Iterator[int]:
 
 
 @contextmanager
-def _naming(shown: str, name: str) -> Iterator[None]:
-    """Name the file in every complaint about it."""
+def _name_errors(shown: str, name: str, damage: set[int] = _DAMAGE) -> Iterator[None]:
+    """Turn errors into a CheckpointError that names the file."""
     try:
         yield
     except OSError as error:
+        kind = CheckpointError if error.errno in damage else CheckpointUnavailable
         if name == MANIFEST and isinstance(error, FileNotFoundError):
-            line = f"{shown}: is not a checkpoint, {name}: {error.strerror}; {_REMEDY}"
-            raise CheckpointError(line) from None
-        raise _unread(f"{shown}/{name}: cannot be read ({error.strerror})", error) from None
+            raise kind(f"{shown}: is not a checkpoint, it has no {name}; {_REMEDY}") from None
+        raise kind(f"{shown}/{name}: cannot be read ({error.strerror})") from None
     except CheckpointUnavailable as error:
         raise CheckpointUnavailable(f"{shown}/{name}: {error}") from None
-    except (SafetensorError, BadInput, KeyError, TypeError, ValueError, OverflowError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{shown}/{name}: {error}") from None
 
 
-def _verify(descriptor: int, manifest: Manifest, name: str) -> None:
-    """Compare an open file with what the manifest says of it, piece by piece."""
-    entry, most, size = manifest.files[name], MAX_BYTES[name], os.fstat(descriptor).st_size
-    if size != entry.size_bytes:
-        raise ValueError(f"has {size} bytes, {MANIFEST} says {entry.size_bytes}; the file was altered")
-    if size > most:
-        raise ValueError(f"has {size} bytes, more than the {most} this package reads")
-    checksum, position = hashlib.sha256(), 0
-    while piece := os.pread(descriptor, _PIECE_BYTES, position):
-        checksum.update(piece)
-        position += len(piece)
-    if checksum.hexdigest() != entry.sha256:
-        raise ValueError(f"does not match the checksum in {MANIFEST}; the file was altered")
-
-
 def is_checkpoint(folder: Path) -> bool:
-    """Return whether a folder holds what we write and nothing else; only such are replaced or deleted."""
+    """Return whether a folder holds the files of a checkpoint and nothing else; only such are deleted."""
     names = plain_files(folder)
     return names is not None and {MANIFEST, STATE} <= names <= ALL_FILES
 
 
 def plain_files(folder: Path) -> set[str] | None:
-    """Return the names in a real folder; None if it is none, or holds anything but regular files."""
+    """Return the names in a folder; None if it is a link or holds anything but regular files."""
     try:
         if not stat.S_ISDIR(folder.lstat().st_mode):
             return None
         with os.scandir(folder) as entries:
             found = list(entries)
-        return {entry.name for entry in found} if all(map(_is_regular, found)) else None
+        regular = all(entry.is_file(follow_symlinks=False) for entry in found)
+        return {entry.name for entry in found} if regular else None
     except OSError:
         return None
-
-
-def _is_regular(entry: os.DirEntry[str]) -> bool:
-    return entry.is_file(follow_symlinks=False)

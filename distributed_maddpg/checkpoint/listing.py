@@ -1,4 +1,4 @@
-"""The checkpoints of a run: which there are, which to resume from, and which to delete."""
+"""The checkpoints of a run: listing, deleting and renaming them."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from distributed_maddpg.checkpoint.manifest import ALL_FILES, MANIFEST
 from distributed_maddpg.checkpoint.remote import RemoteFolder, is_url
 from distributed_maddpg.errors import CheckpointUnavailable
 
-_STEP = re.compile(r"step_([0-9]{1,18})")
+_STEP_NAME = re.compile(r"step_([0-9]{1,18})")
 
 
-_DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)")
+_DRAFT_NAME = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)")
 
 
 def checkpoints_of(folder: str | Path) -> list[str | Path]:
-    """Return the checkpoints `step_<digits>` of a folder, the one with the most steps first.
+    """Return the checkpoints `step_<digits>` of a folder, sorted by steps, largest first.
 
-    Their content is not looked at. On a disk a checkpoint appears whole, so that every such folder is one;
-    behind a URL it takes a manifest.
+    Their content is not read. On a disk checkpoints are written atomically, so that every such folder is one;
+    behind a URL it must hold a manifest.
 
     Raises:
-        CheckpointError: if the folder is there but cannot be listed.
-        BadInput: if nothing here can open the URL.
+        CheckpointUnavailable: if the folder exists but cannot be listed.
+        BadInput: if the URL cannot be opened.
     """
     try:
         steps: dict[str | Path, int] = {}
         for name in _names(folder):
-            path = _child(folder, name)
-            match = _STEP.fullmatch(name)
+            path = _join(folder, name)
+            match = _STEP_NAME.fullmatch(name)
             if match and _may_be_checkpoint(path):
                 steps[path] = int(match[1])
     except OSError as error:
@@ -52,7 +52,7 @@ def _names(folder: str | Path) -> set[str]:
         return set()
 
 
-def _child(folder: str | Path, name: str) -> str | Path:
+def _join(folder: str | Path, name: str) -> str | Path:
     return f"{str(folder).rstrip('/')}/{name}" if is_url(folder) else Path(folder) / name
 
 
@@ -61,11 +61,11 @@ def _may_be_checkpoint(path: str | Path) -> bool:
 
 
 def remove_old(folder: str | Path, keep: int) -> None:
-    """Delete all but the `keep` newest complete checkpoints of a folder; nothing else is ever touched.
+    """Delete all but the `keep` newest complete checkpoints of a folder, and nothing else.
 
     Raises:
-        ValueError: if none is to be kept.
-        OSError: if a checkpoint cannot be deleted; then it is still one, or none any more.
+        ValueError: if `keep` is less than 1.
+        OSError: if a checkpoint cannot be deleted.
     """
     if keep < 1:
         raise ValueError(f"keep = {keep}: the newest checkpoint is never deleted")
@@ -76,7 +76,7 @@ def remove_old(folder: str | Path, keep: int) -> None:
     complete = [path for path in map(Path, checkpoints_of(folder)) if is_checkpoint(path)]
     for path in complete[keep:]:
         draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        path.rename(draft)  # at once, so that a half deleted one is never taken for a checkpoint
+        path.rename(draft)  # so that a partly deleted one is not taken for a checkpoint
         shutil.rmtree(draft, ignore_errors=True)
 
 
@@ -88,16 +88,16 @@ def _remove_remote(url: str) -> None:
 
 
 def remove_drafts(folder: str | Path) -> None:
-    """Delete what interrupted writers left in a folder of checkpoints, which nobody may be writing to.
+    """Delete the temporary folders that interrupted processes left; no process may be writing there.
 
-    A checkpoint that stepped aside for a newer one which then did not come gets its name back.
+    An old checkpoint that was renamed to make room for a newer one gets its name back if that is missing.
     """
     if is_url(folder):
         with suppress(OSError):
             _remove_remote_drafts(str(folder))
         return
     for path in Path(folder).glob(".*"):
-        match, names = _DRAFT.fullmatch(path.name), plain_files(path)
+        match, names = _DRAFT_NAME.fullmatch(path.name), plain_files(path)
         if match is None or names is None or not names <= ALL_FILES:
             continue
         home = path.with_name(match[1])
@@ -109,25 +109,25 @@ def remove_drafts(folder: str | Path) -> None:
 
 
 def _remove_remote_drafts(folder: str) -> None:
-    """Delete files of checkpoints whose manifest, which is written last and deleted first, is not there."""
-    for name in filter(_STEP.fullmatch, RemoteFolder(folder).names()):
+    """Delete the files of checkpoints without a manifest, which is uploaded last and deleted first."""
+    for name in filter(_STEP_NAME.fullmatch, RemoteFolder(folder).names()):
         remote = RemoteFolder(f"{folder.rstrip('/')}/{name}")
         names = remote.names()
         if MANIFEST not in names and names <= ALL_FILES:
             remote.delete_all(names)
 
 
-def holds_any(folder: str | Path) -> bool:
-    """Return whether a folder or URL holds checkpoints, or some that were set aside.
+def holds_checkpoints(folder: str | Path) -> bool:
+    """Return whether a folder or URL holds checkpoints, including those renamed by `set_aside`.
 
     Raises:
-        OSError: if it is there but cannot be listed.
+        OSError: if it exists but cannot be listed.
     """
     return any(name.startswith("step_") for name in _names(folder))
 
 
 def set_aside(path: str | Path, why: Literal["broken", "aside"]) -> None:
-    """Rename a checkpoint to "<name>.<why>...", so that nobody goes on from it, replaces it or deletes it.
+    """Rename a checkpoint to "<name>.<why>.<random>", so that it is not resumed from, replaced or deleted.
 
     Raises:
         OSError: if that fails.

@@ -1,7 +1,6 @@
-"""Folders in object stores and on other machines, by URL: s3://, gs://, whatever fsspec knows.
+"""Folders behind URLs, such as s3:// and gs://, through fsspec.
 
-There is no rename over there, so that the order of the writes has to say when a folder is complete: the
-caller writes its most telling file last.
+Object stores have no atomic rename: a folder is complete once its manifest exists, which is uploaded last.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _PIECE_BYTES = 2**20
 
 
 def is_url(folder: str | Path) -> bool:
-    """Return whether a folder is named by a URL. A `Path` never is: it makes `s3:/x` of `s3://x`."""
+    """Return whether a folder is a URL; a `Path` never is, as it turns `s3://x` into `s3:/x`."""
     return isinstance(folder, str) and "://" in folder
 
 
@@ -25,18 +24,18 @@ class RemoteFolder:
     """One folder behind a URL."""
 
     def __init__(self, url: str) -> None:
-        """Find the file system of a URL; does not look at the folder itself.
+        """Open the file system of a URL, without accessing the folder itself.
 
         Raises:
-            BadInput: if there is no such protocol, or the package that speaks it is not installed.
-            OSError: if the file system refuses to be opened.
+            BadInput: if the protocol is unknown, or its package is not installed.
+            OSError: if the file system cannot be opened.
         """
-        from fsspec.core import url_to_fs  # noqa: PLC0415 - a tenth of a second that local runs need not wait
+        from fsspec.core import url_to_fs  # noqa: PLC0415 - takes 0.1 s; local runs do not need it
 
         try:
             self._system, root = url_to_fs(url)
         except ImportError as error:
-            raise BadInput("path", url, _missing(error)) from error
+            raise BadInput("path", url, _missing_package(error)) from error
         except ValueError as error:
             raise BadInput("path", url, f"cannot be opened ({error})") from error
         except Exception as error:
@@ -44,13 +43,13 @@ class RemoteFolder:
         self._root = root.rstrip("/")
 
     def names(self) -> set[str]:
-        """Return the names of what the folder holds; nothing, if there is no such folder.
+        """Return the names in the folder; none if it does not exist.
 
         Raises:
             OSError: if the file system does not answer.
         """
-        with _only_os_errors():
-            self._system.invalidate_cache()  # fsspec remembers listings, but others write here too
+        with _raise_os_errors():
+            self._system.invalidate_cache()  # fsspec caches listings, but other processes write here too
             try:
                 paths = self._system.ls(self._root, detail=False)
             except FileNotFoundError:
@@ -58,34 +57,34 @@ class RemoteFolder:
         return {str(path).rstrip("/").rpartition("/")[2] for path in paths}
 
     def upload(self, source: Path) -> None:
-        """Copy a local file here, under its own name.
+        """Upload a local file under its own name.
 
         Raises:
             OSError: if that fails.
         """
-        with _only_os_errors():
+        with _raise_os_errors():
             try:
                 self._system.put_file(str(source), f"{self._root}/{source.name}")
-            except FileNotFoundError:  # real folders have to be made; an object store might make a bucket
+            except FileNotFoundError:  # only now: in an object store, makedirs may create a bucket
                 self._system.makedirs(self._root, exist_ok=True)
                 self._system.put_file(str(source), f"{self._root}/{source.name}")
 
-    def download(self, target: Path, most: int) -> None:
-        """Copy the file of the target's name from here.
+    def download(self, target: Path, max_bytes: int) -> None:
+        """Download the file with the name of `target` to that path.
 
         Raises:
-            OSError: if that fails, or the file holds more than `most` bytes.
+            OSError: if that fails, or the file holds more than `max_bytes` bytes.
         """
         with (
-            _only_os_errors(),
+            _raise_os_errors(),
             self._system.open(f"{self._root}/{target.name}", "rb") as source,
             target.open("xb") as copy,
         ):
-            left = most
+            left = max_bytes
             while piece := source.read(_PIECE_BYTES):
                 left -= len(piece)
                 if left < 0:
-                    raise OSError(errno.EFBIG, f"larger than {most} bytes")
+                    raise OSError(errno.EFBIG, f"larger than {max_bytes} bytes")
                 copy.write(piece)
 
     def rename(self, name: str) -> None:
@@ -94,7 +93,7 @@ class RemoteFolder:
         Raises:
             OSError: if that fails.
         """
-        with _only_os_errors():
+        with _raise_os_errors():
             self._system.mv(self._root, f"{self._root.rpartition('/')[0]}/{name}", recursive=True)
 
     def delete(self, name: str) -> None:
@@ -103,11 +102,11 @@ class RemoteFolder:
         Raises:
             OSError: if that fails.
         """
-        with _only_os_errors():
+        with _raise_os_errors():
             self._system.rm_file(f"{self._root}/{name}")
 
     def delete_all(self, names: Iterable[str]) -> None:
-        """Delete files one after the other, and the folder, where folders are real, if it is empty then.
+        """Delete files in order, then the folder if it is empty.
 
         Raises:
             OSError: if a file cannot be deleted.
@@ -119,8 +118,8 @@ class RemoteFolder:
 
 
 @contextmanager
-def _only_os_errors() -> Iterator[None]:
-    """Turn whatever a file system raises, each in its own way, into an OSError with one line."""
+def _raise_os_errors() -> Iterator[None]:
+    """Turn any error of a file system into an OSError with a message of one line."""
     try:
         yield
     except Exception as error:
@@ -133,8 +132,8 @@ def _as_os_error(error: Exception) -> OSError:
     return OSError(number if isinstance(number, int) else errno.EIO, one_line(text, 300))
 
 
-def _missing(error: ImportError) -> str:
-    """Return which package to install; fsspec hides its name in the cause."""
+def _missing_package(error: ImportError) -> str:
+    """Return which package to install; fsspec gives its name in the cause of the error."""
     cause: BaseException | None = error
     while cause is not None and not getattr(cause, "name", None):
         cause = cause.__cause__ or cause.__context__

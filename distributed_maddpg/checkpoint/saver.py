@@ -1,4 +1,4 @@
-"""Writing checkpoints beside the training, so that learning need not wait for a disk."""
+"""Writing checkpoints in a thread, so that learning does not wait for the disk."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _RETRY_S = 10.0
 
 @dataclass(frozen=True)
 class SavingOptions:
-    """Where a run's checkpoints go, and what they hold."""
+    """Where the checkpoints of a run are saved, and what they hold."""
 
     folder: str = ""
-    """Local folder, or a URL such as "s3://bucket/run"; default: checkpoints in the run's folder."""
+    """Local folder, or a URL such as "s3://bucket/run"; empty: `checkpoints` in the run's folder."""
     replay: bool = True
-    """With the stored transitions, so that a continued run goes on exactly."""
+    """Whether they hold the stored transitions, so that a resumed run continues exactly."""
     keep: int = 3
-    """How many of the newest stay; 0 for all."""
+    """How many of the newest are kept; 0 for all."""
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -35,19 +35,24 @@ class SavingOptions:
 
 
 class CheckpointSaver:
-    """Writes the checkpoints of one run, or of several side by side, in a thread of its own."""
+    """Writes the checkpoints of one run, or of several trained together, in a thread."""
 
     def __init__(self, keep: int, note: Callable[[str], None]) -> None:
-        """Keep so many of the newest; say in a line what was saved, or why not."""
+        """Create the saver; it starts no thread yet.
+
+        Args:
+            keep: how many of the newest checkpoints to keep; 0 for all.
+            note: called with a line for each checkpoint that was saved, or was not.
+        """
         self._keep, self._note = keep, note
         self._thread: threading.Thread | None = None
         self._lines: list[str] = []
         self._failed_at: float | None = None
         self.problem = ""
-        """Why the latest attempt failed; empty if it did not."""
+        """Why the latest attempt failed; empty if it succeeded."""
 
-    def begin(self, checkpoints: Sequence[tuple[str, Checkpoint]]) -> None:
-        """Start to write (folder, checkpoint) pairs; only while not `busy`."""
+    def start(self, checkpoints: Sequence[tuple[str, Checkpoint]]) -> None:
+        """Start writing (folder, checkpoint) pairs; only if not `busy`."""
         self._thread = threading.Thread(target=self._write, args=(checkpoints,), daemon=True)
         self._thread.start()
 
@@ -58,44 +63,44 @@ class CheckpointSaver:
 
     @property
     def retry_due(self) -> bool:
-        """Whether the latest attempt failed, some time ago."""
+        """Whether the latest attempt failed, at least 10 s ago."""
         return self._failed_at is not None and time.monotonic() - self._failed_at > _RETRY_S
 
     def report(self) -> None:
-        """Say what was written, or failed, since the last call; for the main thread."""
+        """Call `note` for what was written or failed since the last call; for the main thread."""
         while self._lines:
             self._note(self._lines.pop(0))
 
     def finish(self, capture: Callable[[], Sequence[tuple[str, Checkpoint]]]) -> None:
-        """Write the last checkpoints and wait for that; where they do not fit, without transitions.
+        """Write the final checkpoints, and wait; those that fail are tried again without transitions.
 
-        That leaves a `problem` all the same, and the older checkpoints.
+        That still leaves a `problem`, and no older checkpoint is deleted.
 
         Args:
-            capture: returns them; called when those before are written, which ends the reading of their rows.
+            capture: returns them; called after the previous ones are written and their rows have been read.
         """
-        self._await()
+        self._wait()
         missing = self._write(capture())
         if any(checkpoint.replay for _, checkpoint in missing):
             problem = self.problem
             smaller = [(folder, dataclasses.replace(each, replay=None)) for folder, each in missing]
             if not self._write(smaller, keep_all=True):
-                self.problem = f"{problem}; it was, without its transitions"
+                self.problem = f"{problem}; it was saved without its transitions"
         self.report()
 
-    def _await(self) -> None:
+    def _wait(self) -> None:
         if self._thread is not None:
             self._thread.join(_MAX_WRITE_S)
 
     def _write(
         self, checkpoints: Sequence[tuple[str, Checkpoint]], keep_all: bool = False
     ) -> list[tuple[str, Checkpoint]]:
-        """Write checkpoints, then delete old ones unless one failed; return those that failed."""
+        """Write checkpoints; return those that failed. If none did, delete old ones."""
         missing, problem = [], ""
         for folder, checkpoint in checkpoints:
             path = f"{folder.rstrip('/')}/step_{checkpoint.env_steps}"
             started = time.monotonic()
-            counted = _Counted(checkpoint)
+            counted = _SizeCounter(checkpoint)
             try:
                 save_checkpoint(path, counted.checkpoint)
             except (OSError, RuntimeError, ValueError, MemoryError) as error:
@@ -111,7 +116,7 @@ class CheckpointSaver:
         return missing
 
     def _remove_old(self, folder: str) -> None:
-        """Delete what is more than is to be kept; that it is still there does no harm to what was saved."""
+        """Delete the checkpoints beyond those to keep; a failure is noted and does not count as a problem."""
         try:
             if self._keep:
                 remove_old(folder, self._keep)
@@ -119,8 +124,8 @@ class CheckpointSaver:
             self._lines.append(one_line(f"{folder}: older checkpoints could not be deleted ({error})"))
 
 
-class _Counted:
-    """A checkpoint whose bytes are counted as they are written."""
+class _SizeCounter:
+    """Counts the bytes of a checkpoint as they are written."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.size_bytes = sum(array.nbytes for array in checkpoint.state.values())

@@ -1,105 +1,62 @@
-"""Safetensors files: a header that is checked before anything is loaded, and rows that come and go in chunks.
+"""Safetensors files: the state of a run, and replay rows in chunks.
 
-A file is the header's length (8 bytes, little-endian), the header as JSON, and the numbers.
+A file is the length of the header (8 bytes, little-endian), the header in JSON, and the data.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from safetensors import numpy as safetensors
 
-from distributed_maddpg.errors import CheckpointError
-from distributed_maddpg.files import parse_json
-from distributed_maddpg.types import FloatArray
+from distributed_maddpg.errors import CheckpointError, one_line
+from distributed_maddpg.files import parse_json, read_bytes
+from distributed_maddpg.types import Arrays, FloatArray
 
 MAX_HEADER_BYTES = 16 * 2**20
-"""Room for the states of the 10 000 workers a configuration may name."""
-_LENGTH_BYTES, _ALIGNMENT, _MAX_AXES, _LARGEST = 8, 8, 32, 2**63
+"""Enough for the states of 10 000 workers, the most that the settings allow."""
+_LENGTH_BYTES, _ALIGNMENT = 8, 8
 _CHUNK_BYTES = 2**20
-_ITEM_BYTES = {
-    **dict.fromkeys(("BOOL", "U8", "I8"), 1),
-    **dict.fromkeys(("U16", "I16", "F16"), 2),
-    **dict.fromkeys(("U32", "I32", "F32"), 4),
-    **dict.fromkeys(("U64", "I64", "F64"), 8),
-}
-_ROWS = "rows"
 
 
-@dataclass(frozen=True)
-class StoredTensor:
-    """Where a tensor stands in a file."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    """First byte, counted from the file's."""
-    stop: int
-
-
-def read_header(descriptor: int) -> dict[str, StoredTensor]:
-    """Return what an open file says it holds, after checking that this is just what the file has room for.
+def read_tensors(descriptor: int, max_bytes: int) -> Arrays:
+    """Return all tensors of an open file as writable arrays.
 
     Raises:
-        ValueError: saying what is wrong.
+        ValueError, TypeError, SafetensorError: saying what is wrong.
+        OSError: if it cannot be read, or holds more than `max_bytes`.
     """
+    _read_header(descriptor)  # the library accepts headers of 100 MB, and duplicate keys
+    views = safetensors.load(read_bytes(descriptor, max_bytes))
+    return {name: array.copy() for name, array in views.items()}
+
+
+def _read_header(descriptor: int) -> tuple[Any, int]:
+    """Return the header of an open file, parsed but not checked, and the offset of the data."""
     size = os.fstat(descriptor).st_size
     length = int.from_bytes(os.pread(descriptor, _LENGTH_BYTES, 0), "little")
     if size < _LENGTH_BYTES or length > min(size - _LENGTH_BYTES, MAX_HEADER_BYTES):
         raise ValueError(f"a header of {length} bytes in a file of {size}")
-    header = parse_json(os.pread(descriptor, length, _LENGTH_BYTES))
-    if not isinstance(header, dict):
-        raise ValueError("the header is no JSON object")
-    base = _LENGTH_BYTES + length
-    tensors = {name: _checked(name, entry, base) for name, entry in header.items()}
-    end = base
-    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
-        if tensor.start != end:
-            raise ValueError(f"tensor {name!r} does not begin where the one before it ends")
-        end = tensor.stop
-    if end != size:
-        raise ValueError(f"the tensors end at byte {end}, the file at {size}")
-    return tensors
-
-
-def _checked(name: str, entry: Any, base: int) -> StoredTensor:
-    """Return one entry of a header as what it must be."""
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"tensor {name!r} lacks its dtype, shape and data_offsets")
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
-        raise ValueError(f"tensor {name!r} has an unknown dtype")
-    if not _are_counts(shape) or len(shape) > _MAX_AXES:
-        raise ValueError(f"tensor {name!r} has no valid shape")
-    if not _are_counts(offsets) or len(offsets) != 2:
-        raise ValueError(f"tensor {name!r} has no valid data_offsets")
-    if offsets[1] - offsets[0] != math.prod(shape) * _ITEM_BYTES[dtype]:
-        raise ValueError(f"tensor {name!r} takes other bytes than its shape {shape} of {dtype}")
-    return StoredTensor(dtype, tuple(shape), base + offsets[0], base + offsets[1])
-
-
-def _are_counts(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and 0 <= value < _LARGEST for value in values)
+    return parse_json(os.pread(descriptor, length, _LENGTH_BYTES)), _LENGTH_BYTES + length
 
 
 def write_rows(
     write: Callable[[bytes | memoryview], object], num_rows: int, chunks: Iterable[FloatArray]
 ) -> None:
-    """Write `num_rows` rows as the one tensor `rows` of a file, without ever holding more than a chunk.
+    """Write `num_rows` rows as a file with the tensor `rows`, one chunk in memory at a time.
 
     Args:
-        write: takes the next bytes.
-        num_rows: rows of all chunks together.
+        write: called with the next bytes.
+        num_rows: number of rows in all chunks.
         chunks: arrays [n, width].
 
     Raises:
-        ValueError: if the chunks are not so many float32 rows of one width.
+        ValueError: if the chunks do not hold `num_rows` float32 rows of one width.
     """
     width, written = 0, 0
     for chunk in chunks:
@@ -120,41 +77,41 @@ def write_rows(
         write(_rows_header(0, 0))
 
 
+def _rows_entry(num_rows: int, width: int) -> dict[str, Any]:
+    size = 4 * num_rows * width
+    return {"rows": {"dtype": "F32", "shape": [num_rows, width], "data_offsets": [0, size]}}
+
+
 def _rows_header(num_rows: int, width: int) -> bytes:
-    entry = {"dtype": "F32", "shape": [num_rows, width], "data_offsets": [0, 4 * num_rows * width]}
-    header = json.dumps({_ROWS: entry}).encode()
-    header += b" " * (-len(header) % _ALIGNMENT)  # so that the numbers are aligned where the file is mapped
+    header = json.dumps(_rows_entry(num_rows, width)).encode()
+    header += b" " * (-len(header) % _ALIGNMENT)  # aligns the data for programs that map the file
     return len(header).to_bytes(_LENGTH_BYTES, "little") + header
 
 
 def read_rows(descriptor: int, num_rows: int, name: str) -> Iterator[FloatArray]:
-    """Return the chunks [n, width] of what `write_rows` wrote, read when they are asked for.
+    """Return an iterator over the chunks [n, width] that `write_rows` wrote; each is read on demand.
 
-    The iterator keeps the file open for itself, so that the rows outlive a checkpoint that is replaced or
-    deleted meanwhile.
+    The iterator keeps a descriptor of its own, so that the rows can be read after the checkpoint is replaced
+    or deleted.
 
     Raises:
         ValueError: if the file holds anything else.
     """
-    tensors = read_header(descriptor)
-    if tensors.keys() != {_ROWS}:
-        raise ValueError("holds other tensors than the replay buffer's rows")
-    rows = tensors[_ROWS]
-    if rows.dtype != "F32" or len(rows.shape) != 2 or rows.shape[0] != num_rows:
-        raise ValueError(f"holds {rows.dtype} {rows.shape}, not {num_rows} rows of F32")
-    if num_rows and not rows.shape[1]:
-        raise ValueError("holds rows without a width")
-    return _Rows(descriptor, rows, name)
+    header, start = _read_header(descriptor)
+    # The width follows from the file's size, so that the header is only compared, never interpreted.
+    width, rest = divmod(os.fstat(descriptor).st_size - start, max(4 * num_rows, 1))
+    if rest or header != _rows_entry(num_rows, width) or (num_rows and not width):
+        raise ValueError(f"holds {one_line(repr(header), 200)}, not just {num_rows} rows of F32")
+    return _Rows(descriptor, start, num_rows, width, name)
 
 
 class _Rows(Iterator[FloatArray]):
-    """The rows of an open file; closes it after the last, or when nobody wants them any more."""
+    """Iterator over the rows of an open file; closes it after the last, or when it is garbage collected."""
 
-    def __init__(self, descriptor: int, rows: StoredTensor, name: str) -> None:
-        self._descriptor, self._name = os.dup(descriptor), name
-        self._position, self._stop = rows.start, rows.stop
-        self._width = rows.shape[1]
-        # A generator would not do: one that nobody begins never reaches its `finally`.
+    def __init__(self, descriptor: int, start: int, num_rows: int, width: int, name: str) -> None:
+        self._descriptor, self._name, self._width = os.dup(descriptor), name, width
+        self._position, self._stop = start, start + 4 * num_rows * width
+        # A generator that is never started does not run its `finally`.
         self._close = weakref.finalize(self, os.close, self._descriptor)
 
     def __next__(self) -> FloatArray:
@@ -164,12 +121,10 @@ class _Rows(Iterator[FloatArray]):
         row_bytes = 4 * self._width
         size = min(self._stop - self._position, max(_CHUNK_BYTES // row_bytes, 1) * row_bytes)
         try:
-            data = bytearray(
-                os.pread(self._descriptor, size, self._position)
-            )  # a copy that may be written to
+            data = bytearray(os.pread(self._descriptor, size, self._position))  # writable, unlike the bytes
         except OSError as error:
             raise CheckpointError(f"{self._name}: cannot be read ({error.strerror})") from None
         if len(data) != size:
-            raise CheckpointError(f"{self._name}: was shortened after it had been opened")
+            raise CheckpointError(f"{self._name}: was shortened after it was opened")
         self._position += size
         return np.frombuffer(data, "<f4").reshape(-1, self._width)

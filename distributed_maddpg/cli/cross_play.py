@@ -42,12 +42,12 @@ def run(arguments: list[str]) -> None:
         write_cross_play,
     )
     from distributed_maddpg.experiments.tables import cross_play_tables  # noqa: PLC0415
-    from distributed_maddpg.files import check_writable  # noqa: PLC0415
+    from distributed_maddpg.files import make_folder  # noqa: PLC0415
     from distributed_maddpg.run.progress import Progress  # noqa: PLC0415
 
     progress = Progress()
     if command.out:
-        check_writable(Path(command.out))
+        make_folder(Path(command.out), "out")
     with contextlib.redirect_stdout(sys.stderr):
         entries = read_entries(command.checkpoints, command.env_id)
         result = cross_play(entries, command.options, progress.note)

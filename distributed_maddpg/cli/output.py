@@ -24,7 +24,7 @@ def print_result(
         print_json(result)
         return
     for table in tables:
-        progress.table(table.title, table.headers, table.rows)
+        progress.print_table(table.title, table.headers, table.rows)
         progress.note("")
     if machine:
         progress.note(f"machine: {machine}")

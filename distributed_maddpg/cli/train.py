@@ -104,14 +104,14 @@ def _train_from(origin: _Origin, arguments: list[str]) -> None:
     with contextlib.redirect_stdout(sys.stderr):  # an environment may print; stdout is for JSON
         if num_seeds == 1:
             checkpoint = checkpoints[0] if checkpoints else None
-            summary = train_run(config, run_dir, progress, checkpoint, saving, anew=origin.auto)
+            summary = train_run(config, run_dir, progress, checkpoint, saving, restart=origin.auto)
         else:
             resumed_from = checkpoints if command.resume else None
             summary = train_seeds(config, num_seeds, run_dir, progress, resumed_from, saving)
-    progress.summary(summary)
+    progress.print_summary(summary)
     if command.json:
         print_json(summary)
-    problems = [run["problem"] for run in summary.get("runs", [summary]) if "problem" in run]
+    problems = [run["problem"] for run in [summary, *summary.get("runs", [])] if "problem" in run]
     if problems:
         raise TrainingError(problems[0])
 
@@ -169,7 +169,11 @@ def _checkpoints(named: argparse.Namespace, env_id: str) -> tuple[list[Checkpoin
         if getattr(named, option):
             remedy = "cannot be combined with --resume, which uses the run's own settings and folder"
             raise BadInput(f"--{option.replace('_', '-')}", getattr(named, option), remedy)
-    from distributed_maddpg.run.folder import check_not_gone, checkpoints_folder, memory_of  # noqa: PLC0415
+    from distributed_maddpg.run.folder import (  # noqa: PLC0415
+        check_checkpoints_present,
+        checkpoints_folder,
+        read_checkpoint_record,
+    )
     from distributed_maddpg.run.resume import checkpoints_to_resume  # noqa: PLC0415
     from distributed_maddpg.trainer import check_environment  # noqa: PLC0415
 
@@ -183,11 +187,11 @@ def _checkpoints(named: argparse.Namespace, env_id: str) -> tuple[list[Checkpoin
         else [checkpoints_folder(run) for run in runs]
     )
     for run, folder in zip(runs, folders, strict=True):
-        check_not_gone(run, folder)
+        check_checkpoints_present(run, folder)
     checkpoints = checkpoints_to_resume(folders, auto, lambda line: print(line, file=sys.stderr))
     for checkpoint in checkpoints:
         check_environment(checkpoint, env_id)
-    return checkpoints, memory_of(runs[0]).saving
+    return checkpoints, read_checkpoint_record(runs[0]).saving
 
 
 def _merge_tables(settings: MADDPGConfig, base: MADDPGConfig) -> MADDPGConfig:

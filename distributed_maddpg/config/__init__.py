@@ -1,4 +1,4 @@
-"""Every setting, once: its default, type, help text and check; the presets; TOML files."""
+"""All settings with defaults, types, help texts and checks; presets; TOML files."""
 
 from distributed_maddpg.config.sections import (
     AlgorithmConfig,

@@ -1,4 +1,4 @@
-"""Reading settings from JSON values and TOML files; every complaint names the field and the remedy."""
+"""Reading settings from JSON values and TOML files; every error names the field and the remedy."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ else:
 from distributed_maddpg.errors import BadInput, did_you_mean
 from distributed_maddpg.files import read_small
 
-# tomllib takes time with the square of a key's parts; all settings together are 2 kB, the longest key has 3.
+# The time of tomllib is quadratic in the parts of a key. All settings take 2 kB; the longest key has 3 parts.
 _MAX_TOML_BYTES, _MAX_DOTS_IN_LINE = 65_536, 200
 
 
 def merge(base: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay nested `values` over `base`; the free tables (`env.kwargs`) are merged too."""
+    """Return `base` updated with nested `values`; tables with free keys (`env.kwargs`) are merged too."""
     merged = dict(base)
     for key, value in values.items():
         old = merged.get(key)
@@ -48,7 +48,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def as_bad_input(error: Any, config_type: type) -> BadInput:
-    """Turn pydantic's first complaint into our one line."""
+    """Turn the first error of pydantic into a BadInput of one line."""
     path = [str(part) for part in error["loc"]]
     name = ".".join(path) or "config"
     if error["type"] == "value_error":
@@ -56,12 +56,14 @@ def as_bad_input(error: Any, config_type: type) -> BadInput:
         return cause if isinstance(cause, BadInput) else BadInput(name, error["input"], str(cause))
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return BadInput(
-            name, error["input"], f"no such setting; {did_you_mean(path[-1], _known(config_type, path[:-1]))}"
+            name,
+            error["input"],
+            f"no such setting; {did_you_mean(path[-1], _known_settings(config_type, path[:-1]))}",
         )
     return BadInput(name, error["input"], error["msg"].lower())
 
 
-def _known(config_type: type, path: list[str]) -> list[str]:
+def _known_settings(config_type: type, path: list[str]) -> list[str]:
     """Return the settings of the section at `path`."""
     section: Any = config_type
     for part in path:

@@ -1,4 +1,4 @@
-"""Named settings: only what differs from the defaults of sections.py."""
+"""Named settings: the differences from the defaults in sections.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 _SIMPLE_ADVERSARY = {"N": 2, "max_cycles": 25, "continuous_actions": True}
 _PAPERS_ADVERSARY = {**_SIMPLE_ADVERSARY, "squared_adversary_reward": True, "velocity_first": True}
 
-# What the search of docs/learning.md ended with.
+# Result of the search in docs/learning.md.
 _RECIPE: dict[str, dict[str, Any]] = {
     "rollout": {"num_envs": 32, "fragment_steps": 25},
     "algorithm": {
@@ -24,13 +24,13 @@ _RECIPE: dict[str, dict[str, Any]] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The best recipe known, for two minutes on two cores.
+    # The best known recipe; two minutes on two cores.
     "default": {
         **_RECIPE,
         "env": {"kwargs": _SIMPLE_ADVERSARY},
         "pacing": {"env_steps_per_update": 50.0, "evaluation_interval_env_steps": 50_000},
     },
-    # The same in the environment of the paper, for as many episodes as there: its table, learnt better.
+    # The same in the paper's environment, for as many episodes as in the paper.
     "deception": {
         **_RECIPE,
         "env": {"kwargs": _PAPERS_ADVERSARY},

@@ -1,20 +1,14 @@
-"""The sections of the configuration: defaults, help texts and checks.
+"""The sections of the settings: defaults, help texts and checks.
 
-The text under a field is its help on the command line. Sections are frozen dataclasses; each stage receives
+The text below a field is its help on the command line. Sections are frozen dataclasses; each stage receives
 its own.
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
-
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
 
 from distributed_maddpg.errors import BadInput, did_you_mean
 from distributed_maddpg.types import EnvSpec, InitialWeights
@@ -28,7 +22,7 @@ Head = Literal["sigmoid", "gumbel"]
 EnvArgument = int | float | bool | str
 
 
-_LARGEST, _WIDEST, MAX_WORKERS, _MAX_THREADS = 10**15, 65_536, 10_000, 1_024
+_MAX_NUMBER, _MAX_WIDTH, MAX_WORKERS, _MAX_THREADS = 10**15, 65_536, 10_000, 1_024
 
 
 def require(condition: bool, name: str, value: object, remedy: str) -> None:
@@ -37,22 +31,17 @@ def require(condition: bool, name: str, value: object, remedy: str) -> None:
         raise BadInput(name, value, remedy)
 
 
-def _require_positive(section: str, settings: object, *names: str) -> None:
+def _require_positive(section: str, settings: object, *names: str, or_zero: bool = False) -> None:
+    least = "zero or a positive number" if or_zero else "a positive number"
     for name in names:
         value = getattr(settings, name)
-        require(0 < value <= _LARGEST, f"{section}.{name}", value, "must be a positive number below 10^15")
-
-
-def _require_not_negative(section: str, settings: object, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        remedy = "must be zero or a positive number below 10^15"
-        require(0 <= value <= _LARGEST, f"{section}.{name}", value, remedy)
+        fits = 0 <= value <= _MAX_NUMBER and (or_zero or value > 0)
+        require(fits, f"{section}.{name}", value, f"must be {least} below 10^15")
 
 
 def _require_hidden_sizes(name: str, sizes: tuple[int, ...]) -> None:
-    fits = len(sizes) > 0 and all(0 < size <= _WIDEST for size in sizes)
-    require(fits, name, sizes, f"needs one or more widths from 1 to {_WIDEST}")
+    fits = len(sizes) > 0 and all(0 < size <= _MAX_WIDTH for size in sizes)
+    require(fits, name, sizes, f"needs one or more widths from 1 to {_MAX_WIDTH}")
 
 
 class Section:
@@ -63,19 +52,19 @@ class Section:
 
 @dataclass(frozen=True)
 class EnvConfig(Section):
-    """Which environment, and how it is built."""
+    """The environment and its arguments."""
 
     id: str = "simple_adversary"
     """"simple_adversary", or any PettingZoo parallel environment: "package.module[:callable]"."""
     backend: Literal["auto", "vectorized", "pettingzoo"] = "auto"
-    """Compiled kernel where there is one (auto), always the kernel, or always the PettingZoo adapter."""
+    """auto: the compiled kernel if the environment has one. vectorized: always. pettingzoo: the adapter."""
     kwargs: dict[str, EnvArgument] = field(default_factory=dict)
-    """Arguments of the environment itself, as its PettingZoo constructor names them."""
+    """Arguments of the environment, by the names of its PettingZoo constructor."""
 
     def __post_init__(self) -> None:
-        """Check the arguments, and give an environment that has two names one of them."""
+        """Check the arguments; replace an alias of the environment by its id."""
         for name, value in self.kwargs.items():
-            # JSON, and so a checkpoint, has no others; better refused now than after hours of training.
+            # Neither JSON nor a checkpoint can hold other numbers; refused before training, not after.
             finite = not isinstance(value, float) or math.isfinite(value)
             require(finite, f"env.kwargs.{name}", value, "must be finite")
         if self.id == "mpe2.simple_adversary_v3":
@@ -84,12 +73,12 @@ class EnvConfig(Section):
 
 @dataclass(frozen=True)
 class RolloutConfig(Section):
-    """How each rollout worker collects."""
+    """Collecting by a rollout worker."""
 
     num_envs: int = 64
     """Environment copies per worker, stepped together."""
     fragment_steps: int = 4
-    """Vector steps between two looks at the pacing; a push carries num_envs * fragment_steps transitions."""
+    """Vector steps between two checks of the pacing; a push holds num_envs * fragment_steps transitions."""
 
     def __post_init__(self) -> None:
         """Check the section."""
@@ -106,18 +95,18 @@ class AlgorithmConfig(Section):
     """The MADDPG update (Lowe et al. 2017, arXiv:1706.02275) and its variants."""
 
     name: Algorithm = "maddpg"
-    """maddpg: critics see all observations and actions. ddpg: only their own agent's. matd3: maddpg with two
-    critics an agent, the lower of which makes the target, and smoothed target actions."""
+    """maddpg: critics see all observations and actions. ddpg: only those of their agent. matd3: maddpg with
+    two critics per agent, of which the target uses the smaller value, and smoothed target actions."""
     team_overrides: dict[str, Algorithm] = field(default_factory=dict)
     """Another algorithm for some teams; a team is an agent's name without its number: agent, adversary."""
     share_policies: bool = False
-    """One policy for all agents of a team whose observations and actions are alike in size."""
+    """One policy for all agents of a team with observations and actions of equal sizes."""
     policy_hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the policies' hidden layers (ReLU)."""
     critic_hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the critics' hidden layers (ReLU)."""
     initial_weights: InitialWeights = "torch"
-    """Rule of the first weights: torch's for linear layers, or glorot's with biases of zero (paper)."""
+    """Initialization: torch's of linear layers, or glorot with zero biases (paper)."""
     policy_head: Literal["auto", "sigmoid", "gumbel"] = "auto"
     """Action from logits: sigmoid, or Gumbel-softmax. auto: sigmoid for continuous, gumbel for discrete."""
     temperature: float = 1.0
@@ -127,40 +116,39 @@ class AlgorithmConfig(Section):
     gamma: float = 0.95
     """Discount per environment step."""
     n_step: int = 1
-    """Steps whose rewards a target sums before the critic's estimate; fewer where a fragment ends."""
+    """Steps of an n-step return; fewer at the end of a fragment."""
     tau: float = 0.01
-    """Share of the online weights that enters the targets after each update."""
+    """Step of the soft update of the target networks towards the online networks."""
     actor_lr: float = 0.01
-    """Adam's learning rate of the policies."""
+    """Learning rate of the policies (Adam)."""
     critic_lr: float = 0.01
-    """Adam's learning rate of the critics."""
+    """Learning rate of the critics (Adam)."""
     policy_delay: int = 0
-    """Updates of the critics for each of policies and targets; 0: two if a team learns by matd3, else one."""
+    """Critic updates per update of policies and targets; 0: two if a team uses matd3, else one."""
     target_noise: float = 0.1
-    """Standard deviation of the noise on matd3's target actions, cut off at 2.5 times it; sigmoid heads."""
+    """Standard deviation of the noise on matd3's target actions, clipped at 2.5 times it; sigmoid heads."""
     lr_end: float = 1.0
-    """Share of both rates that is left at the end of the run; they fall linearly."""
+    """Fraction of both learning rates at the end of the run; they decay linearly."""
     max_grad_norm: float = 0.5
-    """Limit of the gradient's norm; 0 switches clipping off."""
+    """Maximum gradient norm; 0: no clipping."""
     grad_norm_of: Literal["network", "parameter"] = "network"
-    """What it limits: each network's whole gradient, or that of each weight matrix and bias (paper)."""
+    """Clip the gradient of each whole network, or of each weight matrix and bias (paper)."""
     other_actions: Literal["replay", "current"] = "replay"
-    """The other agents' actions in the actor loss: as replayed (paper), or by their policies of today."""
+    """Other agents' actions in the actor loss: as replayed (paper), or by their current policies."""
     regulariser: Literal["logits", "actions"] = "logits"
-    """What the actor loss keeps small."""
+    """Regularise the logits or the actions in the actor loss."""
     regulariser_weight: float = 1e-3
-    """Weight of the mean square of the logits or actions in the actor loss."""
+    """Weight of their mean square in the actor loss."""
     random_action_rows: float = 0.0
-    """Probability that a batch row's target or other-agent action is replaced by a uniform random one."""
+    """Probability that the target or other-agent actions of a batch row are replaced by uniform ones."""
 
     def __post_init__(self) -> None:
         """Check the section."""
         _require_hidden_sizes("algorithm.policy_hidden_sizes", self.policy_hidden_sizes)
         _require_hidden_sizes("algorithm.critic_hidden_sizes", self.critic_hidden_sizes)
         _require_positive("algorithm", self, "n_step", "temperature", "actor_lr", "critic_lr")
-        _require_not_negative(
-            "algorithm", self, "max_grad_norm", "regulariser_weight", "policy_delay", "target_noise"
-        )
+        zero_allowed = ("max_grad_norm", "regulariser_weight", "policy_delay", "target_noise")
+        _require_positive("algorithm", self, *zero_allowed, or_zero=True)
         for name, value in (("gamma", self.gamma), ("random_action_rows", self.random_action_rows)):
             require(0 <= value <= 1, f"algorithm.{name}", value, "must lie in [0, 1]")
         for name, value in (("tau", self.tau), ("lr_end", self.lr_end)):
@@ -173,7 +161,7 @@ class AlgorithmConfig(Section):
         return tuple(self.team_overrides.get(team, self.name) for team in spec.teams)
 
     def updates_per_policy_update(self, spec: EnvSpec) -> int:
-        """Return how many updates of the critics there are for each of policies and targets."""
+        """Return the number of critic updates per update of policies and targets."""
         return self.policy_delay or (2 if "matd3" in self.per_agent(spec) else 1)
 
     def heads(self, spec: EnvSpec) -> tuple[Head, ...]:
@@ -192,7 +180,7 @@ class AlgorithmConfig(Section):
 
 @dataclass(frozen=True)
 class ExplorationConfig(Section):
-    """Noise of the acting policies; its magnitude moves linearly from `start` to `end`."""
+    """Exploration noise; its magnitude changes linearly from `start` to `end`."""
 
     kind: Literal["auto", "none", "epsilon", "gaussian", "ou", "gumbel"] = "auto"
     """epsilon: uniform actions of all agents, with that probability. gaussian, ou (Ornstein-Uhlenbeck): added
@@ -202,14 +190,14 @@ class ExplorationConfig(Section):
     end: float = 1.0
     """Magnitude from `decay_env_steps` on."""
     decay_env_steps: int = 0
-    """Environment steps over which the magnitude moves from start to end."""
+    """Environment steps over which the magnitude changes from start to end."""
     episode_offset: float = 0.0
-    """Standard deviation of an offset of the logits that stays for an episode; beside any kind of noise."""
+    """Standard deviation of an offset of the logits, constant during an episode; added to any kind."""
     ou_theta: float = 0.15
     """Pull of the Ornstein-Uhlenbeck noise towards zero, per step."""
 
     def check_heads(self, heads: tuple[Head, ...]) -> None:
-        """Refuse a noise that none of the policies could take."""
+        """Refuse a noise that fits no policy head."""
         needs = {"gaussian": "sigmoid", "ou": "sigmoid", "gumbel": "gumbel"}.get(self.kind)
         require(
             needs is None or needs in heads,
@@ -220,7 +208,8 @@ class ExplorationConfig(Section):
 
     def __post_init__(self) -> None:
         """Check the section."""
-        _require_not_negative("exploration", self, "start", "end", "decay_env_steps", "episode_offset")
+        zero_allowed = ("start", "end", "decay_env_steps", "episode_offset")
+        _require_positive("exploration", self, *zero_allowed, or_zero=True)
         require(0 < self.ou_theta <= 1, "exploration.ou_theta", self.ou_theta, "must lie in (0, 1]")
         if self.kind == "epsilon":
             for name, value in (("start", self.start), ("end", self.end)):
@@ -241,14 +230,14 @@ class ReplayConfig(Section):
 
 @dataclass(frozen=True)
 class LearnerConfig(Section):
-    """Where and on how much data one update runs."""
+    """The device and the minibatches of updates."""
 
     batch_size: int = 1024
     """Transitions per update."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: where there is a GPU, the faster of cuda and cpu, tried for half a second each."""
+    """auto: with a GPU, the faster of cuda and cpu, each measured for half a second."""
     num_threads: int = 1
-    """Threads of the learner on the CPU; two gain a fifth on idle cores, and lose where workers need them."""
+    """Learner threads on the CPU; two are a fifth faster on idle cores, slower if workers need them."""
 
     def __post_init__(self) -> None:
         """Check the section."""
@@ -259,58 +248,46 @@ class LearnerConfig(Section):
 
 @dataclass(frozen=True)
 class PacingConfig(Section):
-    """When each stage may move, counted in environment steps and updates."""
+    """The balance of collecting and learning, and the intervals, in environment steps and updates."""
 
     total_env_steps: int = 1_000_000
-    """The run ends after this many environment steps and the updates they are worth."""
+    """Length of the run; it ends when the updates for these steps are done too."""
     learning_starts: int = 10_000
     """Environment steps before the first update."""
     env_steps_per_update: float = 100.0
-    """Environment steps collected per update of all agents."""
+    """Environment steps per update of all agents."""
     tolerance_updates: int = 32
-    """How many updates' worth of steps the workers may run ahead of the learner (asynchronous mode)."""
+    """Updates by which the workers may run ahead of the learner (asynchronous mode)."""
     publish_interval_updates: int = 4
-    """Updates between two versions of the weights; asynchronously at most one per tolerance_updates / 4."""
+    """Updates between two versions of the weights; at least tolerance_updates / 4 if asynchronous."""
     report_interval_env_steps: int = 50_000
-    """Environment steps between two reports; one iteration of `train()`."""
+    """Environment steps between two reports: one iteration of `train()`."""
     evaluation_interval_env_steps: int = 100_000
-    """Environment steps between two evaluations; 0 for none but the last."""
+    """Environment steps between two evaluations; 0: only the final one."""
     checkpoint_interval_env_steps: int = 500_000
-    """Environment steps between two checkpoints, made with the next report; 0 for none but the last."""
+    """Environment steps between two checkpoints, made with the next report; 0: only the final one."""
 
     def __post_init__(self) -> None:
         """Check the section."""
-        _require_positive(
-            "pacing",
-            self,
-            "total_env_steps",
-            "env_steps_per_update",
-            "tolerance_updates",
-            "publish_interval_updates",
-            "report_interval_env_steps",
-            "learning_starts",
-        )
-        _require_not_negative(
-            "pacing",
-            self,
-            "evaluation_interval_env_steps",
-            "checkpoint_interval_env_steps",
-        )
+        zero_allowed = ("evaluation_interval_env_steps", "checkpoint_interval_env_steps")
+        positive = (each.name for each in fields(self) if each.name not in zero_allowed)
+        _require_positive("pacing", self, *positive)
+        _require_positive("pacing", self, *zero_allowed, or_zero=True)
 
     @property
     def total_updates(self) -> int:
-        """Updates that the whole run is worth."""
+        """Updates of the whole run."""
         return max(0, int((self.total_env_steps - self.learning_starts) / self.env_steps_per_update))
 
 
 @dataclass(frozen=True)
 class EvaluationConfig(Section):
-    """Greedy episodes on fresh start states, off the training path."""
+    """Greedy episodes from new start states."""
 
     episodes: int = 200
     """Episodes of each evaluation during training."""
     final_episodes: int = 1000
-    """Episodes of the evaluation that ends a run."""
+    """Episodes of the final evaluation."""
 
     def __post_init__(self) -> None:
         """Check the section."""
@@ -319,16 +296,16 @@ class EvaluationConfig(Section):
 
 @dataclass(frozen=True)
 class RayConfig(Section):
-    """How the Ray processes are reached and awaited."""
+    """The Ray cluster and its processes."""
 
     address: str = ""
-    """Address of a running cluster; empty: the cluster of the surrounding Ray job, else a local one."""
+    """Address of a running cluster; empty: that of the surrounding Ray job, else a local one."""
     timeout_s: float = 120.0
-    """Longest wait for a process to start or answer; one that has worked is given up after an eighth."""
+    """Timeout of a process's start or answer; an eighth of it once the process has answered."""
     min_workers: int = 1
-    """Rollout workers that a run needs to go on; others join when there is room (asynchronous mode)."""
+    """Workers that a run needs to continue; others join when there is room (asynchronous mode)."""
     snapshot_interval_s: float = 10.0
-    """Seconds between two copies of the learner's state, which a failure of its process goes back to."""
+    """Seconds between two snapshots of the learner, from which it is restored if its process fails."""
 
     def __post_init__(self) -> None:
         """Check the section."""

@@ -1,4 +1,4 @@
-"""All settings of a run in one object, from defaults, presets, TOML files and checkpoints."""
+"""All settings of a run in one object, read from presets, TOML files and checkpoints."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from distributed_maddpg.errors import BadInput, did_you_mean
 
 @dataclass(frozen=True)
 class MADDPGConfig(Section):
-    """Everything that defines a run."""
+    """All settings of a run."""
 
     seed: int = 0
-    """The one seed from which every random stream descends."""
+    """Seed of all random streams."""
     num_workers: int = 1
-    """Rollout-worker processes; 0 runs everything in this process, without Ray, reproducibly."""
+    """Number of rollout workers; 0 runs everything in one process, without Ray, reproducibly."""
     sync: bool = False
     """With workers: collect and learn in lock-step, reproducibly, instead of asynchronously."""
     env: EnvConfig = field(default_factory=EnvConfig)
@@ -50,38 +50,24 @@ class MADDPGConfig(Section):
     ray: RayConfig = field(default_factory=RayConfig)
 
     def __post_init__(self) -> None:
-        """Check what no section can see alone."""
+        """Check the settings of several sections against each other."""
         require(self.seed >= 0, "seed", self.seed, "must be zero or a positive integer")
         remedy = f"must be 0 (no Ray) to {MAX_WORKERS}"
         require(0 <= self.num_workers <= MAX_WORKERS, "num_workers", self.num_workers, remedy)
+        minimum, maximum = self.ray.min_workers, self.num_workers or self.ray.min_workers
+        require(minimum <= maximum, "ray.min_workers", minimum, f"must be at most num_workers = {maximum}")
+        n_step, fragment = self.algorithm.n_step, self.rollout.fragment_steps
+        remedy = f"is more than rollout.fragment_steps ({fragment}), where sums end"
+        require(n_step <= fragment, "algorithm.n_step", n_step, remedy)
+        capacity = self.replay.capacity
+        remedy = f"is more than replay.capacity ({capacity}); lower the one or raise the other"
+        for name, value in (
+            ("learner.batch_size", self.learner.batch_size),
+            ("pacing.learning_starts", self.pacing.learning_starts),
+        ):
+            require(value <= capacity, name, value, remedy)
         require(
-            self.num_workers == 0 or self.ray.min_workers <= self.num_workers,
-            "ray.min_workers",
-            self.ray.min_workers,
-            f"must be at most num_workers = {self.num_workers}",
-        )
-        batch, capacity = self.learner.batch_size, self.replay.capacity
-        require(
-            batch <= capacity,
-            "learner.batch_size",
-            batch,
-            f"is more than replay.capacity ({capacity}); lower the one or raise the other",
-        )
-        require(
-            self.algorithm.n_step <= self.rollout.fragment_steps,
-            "algorithm.n_step",
-            self.algorithm.n_step,
-            f"is more than rollout.fragment_steps ({self.rollout.fragment_steps}), where sums end",
-        )
-        starts, fragment = self.pacing.learning_starts, self.rollout.fragment_env_steps
-        require(
-            starts <= capacity,
-            "pacing.learning_starts",
-            starts,
-            f"is more than replay.capacity ({capacity}); lower the one or raise the other",
-        )
-        require(
-            fragment <= capacity,
+            self.rollout.fragment_env_steps <= capacity,
             "rollout.num_envs",
             self.rollout.num_envs,
             f"times rollout.fragment_steps is more than replay.capacity ({capacity}); lower one of the two",
@@ -100,23 +86,23 @@ class MADDPGConfig(Section):
 
     @staticmethod
     def from_dict(values: Mapping[str, Any], base: MADDPGConfig | None = None) -> MADDPGConfig:
-        """Return nested `values` laid over `base`, or by themselves: what they do not name has its default.
+        """Return `base` updated with nested `values`; without a base, missing settings get their defaults.
 
-        Over a base, tables without fixed keys are merged key by key; only the arguments of an environment
-        other than the base's start empty.
+        Tables with free keys are merged key by key; the arguments of another environment than the base's
+        replace those of the base.
 
         Raises:
             BadInput: for an unknown key, a wrong type or a value out of range; names the field.
         """
-        merged = dict(values) if base is None else merge(_settings_under(base, values), values)
+        merged = dict(values) if base is None else merge(_base_settings(base, values), values)
         from pydantic import ValidationError  # noqa: PLC0415 (as in _parser)
 
         try:
             text = json.dumps(merged, default=str)
-        except (ValueError, RecursionError) as error:  # such as an integer of more than 4300 digits
+        except (ValueError, RecursionError) as error:  # such as an integer with more than 4300 digits
             raise BadInput("config", merged, f"cannot be read ({error})") from None
         try:
-            # Through JSON, where "strict" still takes a list for a tuple but no "3" for a 3.
+            # Through JSON, where "strict" accepts a list for a tuple, but not "3" for 3.
             config: MADDPGConfig = _parser().validate_json(text, strict=True)
         except ValidationError as error:
             raise as_bad_input(error.errors(include_url=False)[0], MADDPGConfig) from None
@@ -124,10 +110,10 @@ class MADDPGConfig(Section):
 
     @staticmethod
     def from_toml(path: str | Path, base: MADDPGConfig | None = None) -> MADDPGConfig:
-        """Read a configuration file; its optional `preset = "..."` is the base where none is given.
+        """Read a TOML file; its `preset = "..."`, if there is one, is used instead of `base`.
 
         Raises:
-            BadInput: if the file cannot be read or does not hold a valid configuration.
+            BadInput: if the file cannot be read or a setting is invalid.
         """
         values = read_toml(Path(path))
         preset = values.pop("preset", None)
@@ -142,7 +128,7 @@ class MADDPGConfig(Section):
         return dataclasses.asdict(self)
 
     def to_toml(self) -> str:
-        """Return the settings as a TOML document that `from_toml` reads back to an equal configuration."""
+        """Return the settings as TOML; `from_toml` reads it back to equal settings."""
         import tomli_w  # noqa: PLC0415 (as in _parser)
 
         return tomli_w.dumps(self.to_dict())
@@ -150,18 +136,20 @@ class MADDPGConfig(Section):
 
 @functools.cache
 def _parser() -> Any:
-    """Return what reads settings from JSON; made once, which takes longer than to use it."""
-    # Imported here: rollout workers read settings but never parse them.
+    """Return the pydantic adapter of the settings; cached, as building it is slow."""
+    # Imported here: rollout workers use settings but never parse them.
     from pydantic import TypeAdapter  # noqa: PLC0415
 
     return TypeAdapter(MADDPGConfig)
 
 
-def _settings_under(base: MADDPGConfig, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of `base`, without its environment's arguments where `values` name another one."""
+def _base_settings(base: MADDPGConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of `base`, without the arguments of its environment if `values` name another."""
     settings = base.to_dict()
     env = values.get("env")
     if isinstance(env, Mapping) and EnvConfig(env.get("id", base.env.id)).id != base.env.id:
         settings["env"]["kwargs"] = {}
-        settings["algorithm"]["policy_head"] = "auto"  # the base's was chosen for its environment's actions
+        settings["algorithm"]["policy_head"] = (
+            "auto"  # the base's head was chosen for the actions of its environment
+        )
     return settings

@@ -17,7 +17,7 @@ from distributed_maddpg.config import EnvConfig
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.evaluation.matchups import TeamSource, evaluate_teams
 from distributed_maddpg.experiments.options import CrossPlayOptions, ReproduceOptions
-from distributed_maddpg.files import write_aside
+from distributed_maddpg.files import write_atomic
 from distributed_maddpg.metrics import flatten
 from distributed_maddpg.report.heat_map import write_heat_maps
 from distributed_maddpg.run.folder import newest_checkpoint
@@ -131,8 +131,8 @@ def write_cross_play(folder: Path, result: Mapping[str, Any]) -> list[Path]:
     writer.writeheader()
     writer.writerows(table)
     paths = [folder / f"cross_play.{kind}" for kind in ("json", "csv", "html")]
-    write_aside(paths[0], json.dumps(result, indent=2) + "\n")
-    write_aside(paths[1], text.getvalue())
+    write_atomic(paths[0], json.dumps(result, indent=2) + "\n")
+    write_atomic(paths[1], text.getvalue())
     shape = (len(labels), len(labels))
     maps = {
         name: np.reshape([row[name] for row in table], shape).tolist()

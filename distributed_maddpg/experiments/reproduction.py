@@ -20,7 +20,7 @@ from distributed_maddpg.experiments.cross_play import cross_play, read_entry, ru
 from distributed_maddpg.experiments.options import CrossPlayOptions, ReproduceOptions
 from distributed_maddpg.experiments.published import PUBLISHED
 from distributed_maddpg.experiments.tables import reproduction_document
-from distributed_maddpg.files import check_writable, parse_json, write_aside
+from distributed_maddpg.files import make_folder, parse_json, write_atomic
 from distributed_maddpg.report.curves import read_curves, write_curves
 from distributed_maddpg.run.folder import checkpoints_folder
 from distributed_maddpg.run.progress import Progress
@@ -138,7 +138,7 @@ def _check_shape(values: Mapping[str, Any]) -> None:
 
 def _save_result(out: Path, name: str, values: dict[str, Any]) -> dict[str, Any]:
     text = json.dumps(values)
-    write_aside(_result_path(out, name), text + "\n")
+    write_atomic(_result_path(out, name), text + "\n")
     saved: dict[str, Any] = json.loads(text)  # as `_load_result` returns it
     return saved
 
@@ -146,8 +146,8 @@ def _save_result(out: Path, name: str, values: dict[str, Any]) -> dict[str, Any]
 def write_reproduction(out: Path, result: Mapping[str, Any], command: str) -> list[Path]:
     """Write `results.json`, `README.md` and the cross-play's files; return their paths."""
     paths = [out / "results.json", out / "README.md"]
-    write_aside(paths[0], json.dumps(result, indent=2) + "\n")
-    write_aside(paths[1], reproduction_document(result, command))
+    write_atomic(paths[0], json.dumps(result, indent=2) + "\n")
+    write_atomic(paths[1], reproduction_document(result, command))
     return [*paths, Path(result["curves"]), *write_cross_play(out, result["cross_play"])]
 
 
@@ -163,7 +163,7 @@ def train_one(values: dict[str, Any], run_dir: str, episodes: int) -> RunResult:
         progress = Progress(log)
         found = checkpoints_to_resume([checkpoints_folder(folder)], True, progress.note)
         saving = SavingOptions(keep=1)
-        summary = train_run(config, folder, progress, found[0] if found else None, saving, anew=True)
+        summary = train_run(config, folder, progress, found[0] if found else None, saving, restart=True)
     if summary["interrupted"] or "problem" in summary:
         problem = summary.get("problem", "was interrupted")
         raise TrainingError(f"{run_dir}: {problem}; start it again to resume it")
@@ -207,7 +207,7 @@ def _claim_folder(out: Path, options: ReproduceOptions, experiment: MADDPGConfig
         "settings": experiment.to_dict(),
     }
     text = json.dumps(mine, indent=2) + "\n"
-    check_writable(out)
+    make_folder(out, "out")
     try:
         if path.exists():
             if path.read_bytes() != text.encode():
@@ -216,7 +216,7 @@ def _claim_folder(out: Path, options: ReproduceOptions, experiment: MADDPGConfig
                 )
         elif others := sorted(own.name for own in out.iterdir() if not own.name.startswith(".")):
             raise BadInput("out", str(out), f"holds {others[0]!r}, no experiment; name a new or empty folder")
-        write_aside(path, text)
+        write_atomic(path, text)
         for folder in (out / "results", out / "checkpoints", out / "runs"):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.files import write_aside
+from distributed_maddpg.files import write_atomic
 from distributed_maddpg.report.html import new_figure, page
 
 Curves = Mapping[str, Sequence[float]]
@@ -67,7 +67,7 @@ def write_curves(path: Path, title: str, groups: Mapping[str, Sequence[Curves]])
     seeds = ", ".join(f"{group} {len(runs)}".strip() for group, runs in groups.items())
     text = f"Mean over seeds, and a band from the least to the most of them; seeds: {seeds}."
     figures = (_figure(name, groups) for name in _numbers(groups))
-    write_aside(path, page(title, f"<p>{html.escape(text)}</p>", figures))
+    write_atomic(path, page(title, f"<p>{html.escape(text)}</p>", figures))
 
 
 def _figure(name: str, groups: Mapping[str, Sequence[Curves]]) -> Any:

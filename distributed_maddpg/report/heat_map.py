@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from distributed_maddpg.files import write_aside
+from distributed_maddpg.files import write_atomic
 from distributed_maddpg.report.html import new_figure, page
 
 _SQUARE, _MARGIN = 70, 160  # pixels
@@ -37,4 +37,4 @@ def write_heat_maps(
         figure.update_layout(width=size + 120, height=size, yaxis_autorange="reversed")
         figure.update_xaxes(type="category").update_yaxes(type="category", ticksuffix=" ")
         figures.append(figure)
-    write_aside(path, page(title, "", figures))
+    write_atomic(path, page(title, "", figures))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.files import write_aside
+from distributed_maddpg.files import write_atomic
 from distributed_maddpg.report.curves import read_curves, read_numbers, write_curves
 from distributed_maddpg.report.html import new_figure, page, table
 
@@ -41,7 +41,7 @@ def write_report(run_dir: Path) -> Path:
         for name, (x, y), visible in curves:
             figure.add_scatter(x=x, y=y, name=name, mode="lines", visible=None if visible else "legendonly")
         figures.append(figure)
-    write_aside(path, page(run_dir.name, _summary(run_dir) + _animation(run_dir), figures))
+    write_atomic(path, page(run_dir.name, _summary(run_dir) + _animation(run_dir), figures))
     return path
 
 

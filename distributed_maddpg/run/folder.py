@@ -1,4 +1,4 @@
-"""The folder of a training run: who may use it, and the files in it that grow."""
+"""The folder of a training run: its lock, its tables, and the record of its checkpoints."""
 
 from __future__ import annotations
 
@@ -12,78 +12,80 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from distributed_maddpg.checkpoint.listing import checkpoints_of, holds_any
+from distributed_maddpg.checkpoint.listing import checkpoints_of, holds_checkpoints
 from distributed_maddpg.checkpoint.remote import is_url
 from distributed_maddpg.checkpoint.saver import SavingOptions
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable
-from distributed_maddpg.files import make_folder, parse_json, read_small, write_aside
+from distributed_maddpg.files import make_folder, parse_json, read_small, write_atomic
 from distributed_maddpg.metrics import flatten
 from distributed_maddpg.run.tables import CSVTable, TensorBoardWriter
 from distributed_maddpg.types import FaultEvent
 
-_MARKER = "config.toml"
+_CONFIG = "config.toml"
 _LOCK = ".lock"
-_SAVING = "checkpoints.json"
+_CHECKPOINT_RECORD = "checkpoints.json"
 _MAX_BYTES = 2**16
 _METRICS, _RETURNS, _EVENTS = "metrics.csv", "returns.csv", "events.jsonl"
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What a run remembers of its checkpoints."""
+class CheckpointRecord:
+    """How a run saves its checkpoints, and the newest one; `checkpoints.json`."""
 
     saving: SavingOptions
     newest: str = ""
-    """The latest that it saved, or went on from."""
+    """The latest checkpoint that it saved or resumed from."""
 
 
-def memory_of(run_dir: Path) -> Memory:
-    """Return what a run remembers of its checkpoints.
+def read_checkpoint_record(run_dir: Path) -> CheckpointRecord:
+    """Return the record of a run's checkpoints; the defaults if it has none.
 
     Raises:
-        CheckpointUnavailable: if that cannot be read.
+        CheckpointUnavailable: if it cannot be read.
     """
-    path = run_dir / _SAVING
+    path = run_dir / _CHECKPOINT_RECORD
     try:
         values = parse_json(read_small(path, _MAX_BYTES))
-        memory = Memory(SavingOptions(values["folder"], values["replay"], values["keep"]), values["newest"])
-        kinds = (memory.saving.folder, str), (memory.saving.replay, bool), (memory.newest, str)
-        if not all(isinstance(*each) for each in kinds) or not memory.saving.folder.isprintable():
-            raise ValueError("its values are of other kinds")
-        return memory
+        record = CheckpointRecord(
+            SavingOptions(values["folder"], values["replay"], values["keep"]), values["newest"]
+        )
+        kinds = (record.saving.folder, str), (record.saving.replay, bool), (record.newest, str)
+        if not all(isinstance(*each) for each in kinds) or not record.saving.folder.isprintable():
+            raise ValueError("a value has the wrong type")
+        return record
     except FileNotFoundError:
-        return Memory(SavingOptions())
+        return CheckpointRecord(SavingOptions())
     except (OSError, ValueError, TypeError, KeyError) as error:
-        remedy = "mend it, or delete it and name the folder with --checkpoint-dir if it is not the usual one"
+        remedy = "repair it, or delete it and name the folder with --checkpoint-dir if it is not the default"
         raise CheckpointUnavailable(f"{path}: cannot be read ({error}); {remedy}") from None
 
 
 def checkpoints_folder(run_dir: Path) -> str:
-    """Return the folder or URL where a run's checkpoints are."""
-    return memory_of(run_dir).saving.folder or str(run_dir / "checkpoints")
+    """Return the folder or URL of a run's checkpoints."""
+    return read_checkpoint_record(run_dir).saving.folder or str(run_dir / "checkpoints")
 
 
-def check_not_gone(run_dir: Path, folder: str) -> None:
-    """Refuse a folder without checkpoints if the run saved some: perhaps a disk is not mounted.
+def check_checkpoints_present(run_dir: Path, folder: str) -> None:
+    """Refuse a folder without checkpoints if the run saved some, as when a disk is not mounted.
 
     Raises:
-        CheckpointUnavailable: naming the newest that the run saved.
+        CheckpointUnavailable: naming the newest checkpoint that the run saved.
     """
-    newest = memory_of(run_dir).newest
+    newest = read_checkpoint_record(run_dir).newest
     try:
-        gone = newest and not holds_any(folder)
+        gone = newest and not holds_checkpoints(folder)
     except OSError as error:
         raise CheckpointUnavailable(f"{folder}: cannot be listed ({error.strerror})") from None
     if gone:
         raise CheckpointUnavailable(
-            f"{folder}: holds no checkpoint, but the run saved {newest}; bring it back, "
-            "name the folder where it is with --checkpoint-dir, or begin another run"
+            f"{folder}: holds no checkpoint, but the run saved {newest}; restore it, "
+            "name its folder with --checkpoint-dir, or start another run"
         )
 
 
 def newest_checkpoint(place: str | Path) -> str | Path:
-    """Return the checkpoint with the most steps of a run, a folder or a URL; a checkpoint itself as it is.
+    """Return the checkpoint with the most steps of a run, a folder or a URL; or `place` if it is one itself.
 
     Raises:
         CheckpointError: if the run has none, or the folder holds runs or cannot be listed.
@@ -93,121 +95,121 @@ def newest_checkpoint(place: str | Path) -> str | Path:
         return found[0] if found else place
     if Path(place).is_file():
         raise CheckpointError(f"{place}: is a file; name the folder of a checkpoint or of a run")
-    is_run = (Path(place) / _MARKER).is_file()
+    is_run = (Path(place) / _CONFIG).is_file()
     found = checkpoints_of(checkpoints_folder(Path(place)) if is_run else place)
     if is_run and not found:
         raise CheckpointError(f"{place}: this run has no checkpoint yet")
-    if not found and (runs := sorted(Path(place).glob(f"*/{_MARKER}"))):
+    if not found and (runs := sorted(Path(place).glob(f"*/{_CONFIG}"))):
         raise CheckpointError(f"{place}: holds runs; name one of them, such as {runs[0].parent}")
     return found[0] if found else place
 
 
-def check_free(run_dir: Path) -> None:
-    """Refuse a folder that already holds a run, or that is no folder.
+def check_unused(run_dir: Path) -> None:
+    """Refuse a folder that already holds a run.
 
     Raises:
-        BadInput: naming the folder and how to continue the run in it.
+        BadInput: naming the folder and how to resume the run in it.
     """
-    if run_dir.exists() and not run_dir.is_dir():
-        raise BadInput("run_dir", str(run_dir), "is a file; name a folder")
-    check_single(run_dir)
-    if (run_dir / _MARKER).exists():
+    check_not_multi_seed(run_dir)
+    if (run_dir / _CONFIG).exists():
         raise BadInput(
             "run_dir",
             str(run_dir),
-            f"already holds a run; continue it with --resume {run_dir}, or name another",
+            f"already holds a run; resume it with --resume {run_dir}, or name another",
         )
 
 
-def check_single(run_dir: Path) -> None:
-    """Refuse a folder of several runs for one.
+def check_not_multi_seed(run_dir: Path) -> None:
+    """Refuse the folder of a multi-seed run for a single run.
 
     Raises:
-        BadInput: naming the folder and how to continue the runs in it.
+        BadInput: naming the folder and how to resume the runs in it.
     """
-    several = sorted(run_dir.glob(f"seed_*/{_MARKER}"))
+    several = sorted(run_dir.glob(f"seed_*/{_CONFIG}"))
     if several:
-        remedy = f"already holds runs; continue one with --resume {several[0].parent}, or name another"
+        remedy = f"already holds runs; resume one with --resume {several[0].parent}, or name another"
         raise BadInput("run_dir", str(run_dir), remedy)
 
 
 class RunFolder:
-    """A run's folder, held for this process alone until `close`."""
+    """The folder of a run, locked for this process until `close`."""
 
     def __init__(self, path: Path) -> None:
-        """Create the folder where it does not exist.
+        """Create the folder if it does not exist, and lock it.
 
         Raises:
             BadInput: if it cannot be created or written to, or another process is using it.
         """
         self.path = path
         make_folder(path, "run_dir")
-        self._lock = _locked(path)
-        self._elsewhere: TextIO | None = None
-        self._marked = False
+        self._lock = _lock_folder(path)
+        self._checkpoints_lock: TextIO | None = None
+        self._config_written = False
         self._problem = ""
         self._metrics: CSVTable
         self._returns: CSVTable
         self._events: TensorBoardWriter
-        self._open: tuple[CSVTable | TensorBoardWriter, ...] = ()
+        self._open_files: tuple[CSVTable | TensorBoardWriter, ...] = ()
 
-    def begin(self, tables: Mapping[str, str] | None, env_steps: int, longer: bool = False) -> None:
-        """Open the tables as they were at a checkpoint, or empty.
+    def open_tables(self, tables: Mapping[str, str] | None, env_steps: int, extended: bool = False) -> None:
+        """Open the tables, restored to their content at a checkpoint, or empty.
 
         Args:
-            tables: the texts that the checkpoint kept, by file name; rows that came after it are dropped, and
-                a table that it did not keep is continued. None: there is no checkpoint.
-            env_steps: of the checkpoint.
-            longer: whether the run may have ended with it before, and was made longer since; then the
-                evaluation of that end stays.
+            tables: text of each table in the checkpoint, by file name; later rows are dropped. A table
+                that is missing here is appended to. None: there is no checkpoint.
+            env_steps: environment steps of the checkpoint.
+            extended: whether the run may have finished at the checkpoint with a smaller number of steps; then
+                its final evaluation is kept.
 
         Raises:
-            BadInput: if they cannot be written, or are none.
+            BadInput: if a table cannot be written, or is not a CSV file.
         """
-        if tables is None and memory_of(self.path).newest:
-            self._set_tables_aside()  # of a run that came farther than nothing
+        if tables is None and read_checkpoint_record(self.path).newest:
+            self._rename_tables()  # they belong to a run that had saved checkpoints
         tables = {_METRICS: "", _RETURNS: ""} if tables is None else dict(tables)
         try:
-            if longer and _RETURNS in tables:
+            if extended and _RETURNS in tables:
                 tables[_RETURNS] += _evaluation_at(self.path / _RETURNS, tables[_RETURNS], env_steps)
             self._metrics = CSVTable(self.path / _METRICS, tables.get(_METRICS))
             self._returns = CSVTable(self.path / _RETURNS, tables.get(_RETURNS))
         except OSError as error:
             raise BadInput("run_dir", str(self.path), f"cannot be used ({error.strerror})") from None
         self._events = TensorBoardWriter(self.path, env_steps)
-        self._open = (self._metrics, self._returns, self._events)
+        self._open_files = (self._metrics, self._returns, self._events)
 
-    def remember(self, saving: SavingOptions, newest: str) -> None:
-        """Remember how checkpoints are saved, and the newest one; hold a folder of their own as well.
+    def record_checkpoint(self, saving: SavingOptions, newest: str) -> None:
+        """Write `checkpoints.json`, and lock the checkpoints' folder if it lies elsewhere.
 
         Raises:
             BadInput: if that folder cannot be used, or another process is using it.
         """
         local = saving.folder.removeprefix("file://")
-        if self._elsewhere is None and local and not is_url(local):
+        if self._checkpoints_lock is None and local and not is_url(local):
             try:
                 Path(local).mkdir(parents=True, exist_ok=True)
             except (OSError, ValueError) as error:
                 raise BadInput("--checkpoint-dir", saving.folder, f"cannot be used ({error})") from None
-            self._elsewhere = _locked(Path(local))
+            self._checkpoints_lock = _lock_folder(Path(local))
         folder = saving.folder if is_url(saving.folder) or not local else str(Path(local).resolve())
         values = {"folder": folder, "replay": saving.replay, "keep": saving.keep, "newest": newest}
-        self._try(lambda: write_aside(self.path / _SAVING, json.dumps(values, indent=1) + "\n"))
+        self._try_write(
+            lambda: write_atomic(self.path / _CHECKPOINT_RECORD, json.dumps(values, indent=1) + "\n")
+        )
 
-    def mark(self, config: MADDPGConfig) -> None:
-        """Make the folder a run's, once; one that failed to start leaves its name free."""
-        if not self._marked:
-            self._try(lambda: write_aside(self.path / _MARKER, config.to_toml()))
-            self._marked = (self.path / _MARKER).exists()
+    def write_config(self, config: MADDPGConfig) -> None:
+        """Write `config.toml` once, which marks the folder as a run's; not if the run fails to start."""
+        if not self._config_written:
+            self._try_write(lambda: write_atomic(self.path / _CONFIG, config.to_toml()))
+            self._config_written = (self.path / _CONFIG).exists()
 
     def add_result(self, result: dict[str, Any]) -> None:
-        """Append an iteration's result."""
+        """Append the result of an iteration to `metrics.csv` and the TensorBoard events."""
         own = {key: value for key, value in result.items() if key != "evaluation"}
-        self._try(lambda: self._metrics.add(flatten(own)))
-        self._try(lambda: self._events.add(own, result["num_env_steps_sampled_lifetime"]))
+        self._try_write(lambda: self._metrics.add(flatten(own)))
+        self._try_write(lambda: self._events.add(own, result["num_env_steps_sampled_lifetime"]))
 
     def add_evaluation(self, evaluation: dict[str, Any]) -> None:
-        """Append the greedy returns per agent, and the success rates where the environment has them."""
+        """Append an evaluation: greedy returns per agent, and success rates if the environment has them."""
         row = {
             "env_steps": evaluation["num_env_steps"],
             "updates": evaluation["num_updates"],
@@ -215,18 +217,18 @@ class RunFolder:
             **evaluation["agent_episode_returns_mean"],
             **{f"success_{name}": rate for name, rate in evaluation.get("success", {}).items()},
         }
-        self._try(self._metrics.flush)
-        self._try(lambda: self._returns.add(row))
-        self._try(lambda: self._events.add({"evaluation": evaluation}, evaluation["num_env_steps"]))
+        self._try_write(self._metrics.flush)
+        self._try_write(lambda: self._returns.add(row))
+        self._try_write(lambda: self._events.add({"evaluation": evaluation}, evaluation["num_env_steps"]))
 
     def add_events(self, events: Sequence[FaultEvent]) -> None:
-        """Append what went wrong, or was mended, one JSON object a line."""
+        """Append failures and recoveries of processes to `events.jsonl`, one JSON object per line."""
         if events:
             lines = "".join(json.dumps(dataclasses.asdict(event)) + "\n" for event in events)
-            self._try(lambda: _append(self.path / _EVENTS, lines))
+            self._try_write(lambda: _append_text(self.path / _EVENTS, lines))
 
     def tables(self) -> dict[str, str]:
-        """Return the tables' texts, for a checkpoint; one that cannot be read now is left out."""
+        """Return the text of each table for a checkpoint; one that cannot be read is left out."""
         tables = {}
         for name, table in ((_METRICS, self._metrics), (_RETURNS, self._returns)):
             try:
@@ -236,34 +238,34 @@ class RunFolder:
         return tables
 
     def pop_problem(self) -> str:
-        """Return why a file could not be written since the last call; empty if all could."""
+        """Return why a file could not be written since the last call; empty if all were written."""
         problem, self._problem = self._problem, ""
         return problem
 
-    def to_open(self) -> dict[str, str]:
-        """Return what a person may want to open at the end, the report, which comes last, included.
+    def output_files(self) -> dict[str, str]:
+        """Return the files for display, by kind, including the report, which is written last.
 
-        A run may be interrupted before its first result; then there is nothing to show.
+        A run that was interrupted before its first result has none.
         """
         tables = {"returns": self.path / _RETURNS, "metrics": self.path / _METRICS}
         paths = {kind: str(path) for kind, path in tables.items() if path.exists()}
         return {"report": str(self.path / "report.html"), **paths} if "metrics" in paths else paths
 
     def close(self) -> None:
-        """Close the files and let the folder go."""
-        for file in self._open:
-            self._try(file.close)
+        """Close the files and release the locks."""
+        for file in self._open_files:
+            self._try_write(file.close)
         self._lock.close()
-        if self._elsewhere is not None:
-            self._elsewhere.close()
+        if self._checkpoints_lock is not None:
+            self._checkpoints_lock.close()
 
-    def _set_tables_aside(self) -> None:
+    def _rename_tables(self) -> None:
         for name in (_METRICS, _RETURNS):
             with suppress(OSError):
                 (self.path / name).rename(self.path / f"{name}.aside.{uuid.uuid4().hex[:8]}")
 
-    def _try(self, write: Callable[[], object]) -> None:
-        """Write; a disk that is full for a while must not end the training."""
+    def _try_write(self, write: Callable[[], object]) -> None:
+        """Write; keep an error as the problem, as a full disk must not end the training."""
         try:
             write()
         except OSError as error:
@@ -271,23 +273,23 @@ class RunFolder:
 
 
 def _evaluation_at(path: Path, kept: str, env_steps: int) -> str:
-    """Return the line that follows the text `kept` in a table if it is an evaluation at these steps."""
+    """Return the line after the text `kept` in a table if it is an evaluation at these steps."""
     text = path.read_bytes().decode("utf-8", "replace") if path.exists() else ""
     line, end, _ = text.removeprefix(kept).partition("\n")
     follows = kept and text.startswith(kept) and line.startswith(f"{env_steps},")
     return line + end if follows and end else ""
 
 
-def _append(path: Path, text: str) -> None:
+def _append_text(path: Path, text: str) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(text)
 
 
-def _locked(folder: Path) -> TextIO:
-    """Return an open file whose lock is gone with this process, however it ends.
+def _lock_folder(folder: Path) -> TextIO:
+    """Return an open lock file; the system releases the lock when this process ends.
 
     Raises:
-        BadInput: if another process has it.
+        BadInput: if another process holds the lock.
     """
     try:
         file = (folder / _LOCK).open("a+")
@@ -297,8 +299,8 @@ def _locked(folder: Path) -> TextIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        remedy = "another process is training in it; wait for its end, or name another folder"
+        remedy = "another process is training in it; wait until it ends, or name another folder"
         raise BadInput("run_dir", str(folder), remedy) from None
     except OSError:
-        return file  # a file system without locks
+        return file  # the file system has no locks
     return file

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live line on a terminal, else a plain line now and then."""
+"""Progress of a run: a live line on a terminal, otherwise a plain line every 5 s."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _PLAIN_INTERVAL_S = 5.0
 
 
 class Progress:
-    """Shows results on stderr; stdout stays free for JSON."""
+    """Prints progress and results to stderr; stdout is for JSON."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        """Show on `stream`, default stderr."""
+        """Print to `stream`; default: stderr."""
         file = stream or sys.stderr
-        width = None if file.isatty() else 200  # a log file folds nothing
+        width = None if file.isatty() else 200  # no line wrapping in a log file
         self._console = Console(file=file, highlight=False, width=width)
         self._bar: Bar | None = None
         self._total = 0
         self._last_plain = -_PLAIN_INTERVAL_S
         self._evaluation = ""
 
-    def starting(self, config: MADDPGConfig, run_dir: Path, num_seeds: int) -> None:
-        """Say what is about to run."""
+    def print_start(self, config: MADDPGConfig, run_dir: Path, num_seeds: int) -> None:
+        """Print what is about to run, and a warning if it is too short to learn."""
         self._total = config.pacing.total_env_steps
         workers = f"{config.num_workers} rollout worker{'s' if config.num_workers > 1 else ''}"
         where = f"{workers} on Ray" if config.num_workers else "one process"
@@ -46,10 +46,10 @@ class Progress:
         if config.pacing.total_updates == 0:
             starts, total = config.pacing.learning_starts, config.pacing.total_env_steps
             reason = f"pacing.total_env_steps {total} ends before pacing.learning_starts {starts} has passed"
-            self.note(f"nothing will be learnt: {reason}; raise the one or lower the other")
+            self.note(f"nothing will be learnt: {reason}; raise the first or lower the second")
 
-    def show(self, result: dict[str, Any]) -> None:
-        """Show one result of `train()`."""
+    def print_result(self, result: dict[str, Any]) -> None:
+        """Print one result of `train()`."""
         if result["evaluation"]:
             self._evaluation = _evaluation_text(result["evaluation"])
         steps = result["num_env_steps_sampled_lifetime"]
@@ -62,11 +62,11 @@ class Progress:
             self._bar.update(self._bar.task_ids[0], completed=min(steps, self._total), text=text)
         elif time.monotonic() - self._last_plain >= _PLAIN_INTERVAL_S or steps >= self._total:
             self._last_plain = time.monotonic()
-            percent = min(100, 100 * steps / self._total)  # the last fragment may go beyond
+            percent = min(100, 100 * steps / self._total)  # the last fragment may exceed the total
             self._console.print(f"[{percent:3.0f} %] {text}", markup=False)
 
     def __enter__(self) -> Progress:
-        """Open the live line where there is a terminal."""
+        """Start the live line if the stream is a terminal."""
         if self._console.is_terminal:
             self._bar = Bar(
                 BarColumn(bar_width=20),
@@ -83,13 +83,13 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the live line."""
+        """Stop the live line."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
-    def summary(self, summary: dict[str, Any]) -> None:
-        """Show the end of a run."""
+    def print_summary(self, summary: dict[str, Any]) -> None:
+        """Print the summary of a run as a table."""
         table = Table(show_header=False, box=None, pad_edge=False)
         table.add_column(style="bold")
         table.add_column(overflow="fold")
@@ -114,16 +114,16 @@ class Progress:
         for run in summary.get("runs", [summary]) if summary["interrupted"] else []:
             folder, env_id = run["files"]["run_dir"], run["env_id"]
             named = "" if is_builtin(env_id) else f" --env.id {env_id}"
-            self.note(f"continue with: distributed-maddpg train --resume {folder}{named}")
+            self.note(f"resume with: distributed-maddpg train --resume {folder}{named}")
 
     def note(self, text: str) -> None:
-        """Show a line."""
+        """Print a line."""
         self._console.print(text, markup=False)
 
     @contextmanager
-    def showing_log(self) -> Iterator[None]:
-        """Show what the package logs as lines, above the live one where there is one."""
-        handler = _LogLines(self.note)
+    def print_log(self) -> Iterator[None]:
+        """Print the log messages of the package as lines, above the live line."""
+        handler = _LogHandler(self.note)
         log = logging.getLogger("distributed_maddpg")
         propagates, log.propagate = log.propagate, False
         log.addHandler(handler)
@@ -133,20 +133,22 @@ class Progress:
             log.removeHandler(handler)
             log.propagate = propagates
 
-    def table(self, title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Show a table of text; columns of numbers stand flush right."""
+    def print_table(self, title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table of text; columns of numbers are right-aligned."""
         table = Table(box=None, pad_edge=False)
         for column, header in enumerate(headers):
             numeric = all(row[column].lstrip("+-")[:1].isdigit() or not row[column] for row in rows)
             table.add_column(header, justify="right" if numeric else "left", header_style="dim")
         for row in rows:
             table.add_row(*row)
-        self._console.print(title, style="bold", markup=False)  # rich would fold it to the table's width
+        self._console.print(
+            title, style="bold", markup=False
+        )  # in a table, rich would wrap it to the table's width
         self._console.print(table)
 
 
-class _LogLines(logging.Handler):
-    """Hands each message to a function."""
+class _LogHandler(logging.Handler):
+    """Calls a function with each message."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Which checkpoints a run continues from."""
+"""Finding the checkpoints that a run resumes from."""
 
 from __future__ import annotations
 
@@ -16,52 +16,62 @@ _Skipped = tuple[str | Path, CheckpointError]
 def checkpoints_to_resume(
     folders: Sequence[str], auto: bool, note: Callable[[str], None]
 ) -> list[Checkpoint]:
-    """Return the checkpoints that runs side by side go on from, one of each, all of the same moment.
+    """Return the checkpoints to resume from, one for each run, all with the same number of steps.
 
     Args:
         folders: of each run's checkpoints; paths or URLs.
-        auto: whether one that cannot be read is named and set aside, the next older one taken, and none is
-            fine.
-        note: takes a line for a person.
+        auto: whether to rename a checkpoint that cannot be read and use the next older one; without any, the
+            result is empty.
+        note: called with a line for display.
 
     Raises:
-        CheckpointError: if there is none that can be read; where `auto`, if one may be whole all the same.
+        CheckpointError: if none can be read; with `auto`, only if one of them may be intact.
     """
-    shared = _shared(folders)
+    shared = _common_checkpoints(folders)
     if not auto:
         if not shared:
             raise CheckpointError(f"{', '.join(folders)}: holds no checkpoint to resume from")
-        return [load_checkpoint(path) for path in shared[0]]
+        return [_load(path) for path in shared[0]]
     skipped: list[_Skipped] = []
     for together in shared:
-        loaded = [_load(path, skipped, note) for path in together]
+        loaded = [_load_or_skip(path, skipped, note) for path in together]
         found = [each for each in loaded if each is not None]
         if len(found) == len(together):
             _set_aside(skipped)
-            note(f"going on from {', '.join(map(str, together))}")
+            note(f"resuming from {', '.join(map(str, together))}")
             return found
     for _, problem in skipped:
         if isinstance(problem, CheckpointUnavailable):
             raise problem
     _set_aside(skipped)
     for path in [path for folder in folders for path in checkpoints_of(folder)]:
-        with suppress(OSError):  # of these the other runs have none, and they would outlive newer ones
+        with suppress(
+            OSError
+        ):  # the other runs have none with these steps; left here, they would count as the newest
             set_aside(path, "aside")
-            note(f"set aside, because the other runs have none of that moment: {path}")
-    note(f"{', '.join(folders)} holds no checkpoint that can be read: starting anew")
+            note(f"set aside, because the other runs have no checkpoint with as many steps: {path}")
+    note(f"{', '.join(folders)} holds no checkpoint that can be read: starting a new run")
     return []
 
 
-def _shared(folders: Sequence[str]) -> list[list[str | Path]]:
-    """Return the checkpoints of those moments of which every folder has one, the newest first."""
+def _common_checkpoints(folders: Sequence[str]) -> list[list[str | Path]]:
+    """Return the checkpoints of the steps of which every folder has one, newest first."""
     paths = [{Path(str(path)).name: path for path in checkpoints_of(folder)} for folder in folders]
     names = sorted(set.intersection(*map(set, paths)), key=lambda name: (len(name), name), reverse=True)
     return [[own[name] for own in paths] for name in names]
 
 
-def _load(path: str | Path, skipped: list[_Skipped], note: Callable[[str], None]) -> Checkpoint | None:
+def _load(path: str | Path) -> Checkpoint:
+    checkpoint = load_checkpoint(path)
+    checkpoint.check_resumable()
+    return checkpoint
+
+
+def _load_or_skip(
+    path: str | Path, skipped: list[_Skipped], note: Callable[[str], None]
+) -> Checkpoint | None:
     try:
-        return load_checkpoint(path)
+        return _load(path)
     except CheckpointError as error:
         note(f"skipped: {error}")
         skipped.append((path, error))
@@ -69,15 +79,15 @@ def _load(path: str | Path, skipped: list[_Skipped], note: Callable[[str], None]
 
 
 def _set_aside(skipped: Sequence[_Skipped]) -> None:
-    """Take checkpoints out of the way of those to come.
+    """Rename checkpoints, so that new ones do not replace them.
 
     Raises:
-        CheckpointError: if one that may be whole has to stay, where it could be replaced.
+        CheckpointError: if one that may be intact cannot be renamed.
     """
     for path, error in skipped:
-        may_be_whole = isinstance(error, CheckpointUnavailable)
+        may_be_intact = isinstance(error, CheckpointUnavailable)
         try:
-            set_aside(path, "aside" if may_be_whole else "broken")
+            set_aside(path, "aside" if may_be_intact else "broken")
         except OSError:
-            if may_be_whole:
+            if may_be_intact:
                 raise error from None

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a run with a checkpoint."""
+"""Ending a run with a checkpoint on SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from types import FrameType
 
 @contextmanager
 def stop_on_signals(request_stop: Callable[[], None], before_start: bool = False) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into a request to stop, and the second into an immediate end.
+    """Call `request_stop` on the first SIGINT or SIGTERM, and raise KeyboardInterrupt on the second.
 
-    Before the stages are up there is nothing to save, so that the first one already ends the run.
+    With `before_start` there is nothing to save yet, so that the first one already raises.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals belong to the main thread; an embedding program keeps its own
+        yield  # only the main thread may set handlers; an embedding program keeps its own
         return
     seen = before_start
 

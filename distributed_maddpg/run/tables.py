@@ -1,4 +1,4 @@
-"""The tables of a run: CSV files and TensorBoard events that grow while it trains."""
+"""The tables of a run: CSV files and TensorBoard events, appended to during training."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from distributed_maddpg.files import write_aside
+from distributed_maddpg.files import write_atomic
 from distributed_maddpg.metrics import flatten
 
 
 class CSVTable:
-    """A CSV file whose columns are fixed by its first row; every row is in the file when `add` returns."""
+    """A CSV file with the columns of its first row; a row is in the file when `add` returns."""
 
     def __init__(self, path: Path, text: str | None = None) -> None:
-        """Continue `path` under its own header where it exists, else create it at the first row.
+        """Append to `path` under its header if it exists; otherwise create it with the first row.
 
         Args:
             path: the file.
-            text: what it held when a checkpoint was made, which takes the place of what it holds now; empty
-                where it did not exist.
+            text: replaces the content of the file: its text in a checkpoint, empty if it did not exist. None
+                keeps the content.
 
         Raises:
-            OSError: if that text cannot be written, or does not begin with a header.
+            OSError: if that text cannot be written or has no header.
         """
         self._path = path
         if text:
-            write_aside(path, text)
+            write_atomic(path, text)
         elif text is not None:
             path.unlink(missing_ok=True)
         self._file: BinaryIO | None = None
@@ -48,10 +48,10 @@ class CSVTable:
                     raise OSError(errno.EBADMSG, f"{path.name} has no header: {error}") from None
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append one row; a column the first row did not have is left out.
+        """Append one row; columns that the first row did not have are dropped.
 
         Raises:
-            OSError: if the row cannot be written now; it is kept, and written before the next one.
+            OSError: if the row cannot be written; it is kept, and written before the next one.
         """
         if not self._columns:
             self._columns = list(row)
@@ -60,10 +60,10 @@ class CSVTable:
         self.flush()
 
     def flush(self) -> None:
-        """Write the rows that could not be written before.
+        """Write the rows that could not be written earlier.
 
         Raises:
-            OSError: if they still cannot.
+            OSError: if they still cannot be written.
         """
         if not self._unwritten:
             return
@@ -71,7 +71,7 @@ class CSVTable:
             self._file = self._path.open("ab", buffering=0)
         data = self._unwritten.encode()
         try:
-            self._file.truncate(self._size)  # of a row that was half written when the disk was full
+            self._file.truncate(self._size)  # drops a row that was partly written when the disk was full
             written = self._file.write(data)
             if written != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -82,12 +82,12 @@ class CSVTable:
         self._size, self._unwritten = self._size + len(data), ""
 
     def text(self) -> str:
-        """Return the whole table, rows that could not be written yet included."""
+        """Return the whole table, including rows not written yet."""
         written = self._path.read_bytes()[: self._size] if self._size else b""
         return written.decode(errors="replace") + self._unwritten
 
     def close(self) -> None:
-        """Write what is still to be written, and close the file; OSError as `flush`."""
+        """Write the remaining rows and close the file; raises OSError like `flush`."""
         self.flush()
         if self._file is not None:
             self._file.close()
@@ -95,7 +95,7 @@ class CSVTable:
 
 
 def _whole_lines(path: Path) -> int:
-    """Return the bytes up to the end of a file's last whole line; a crash may have cut the one after."""
+    """Return the size of a file up to its last complete line; a crash may have cut the next one."""
     return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
 
 
@@ -106,14 +106,14 @@ def _csv_line(values: list[Any]) -> str:
 
 
 class TensorBoardWriter:
-    """Writes every number of a result as a TensorBoard scalar over environment steps."""
+    """Writes the numbers of a result as TensorBoard scalars over environment steps."""
 
     def __init__(self, folder: Path, env_steps: int = 0) -> None:
-        """Write to a new event file in `folder`, which is created with the first result.
+        """Prepare a new event file in `folder`, which is created with the first result.
 
         Args:
-            folder: where to.
-            env_steps: of the checkpoint that a run continues from; TensorBoard drops what came after.
+            folder: of the event file.
+            env_steps: of the checkpoint that the run resumes from; TensorBoard drops later events.
         """
         self._folder = folder
         self._continued_from = env_steps
@@ -123,9 +123,9 @@ class TensorBoardWriter:
         """Write all finite numbers of a nested result.
 
         Raises:
-            OSError: if they cannot be written; the next result goes to another file.
+            OSError: if they cannot be written; the next result goes to a new file.
         """
-        # Imported here because it costs a second that --help and --version should not pay.
+        # Imported here: it takes a second, which --help and --version should not.
         from tensorboardX.proto.event_pb2 import Event, SessionLog  # noqa: PLC0415
         from tensorboardX.proto.summary_pb2 import Summary  # noqa: PLC0415
 
@@ -141,11 +141,14 @@ class TensorBoardWriter:
                 self._write(Event(wall_time=time.time(), step=self._continued_from + 1, session_log=began))
             self._write(Event(wall_time=time.time(), step=env_steps, summary=Summary(value=numbers)))
         except OSError:
-            self._writer, self._continued_from = None, env_steps  # a cut record hides all that follow it
+            self._writer, self._continued_from = (
+                None,
+                env_steps,
+            )  # TensorBoard ignores everything after a cut record
             raise
 
     def _open(self) -> Any:
-        # Not SummaryWriter: its thread dies of a full disk, and then whoever adds waits for ever.
+        # Not SummaryWriter: its thread dies when the disk is full, and then adding blocks for ever.
         from tensorboardX.event_file_writer import EventsWriter  # noqa: PLC0415
 
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,11 @@
-"""A training run as a folder: settings, curves, checkpoints, summary and report."""
+"""A training run in its folder: settings, tables, checkpoints, summary and report."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from distributed_maddpg.checkpoint.listing import checkpoints_of, remove_drafts
 from distributed_maddpg.checkpoint.saver import CheckpointSaver, SavingOptions
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, TrainingError
-from distributed_maddpg.files import write_aside
+from distributed_maddpg.files import write_atomic
 from distributed_maddpg.preflight import check_machine
 from distributed_maddpg.report.animation import record_episodes, write_animation
 from distributed_maddpg.report.page import write_report
-from distributed_maddpg.run.folder import RunFolder, check_free, check_single
+from distributed_maddpg.run.folder import RunFolder, check_not_multi_seed, check_unused
 from distributed_maddpg.run.progress import Progress
 from distributed_maddpg.run.signals import stop_on_signals
 from distributed_maddpg.trainer import MADDPG, train_together
@@ -42,34 +41,35 @@ def train_run(
     progress: Progress,
     checkpoint: Checkpoint | None = None,
     saving: SavingOptions = _DEFAULT_SAVING,
-    anew: bool = False,
+    restart: bool = False,
 ) -> dict[str, Any]:
-    """Train to the end, or until interrupted, and leave a complete run folder.
+    """Train until finished or interrupted, and write a complete run folder.
 
-    SIGINT and SIGTERM end the run within moments with a checkpoint; a second one ends it at once.
+    SIGINT or SIGTERM ends the run with a checkpoint; a second one ends it immediately.
 
     Args:
         config: the settings.
-        run_dir: folder to use, for this process alone.
-        progress: what a person sees.
-        checkpoint: to go on from, in the folder of its run; what the run left after it is dropped.
-        saving: where checkpoints go, and what they hold.
-        anew: whether the folder may hold a run that ended before its first checkpoint, to begin again.
+        run_dir: folder of the run; locked for this process.
+        progress: for display.
+        checkpoint: to resume from, in the folder of its run; later rows of the tables are dropped.
+        saving: where checkpoints are saved, and what they hold.
+        restart: whether the folder may hold a run without a checkpoint, to start again.
 
     Returns:
         The summary that is also in `summary.json`.
 
     Raises:
         BadInput, CheckpointError: before anything is started.
-        TrainingError: if a stage fails; files written so far stay.
+        TrainingError: if a stage fails; the files written so far are kept.
     """
     if checkpoint is None:
-        check_single(run_dir)
-        if not anew:
-            check_free(run_dir)
+        check_not_multi_seed(run_dir)
+        if not restart:
+            check_unused(run_dir)
             _check_no_checkpoints(saving.folder)
         algo = MADDPG(config)
     else:
+        checkpoint.check_resumable()
         algo = MADDPG.restored(checkpoint, config)
         check_machine(algo.config, algo.spec)
     [summary] = _train([algo], [run_dir], progress, saving)
@@ -77,9 +77,9 @@ def train_run(
 
 
 def _check_no_checkpoints(folder: str) -> None:
-    """Refuse a folder for a new run's checkpoints that holds others: they would take each other's places."""
+    """Refuse a folder for a new run's checkpoints that holds those of another: they would be replaced."""
     if folder and checkpoints_of(folder):
-        remedy = "already holds checkpoints; name another folder, or continue their run with --resume"
+        remedy = "already holds checkpoints; name another folder, or resume their run with --resume"
         raise BadInput("--checkpoint-dir", folder, remedy)
 
 
@@ -91,25 +91,26 @@ def train_seeds(
     checkpoints: Sequence[Checkpoint] | None = None,
     saving: SavingOptions = _DEFAULT_SAVING,
 ) -> dict[str, Any]:
-    """Train runs with the seeds `config.seed` and up side by side; each gets a run folder `seed_<seed>`.
+    """Train runs with the seeds `config.seed` and up together, each in a run folder `seed_<seed>`.
 
     Args:
-        config: of the first run.
-        num_seeds: how many runs.
-        run_dir: folder of their folders.
-        progress: what a person sees.
-        checkpoints: to go on from, one of each run; none: the folders may hold runs to begin again.
+        config: settings of the first run.
+        num_seeds: number of runs.
+        run_dir: parent of their folders.
+        progress: for display.
+        checkpoints: to resume from, one for each run. Empty: start, even in folders of runs without a
+            checkpoint. None: start in an unused folder.
         saving: what checkpoints hold.
 
     Returns:
-        The summary that is also in `summary.json`: rates over all runs, and each one's own summary.
+        The summary that is also in `summary.json`: rates over all runs, and the summary of each.
 
     Raises:
         BadInput: before anything is started.
-        TrainingError: if a stage fails; files written so far stay.
+        TrainingError: if a stage fails; the files written so far are kept.
     """
     if checkpoints is None:
-        check_free(run_dir)
+        check_unused(run_dir)
     algos = MADDPG.for_seeds(config, num_seeds, checkpoints or ())
     if saving.folder:
         raise BadInput("--checkpoint-dir", saving.folder, "is for one run; leave it out with several seeds")
@@ -125,92 +126,86 @@ def train_seeds(
         "runs": runs,
     }
     if all("evaluation" in run and "problem" not in run for run in runs):
-        with suppress(OSError):  # the runs have pages of their own
-            summary["files"]["report"] = str(write_report(run_dir))
-    write_aside(run_dir / _SUMMARY, _json(summary))
+        if _try_write(summary, lambda: write_report(run_dir), progress):
+            summary["files"]["report"] = str(run_dir / "report.html")
+    _try_write(summary, lambda: _write_summary(run_dir, summary), progress)
     return summary
 
 
 def _train(
     algos: Sequence[MADDPG], paths: Sequence[Path], progress: Progress, saving: SavingOptions
 ) -> list[dict[str, Any]]:
-    """Train runs that advance together, each into its folder; return their summaries."""
+    """Train runs together, each in its folder; return their summaries."""
 
     def request_stop() -> None:
         for algo in algos:
             algo.request_stop()
 
     with ExitStack() as stack:
-        stack.enter_context(progress.showing_log())
+        stack.enter_context(progress.print_log())
         folders = [stack.enter_context(closing(RunFolder(path))) for path in paths]
         runs = [_Run(algo, folder, saving) for algo, folder in zip(algos, folders, strict=True)]
-        stack.enter_context(algos[0])  # the others end with it
+        stack.enter_context(algos[0])  # stopping the first run stops all
         # Ray sets its own handler of SIGTERM when it starts; ours must come after it.
         with stop_on_signals(request_stop, before_start=True):
             folder = paths[0] if len(algos) == 1 else paths[0].parent
-            progress.starting(algos[0].config, folder, len(algos))
+            progress.print_start(algos[0].config, folder, len(algos))
             algos[0].start()
-        started = _Start(time.perf_counter(), algos[0].env_steps, algos[0].updates)
+        started = time.perf_counter()
         saver = CheckpointSaver(saving.keep, progress.note)
         with stop_on_signals(request_stop), progress:
             try:
-                _loop(runs, saver, progress)
+                _train_loop(runs, saver, progress)
             except TrainingError:
-                _copy_before_overwrite(runs, saver, progress)
+                _save_after_failure(runs, saver, progress)
                 raise
-            training_s = time.perf_counter() - started.clock
-            saver.finish(lambda: _drained(runs))
-            summaries = [_finish(run, saver, started, training_s, progress) for run in runs]
-            algos[0].stop()  # a signal that comes while this takes a moment does not make it unfinished
+            training_s = time.perf_counter() - started
+            saver.finish(lambda: _final_checkpoints(runs))
+            summaries = [_finish_run(run, saver, training_s, progress) for run in runs]
+            algos[0].stop()  # a signal during this does not make the run unfinished
         return summaries
 
 
-@dataclass(frozen=True)
-class _Start:
-    """Where a run, or its continuation, began."""
-
-    clock: float
-    env_steps: int
-    updates: int
-
-
 class _Run:
-    """A run and the folder it fills."""
+    """A run and its folder."""
 
     def __init__(self, algo: MADDPG, folder: RunFolder, saving: SavingOptions) -> None:
         self.algo, self.folder = algo, folder
-        self.checkpoints = saving.folder or str(folder.path / "checkpoints")
+        self.first_env_steps, self.first_updates = algo.env_steps, algo.updates
+        self.checkpoints_folder = saving.folder or str(folder.path / "checkpoints")
         self._saving = saving
-        self.captured = ""
-        """Where the latest checkpoint goes; workers may collect more while it is made."""
-        longer = algo.env_steps < algo.config.pacing.total_env_steps
-        folder.begin(algo.restored_tables, algo.env_steps, longer)
-        self._recorded = "" if algo.restored_tables is None else f"{self.checkpoints}/step_{algo.env_steps}"
-        folder.remember(saving, self._recorded)
-        remove_drafts(self.checkpoints)
-        algo.on_event = lambda event: folder.add_events([event])  # at once: the run may not come so far
+        self.checkpoint_path = ""
+        """Path of the latest captured checkpoint; its steps are counted when it is captured."""
+        extended = algo.env_steps < algo.config.pacing.total_env_steps
+        folder.open_tables(algo.restored_tables, algo.env_steps, extended)
+        self._recorded_path = (
+            "" if algo.restored_tables is None else f"{self.checkpoints_folder}/step_{algo.env_steps}"
+        )
+        folder.record_checkpoint(saving, self._recorded_path)
+        remove_drafts(self.checkpoints_folder)
+        algo.on_event = lambda event: folder.add_events([event])  # immediately, in case the run is killed
 
     def capture(self) -> Checkpoint:
         checkpoint = self.algo.capture(self._saving.replay, self.folder.tables())
-        self.captured = f"{self.checkpoints}/step_{checkpoint.env_steps}"
+        self.checkpoint_path = f"{self.checkpoints_folder}/step_{checkpoint.env_steps}"
         return checkpoint
 
     def note_saved(self, saver: CheckpointSaver) -> None:
-        """Remember the latest checkpoint once it is written."""
-        if self.captured != self._recorded and not (saver.busy or saver.problem):
-            self._recorded = self.captured
-            self.folder.remember(self._saving, self.captured)
+        """Record the latest checkpoint once it is written."""
+        if self.checkpoint_path != self._recorded_path and not (saver.busy or saver.problem):
+            self._recorded_path = self.checkpoint_path
+            self.folder.record_checkpoint(self._saving, self.checkpoint_path)
 
     def add(self, result: dict[str, Any]) -> None:
-        """Write an iteration's result and evaluations; one that was cut short is continued later."""
-        self.folder.mark(self.algo.config)
+        """Write evaluations, and the result of a complete iteration; a resumed run completes the others."""
+        self.folder.write_config(self.algo.config)
         if self.algo.iteration_complete:
             self.folder.add_result(result)
         for evaluation in self.algo.evaluations:
             self.folder.add_evaluation(evaluation)
 
 
-def _loop(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> None:
+def _train_loop(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> None:
     first = runs[0].algo
     while not (first.finished or first.stop_requested):
         results = train_together([run.algo for run in runs])
@@ -219,38 +214,36 @@ def _loop(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> N
             run.note_saved(saver)
             if problem := run.folder.pop_problem():
                 progress.note(problem)
-        progress.show(results[0])
+        progress.print_result(results[0])
         saver.report()
         if first.stop_requested or first.finished or saver.busy:
             continue
         if first.checkpoint_due() or saver.retry_due:
-            if len(runs) > 1:  # they go on together only from one moment
+            if len(runs) > 1:  # their checkpoints must have the same steps
                 first.drain()
-            saver.begin([(run.checkpoints, run.capture()) for run in runs])
+            saver.start([(run.checkpoints_folder, run.capture()) for run in runs])
 
 
-def _drained(runs: Sequence[_Run]) -> list[tuple[str, Checkpoint]]:
-    """Return the last checkpoints, of a moment at which nothing is under way."""
+def _final_checkpoints(runs: Sequence[_Run]) -> list[tuple[str, Checkpoint]]:
+    """Return the last checkpoints, captured when no work is in flight."""
     runs[0].algo.drain()
-    return [(run.checkpoints, run.capture()) for run in runs]
+    return [(run.checkpoints_folder, run.capture()) for run in runs]
 
 
-def _copy_before_overwrite(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> None:
-    """Save what there still is of runs that failed."""
+def _save_after_failure(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> None:
+    """Save the state of runs that failed, as far as it can be captured."""
     try:
-        saver.finish(lambda: [(run.checkpoints, run.capture()) for run in runs])
+        saver.finish(lambda: [(run.checkpoints_folder, run.capture()) for run in runs])
         for run in runs:
             run.note_saved(saver)
     except TrainingError as error:
-        progress.note(f"no checkpoint could be made of the end: {error}")
+        progress.note(f"no checkpoint of the failed run could be saved: {error}")
 
 
-def _finish(
-    run: _Run, saver: CheckpointSaver, start: _Start, training_s: float, progress: Progress
-) -> dict[str, Any]:
-    """Evaluate a run unless it was interrupted, and write summary and report."""
+def _finish_run(run: _Run, saver: CheckpointSaver, training_s: float, progress: Progress) -> dict[str, Any]:
+    """Evaluate a run unless it was interrupted, and write its summary, animation and report."""
     algo, folder = run.algo, run.folder
-    folder.mark(algo.config)
+    folder.write_config(algo.config)
     run.note_saved(saver)
     summary: dict[str, Any] = {
         "finished": algo.finished,
@@ -259,8 +252,8 @@ def _finish(
         "env_steps": algo.env_steps,
         "updates": algo.updates,
         "training_s": training_s,
-        "env_steps_per_s": (algo.env_steps - start.env_steps) / training_s,
-        "updates_per_s": (algo.updates - start.updates) / training_s,
+        "env_steps_per_s": (algo.env_steps - run.first_env_steps) / training_s,
+        "updates_per_s": (algo.updates - run.first_updates) / training_s,
         "weights_digest": algo.weights_digest(),
         "device": algo.device,
         "device_reason": algo.device_reason,
@@ -269,30 +262,43 @@ def _finish(
         card = algo.evaluate(algo.config.evaluation.final_episodes)
         folder.add_evaluation({"num_env_steps": algo.env_steps, "num_updates": algo.updates, **card})
         summary["evaluation"] = card
-    saved = {} if saver.problem else {"checkpoint": run.captured}
-    summary["files"] = {"run_dir": str(folder.path), **saved, **folder.to_open()}
+    saved = {} if saver.problem else {"checkpoint": run.checkpoint_path}
+    summary["files"] = {"run_dir": str(folder.path), **saved, **folder.output_files()}
     if problem := saver.problem or folder.pop_problem():
         summary["problem"] = problem
-    try:
-        if not algo.stop_requested:
-            _animate(algo, folder.path / "episodes.gif")
-        if "report" in summary["files"]:
-            write_report(folder.path)
-        write_aside(folder.path / _SUMMARY, _json(summary))
-    except OSError as error:
-        line = f"{folder.path}: cannot be written to ({error.strerror or error})"
-        progress.note(line)
-        summary.setdefault("problem", line)
-        summary["files"].pop("report", None)
+    path = folder.path
+    # The report shows the summary, so that it is written before; and again if another file fails, as it
+    # names the problem.
+    _try_write(summary, lambda: _write_summary(path, summary), progress)
+    if not algo.stop_requested:
+        _try_write(summary, lambda: _write_animation(algo, path / "episodes.gif"), progress)
+    if "report" in summary["files"] and not _try_write(summary, lambda: write_report(path), progress):
+        del summary["files"]["report"]
+    if "problem" in summary:
+        with suppress(OSError):
+            _write_summary(path, summary)
     return summary
 
 
-def _json(summary: dict[str, Any]) -> str:
-    return json.dumps(summary, indent=2) + "\n"
+def _try_write(summary: dict[str, Any], write: Callable[[], object], progress: Progress) -> bool:
+    """Write a file of a run; return whether that succeeded, and set the summary's `problem` if not."""
+    try:
+        write()
+    except (BadInput, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        line = f"{summary['files']['run_dir']}: cannot be written to ({reason})"
+        progress.note(line)
+        summary.setdefault("problem", line)
+        return False
+    return True
 
 
-def _animate(algo: MADDPG, path: Path) -> None:
-    """Leave a moving picture of some greedy episodes, where the environment can be drawn."""
+def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    write_atomic(folder / _SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+
+def _write_animation(algo: MADDPG, path: Path) -> None:
+    """Write an animation of some greedy episodes, if the environment can be drawn."""
     frames = record_episodes(algo.config, algo.policy_parameters(), _ANIMATED_EPISODES, algo.config.seed)
     if frames:
         write_animation(frames, path)

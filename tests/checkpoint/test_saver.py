@@ -33,7 +33,7 @@ def names(folder):
 
 
 def write(saver, folder, env_steps):
-    saver.begin([(str(folder), checkpoint(env_steps))])
+    saver.start([(str(folder), checkpoint(env_steps))])
     saver._thread.join()
 
 
@@ -74,7 +74,7 @@ def test_to_keep_zero_checkpoints_keeps_all_of_them(tmp_path):
 def test_writing_does_not_hold_up_whoever_asks_for_it(saver, tmp_path, monkeypatch):
     go_on = threading.Event()
     failing(monkeypatch, lambda *_: not go_on.wait(60))
-    saver.begin([(str(tmp_path), checkpoint(5))])
+    saver.start([(str(tmp_path), checkpoint(5))])
     assert saver.busy and not tmp_path.joinpath("step_5").exists()
     go_on.set()
     saver.finish(lambda: [(str(tmp_path), checkpoint(6))])
@@ -119,7 +119,7 @@ def test_what_does_not_fit_at_the_end_is_saved_without_transitions(saver, tmp_pa
         save_checkpoint(second / f"step_{steps}", checkpoint(steps))
     saver.finish(lambda: [(str(first), checkpoint(8)), (str(second), checkpoint(9))])
     assert saver.problem.startswith(f"{second}/step_9 was not saved")
-    assert saver.problem.endswith("; it was, without its transitions")
+    assert saver.problem.endswith("; it was saved without its transitions")
     assert names(second) == ["step_3", "step_4", "step_5", "step_6", "step_9"], "whole ones are worth more"
     assert load_checkpoint(first / "step_8").replay.num_rows == 4  # this one did fit
     assert load_checkpoint(second / "step_9").replay is None
@@ -127,10 +127,10 @@ def test_what_does_not_fit_at_the_end_is_saved_without_transitions(saver, tmp_pa
 
 def test_old_ones_stay_until_those_of_all_runs_are_written(lines, tmp_path, monkeypatch):
     saver, folders = CheckpointSaver(1, lines.append), [tmp_path / "seed_0", tmp_path / "seed_1"]
-    saver.begin([(str(folder), checkpoint(3)) for folder in folders])
+    saver.start([(str(folder), checkpoint(3)) for folder in folders])
     saver._thread.join()
     failing(monkeypatch, lambda path, _: "seed_1" in path)
-    saver.begin([(str(folder), checkpoint(5)) for folder in folders])
+    saver.start([(str(folder), checkpoint(5)) for folder in folders])
     saver._thread.join()
     assert [names(folder) for folder in folders] == [["step_3", "step_5"], ["step_3"]], "step_3 is shared"
 
@@ -176,7 +176,7 @@ def test_the_last_checkpoint_is_captured_when_the_one_before_is_written(tmp_path
         return [(str(tmp_path), captured(2))]
 
     saver = CheckpointSaver(0, lambda _: None)
-    saver.begin([(str(tmp_path), captured(1))])
+    saver.start([(str(tmp_path), captured(1))])
     assert reading.wait(10)
     threading.Timer(0.2, go_on.set).start()
     saver.finish(capture_last)

@@ -163,7 +163,7 @@ def test_a_run_that_was_cut_goes_on_and_ends_the_same(done, tmp_path, monkeypatc
             if len(calls) == 3:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(progress, "show", show)
+        monkeypatch.setattr(progress, "print_result", show)
         return real(config, folder, progress, *arguments, **options)
 
     monkeypatch.setattr(reproduction, "train_run", cut)

@@ -10,7 +10,7 @@ import pytest
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.run import tables as run_tables
-from distributed_maddpg.run.folder import RunFolder, check_free
+from distributed_maddpg.run.folder import RunFolder, check_unused
 from distributed_maddpg.types import FaultEvent
 
 
@@ -32,7 +32,7 @@ def begun(tmp_path):
         for folder in folders:
             folder.close()
         folders[:] = [RunFolder(tmp_path)]
-        folders[0].begin(*arguments)
+        folders[0].open_tables(*arguments)
         return folders[0]
 
     yield begin
@@ -41,14 +41,14 @@ def begun(tmp_path):
 
 
 def test_a_folder_that_is_free_is_accepted(tmp_path):
-    check_free(tmp_path)
-    check_free(tmp_path / "new")
+    check_unused(tmp_path)
+    check_unused(tmp_path / "new")
 
 
 def test_a_folder_with_a_run_is_refused(tmp_path):
     (tmp_path / "config.toml").write_text("")
-    with pytest.raises(BadInput, match="already holds a run; continue it with --resume"):
-        check_free(tmp_path)
+    with pytest.raises(BadInput, match="already holds a run; resume it with --resume"):
+        check_unused(tmp_path)
 
 
 def test_a_second_user_is_refused_until_the_first_has_gone(tmp_path):
@@ -229,11 +229,11 @@ def test_settings_are_written_with_the_first_result_and_on_a_full_disk_later(beg
     folder = begun(None, 0)
     assert not (tmp_path / "config.toml").exists()
     with monkeypatch.context() as patched:
-        patched.setattr("distributed_maddpg.run.folder.write_aside", _refuse)
-        folder.mark(MADDPGConfig())
+        patched.setattr("distributed_maddpg.run.folder.write_atomic", _refuse)
+        folder.write_config(MADDPGConfig())
     assert "cannot be written to" in folder.pop_problem()
-    folder.mark(MADDPGConfig(seed=3))
-    folder.mark(MADDPGConfig(seed=4))
+    folder.write_config(MADDPGConfig(seed=3))
+    folder.write_config(MADDPGConfig(seed=4))
     assert MADDPGConfig.from_toml(tmp_path / "config.toml").seed == 3
 
 

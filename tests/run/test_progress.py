@@ -35,7 +35,7 @@ def summary(**changes):
 def shown(config=None, num_seeds=1):
     stream = io.StringIO()
     progress = Progress(stream)
-    progress.starting(
+    progress.print_start(
         config or MADDPGConfig.from_dict({"num_workers": 0, "pacing": {"total_env_steps": 100_000}}),
         Path("runs/x"),
         num_seeds,
@@ -54,13 +54,13 @@ def test_a_run_too_short_to_learn_says_so():
     assert "nothing will be learnt" not in shown()[1].getvalue()
     short = MADDPGConfig.from_dict({"pacing": {"total_env_steps": 500, "learning_starts": 500}})
     lines = shown(short)[1].getvalue()
-    assert "total_env_steps 500" in lines and "learning_starts 500" in lines and "raise the one" in lines
+    assert "total_env_steps 500" in lines and "learning_starts 500" in lines and "raise the first" in lines
 
 
 def test_a_plain_line_has_the_counts():
     progress, stream = shown()
     with progress:
-        progress.show(result())
+        progress.print_result(result())
     line = stream.getvalue().splitlines()[1]
     assert line.startswith("[ 50 %] 50,000 env steps  400 updates  12,346 env-steps/s  80 updates/s")
     assert "weights 1.2 versions behind" in line
@@ -70,7 +70,7 @@ def test_plain_lines_come_now_and_then_and_at_the_end():
     progress, stream = shown()
     with progress:
         for env_steps in (10_000, 20_000, 30_000, 100_000):
-            progress.show(result(env_steps))
+            progress.print_result(result(env_steps))
     lines = stream.getvalue().splitlines()[1:]
     assert [line[:7] for line in lines] == ["[ 10 %]", "[100 %]"]
 
@@ -78,21 +78,23 @@ def test_plain_lines_come_now_and_then_and_at_the_end():
 def test_the_latest_evaluation_stays_in_the_line():
     progress, stream = shown()
     with progress:
-        progress.show(result(10_000, CARD))
-        progress.show(result(100_000))
+        progress.print_result(result(10_000, CARD))
+        progress.print_result(result(100_000))
     assert stream.getvalue().count("greedy success: agents 82 %, adversary 40 %, coverage 12 %") == 2
 
 
 def test_without_success_the_returns_are_shown():
     progress, stream = shown()
     with progress:
-        progress.show(result(10_000, {key: CARD[key] for key in ("episodes", "agent_episode_returns_mean")}))
+        progress.print_result(
+            result(10_000, {key: CARD[key] for key in ("episodes", "agent_episode_returns_mean")})
+        )
     assert "greedy returns: adversary_0 -12.3, agent_0 3.2" in stream.getvalue()
 
 
 def test_the_summary_of_a_finished_run():
     progress, stream = shown()
-    progress.summary(summary(evaluation=CARD))
+    progress.print_summary(summary(evaluation=CARD))
     text = stream.getvalue()
     for part in (
         "finished",
@@ -108,19 +110,19 @@ def test_the_summary_of_a_finished_run():
 
 def test_the_summary_of_an_interrupted_run_says_how_to_go_on():
     progress, stream = shown()
-    progress.summary(summary(interrupted=True))
+    progress.print_summary(summary(interrupted=True))
     assert "interrupted" in stream.getvalue()
-    assert "continue with: distributed-maddpg train --resume runs/x" in stream.getvalue()
+    assert "resume with: distributed-maddpg train --resume runs/x" in stream.getvalue()
 
 
 def test_an_environment_of_ones_own_is_named_in_the_way_to_go_on():
     progress, stream = shown()
-    progress.summary(summary(interrupted=True, env_id="mine.env"))
+    progress.print_summary(summary(interrupted=True, env_id="mine.env"))
     assert "train --resume runs/x --env.id mine.env" in stream.getvalue()
 
 
 def test_a_table_shows_headers_and_numbers_flush_right():
     stream = io.StringIO()
-    Progress(stream).table("env", ("figure", "median"), [("env steps/s", "+17,000"), ("ratio", "-3")])
+    Progress(stream).print_table("env", ("figure", "median"), [("env steps/s", "+17,000"), ("ratio", "-3")])
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
     assert lines == ["env", "figure        median", "env steps/s  +17,000", "ratio             -3"]

@@ -19,13 +19,14 @@ from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnava
 from distributed_maddpg.learner import Learner
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.run import resume as resume_module
+from distributed_maddpg.run import training
 from distributed_maddpg.run.folder import (
-    Memory,
+    CheckpointRecord,
     RunFolder,
-    check_not_gone,
+    check_checkpoints_present,
     checkpoints_folder,
-    memory_of,
     newest_checkpoint,
+    read_checkpoint_record,
 )
 from distributed_maddpg.run.progress import Progress
 from distributed_maddpg.run.resume import checkpoints_to_resume
@@ -67,8 +68,8 @@ class Interrupting(Progress):
         super().__init__(io.StringIO())
         self.number = number
 
-    def show(self, result):
-        super().show(result)
+    def print_result(self, result):
+        super().print_result(result)
         os.kill(os.getpid(), self.number)
 
 
@@ -168,7 +169,7 @@ def test_several_seeds_leave_a_run_folder_each_and_a_summary_of_all(tmp_path):
             name for name in files[1] if "tfevents" not in name
         ]
         assert MADDPGConfig.from_toml(folder / "config.toml").seed == seed
-    with pytest.raises(BadInput, match=r"already holds runs; continue one with --resume .*seed_3"):
+    with pytest.raises(BadInput, match=r"already holds runs; resume one with --resume .*seed_3"):
         train_seeds(short(seed=7), 2, tmp_path / "run", Progress(io.StringIO()))
 
 
@@ -206,13 +207,13 @@ class Waiting(Progress):
     def __init__(self, monkeypatch):
         self.stream = io.StringIO()
         super().__init__(self.stream)
-        begin = saver.CheckpointSaver.begin
+        start = saver.CheckpointSaver.start
 
-        def begin_and_wait(saver, checkpoints):
-            begin(saver, checkpoints)
+        def start_and_wait(saver, checkpoints):
+            start(saver, checkpoints)
             saver._thread.join()
 
-        monkeypatch.setattr(saver.CheckpointSaver, "begin", begin_and_wait)
+        monkeypatch.setattr(saver.CheckpointSaver, "start", start_and_wait)
 
     def lines(self, part):
         return [line for line in self.stream.getvalue().splitlines() if part in line]
@@ -248,8 +249,8 @@ def test_a_run_killed_after_a_checkpoint_has_no_row_twice_and_none_missing(tmp_p
     whole = train_run(often(), tmp_path / "whole", Waiting(monkeypatch))
 
     class Killed(Waiting):
-        def show(self, result):
-            super().show(result)
+        def print_result(self, result):
+            super().print_result(result)
             if result["num_env_steps_sampled_lifetime"] == 224:
                 raise KeyboardInterrupt
 
@@ -334,7 +335,7 @@ def test_where_nothing_can_be_saved_the_run_ends_with_a_problem_and_the_last_goo
 def test_a_last_checkpoint_that_does_not_fit_is_saved_without_transitions(tmp_path, monkeypatch):
     fail(monkeypatch, lambda _, checkpoint: checkpoint.replay and checkpoint.env_steps == 320)
     summary = train_run(often(), tmp_path, Waiting(monkeypatch))
-    assert summary["problem"].endswith("it was, without its transitions")
+    assert summary["problem"].endswith("it was saved without its transitions")
     assert load_checkpoint(tmp_path / "checkpoints" / "step_320").replay is None
 
 
@@ -371,6 +372,45 @@ def test_tables_that_cannot_be_written_for_a_while_lose_no_row(tmp_path, monkeyp
     assert "problem" not in summary
     assert rows_of(tmp_path / "metrics.csv") == [str(32 * n) for n in range(1, 11)]
     assert len(progress.lines("cannot be written to (No space left on device)")) == 3
+
+
+@pytest.mark.parametrize("failing", ["write_report", "_write_animation", "write_atomic"])
+def test_a_file_that_cannot_be_written_at_the_end_is_a_problem_in_the_summary(tmp_path, monkeypatch, failing):
+    real, calls = getattr(training, failing), []
+
+    def fail_once(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        return real(*arguments)
+
+    monkeypatch.setattr(training, failing, fail_once)
+    progress = Waiting(monkeypatch)
+    summary = train_run(short(), tmp_path, progress)
+    problem = f"{tmp_path}: cannot be written to (No space left on device)"
+    assert (summary["finished"], summary["problem"]) == (True, problem)
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert progress.lines("cannot be written to") == [problem]
+    assert (
+        ("report" in summary["files"]) == (failing != "write_report") == (tmp_path / "report.html").exists()
+    )
+
+
+def test_a_report_of_several_seeds_that_cannot_be_written_is_a_problem_in_their_summary(
+    tmp_path, monkeypatch
+):
+    write = training.write_report
+
+    def failing(folder):
+        if folder == tmp_path:
+            raise OSError(28, "No space left on device")
+        return write(folder)
+
+    monkeypatch.setattr(training, "write_report", failing)
+    summary = train_seeds(short(), 2, tmp_path, Progress(io.StringIO()))
+    assert summary["problem"] == f"{tmp_path}: cannot be written to (No space left on device)"
+    assert not any("problem" in run for run in summary["runs"])
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path):
@@ -428,13 +468,13 @@ def auto(run_dir, config=None):
     said = []
     checkpoint = next(iter(checkpoints_to_resume([str(run_dir / "checkpoints")], True, said.append)), None)
     progress = Progress(io.StringIO())
-    return train_run(config or short(), run_dir, progress, checkpoint, anew=True), said
+    return train_run(config or short(), run_dir, progress, checkpoint, restart=True), said
 
 
 def test_where_there_is_nothing_a_run_is_begun(tmp_path):
     summary, said = auto(tmp_path / "run")
     assert summary["finished"]
-    assert said == [f"{tmp_path}/run/checkpoints holds no checkpoint that can be read: starting anew"]
+    assert said == [f"{tmp_path}/run/checkpoints holds no checkpoint that can be read: starting a new run"]
 
 
 def test_a_run_without_a_checkpoint_is_begun_anew_with_clean_tables(tmp_path):
@@ -454,13 +494,13 @@ def test_a_broken_checkpoint_is_named_and_set_aside_and_an_older_one_taken(tmp_p
     newest.write_bytes(newest.read_bytes()[:-1])
     summary, said = auto(tmp_path)
     assert said[0].startswith(f"skipped: {newest}: has ")
-    assert said[1:] == [f"going on from {tmp_path}/checkpoints/step_160"]
+    assert said[1:] == [f"resuming from {tmp_path}/checkpoints/step_160"]
     assert summary["weights_digest"] == whole["weights_digest"]
     names = sorted(os.listdir(tmp_path / "checkpoints"))
     assert len(names) == 3 and names[0] == "step_160" and names[1] == "step_320"
     assert re.fullmatch(r"step_320\.broken\.[0-9a-f]{8}", names[2])
     assert load_checkpoint(tmp_path / "checkpoints" / "step_320").env_steps == 320
-    assert auto(tmp_path)[1] == [f"going on from {tmp_path}/checkpoints/step_320"]
+    assert auto(tmp_path)[1] == [f"resuming from {tmp_path}/checkpoints/step_320"]
 
 
 def test_where_all_are_broken_a_run_is_begun(tmp_path):
@@ -489,12 +529,12 @@ def test_a_checkpoint_of_another_version_is_set_aside_but_never_begun_over(tmp_p
     before = {path: path.read_bytes() for path in newest.parent.iterdir()}
     for manifest in (newest, older):
         manifest.write_text(manifest.read_text().replace('"format_version": 3', '"format_version": 4'))
-    with pytest.raises(CheckpointError, match="format version 4, this package reads 3"):
+    with pytest.raises(CheckpointError, match="format version 4, this package reads 1 to 3; upgrade"):
         auto(tmp_path)
     assert sorted(os.listdir(folder)) == ["step_160", "step_320"]
     older.write_text(older.read_text().replace('"format_version": 4', '"format_version": 3'))
     said = auto(tmp_path)[1]
-    assert "format version 4" in said[0] and "going on from" in said[1] and "step_160" in said[1]
+    assert "format version 4" in said[0] and "resuming from" in said[1] and "step_160" in said[1]
     [kept] = folder.glob("step_320.aside.*")
     assert all((kept / path.name).read_bytes() == data for path, data in before.items() if path != newest)
 
@@ -526,8 +566,8 @@ def test_a_run_remembers_where_its_checkpoints_are_and_how_they_are_saved(tmp_pa
     options = SavingOptions(folder=str(tmp_path / "there"), replay=False, keep=7)
     train(short(), tmp_path / "run", saving=options)
     newest = tmp_path / "there" / "step_320"
-    assert memory_of(tmp_path / "run") == Memory(options, str(newest))
-    assert memory_of(tmp_path / "other") == Memory(SavingOptions())
+    assert read_checkpoint_record(tmp_path / "run") == CheckpointRecord(options, str(newest))
+    assert read_checkpoint_record(tmp_path / "other") == CheckpointRecord(SavingOptions())
     assert checkpoints_folder(tmp_path / "other") == str(tmp_path / "other" / "checkpoints")
     for place in (tmp_path / "run", tmp_path / "there", newest):
         assert newest_checkpoint(place) == newest
@@ -544,22 +584,22 @@ def test_a_run_remembers_where_its_checkpoints_are_and_how_they_are_saved(tmp_pa
     ):
         (tmp_path / "run" / "checkpoints.json").write_text(text)
         with pytest.raises(CheckpointError, match=r"checkpoints\.json: cannot be read"):
-            memory_of(tmp_path / "run")
+            read_checkpoint_record(tmp_path / "run")
 
 
 def test_checkpoints_that_are_not_there_any_more_are_not_taken_for_none(tmp_path):
     train(short(), tmp_path)
     folder = tmp_path / "checkpoints"
-    check_not_gone(tmp_path, str(folder))
+    check_checkpoints_present(tmp_path, str(folder))
     folder.rename(tmp_path / "unmounted")
     for make in (lambda: None, folder.mkdir):
         make()
         with pytest.raises(
-            CheckpointError, match=r"holds no checkpoint, but the run saved .*step_320; bring it back"
+            CheckpointError, match=r"holds no checkpoint, but the run saved .*step_320; restore it"
         ):
-            check_not_gone(tmp_path, str(folder))
+            check_checkpoints_present(tmp_path, str(folder))
     (folder / "step_320.broken.01234567").mkdir()  # whoever set it aside knew that it was there
-    check_not_gone(tmp_path, str(folder))
+    check_checkpoints_present(tmp_path, str(folder))
     rows = (tmp_path / "metrics.csv").read_text()
     auto(tmp_path)
     [kept] = tmp_path.glob("metrics.csv.aside.*")
@@ -572,8 +612,8 @@ def test_a_run_holds_the_folder_of_its_checkpoints(tmp_path):
         train(short(), tmp_path / f"run{len(scheme)}", saving=options)
         checkpoint = checkpoints_to_resume([options.folder], False, print)[0]
         with contextlib.closing(RunFolder(tmp_path / "another")) as folder:
-            folder.begin({}, 0)
-            folder.remember(options, "")
+            folder.open_tables({}, 0)
+            folder.record_checkpoint(options, "")
             with pytest.raises(BadInput, match=r"there.*another process is training in it"):
                 train_run(
                     short(), tmp_path / f"run{len(scheme)}", Progress(io.StringIO()), checkpoint, options
@@ -582,8 +622,8 @@ def test_a_run_holds_the_folder_of_its_checkpoints(tmp_path):
 
 def test_one_run_is_not_begun_among_those_of_several_seeds(tmp_path):
     train_seeds(short(), 2, tmp_path, Progress(io.StringIO()))
-    with pytest.raises(BadInput, match="already holds runs; continue one with --resume"):
-        train_run(short(), tmp_path, Progress(io.StringIO()), anew=True)
+    with pytest.raises(BadInput, match="already holds runs; resume one with --resume"):
+        train_run(short(), tmp_path, Progress(io.StringIO()), restart=True)
 
 
 def test_runs_of_several_seeds_go_on_together_from_the_newest_moment_they_share(tmp_path):
@@ -599,7 +639,7 @@ def test_runs_of_several_seeds_go_on_together_from_the_newest_moment_they_share(
     shutil.rmtree(folders[0])
     said: list[str] = []
     assert checkpoints_to_resume(folders, True, said.append) == []
-    assert "set aside" in said[0] and "starting anew" in said[-1]
+    assert "set aside" in said[0] and "starting a new run" in said[-1]
     assert all(".aside." in name for name in os.listdir(folders[1])), "else they outlive newer ones"
     with pytest.raises(CheckpointError, match="not checkpoints of the seeds 5 to 6"):
         train_seeds(short(seed=5), 2, tmp_path / "cut", Progress(io.StringIO()), checkpoints)
