@@ -29,7 +29,7 @@ from distributed_maddpg.types import (
     state_part,
 )
 
-_MAX_QUARANTINED = 5
+_MAX_QUARANTINED_IN_A_ROW = 5
 """Fragments in a row that may be dropped: an environment that goes wrong each time will not mend itself."""
 
 
@@ -119,7 +119,7 @@ def accumulate_n_step(
                     rows[t, e, k] = factor * rows[last, e, k]
 
 
-def column_owner(layout: TransitionLayout, agents: tuple[str, ...], column: int) -> str:
+def describe_column(layout: TransitionLayout, agents: tuple[str, ...], column: int) -> str:
     """Return what stands in a column of a packed row, and whose it is, as in "reward of agent_0"."""
     parts = {
         "observation": layout.obs,
@@ -131,8 +131,8 @@ def column_owner(layout: TransitionLayout, agents: tuple[str, ...], column: int)
     return next(
         f"{part} of {agent}"
         for part, columns in parts.items()
-        for agent, own in zip(agents, columns, strict=True)
-        if own.start <= column < own.stop
+        for agent, span in zip(agents, columns, strict=True)
+        if span.start <= column < span.stop
     )
 
 
@@ -152,7 +152,7 @@ class RolloutWorker:
         self._env, self._spec = env, spec
         self._policies = JointPolicy(algorithm, spec, env.num_envs)
         self._explorer = self._policies.add_exploration(exploration, rng, greedy)
-        self._log = EpisodeLog(env.num_envs, spec.num_agents)
+        self._episode_log = EpisodeLog(env.num_envs, spec.num_agents)
         self._action_sizes = np.array(spec.action_sizes)
         self._n_step, self._gamma = algorithm.n_step, np.float32(algorithm.gamma)
         self._obs = env.reset()
@@ -182,7 +182,7 @@ class RolloutWorker:
         parts = {
             "env": self._env.get_state(),
             "obs": {str(agent): array.copy() for agent, array in enumerate(self._obs)},
-            "episodes": self._log.get_state(),
+            "episodes": self._episode_log.get_state(),
             "exploration": self._explorer.get_state(),
         }
         return {**join_states(parts), "vector_steps": np.array(self._vector_steps)}
@@ -201,7 +201,7 @@ class RolloutWorker:
         try:
             self._env.set_state(state_part(state, "env"))
         except NotReproducible as error:
-            self._restart_episodes()
+            self._reset_episodes()
             return f"begins new episodes: {error}"
         sizes = self._spec.observation_sizes
         obs = state_part(state, "obs")
@@ -209,7 +209,7 @@ class RolloutWorker:
             checked_array(obs, str(agent), (self._env.num_envs, size), np.float32)
             for agent, size in enumerate(sizes)
         )
-        self._log.set_state(state_part(state, "episodes"))
+        self._episode_log.set_state(state_part(state, "episodes"))
         return ""
 
     def close(self) -> None:
@@ -232,16 +232,16 @@ class RolloutWorker:
         Raises:
             TrainingError: if several fragments in a row had to be dropped.
         """
-        for _ in range(_MAX_QUARANTINED):
+        for _ in range(_MAX_QUARANTINED_IN_A_ROW):
             before = self._vector_steps
             try:
                 return self._collect(num_steps, env_steps)
             except _NotFinite as fault:
                 line, dropped = str(fault), (self._vector_steps - before) * self._env.num_envs
             self._quarantined.append(f"quarantined {dropped} env steps: {line}")
-            self._restart_episodes()
+            self._reset_episodes()
         raise TrainingError(
-            f"environment: {_MAX_QUARANTINED} fragments in a row were not finite, last the {line}; "
+            f"environment: {_MAX_QUARANTINED_IN_A_ROW} fragments in a row were not finite, last the {line}; "
             "check what the environment computes, at the bounds of the actions above all"
         )
 
@@ -250,11 +250,11 @@ class RolloutWorker:
         lines, self._quarantined = tuple(self._quarantined), []
         return lines
 
-    def _restart_episodes(self) -> None:
+    def _reset_episodes(self) -> None:
         """Begin new episodes in all copies; random streams go on."""
         self._obs = self._env.reset()
-        self._log = EpisodeLog(self._env.num_envs, self._spec.num_agents)
-        self._policies.episodes_ended(np.ones(self._env.num_envs, np.bool_))
+        self._episode_log = EpisodeLog(self._env.num_envs, self._spec.num_agents)
+        self._policies.reset_noise(np.ones(self._env.num_envs, np.bool_))
 
     def _collect(self, num_steps: int, env_steps: int) -> tuple[FloatArray, EpisodeReport]:
         """Do what `collect` says, once; `_NotFinite` at the first such number."""
@@ -296,14 +296,14 @@ class RolloutWorker:
         )
         if not all_finite(rows):
             copy, column = first_not_finite(rows)
-            what = column_owner(self._spec.transitions, self._spec.agents, column)
+            what = describe_column(self._spec.transitions, self._spec.agents, column)
             raise _NotFinite(
                 f"{what} in copy {copy} is {rows[copy, column]:g} at vector step {self._vector_steps}"
             )
         self._obs = result.obs
-        ended[:], report = self._log.step(result, self._env)
+        ended[:], report = self._episode_log.step(result, self._env)
         if report is not None:
-            self._policies.episodes_ended(ended)
+            self._policies.reset_noise(ended)
         return report
 
 

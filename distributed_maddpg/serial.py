@@ -127,7 +127,7 @@ class SerialRunner:
         self._inconsistent = False
         if frozen:
             self._learner.freeze(frozen.agents, frozen.policies)
-            for run, weights in zip(self._runs, self._learner.published(), strict=True):
+            for run, weights in zip(self._runs, self._learner.last_published(), strict=True):
                 run.worker.set_weights(weights)
 
     def run(self, stop: Callable[[], bool]) -> bool:
@@ -200,7 +200,7 @@ class SerialRunner:
         own = self._runs[run]
         self._learner.set_state(state_part(state.stages, "learner"), run)
         own.set_state(state)
-        own.worker.set_weights(self._learner.published()[run])
+        own.worker.set_weights(self._learner.last_published()[run])
         self.pacer.set_state(state_part(state.stages, "pacing"))
         if own.replay.size == 0:
             self.pacer.refill()

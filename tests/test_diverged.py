@@ -89,7 +89,7 @@ class Fake:
     def __call__(self, batch):
         return self.update()
 
-    def set_rates(self, share):
+    def scale_learning_rates(self, share):
         pass
 
 
@@ -104,7 +104,7 @@ def _means(stage):
 def test_a_poisoned_number_anywhere_is_found_after_one_call(name, agent, value, device):
     stage = learner(device=device)
     stage.learn([batches(1)])
-    rows = stage._stacks[0].rows()[name]
+    rows = stage._stacks[0].per_network_state()[name]
     rows[agent, -1] = value
     poisoned = stage.get_state()
     with pytest.raises(
@@ -120,13 +120,13 @@ def test_what_no_metric_shows_is_found_in_the_state(name, monkeypatch):
     stack = stage._stacks[0]
 
     def spoil():
-        stack.rows()[name][1, 2] = np.inf
+        stack.per_network_state()[name][1, 2] = np.inf
         return torch.ones(len(METRICS), 2)
 
     monkeypatch.setattr(stage, "_stacks", [Fake(spoil)])
     with pytest.raises(Diverged, match=f"learner: {name} of blue_0 stopped"):
         stage.learn([batches(1)])
-    assert all(torch.isfinite(rows).all() for rows in stack.rows().values())
+    assert all(torch.isfinite(rows).all() for rows in stack.per_network_state().values())
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -171,7 +171,7 @@ def test_one_of_several_runs_is_named_and_all_go_back_together(device):
 
 def test_no_memory_is_taken_anew(monkeypatch):
     stage = learner()
-    places = [saved.data_ptr() for saved in stage._before[0]._saved]
+    places = [saved.data_ptr() for saved in stage._restore_points[0]._saved]
     for _ in range(2):
         stage.learn([batches()])
-    assert [saved.data_ptr() for saved in stage._before[0]._saved] == places
+    assert [saved.data_ptr() for saved in stage._restore_points[0]._saved] == places

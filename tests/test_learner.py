@@ -10,7 +10,13 @@ from distributed_maddpg.algo.handwritten import HandwrittenUpdate
 from distributed_maddpg.algo.maddpg import METRICS
 from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConfig
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.learner import Learner, choose_device, faster_device, make_learner, trial_rate
+from distributed_maddpg.learner import (
+    Learner,
+    choose_device,
+    faster_device,
+    make_learner,
+    measure_update_rate,
+)
 from distributed_maddpg.replay.ring import Ring
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import EnvSpec
@@ -50,7 +56,7 @@ def test_learning_rates_fall_by_the_count_of_updates_however_they_are_called():
     plain = HandwrittenUpdate(falling, SPEC, torch.device("cpu"), [integer_seed(1, "learner")])
     data = batches(12)
     for made, batch in enumerate(data):
-        plain.set_rates(max(1.0 - 0.75 * made / 8, 0.25))
+        plain.scale_learning_rates(max(1.0 - 0.75 * made / 8, 0.25))
         plain(torch.from_numpy(batch[None]))
     whole.learn([data])
     for piece in (data[:1], data[1:8], data[8:]):
@@ -195,7 +201,7 @@ def test_mirrored_rows_are_learnt_from_as_if_drawn_by_hand():
     for updates in (3, 5):
         stage.mirror([source])
         stage.learn_mirrored(updates)
-        copy.add(0, torch.from_numpy(source.read_since(0)[0]), source.inserted)
+        copy.add(0, torch.from_numpy(source.read_from(0)[0]), source.inserted)
         metrics += [plain(copy.sample(8)) for _ in range(updates)]
         add(source, 7, seed=1)
     assert stage.updates == 8
@@ -206,7 +212,7 @@ def test_mirrored_rows_are_learnt_from_as_if_drawn_by_hand():
 
 def test_only_new_rows_are_mirrored(monkeypatch):
     stage, source, read = mirrored(), ring(), []
-    monkeypatch.setattr(source, "read_since", lambda at: read.append(at) or Ring.read_since(source, at))
+    monkeypatch.setattr(source, "read_from", lambda at: read.append(at) or Ring.read_from(source, at))
     for rows in (0, 7, 0):
         add(source, rows, seed=1)
         stage.mirror([source])
@@ -301,7 +307,7 @@ def test_an_open_device_is_decided_by_a_trial_of_both_once(monkeypatch, caplog):
         return {"cuda": 50.0, "cpu": 70.0}[config.learner.device]
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(learner_module, "trial_rate", trial)
+    monkeypatch.setattr(learner_module, "measure_update_rate", trial)
     with caplog.at_level("INFO"):
         stage = make_learner(config, SPEC, [3, 4])
     assert tried == [("cuda", (3, 4)), ("cpu", (3, 4))]
@@ -311,7 +317,7 @@ def test_an_open_device_is_decided_by_a_trial_of_both_once(monkeypatch, caplog):
 
 
 def test_nothing_is_tried_where_there_is_no_choice(monkeypatch):
-    monkeypatch.setattr(learner_module, "trial_rate", None)
+    monkeypatch.setattr(learner_module, "measure_update_rate", None)
     config = MADDPGConfig.from_dict({"learner": {"device": "cpu"}})
     assert make_learner(config, SPEC).device_reason == "cpu: cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -321,11 +327,11 @@ def test_nothing_is_tried_where_there_is_no_choice(monkeypatch):
 
 @pytest.mark.parametrize("samples_on_device", [False, True])
 def test_a_trial_draws_as_training_does(samples_on_device, monkeypatch):
-    monkeypatch.setattr(learner_module, "_TRIAL_S", 0.05)
+    monkeypatch.setattr(learner_module, "_RATE_TEST_S", 0.05)
     monkeypatch.setattr(Learner, "samples_on_device", samples_on_device)
     monkeypatch.setattr(Learner, "learn" if samples_on_device else "learn_mirrored", None)
     config = MADDPGConfig.from_dict({"learner": {"device": "cpu", "batch_size": 16}})
-    assert 1 < trial_rate(config, SPEC, [1, 2]) < 1e5
+    assert 1 < measure_update_rate(config, SPEC, [1, 2]) < 1e5
 
 
 def test_products_are_not_rounded_to_fewer_bits():
@@ -364,7 +370,7 @@ def test_a_gpu_draws_and_learns_without_a_word_to_the_host():
 def test_a_gpu_makes_updates_faster_than_one_core():
     config = MADDPGConfig.from_dict({"learner": {"device": "cuda"}})
     spec = EnvSpec(("adversary_0", "agent_0", "agent_1"), (8, 10, 10), (5, 5, 5), ("continuous",) * 3)
-    assert trial_rate(config, spec, [1]) > 500
+    assert measure_update_rate(config, spec, [1]) > 500
 
 
 def test_a_mirror_keeps_its_rows_while_everything_newer_is_being_overwritten():

@@ -13,7 +13,7 @@ from distributed_maddpg.envs import env_spec, make_vector_env
 from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation.episodes import evaluate
 from distributed_maddpg.metrics import IterationLog, digest
-from distributed_maddpg.rollout import RolloutWorker, column_owner, make_rollout_worker
+from distributed_maddpg.rollout import RolloutWorker, describe_column, make_rollout_worker
 from distributed_maddpg.serial import SerialRunner
 from distributed_maddpg.trainer import train_together
 from distributed_maddpg.types import EpisodeReport, RolloutReport, TransitionLayout, Weights, policy_layout
@@ -163,7 +163,7 @@ def test_a_vector_environment_that_refuses_nan_is_never_given_any(at, part, line
 
 def test_every_column_has_an_owner():
     layout, agents = TransitionLayout((2, 1), (1, 2)), ("a_0", "b_0")
-    owners = [column_owner(layout, agents, column) for column in range(layout.width)]
+    owners = [describe_column(layout, agents, column) for column in range(layout.width)]
     parts = {"observation": (2, 1), "action": (1, 2), "reward": (1, 1), "next observation": (2, 1)}
     expected = [
         f"{part} of {agent}"

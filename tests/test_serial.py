@@ -162,7 +162,7 @@ def test_the_counting_environment_runs():
     runner = start(tiny("tests.envs.counting:parallel_env", kwargs={"max_cycles": 6}))
     results = run_all(runner)
     assert results[-1]["env_runners"]["agent_episode_returns_mean"] == {"counter_0": 21, "counter_1": 21}
-    rows = runner._runs[0].replay.ring.read_since(0)[0]
+    rows = runner._runs[0].replay.ring.read_from(0)[0]
     first_next_obs = 3 + 6 + 2  # after obs, actions and rewards
     assert (rows[:, first_next_obs] == rows[:, 0] + 1).all()
     assert runner._runs[0].replay.check_valid() == (True, "")

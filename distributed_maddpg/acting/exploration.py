@@ -17,7 +17,7 @@ from distributed_maddpg.seeding import pack_generator, restore_generator
 from distributed_maddpg.types import Arrays, EnvSpec, FloatArray, checked_array
 
 _MASKED_LOGIT = np.float32(-1e9)
-_AUTO_GAUSSIAN = np.float32(0.3)
+_AUTO_GAUSSIAN_STD = np.float32(0.3)
 """Standard deviation that magnitude 1 stands for under "auto": magnitude 1 itself is a Gumbel noise's."""
 
 
@@ -27,23 +27,25 @@ class ActionHead:
     def __init__(self, spec: EnvSpec, heads: tuple[Head, ...], temperature: float) -> None:
         """Prepare the masks of an environment and its policies' heads."""
         self.spec = spec
-        self.gumbel = np.array([head == "gumbel" for head in heads])[:, None, None]  # [N, 1, 1]
+        self.is_gumbel = np.array([head == "gumbel" for head in heads])[:, None, None]  # [N, 1, 1]
         self._temperature = np.float32(temperature)
         width = max(spec.action_sizes)
-        self.valid = np.array([[k < size for k in range(width)] for size in spec.action_sizes])[:, None, :]
+        self.is_own_column = np.array([[k < size for k in range(width)] for size in spec.action_sizes])[
+            :, None, :
+        ]
 
     def relaxed(self, logits: FloatArray) -> FloatArray:
         """Return actions `[N, E, A]` in [0, 1]: softmax or sigmoid by head, without noise."""
-        if self.gumbel.all():
+        if self.is_gumbel.all():
             return self._softmax(logits)
         sigmoid: FloatArray = np.reciprocal(1 + np.exp(-np.clip(logits, -60, 60)), dtype=np.float32)
-        if not self.gumbel.any():
+        if not self.is_gumbel.any():
             return sigmoid
-        mixed: FloatArray = np.where(self.gumbel, self._softmax(logits), sigmoid)
+        mixed: FloatArray = np.where(self.is_gumbel, self._softmax(logits), sigmoid)
         return mixed
 
     def _softmax(self, logits: FloatArray) -> FloatArray:
-        scaled: FloatArray = np.where(self.valid, logits / self._temperature, _MASKED_LOGIT)
+        scaled: FloatArray = np.where(self.is_own_column, logits / self._temperature, _MASKED_LOGIT)
         subtract_max(scaled)
         np.exp(scaled, out=scaled)
         normalise(scaled)
@@ -54,10 +56,12 @@ class ActionHead:
 
         The largest of A_i uniform numbers is each of them equally often, so one draw serves both kinds.
         """
-        draws: FloatArray = np.where(self.valid, rng.random(shape, dtype=np.float32), np.float32(-1))
+        draws: FloatArray = np.where(self.is_own_column, rng.random(shape, dtype=np.float32), np.float32(-1))
         return draws
 
-    def finish(self, actions: FloatArray) -> tuple[FloatArray, tuple[npt.NDArray[np.generic], ...]]:
+    def to_critic_and_env(
+        self, actions: FloatArray
+    ) -> tuple[FloatArray, tuple[npt.NDArray[np.generic], ...]]:
         """Return (as the critic sees them `[N, E, A]`, as the environment takes them).
 
         Discrete agents take their largest entry: one-hot for the critic, `[E]` int64 for the environment.
@@ -67,14 +71,14 @@ class ActionHead:
         for agent, (size, kind) in enumerate(
             zip(self.spec.action_sizes, self.spec.action_types, strict=True)
         ):
-            own = actions[agent, :, :size]
+            agent_actions = actions[agent, :, :size]
             if kind == "discrete":
-                choice = own.argmax(axis=1)
-                own[:] = 0.0
-                own[np.arange(len(own)), choice] = 1.0
+                choice = agent_actions.argmax(axis=1)
+                agent_actions[:] = 0.0
+                agent_actions[np.arange(len(agent_actions)), choice] = 1.0
                 for_env.append(choice)
             else:
-                for_env.append(own)
+                for_env.append(agent_actions)
         return actions, tuple(for_env)
 
 
@@ -90,15 +94,17 @@ class Explorer:
         greedy: Sequence[bool] = (),
     ) -> None:
         """Prepare the noise of `num_envs` copies, drawn from `rng`; `greedy` agents get none."""
-        config.check_heads(tuple("gumbel" if own else "sigmoid" for own in head.gumbel[:, 0, 0]))
+        config.check_heads(
+            tuple("gumbel" if is_gumbel else "sigmoid" for is_gumbel in head.is_gumbel[:, 0, 0])
+        )
         self._config, self._head, self._rng = config, head, rng
         shape = (head.spec.num_agents, num_envs, max(head.spec.action_sizes))
         self._ou_state = np.zeros(shape, np.float32)  # [N, E, A]
         self._offset = np.zeros(shape, np.float32)  # [N, E, A]
         noisy = ~np.array(greedy or (False,) * head.spec.num_agents)[:, None, None]  # [N, 1, 1]
-        self._noisy = noisy
-        self._gumbel = head.gumbel & noisy & (config.kind in ("auto", "gumbel"))
-        self._additive = ~head.gumbel & noisy & (config.kind in ("auto", "gaussian", "ou"))
+        self._noisy_mask = noisy
+        self._gumbel_mask = head.is_gumbel & noisy & (config.kind in ("auto", "gumbel"))
+        self._additive_mask = ~head.is_gumbel & noisy & (config.kind in ("auto", "gaussian", "ou"))
         self.reset(np.ones(num_envs, np.bool_))
 
     def magnitude(self, env_steps: int) -> float:
@@ -113,16 +119,16 @@ class Explorer:
         magnitude = np.float32(self.magnitude(env_steps))
         if self._config.episode_offset > 0:
             logits = logits + self._offset
-        if self._gumbel.any():
-            logits = logits + self._gumbel * magnitude * self._gumbel_noise(logits.shape)
+        if self._gumbel_mask.any():
+            logits = logits + self._gumbel_mask * magnitude * self._gumbel_noise(logits.shape)
         actions = self._head.relaxed(logits)
-        if self._additive.any():
-            scale = magnitude * (_AUTO_GAUSSIAN if self._config.kind == "auto" else np.float32(1))
-            actions = np.clip(actions + self._additive * self._additive_noise(scale), 0.0, 1.0)
+        if self._additive_mask.any():
+            scale = magnitude * (_AUTO_GAUSSIAN_STD if self._config.kind == "auto" else np.float32(1))
+            actions = np.clip(actions + self._additive_mask * self._additive_noise(scale), 0.0, 1.0)
         if self._config.kind == "epsilon":
             chosen = self._rng.random(logits.shape[1]) < magnitude  # all agents of a copy together
             random = self._head.uniform(self._rng, logits.shape)
-            actions = np.where(chosen[None, :, None] & self._noisy, random, actions)
+            actions = np.where(chosen[None, :, None] & self._noisy_mask, random, actions)
         return actions
 
     def get_state(self) -> Arrays:
@@ -147,7 +153,7 @@ class Explorer:
         if self._config.episode_offset > 0 and ended.any():
             agents, _, width = self._offset.shape
             drawn = self._rng.standard_normal((agents, int(ended.sum()), width), dtype=np.float32)
-            self._offset[:, ended] = np.float32(self._config.episode_offset) * drawn * self._noisy
+            self._offset[:, ended] = np.float32(self._config.episode_offset) * drawn * self._noisy_mask
 
     def _gumbel_noise(self, shape: tuple[int, ...]) -> FloatArray:
         # -log of a standard exponential is a standard Gumbel; the floor keeps a drawn 0 finite.

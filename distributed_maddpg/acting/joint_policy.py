@@ -45,7 +45,7 @@ class JointPolicy:
 
     def act(self, obs: tuple[FloatArray, ...]) -> EnvActions:
         """Return greedy actions for observations `[E, O_i]`."""
-        return self._head.finish(self._head.relaxed(self._policy.logits(obs)))[1]
+        return self._head.to_critic_and_env(self._head.relaxed(self._policy.logits(obs)))[1]
 
     def explore(self, obs: tuple[FloatArray, ...], env_steps: int) -> tuple[FloatArray, EnvActions]:
         """Return noisy actions, as the critic sees them `[N, E, A]` and as the environment takes them.
@@ -56,9 +56,9 @@ class JointPolicy:
         """
         if self._explorer is None:
             raise ValueError("add_exploration() must come before explore()")
-        return self._head.finish(self._explorer.actions(self._policy.logits(obs), env_steps))
+        return self._head.to_critic_and_env(self._explorer.actions(self._policy.logits(obs), env_steps))
 
-    def episodes_ended(self, ended: npt.NDArray[np.bool_]) -> None:
+    def reset_noise(self, ended: npt.NDArray[np.bool_]) -> None:
         """Start the noise of the copies `[E]` whose episode ended afresh."""
         if self._explorer is not None:
             self._explorer.reset(ended)

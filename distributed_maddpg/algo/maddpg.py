@@ -62,11 +62,13 @@ class _PaddedGather:
         self._index = torch.tensor(index, device=device)
         kept = torch.tensor([float(k < size) for size in sizes for k in range(width)], device=device)
         self._kept = None if min(sizes) == width else kept
-        self._gathers = device.type == "cuda"  # where a kernel an agent costs more than reading by index
+        self._use_index_select = (
+            device.type == "cuda"
+        )  # where a kernel an agent costs more than reading by index
 
     def __call__(self, rows: Tensor, dim: int) -> Tensor:
         """Return `[M, ..., ...]` of rows `[S, ..., ...]` whose columns stand along `dim`, 1 or 2."""
-        if not self._gathers:
+        if not self._use_index_select:
             return _padded(rows, self._columns, dim)
         gathered = rows.index_select(dim, self._index)
         if self._kept is not None:
@@ -183,8 +185,8 @@ class MADDPGUpdate:
         )
         self.policy_optimiser = Adam(self.policy.flat, self.policy.grad, config.actor_lr)
         self.critic_optimiser = Adam(self.critic.flat, self.critic.grad, config.critic_lr)
-        self._twin = _AgentMask([name == "matd3" for name in names], len(seeds), device)
-        if self._twin.any:
+        self._twin_critics = _AgentMask([name == "matd3" for name in names], len(seeds), device)
+        if self._twin_critics.any:
             critics = [_initial_critics(layout, spec, decentralised, rule, (seed, 2)) for seed in seeds]
             initial = np.concatenate(critics)
             self.critic2, self.target_critic2 = (
@@ -200,23 +202,23 @@ class MADDPGUpdate:
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         self._config = config
         self._columns = _BatchColumns(spec, len(seeds), device)
-        self._gumbel = _AgentMask([head == "gumbel" for head in config.heads(spec)], len(seeds), device)
+        self._gumbel_heads = _AgentMask([head == "gumbel" for head in config.heads(spec)], len(seeds), device)
         discrete = [kind == "discrete" for kind in spec.action_types]
-        self._discrete = _AgentMask(discrete, len(seeds), device)
+        self._discrete_agents = _AgentMask(discrete, len(seeds), device)
         sigmoid = [head == "sigmoid" for head in config.heads(spec)]
-        smoothed = [twin and own for twin, own in zip(self._twin.agents, sigmoid, strict=True)]
-        self._smoothed = _AgentMask(
+        smoothed = [twin and own for twin, own in zip(self._twin_critics.agents, sigmoid, strict=True)]
+        self._smoothed_agents = _AgentMask(
             smoothed if config.target_noise else [False] * len(names), len(seeds), device
         )
-        self._shared = [
+        self._shared_rows = [
             torch.tensor(group, device=device)
             + spec.num_agents * torch.arange(len(seeds), device=device)[:, None]
             for group in (spec.homogeneous_groups if shared else ())
         ]
         """Rows [S, agents] of policies that are one."""
-        self._frozen: Tensor | None = None
+        self._frozen_mask: Tensor | None = None
 
-    def set_rates(self, share: float) -> None:
+    def scale_learning_rates(self, share: float) -> None:
         """Learn at this share of the configured learning rates from now on."""
         for name, optimiser in self.optimisers().items():
             rate = self._config.actor_lr if name == "policy_optimiser" else self._config.critic_lr
@@ -230,8 +232,8 @@ class MADDPGUpdate:
             policies: [N, P]; the rows of the frozen ones are taken over.
         """
         frozen = torch.tensor(agents, device=self.policy.flat.device).repeat(len(self.generators))
-        self._frozen = frozen[:, None, None]
-        self._shared = [rows for rows in self._shared if not agents[int(rows[0, 0])]]
+        self._frozen_mask = frozen[:, None, None]
+        self._shared_rows = [rows for rows in self._shared_rows if not agents[int(rows[0, 0])]]
         for networks in (self.policy, self.target_policy):
             rows = policies.repeat(len(self.generators), 1)
             networks.flat.copy_(torch.where(frozen[:, None], rows, networks.flat))
@@ -251,7 +253,7 @@ class MADDPGUpdate:
         actor, actor_norm = self._policy_metrics
         return torch.stack((loss, actor, q_mean, critic_norm, actor_norm))
 
-    def rows(self) -> dict[str, Tensor]:
+    def per_network_state(self) -> dict[str, Tensor]:
         """Return what has a row per network, `[M, ...]` each: parameters, targets, Adam's moments."""
         rows: dict[str, Tensor] = {name: networks.flat for name, networks in self._networks().items()}
         for name, optimiser in self.optimisers().items():
@@ -263,12 +265,12 @@ class MADDPGUpdate:
     def optimisers(self) -> dict[str, Adam]:
         """Return the optimisers by name."""
         optimisers = {"policy_optimiser": self.policy_optimiser, "critic_optimiser": self.critic_optimiser}
-        return optimisers | ({"critic2_optimiser": self.critic2_optimiser} if self._twin.any else {})
+        return optimisers | ({"critic2_optimiser": self.critic2_optimiser} if self._twin_critics.any else {})
 
     def _networks(self) -> dict[str, StackedNetworks]:
         """Return the networks by name."""
         names = ["policy", "critic", "target_policy", "target_critic"]
-        names += ["critic2", "target_critic2"] if self._twin.any else []
+        names += ["critic2", "target_critic2"] if self._twin_critics.any else []
         return {name: getattr(self, name) for name in names}
 
     def _critics(self) -> list[tuple[CriticNetwork, CriticNetwork, Adam]]:
@@ -276,14 +278,14 @@ class MADDPGUpdate:
         first = (self.critic, self.target_critic, self.critic_optimiser)
         return (
             [first, (self.critic2, self.target_critic2, self.critic2_optimiser)]
-            if self._twin.any
+            if self._twin_critics.any
             else [first]
         )
 
     def state(self) -> dict[str, Tensor]:
         """Return every tensor that an update changes and the next one depends on."""
         steps = {f"{name}.step": optimiser.steps for name, optimiser in self.optimisers().items()}
-        return self.rows() | steps
+        return self.per_network_state() | steps
 
     def _update_critics(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Step the critics; return (losses, mean values, gradient norms), each `[M]`."""
@@ -297,15 +299,15 @@ class MADDPGUpdate:
         for critic, _, optimiser in self._critics():
             q = critic(batch[..., columns.joint])
             loss = critic_loss(q, target)
-            norm = self._step(critic, optimiser, loss)
+            norm = self._backward_and_apply(critic, optimiser, loss)
             found.append((loss.detach(), q.detach().mean(dim=1), norm))
         return found[0]
 
     def _min_q(self, values: Sequence[Tensor]) -> Tensor:
         """Return the first critics' values `[M, B]`, or the lower of both where an agent has two."""
-        if not self._twin.any:
+        if not self._twin_critics.any:
             return values[0]
-        return torch.where(self._twin.mask[:, :, 0], torch.minimum(*values), values[0])
+        return torch.where(self._twin_critics.mask[:, :, 0], torch.minimum(*values), values[0])
 
     def _update_policies(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Step the policies; return (losses, gradient norms), each `[M]`."""
@@ -313,58 +315,62 @@ class MADDPGUpdate:
         logits = self.policy(columns.padded_obs(batch)).transpose(1, 2)  # [M, A, B]
         relaxed = self._relaxed(logits)
         actions = self._straight_through(relaxed, config.straight_through)
-        joint = self._joint_of_others(batch, actions.detach())
+        joint = self._joint_with_other_actions(batch, actions.detach())
         change = columns.masked(actions - columns.padded_actions(joint))
         q = self.critic.with_own_action(joint, change)
         regularised = logits if config.regulariser == "logits" else actions
         loss = actor_loss(q, regularised, columns.valid, config.regulariser_weight)
-        return loss.detach(), self._step(self.policy, self.policy_optimiser, loss)
+        return loss.detach(), self._backward_and_apply(self.policy, self.policy_optimiser, loss)
 
     def _next_joint(self, batch: Tensor, logits: Tensor) -> Tensor:
         """Return the target critics' input `[S, B, J]`: next observations, actions of logits `[M, A, B]`."""
-        actions = self._randomised(self._smooth(self._straight_through(self._relaxed(logits), True)))
+        actions = self._with_random_actions(self._smooth(self._straight_through(self._relaxed(logits), True)))
         return self._columns.with_actions(batch[..., self._columns.next_obs], actions)
 
-    def _joint_of_others(self, batch: Tensor, actions: Tensor) -> Tensor:
+    def _joint_with_other_actions(self, batch: Tensor, actions: Tensor) -> Tensor:
         """Return the input `[S, B, J]` in which each critic's own action is still to be replaced."""
         if self._config.other_actions == "replay":
             return batch[..., self._columns.joint]
-        return self._columns.with_actions(batch[..., self._columns.obs], self._randomised(actions))
+        return self._columns.with_actions(batch[..., self._columns.obs], self._with_random_actions(actions))
 
     def _relaxed(self, logits: Tensor) -> Tensor:
         """Return actions `[M, A, B]` of logits: sigmoid, or Gumbel-softmax with fresh noise, by head."""
-        if not self._gumbel.any:
+        if not self._gumbel_heads.any:
             return torch.sigmoid(logits)
         noise = gumbel_noise(self._uniform(logits))
-        noisy = logits + (noise if self._frozen is None else noise.masked_fill_(self._frozen, 0.0))
+        noisy = logits + (noise if self._frozen_mask is None else noise.masked_fill_(self._frozen_mask, 0.0))
         if self._config.temperature != 1.0:
             noisy = noisy / self._config.temperature
         relaxed = torch.softmax(self._columns.without_padding(noisy), dim=1)
-        return relaxed if self._gumbel.all else torch.where(self._gumbel.mask, relaxed, torch.sigmoid(logits))
+        return (
+            relaxed
+            if self._gumbel_heads.all
+            else torch.where(self._gumbel_heads.mask, relaxed, torch.sigmoid(logits))
+        )
 
     def _straight_through(self, relaxed: Tensor, hard: bool) -> Tensor:
         """Return actions `[M, A, B]`; where wanted, those of discrete agents as one-hot vectors."""
-        if not (hard and self._discrete.any):
+        if not (hard and self._discrete_agents.any):
             return relaxed
-        return torch.where(self._discrete.mask, straight_through(relaxed), relaxed)
+        return torch.where(self._discrete_agents.mask, straight_through(relaxed), relaxed)
 
     def _smooth(self, actions: Tensor) -> Tensor:
         """Add noise to target actions `[M, A, B]` where matd3 does, within [0, 1]."""
-        if not self._smoothed.any:
+        if not self._smoothed_agents.any:
             return actions
         noise = smoothing_noise(self._normal(actions), self._config.target_noise)
-        return torch.where(self._smoothed.mask, (actions + noise).clamp_(0.0, 1.0), actions)
+        return torch.where(self._smoothed_agents.mask, (actions + noise).clamp_(0.0, 1.0), actions)
 
-    def _randomised(self, actions: Tensor) -> Tensor:
+    def _with_random_actions(self, actions: Tensor) -> Tensor:
         """Make columns of actions `[M, A, B]` uniform random ones, as the notebook's critics saw them."""
         probability = self._config.random_action_rows
         if probability == 0.0:
             return actions
         chosen = self._uniform(actions[:, :1]) < probability
         uniform = self._uniform(actions)
-        if self._discrete.any:
+        if self._discrete_agents.any:
             uniform = torch.where(
-                self._discrete.mask, one_hot_like(self._columns.without_padding(uniform)), uniform
+                self._discrete_agents.mask, one_hot_like(self._columns.without_padding(uniform)), uniform
             )
         return torch.where(chosen, uniform, actions)
 
@@ -384,20 +390,22 @@ class MADDPGUpdate:
             run.normal_(generator=generator)
         return drawn
 
-    def _step(self, networks: StackedNetworks, optimiser: Adam, loss: Tensor) -> Tensor:
+    def _backward_and_apply(self, networks: StackedNetworks, optimiser: Adam, loss: Tensor) -> Tensor:
         """Apply the gradient of `loss [M]`; return each network's gradient norm `[M]` before clipping."""
         leaves = [leaf for layer in networks.layers for leaf in layer]
         grads = torch.autograd.grad(loss.sum(), leaves)
         torch.cat([grad.flatten(1) for grad in grads], dim=1, out=networks.grad)  # [M, P]
-        return self._descend(networks, optimiser)
+        return self._apply_gradient(networks, optimiser)
 
-    def _descend(self, networks: StackedNetworks, optimiser: Adam) -> Tensor:
+    def _apply_gradient(self, networks: StackedNetworks, optimiser: Adam) -> Tensor:
         """Apply the gradient that stands in `networks.grad`; return each norm `[M]` before clipping."""
-        shared = self._shared if networks is self.policy else ()
+        shared = self._shared_rows if networks is self.policy else ()
         for rows in shared:
             networks.grad[rows] = networks.grad[rows].mean(dim=1, keepdim=True).expand(-1, rows.shape[1], -1)
-        if self._frozen is not None and networks is self.policy:
-            networks.grad.masked_fill_(self._frozen[:, :, 0], 0.0)  # Adam leaves what never had a gradient
+        if self._frozen_mask is not None and networks is self.policy:
+            networks.grad.masked_fill_(
+                self._frozen_mask[:, :, 0], 0.0
+            )  # Adam leaves what never had a gradient
         norm: Tensor = torch.linalg.vector_norm(networks.grad, dim=1)
         if self._config.max_grad_norm > 0:
             self._clip(networks, norm)

@@ -36,7 +36,7 @@ class StackedNetworks:
         for leaves in self.layers:
             for leaf in leaves:
                 leaf.requires_grad_()
-        self.frozen = _layers(layout, self.flat)  # the same memory, seen by autograd as constants
+        self.detached_layers = _layers(layout, self.flat)  # the same memory, seen by autograd as constants
         self.grad_layers = _layers(layout, self.grad)
         self.grad_parameters = [
             self.grad[:, part] for weight, bias, _, _ in layout.layers for part in (weight, bias)
@@ -87,7 +87,7 @@ class CriticNetwork(StackedNetworks):
 
     def __call__(self, joint: Tensor) -> Tensor:
         """Return values `[M, B]` of joint observations and actions `[S, B, J]`."""
-        weight, bias = self.first(self.layers)
+        weight, bias = self.first_layer(self.layers)
         return _hidden_and_output(torch.baddbmm(bias, self.repeat(joint), weight), self.layers[1:]).squeeze(2)
 
     def with_own_action(self, joint: Tensor, change: Tensor) -> Tensor:
@@ -100,12 +100,12 @@ class CriticNetwork(StackedNetworks):
             joint: [S, B, J] observations and the actions to start from.
             change: [M, A, B] own action wanted minus own action in `joint`; zero in padded rows.
         """
-        weight, bias = self.first(self.frozen)
+        weight, bias = self.first_layer(self.detached_layers)
         first = torch.baddbmm(bias, self.repeat(joint), weight)
         first = torch.baddbmm(first, change.transpose(1, 2), self.own_action_rows(weight))
-        return _hidden_and_output(first, self.frozen[1:]).squeeze(2)
+        return _hidden_and_output(first, self.detached_layers[1:]).squeeze(2)
 
-    def first(self, layers: Layers) -> tuple[Tensor, Tensor]:
+    def first_layer(self, layers: Layers) -> tuple[Tensor, Tensor]:
         """Return the first layer as the critics see through it: masked."""
         weight, bias = layers[0]
         return (weight if self.mask is None else weight * self.mask), bias

@@ -35,10 +35,10 @@ class RestorePoint:
         """Return the sum of all numbers as they are now, `[]`: finite only if each of them is."""
         return torch.stack([tensor.sum() for tensor in self._tensors]).sum()
 
-    def not_finite(self) -> tuple[str, list[int]] | None:
+    def find_not_finite(self) -> tuple[str, list[int]] | None:
         """Return the name of the first metric or state that is not finite, and in which of the M networks."""
         metrics = dict(zip(METRICS, self._metrics[:, :, None], strict=True))
-        for name, rows in (metrics | self._update.rows()).items():
+        for name, rows in (metrics | self._update.per_network_state()).items():
             bad = ~rows.isfinite().all(dim=1)
             if bad.any():
                 return name, bad.nonzero().flatten().tolist()

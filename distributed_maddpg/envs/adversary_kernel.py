@@ -30,33 +30,33 @@ _MULTIPLIER_HI, _MULTIPLIER_LO = np.uint64(0x2360ED051FC65DA4), np.uint64(0x4385
 _FACTOR_HI, _FACTOR_LO = np.uint64(0x4385DF64), np.uint64(0x9FCCF645)
 
 
-class Worlds(NamedTuple):
+class EnvState(NamedTuple):
     """All that the future of E copies depends on."""
 
-    positions: DoubleArray
+    agent_positions: DoubleArray
     """[E, A, 2]"""
-    velocities: DoubleArray
+    agent_velocities: DoubleArray
     """[E, A, 2]"""
-    landmarks: DoubleArray
+    landmark_positions: DoubleArray
     """[E, L, 2]"""
-    goal: IntArray
+    goal_landmark: IntArray
     """[E] index of the goal landmark."""
     cycle: IntArray
     """[E] steps since the episode began."""
-    generator: UintArray
+    generator_state: UintArray
     """[E, 6] as in `streams`."""
 
 
-class Rules(NamedTuple):
+class EnvParams(NamedTuple):
     """What does not change during a run."""
 
     max_cycles: int
     continuous: bool
-    near_agents: int
+    num_agent_neighbors: int
     """Other agents each agent observes; 0 = all."""
-    near_landmarks: int
+    num_landmark_neighbors: int
     """Landmarks each agent observes; 0 = all."""
-    width: int
+    adversary_obs_size: int
     """O_0, numbers in the adversary's observation; a good agent's has two more."""
     squared: bool
     """Whether the adversary is paid by the squared distance."""
@@ -67,13 +67,13 @@ class Rules(NamedTuple):
 class JointActions(NamedTuple):
     """The actions of all agents; the kind that is not used has no rows."""
 
-    vectors: FloatArray
+    continuous: FloatArray
     """[A, E, 5]"""
-    pushes: IntArray
+    discrete: IntArray
     """[A, E]"""
 
 
-class Outcome(NamedTuple):
+class StepOutput(NamedTuple):
     """What a step gives. Observations are one flat array: agent after agent, each a block [E, O_i]."""
 
     obs: FloatArray
@@ -143,18 +143,18 @@ def _next_coordinate(generator: UintArray) -> float:
 
 
 @compiled
-def _begin_episode(worlds: Worlds, e: int) -> None:
+def _reset_copy(state: EnvState, e: int) -> None:
     """Draw a start in MPE2's order: goal, agents, landmarks."""
-    generator = worlds.generator[e]
-    worlds.goal[e] = _next_index(generator, worlds.landmarks.shape[1])
-    for i in range(worlds.positions.shape[1]):
+    generator = state.generator_state[e]
+    state.goal_landmark[e] = _next_index(generator, state.landmark_positions.shape[1])
+    for i in range(state.agent_positions.shape[1]):
         for k in range(2):
-            worlds.positions[e, i, k] = _next_coordinate(generator)
-            worlds.velocities[e, i, k] = 0.0
-    for i in range(worlds.landmarks.shape[1]):
+            state.agent_positions[e, i, k] = _next_coordinate(generator)
+            state.agent_velocities[e, i, k] = 0.0
+    for i in range(state.landmark_positions.shape[1]):
         for k in range(2):
-            worlds.landmarks[e, i, k] = _next_coordinate(generator)
-    worlds.cycle[e] = 0
+            state.landmark_positions[e, i, k] = _next_coordinate(generator)
+    state.cycle[e] = 0
 
 
 @compiled
@@ -173,7 +173,7 @@ def _distance(a: DoubleArray, i: int, b: DoubleArray, j: int, e: int) -> float:
 
 
 @compiled
-def _nearest(row: FloatArray, points: DoubleArray, x: float, y: float, skip: int) -> None:
+def _write_nearest(row: FloatArray, points: DoubleArray, x: float, y: float, skip: int) -> None:
     """Fill a row with the relative positions of the points nearest to (x, y), nearest first, then zeros.
 
     An insertion sort that keeps equally far ones in their order. MPE2 computes these distances with BLAS,
@@ -199,16 +199,18 @@ def _nearest(row: FloatArray, points: DoubleArray, x: float, y: float, skip: int
 
 
 @compiled
-def _observe_nearest(
+def _observe_nearest_points(
     points: DoubleArray, positions: DoubleArray, i: int, frames: FloatArray, skip: int
 ) -> None:
     """Write what agent i sees of its nearest points but `skip`; frames [E, 2 * neighbours]."""
     for e in range(len(points)):
-        _nearest(frames[e], points[e], positions[e, i, 0], positions[e, i, 1], skip)
+        _write_nearest(frames[e], points[e], positions[e, i, 0], positions[e, i, 1], skip)
 
 
 @compiled
-def _observe_all(points: DoubleArray, positions: DoubleArray, i: int, frames: FloatArray, skip: int) -> None:
+def _observe_all_points(
+    points: DoubleArray, positions: DoubleArray, i: int, frames: FloatArray, skip: int
+) -> None:
     """Write what agent i sees of all points but `skip`; frames [E, 2 * points seen]."""
     at = 0
     for j in range(points.shape[1]):
@@ -220,36 +222,36 @@ def _observe_all(points: DoubleArray, positions: DoubleArray, i: int, frames: Fl
 
 
 @compiled
-def _observe(worlds: Worlds, rules: Rules, obs: FloatArray) -> None:
+def _observe(state: EnvState, params: EnvParams, obs: FloatArray) -> None:
     """Write the observations of all copies.
 
     Copies are the innermost loop, because loops over two landmarks or three agents cost more than their work.
     """
-    num_envs, start = len(worlds.goal), 0
-    positions, landmarks = worlds.positions, worlds.landmarks
-    nothing = positions.shape[1]  # as a `skip`: no point has this index
-    middle = 2 * (rules.near_landmarks or landmarks.shape[1])
+    num_envs, start = len(state.goal_landmark), 0
+    positions, landmarks = state.agent_positions, state.landmark_positions
+    no_skip = positions.shape[1]  # no point has this index
+    middle = 2 * (params.num_landmark_neighbors or landmarks.shape[1])
     for i in range(positions.shape[1]):
-        width = rules.width + 2 if i else rules.width
+        width = params.adversary_obs_size + 2 if i else params.adversary_obs_size
         frames = obs[start : start + num_envs * width].reshape(num_envs, width)
         start += num_envs * width
         if i:
             for e in range(num_envs):
-                frames[e, 0] = landmarks[e, worlds.goal[e], 0] - positions[e, i, 0]
-                frames[e, 1] = landmarks[e, worlds.goal[e], 1] - positions[e, i, 1]
-        seen = frames[:, width - rules.width :]
-        if rules.near_landmarks:
-            _observe_nearest(landmarks, positions, i, seen[:, :middle], nothing)
+                frames[e, 0] = landmarks[e, state.goal_landmark[e], 0] - positions[e, i, 0]
+                frames[e, 1] = landmarks[e, state.goal_landmark[e], 1] - positions[e, i, 1]
+        seen = frames[:, width - params.adversary_obs_size :]
+        if params.num_landmark_neighbors:
+            _observe_nearest_points(landmarks, positions, i, seen[:, :middle], no_skip)
         else:
-            _observe_all(landmarks, positions, i, seen[:, :middle], nothing)
-        if rules.near_agents:
-            _observe_nearest(positions, positions, i, seen[:, middle:], i)
+            _observe_all_points(landmarks, positions, i, seen[:, :middle], no_skip)
+        if params.num_agent_neighbors:
+            _observe_nearest_points(positions, positions, i, seen[:, middle:], i)
         else:
-            _observe_all(positions, positions, i, seen[:, middle:], i)
+            _observe_all_points(positions, positions, i, seen[:, middle:], i)
 
 
 @compiled
-def _difference(up: np.float32, down: np.float32) -> float:
+def _continuous_force(up: np.float32, down: np.float32) -> float:
     """Return the difference of two clipped action components, subtracted in float32 as MPE2 does."""
     up = _ZERO if up < _ZERO else _ONE if up > _ONE else up
     down = _ZERO if down < _ZERO else _ONE if down > _ONE else down
@@ -258,22 +260,25 @@ def _difference(up: np.float32, down: np.float32) -> float:
 
 
 @compiled
-def _push(push: int, negative: int) -> float:
+def _discrete_force(push: int, negative: int) -> float:
     """Return the unit force of a discrete action along the axis whose negative direction is given."""
     return -1.0 if push == negative else 1.0 if push == negative + 1 else 0.0
 
 
 @compiled
-def _move(worlds: Worlds, actions: JointActions, continuous: bool, velocity_first: bool) -> None:
+def _move(state: EnvState, actions: JointActions, continuous: bool, velocity_first: bool) -> None:
     """Integrate all copies: position by the old velocity, then damping, then force; or position last."""
-    positions, velocities = worlds.positions, worlds.velocities
+    positions, velocities = state.agent_positions, state.agent_velocities
     for i in range(positions.shape[1]):
         for e in range(positions.shape[0]):
             if continuous:
-                force_x = _difference(actions.vectors[i, e, 2], actions.vectors[i, e, 1])
-                force_y = _difference(actions.vectors[i, e, 4], actions.vectors[i, e, 3])
+                force_x = _continuous_force(actions.continuous[i, e, 2], actions.continuous[i, e, 1])
+                force_y = _continuous_force(actions.continuous[i, e, 4], actions.continuous[i, e, 3])
             else:
-                force_x, force_y = _push(actions.pushes[i, e], 1), _push(actions.pushes[i, e], 3)
+                force_x, force_y = (
+                    _discrete_force(actions.discrete[i, e], 1),
+                    _discrete_force(actions.discrete[i, e], 3),
+                )
             if not velocity_first:
                 positions[e, i, 0] += velocities[e, i, 0] * 0.1
                 positions[e, i, 1] += velocities[e, i, 1] * 0.1
@@ -285,81 +290,85 @@ def _move(worlds: Worlds, actions: JointActions, continuous: bool, velocity_firs
 
 
 @compiled
-def _reward(worlds: Worlds, squared: bool, e: int, rewards: FloatArray) -> None:
+def _write_rewards(state: EnvState, squared: bool, e: int, rewards: FloatArray) -> None:
     """Write the rewards of one copy into its row of [E, A]; the good agents' never know of `squared`."""
-    goal, adversary, nearest = worlds.goal[e], 0.0, np.inf
-    for i in range(worlds.positions.shape[1]):
-        distance = _distance(worlds.positions, i, worlds.landmarks, goal, e)
+    goal, adversary, nearest = state.goal_landmark[e], 0.0, np.inf
+    for i in range(state.agent_positions.shape[1]):
+        distance = _distance(state.agent_positions, i, state.landmark_positions, goal, e)
         if i == 0:
             adversary = distance
         elif distance < nearest:
             nearest = distance
-    loss = _squared_distance(worlds.positions, 0, worlds.landmarks, goal, e) if squared else adversary
+    loss = (
+        _squared_distance(state.agent_positions, 0, state.landmark_positions, goal, e)
+        if squared
+        else adversary
+    )
     rewards[e, 0] = 0.0 - loss
-    for i in range(1, worlds.positions.shape[1]):
+    for i in range(1, state.agent_positions.shape[1]):
         rewards[e, i] = adversary - nearest
 
 
 @compiled
-def _measure(worlds: Worlds, e: int, distances: FloatArray) -> None:
+def _write_distances(state: EnvState, e: int, distances: FloatArray) -> None:
     """Write the distance of each agent to each landmark of one copy, the goal first, into [E, A, L]."""
-    goal = worlds.goal[e]
-    for i in range(worlds.positions.shape[1]):
-        for j in range(worlds.landmarks.shape[1]):
+    goal = state.goal_landmark[e]
+    for i in range(state.agent_positions.shape[1]):
+        for j in range(state.landmark_positions.shape[1]):
             place = 0 if j == goal else j + 1 if j < goal else j
-            distances[e, i, place] = _distance(worlds.positions, i, worlds.landmarks, j, e)
+            distances[e, i, place] = _distance(state.agent_positions, i, state.landmark_positions, j, e)
 
 
 @compiled
-def _are_valid(actions: JointActions) -> bool:
+def _are_valid_actions(actions: JointActions) -> bool:
     """Tell whether no vector holds NaN and every push exists."""
     wrong = 0
-    for value in actions.vectors.reshape(-1):
+    for value in actions.continuous.reshape(-1):
         if value != value:  # NaN alone is unequal to itself
             wrong += 1
-    for push in actions.pushes.reshape(-1):
+    for push in actions.discrete.reshape(-1):
         if push < 0 or push > 4:
             wrong += 1
     return wrong == 0
 
 
 @compiled
-def reset_all(worlds: Worlds, rules: Rules, obs: FloatArray) -> None:
+def reset_all(state: EnvState, params: EnvParams, obs: FloatArray) -> None:
     """Begin a new episode in every copy and observe it."""
-    for e in range(len(worlds.goal)):
-        _begin_episode(worlds, e)
-    _observe(worlds, rules, obs)
+    for e in range(len(state.goal_landmark)):
+        _reset_copy(state, e)
+    _observe(state, params, obs)
 
 
 @compiled
-def step_all(worlds: Worlds, rules: Rules, actions: JointActions, outcome: Outcome) -> int:
+def step_all(state: EnvState, params: EnvParams, actions: JointActions, output: StepOutput) -> int:
     """Step every copy, begin the next episode of those that end, and write all that a step gives.
 
     Args:
-        worlds: advanced in place.
-        rules: of the run.
+        state: advanced in place.
+        params: of the run.
         actions: any floats but NaN, which are clipped here, or pushes 0 to 4.
-        outcome: obs, rewards and truncated are written in full; final_obs only if a copy ended, then in full;
+        output: obs, rewards and truncated are written in full; final_obs only if a copy ended, then in full;
             distances of the copies that ended.
 
     Returns:
         How many copies ended, or -1 if an action was NaN or does not exist; then nothing has changed.
     """
-    if not _are_valid(actions):
+    if not _are_valid_actions(actions):
         return -1
-    _move(worlds, actions, rules.continuous, rules.velocity_first)
+    _move(state, actions, params.continuous, params.velocity_first)
     num_ended = 0
-    for e in range(len(worlds.goal)):
-        _reward(worlds, rules.squared, e, outcome.rewards)
-        worlds.cycle[e] += 1
-        outcome.truncated[e] = worlds.cycle[e] >= rules.max_cycles
-        if outcome.truncated[e]:
+    for e in range(len(state.goal_landmark)):
+        _write_rewards(state, params.squared, e, output.rewards)
+        state.cycle[e] += 1
+        output.truncated[e] = state.cycle[e] >= params.max_cycles
+        if output.truncated[e]:
             num_ended += 1
     if num_ended:
-        _observe(worlds, rules, outcome.final_obs)
-        for e in range(len(worlds.goal)):
-            if outcome.truncated[e]:
-                _measure(worlds, e, outcome.distances)
-                _begin_episode(worlds, e)
-    _observe(worlds, rules, outcome.obs)
+        _observe(state, params, output.final_obs)
+        for e in range(len(state.goal_landmark)):
+            if output.truncated[e]:
+                _write_distances(state, e, output.distances)
+                _reset_copy(state, e)
+    _observe(state, params, output.obs)
     return num_ended

@@ -20,7 +20,7 @@ from distributed_maddpg.errors import BadInput, did_you_mean
 from distributed_maddpg.types import EnvSpec, FloatArray
 
 NUM_ACTIONS = 5
-UNKNOWN_TO_MPE2 = ("squared_adversary_reward", "velocity_first")
+OPTIONS_NOT_IN_MPE2 = ("squared_adversary_reward", "velocity_first")
 """The options that are ours."""
 _MAX_ENTITIES, _MAX_CYCLES = 10_000, 2**31
 

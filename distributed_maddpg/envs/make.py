@@ -16,8 +16,8 @@ from distributed_maddpg.types import EnvSpec
 _ADVERSARY = "simple_adversary"
 _ADVERSARY_MODULE = "mpe2.simple_adversary_v3"
 _BUILTIN_PACKAGES = ("mpe2", "pettingzoo")
-_FACTORY = "factory:"
-_OWN_ARGUMENTS = {"env_id", "num_envs", "seed", "backend"}
+_FACTORY_PREFIX = "factory:"
+_RESERVED_KWARGS = {"env_id", "num_envs", "seed", "backend"}
 _BACKENDS = ("auto", "vectorized", "pettingzoo")
 
 EnvFactory = Callable[..., Any]
@@ -54,18 +54,18 @@ def make_vector_env(
     factory, name = (env_id, factory_id(env_id)) if callable(env_id) else (_find_factory(env_id), env_id)
     from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv  # noqa: PLC0415 - loads gymnasium
 
-    return PettingZooVectorEnv(lambda: _construct(factory, name, env_kwargs), num_envs, seed, name)
+    return PettingZooVectorEnv(lambda: _make_copy(factory, name, env_kwargs), num_envs, seed, name)
 
 
 def factory_id(factory: EnvFactory) -> str:
     """Return the `env.id` that stands for an environment given as a callable, "factory:<its name>"."""
     function = getattr(factory, "func", factory)  # of a functools.partial
-    return _FACTORY + getattr(function, "__qualname__", type(function).__name__)
+    return _FACTORY_PREFIX + getattr(function, "__qualname__", type(function).__name__)
 
 
 def is_factory_id(env_id: str) -> bool:
     """Return whether an id stands for a callable, which the id alone cannot bring back."""
-    return env_id.startswith(_FACTORY)
+    return env_id.startswith(_FACTORY_PREFIX)
 
 
 def is_compiled(env: VectorEnv) -> bool:
@@ -87,7 +87,7 @@ def is_builtin(env_id: str) -> bool:
 
 def env_spec(env_id: str | EnvFactory, backend: str, env_kwargs: Mapping[str, Any]) -> EnvSpec:
     """Return what the other stages need to know of an environment, by making one copy and closing it."""
-    for name in _OWN_ARGUMENTS & set(env_kwargs):
+    for name in _RESERVED_KWARGS & set(env_kwargs):
         raise BadInput(
             f"env.kwargs.{name}", env_kwargs[name], "is set elsewhere; an environment cannot take it"
         )
@@ -109,7 +109,7 @@ def _make_adversary(num_envs: int, seed: int, backend: str, kwargs: dict[str, An
     return SimpleAdversary(num_envs, seed, **kwargs)
 
 
-def _construct(factory: Callable[..., Any], env_id: str, kwargs: dict[str, Any]) -> Any:
+def _make_copy(factory: Callable[..., Any], env_id: str, kwargs: dict[str, Any]) -> Any:
     try:
         return factory(**kwargs)
     except (Exception, SystemExit) as error:  # whatever an environment finds wrong with its keywords
@@ -146,16 +146,16 @@ def _import(env_id: str, module_name: str) -> Any:
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if module_name == missing or module_name.startswith(f"{missing}."):
-            raise BadInput("env.id", env_id, _suggestion(module_name)) from error
+            raise BadInput("env.id", env_id, _unknown_environment(module_name)) from error
         raise BadInput("env.id", env_id, f"its module needs {missing!r}, which is not installed") from error
     except (Exception, SystemExit) as error:  # a foreign module may fail in any way while it is imported
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise BadInput("env.id", env_id, f"its module cannot be imported ({reason})") from error
 
 
-def _suggestion(module_name: str) -> str:
+def _unknown_environment(module_name: str) -> str:
     package = module_name.rpartition(".")[0]
-    known = _modules(package or "mpe2")
+    known = _public_modules(package or "mpe2")
     if not package:
         known = [_ADVERSARY, *known]
     if not known:
@@ -163,7 +163,7 @@ def _suggestion(module_name: str) -> str:
     return f"there is no such environment, {did_you_mean(module_name, known)}"
 
 
-def _modules(package: str) -> list[str]:
+def _public_modules(package: str) -> list[str]:
     """Return the public modules of a package by their full names; none if there is no such package."""
     try:
         spec = importlib.util.find_spec(package)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.envs import streams
-from distributed_maddpg.envs.adversary_rules import UNKNOWN_TO_MPE2, AdversaryOptions, checked_state
+from distributed_maddpg.envs.adversary_rules import OPTIONS_NOT_IN_MPE2, AdversaryOptions, checked_state
 from distributed_maddpg.envs.base import Observations, State
 from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
 from distributed_maddpg.seeding import pack_generator
@@ -30,15 +30,15 @@ class MPE2AdversaryEnv(PettingZooVectorEnv):
 
     def __init__(self, factory: Callable[..., Any], num_envs: int, seed: int, **kwargs: Any) -> None:
         self.options = AdversaryOptions.from_kwargs(kwargs)
-        squared, velocity_first = (kwargs.pop(name, False) for name in UNKNOWN_TO_MPE2)
+        squared, velocity_first = (kwargs.pop(name, False) for name in OPTIONS_NOT_IN_MPE2)
         super().__init__(lambda: factory(**kwargs), num_envs, seed, "simple_adversary")
         for env in self.envs:
             if squared:
                 env.unwrapped.scenario.adversary_reward = _minus_squared_distance
             if velocity_first:
-                _move_by_the_new_velocity(env.unwrapped.world)
+                _integrate_velocity_first(env.unwrapped.world)
         self._distances = np.zeros((num_envs, self.options.N + 1, self.options.N), np.float32)
-        self._reseed(seed)
+        self._seed_streams(seed)
 
     def get_state(self) -> State:
         """Return copies of all state, under the kernel's names."""
@@ -51,7 +51,7 @@ class MPE2AdversaryEnv(PettingZooVectorEnv):
             "landmark_positions": np.array(
                 [[mark.state.p_pos for mark in env.world.landmarks] for env in raw]
             ),
-            "goal_landmark": np.array([_goal(env.world) for env in raw], np.int64),
+            "goal_landmark": np.array([_goal_index(env.world) for env in raw], np.int64),
             "cycle": np.array([env.steps for env in raw], np.int64),
             "generator_state": np.stack([pack_generator(env.np_random) for env in raw]),
         }
@@ -67,7 +67,7 @@ class MPE2AdversaryEnv(PettingZooVectorEnv):
                 agent.state.p_vel = checked["agent_velocities"][e, i].copy()
             for i, landmark in enumerate(raw.world.landmarks):
                 landmark.state.p_pos = checked["landmark_positions"][e, i].copy()
-            _set_goal(raw.world, int(checked["goal_landmark"][e]))
+            _set_goal_index(raw.world, int(checked["goal_landmark"][e]))
             raw.steps = int(checked["cycle"][e])
             raw.np_random = streams.unpack(checked["generator_state"][e])
         self._started = True
@@ -76,26 +76,26 @@ class MPE2AdversaryEnv(PettingZooVectorEnv):
         """Return [E, N+1, L] distances in the last frame of each copy's latest episode, goal first."""
         return self._distances
 
-    def _reseed(self, seed: int) -> None:
+    def _seed_streams(self, seed: int) -> None:
         for copy, env in enumerate(self.envs):
             env.unwrapped.np_random = streams.stream(seed, copy)
 
-    def _begin(self, e: int) -> dict[str, Any]:
-        return self._checked_agents(self.envs[e].reset(), e)
+    def _reset_copy(self, e: int) -> dict[str, Any]:
+        return self._check_all_agents_present(self.envs[e].reset(), e)
 
-    def _remember(self, e: int, actions: list[Any]) -> None:
+    def _record_actions(self, e: int, actions: list[Any]) -> None:
         """Keep nothing: the state is read from the world itself."""
 
-    def _restart(self, ended: list[int], final_obs: Observations) -> Observations:
+    def _reset_ended_copies(self, ended: list[int], final_obs: Observations) -> Observations:
         for e in ended:
             world = self.envs[e].unwrapped.world
-            goal = _goal(world)
+            goal = _goal_index(world)
             marks = [world.landmarks[goal], *world.landmarks[:goal], *world.landmarks[goal + 1 :]]
             agents = np.array([agent.state.p_pos for agent in world.agents])
             points = np.array([mark.state.p_pos for mark in marks])
             apart = agents[:, None, :] - points[None, :, :]  # [N+1, L, 2]
             self._distances[e] = np.sqrt(np.square(apart).sum(axis=2))
-        return super()._restart(ended, final_obs)
+        return super()._reset_ended_copies(ended, final_obs)
 
 
 def _minus_squared_distance(agent: Any, _world: Any) -> float:
@@ -104,7 +104,7 @@ def _minus_squared_distance(agent: Any, _world: Any) -> float:
     return -float(np.sum(np.square(apart)))
 
 
-def _move_by_the_new_velocity(world: Any) -> None:
+def _integrate_velocity_first(world: Any) -> None:
     """Have a world take each step as OpenAI's MPE does, with the velocities that are MPE2's own."""
     original = world.integrate_state
 
@@ -117,11 +117,11 @@ def _move_by_the_new_velocity(world: Any) -> None:
     world.integrate_state = integrate_state
 
 
-def _goal(world: Any) -> int:
+def _goal_index(world: Any) -> int:
     return next(i for i, mark in enumerate(world.landmarks) if mark is world.agents[0].goal_a)
 
 
-def _set_goal(world: Any, goal: int) -> None:
+def _set_goal_index(world: Any, goal: int) -> None:
     for i, mark in enumerate(world.landmarks):
         mark.color = np.array([0.15, 0.65 if i == goal else 0.15, 0.15])  # as MPE2 paints them
     for agent in world.agents:

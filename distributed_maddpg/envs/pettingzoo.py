@@ -33,8 +33,8 @@ from distributed_maddpg.types import ActionType, EnvSpec, FloatArray
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on stdout, which carries JSON
 
-_SEED_LIMIT = 2**31
-_FIRST_CAPACITY = 32
+_INT31_LIMIT = 2**31
+_INITIAL_HISTORY_STEPS = 32
 
 
 class PettingZooVectorEnv:
@@ -56,30 +56,34 @@ class PettingZooVectorEnv:
         self.agents: tuple[str, ...] = tuple(getattr(first, "possible_agents", ()))
         if not self.agents:
             raise BadInput("env.id", env_id, "the environment does not say its possible_agents")
-        self._actions = [action_codec(env_id, agent, first.action_space(agent)) for agent in self.agents]
-        self._obs = [
+        self._action_codecs = [
+            action_codec(env_id, agent, first.action_space(agent)) for agent in self.agents
+        ]
+        self._obs_codecs = [
             observation_codec(env_id, agent, first.observation_space(agent)) for agent in self.agents
         ]
         self._streams = [streams.stream(seed, copy) for copy in range(num_envs)]
         self._episode_seed = np.zeros(num_envs, np.int64)
         self._episode_step = np.zeros(num_envs, np.int64)
-        self._history = [codec.empty(num_envs, _FIRST_CAPACITY) for codec in self._actions]
+        self._action_history = [
+            codec.zeros(num_envs, _INITIAL_HISTORY_STEPS) for codec in self._action_codecs
+        ]
         self._started = False
 
     @property
     def observation_sizes(self) -> tuple[int, ...]:
         """O_i of each agent."""
-        return tuple(codec.size for codec in self._obs)
+        return tuple(codec.size for codec in self._obs_codecs)
 
     @property
     def action_sizes(self) -> tuple[int, ...]:
         """A_i of each agent."""
-        return tuple(codec.size for codec in self._actions)
+        return tuple(codec.size for codec in self._action_codecs)
 
     @property
     def action_types(self) -> tuple[ActionType, ...]:
         """Kind of action of each agent."""
-        return tuple(codec.kind for codec in self._actions)
+        return tuple(codec.kind for codec in self._action_codecs)
 
     @property
     def action_type(self) -> VectorActionType:
@@ -94,10 +98,10 @@ class PettingZooVectorEnv:
     def reset(self, seed: int | None = None) -> Observations:
         """Begin a new episode in every copy; a seed derives all streams anew, none continues them."""
         if seed is not None:
-            self._reseed(seed)
+            self._seed_streams(seed)
         obs = self._empty_obs()
         for e in range(self.num_envs):
-            self._encode(self._begin(e), obs, e)
+            self._write_observations(self._reset_copy(e), obs, e)
         self._started = True
         return obs
 
@@ -119,7 +123,8 @@ class PettingZooVectorEnv:
         if len(actions) != len(self.agents):
             raise count_error(len(actions), len(self.agents))
         taken = [
-            codec.checked(array, self.num_envs) for codec, array in zip(self._actions, actions, strict=True)
+            codec.checked(array, self.num_envs)
+            for codec, array in zip(self._action_codecs, actions, strict=True)
         ]
         shape = (self.num_envs, len(self.agents))
         rewards, terminated = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
@@ -129,12 +134,14 @@ class PettingZooVectorEnv:
             observations, reward, *ends = self._step_copy(e, [array[e] for array in taken])
             with np.errstate(over="ignore"):  # what float32 cannot hold is for the worker to refuse
                 rewards[e] = [reward[agent] for agent in self.agents]
-            self._encode(observations, final_obs, e)
-            terminated[e], cut = self._ends(ends[0], ends[1], e)
+            self._write_observations(observations, final_obs, e)
+            terminated[e], cut = self._checked_ends(ends[0], ends[1], e)
             truncated[e] = any(cut)
             if truncated[e] or terminated[e].all():
                 ended.append(e)
-        return StepResult(self._restart(ended, final_obs), rewards, terminated, truncated, final_obs)
+        return StepResult(
+            self._reset_ended_copies(ended, final_obs), rewards, terminated, truncated, final_obs
+        )
 
     def get_state(self) -> State:
         """Return generators, episode seeds and the actions of the running episodes.
@@ -152,7 +159,7 @@ class PettingZooVectorEnv:
             "episode_step": self._episode_step.copy(),
         }
         past = np.arange(length) >= self._episode_step[:, None]  # [E, T]
-        for agent, history in zip(self.agents, self._history, strict=True):
+        for agent, history in zip(self.agents, self._action_history, strict=True):
             actions = history[:, :length].copy()
             actions[past] = 0
             state[f"actions_{agent}"] = actions
@@ -169,21 +176,21 @@ class PettingZooVectorEnv:
         check_keys(state, ["generator_state", "episode_seed", "episode_step", *names])
         each = (self.num_envs,)
         packed = streams.checked(state["generator_state"], self.num_envs)
-        seeds = checked_integers("episode_seed", state["episode_seed"], each, _SEED_LIMIT)
-        steps = checked_integers("episode_step", state["episode_step"], each, _SEED_LIMIT)
+        seeds = checked_integers("episode_seed", state["episode_seed"], each, _INT31_LIMIT)
+        steps = checked_integers("episode_step", state["episode_step"], each, _INT31_LIMIT)
         replayed = self._checked_history(state, int(steps.max()))
         self._streams = [streams.unpack(row) for row in packed]
         self._started = True
         for e in range(self.num_envs):
-            self._open(e, int(seeds[e]))
+            self._reset_copy_with_seed(e, int(seeds[e]))
             for t in range(int(steps[e])):
-                ended = self._replay(e, [array[e, t] for array in replayed])
+                ended = self._replay_step(e, [array[e, t] for array in replayed])
                 if ended:
                     raise NotReproducible(
                         f"copy {e} ended while its actions were replayed: {self._id} does not honour its seed"
                     )
 
-    def _replay(self, e: int, actions: list[Any]) -> bool:
+    def _replay_step(self, e: int, actions: list[Any]) -> bool:
         """Step one copy again; return whether its episode ended."""
         try:
             _, _, terminations, truncations, _ = self._step_copy(e, actions)
@@ -201,18 +208,18 @@ class PettingZooVectorEnv:
         for env in self.envs:
             env.close()
 
-    def _reseed(self, seed: int) -> None:
+    def _seed_streams(self, seed: int) -> None:
         self._streams = [streams.stream(seed, copy) for copy in range(self.num_envs)]
 
-    def _begin(self, e: int) -> dict[str, Any]:
+    def _reset_copy(self, e: int) -> dict[str, Any]:
         """Begin the next episode of one copy and return its first observations."""
-        return self._open(e, int(self._streams[e].integers(_SEED_LIMIT)))
+        return self._reset_copy_with_seed(e, int(self._streams[e].integers(_INT31_LIMIT)))
 
-    def _open(self, e: int, episode_seed: int) -> dict[str, Any]:
+    def _reset_copy_with_seed(self, e: int, episode_seed: int) -> dict[str, Any]:
         self._episode_seed[e], self._episode_step[e] = episode_seed, 0
-        return self._checked_agents(self.envs[e].reset(seed=episode_seed), e)
+        return self._check_all_agents_present(self.envs[e].reset(seed=episode_seed), e)
 
-    def _checked_agents(self, reset_result: tuple[dict[str, Any], Any], e: int) -> dict[str, Any]:
+    def _check_all_agents_present(self, reset_result: tuple[dict[str, Any], Any], e: int) -> dict[str, Any]:
         """Return first observations after making sure that all agents are there."""
         present = set(self.envs[e].agents)
         if present != set(self.agents):
@@ -224,8 +231,8 @@ class PettingZooVectorEnv:
 
     def _step_copy(self, e: int, actions: list[Any]) -> tuple[Any, ...]:
         """Step one copy, remembering the actions."""
-        self._remember(e, actions)
-        decoded = zip(self.agents, self._actions, actions, strict=True)
+        self._record_actions(e, actions)
+        decoded = zip(self.agents, self._action_codecs, actions, strict=True)
         result: tuple[Any, ...] = self.envs[e].step({agent: codec.decode(a) for agent, codec, a in decoded})
         for part in result[:4]:
             missing = [agent for agent in self.agents if agent not in part]
@@ -234,15 +241,17 @@ class PettingZooVectorEnv:
                 raise BadInput("env.id", self._id, remedy)
         return result
 
-    def _remember(self, e: int, actions: list[Any]) -> None:
+    def _record_actions(self, e: int, actions: list[Any]) -> None:
         t = int(self._episode_step[e])
-        if t == self._history[0].shape[1]:
-            self._history = [np.concatenate([old, np.zeros_like(old)], axis=1) for old in self._history]
-        for history, action in zip(self._history, actions, strict=True):
+        if t == self._action_history[0].shape[1]:
+            self._action_history = [
+                np.concatenate([old, np.zeros_like(old)], axis=1) for old in self._action_history
+            ]
+        for history, action in zip(self._action_history, actions, strict=True):
             history[e, t] = action
         self._episode_step[e] = t + 1
 
-    def _ends(
+    def _checked_ends(
         self, terminations: Mapping[str, bool], truncations: Mapping[str, bool], e: int
     ) -> tuple[Any, Any]:
         """Return who terminated and who was truncated, N flags each; BadInput if only some ended."""
@@ -259,20 +268,20 @@ class PettingZooVectorEnv:
             )
         return terminated, truncated
 
-    def _restart(self, ended: list[int], final_obs: Observations) -> Observations:
+    def _reset_ended_copies(self, ended: list[int], final_obs: Observations) -> Observations:
         """Begin the next episode of the copies that ended and return what all copies see now."""
         if not ended:
             return final_obs
         obs = tuple(array.copy() for array in final_obs)
         for e in ended:
-            self._encode(self._begin(e), obs, e)
+            self._write_observations(self._reset_copy(e), obs, e)
         return obs
 
     def _checked_history(self, state: Mapping[str, npt.NDArray[Any]], length: int) -> list[npt.NDArray[Any]]:
         """Return the saved actions of each agent after checking their shapes and types."""
         histories = []
-        for agent, codec in zip(self.agents, self._actions, strict=True):
-            array, one = np.asarray(state[f"actions_{agent}"]), codec.empty(1, 1)
+        for agent, codec in zip(self.agents, self._action_codecs, strict=True):
+            array, one = np.asarray(state[f"actions_{agent}"]), codec.zeros(1, 1)
             shape = (self.num_envs, length, *one.shape[2:])
             if array.shape != shape or array.dtype != one.dtype:
                 raise ValueError(
@@ -285,9 +294,9 @@ class PettingZooVectorEnv:
         return histories
 
     def _empty_obs(self) -> Observations:
-        return tuple(np.empty((self.num_envs, codec.size), np.float32) for codec in self._obs)
+        return tuple(np.empty((self.num_envs, codec.size), np.float32) for codec in self._obs_codecs)
 
-    def _encode(self, observations: Mapping[str, Any], obs: Observations, e: int) -> None:
+    def _write_observations(self, observations: Mapping[str, Any], obs: Observations, e: int) -> None:
         with np.errstate(over="ignore"):  # as for rewards
-            for agent, codec, array in zip(self.agents, self._obs, obs, strict=True):
+            for agent, codec, array in zip(self.agents, self._obs_codecs, obs, strict=True):
                 codec.encode(observations[agent], array[e])

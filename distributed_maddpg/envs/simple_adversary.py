@@ -14,7 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.envs import streams
-from distributed_maddpg.envs.adversary_kernel import JointActions, Outcome, Rules, Worlds, reset_all, step_all
+from distributed_maddpg.envs.adversary_kernel import (
+    EnvParams,
+    EnvState,
+    JointActions,
+    StepOutput,
+    reset_all,
+    step_all,
+)
 from distributed_maddpg.envs.adversary_rules import NUM_ACTIONS, AdversaryOptions, checked_state
 from distributed_maddpg.envs.base import (
     Actions,
@@ -31,13 +38,13 @@ from distributed_maddpg.errors import BadInput
 from distributed_maddpg.types import ActionType, FloatArray
 
 
-class _Buffers(NamedTuple):
+class _StepBuffers(NamedTuple):
     """The arrays of one step, and what `step` returns: they are the same memory."""
 
-    outcome: Outcome
-    running: StepResult
+    output: StepOutput
+    result: StepResult
     """For a step in which no copy ended: final_obs is obs."""
-    ending: StepResult
+    result_with_ends: StepResult
 
 
 class SimpleAdversary:
@@ -58,7 +65,7 @@ class SimpleAdversary:
             raise BadInput("env.kwargs.render_mode", self.options.render_mode, remedy)
         self.num_envs = num_envs
         self.spec = self.options.spec
-        self._rules = Rules(
+        self._params = EnvParams(
             self.options.max_cycles,
             self.options.continuous_actions,
             self.options.num_agent_neighbors or 0,
@@ -68,7 +75,7 @@ class SimpleAdversary:
             self.options.velocity_first,
         )
         landmarks = self.options.N
-        self._worlds = Worlds(
+        self._state = EnvState(
             np.zeros((num_envs, landmarks + 1, 2)),
             np.zeros((num_envs, landmarks + 1, 2)),
             np.zeros((num_envs, landmarks, 2)),
@@ -76,15 +83,15 @@ class SimpleAdversary:
             np.zeros(num_envs, np.int64),
             streams.pack_all(seed, num_envs),
         )
-        rows = landmarks + 1 if self._rules.continuous else 0
+        rows = landmarks + 1 if self._params.continuous else 0
         self._actions = JointActions(
             np.zeros((rows, num_envs, NUM_ACTIONS), np.float32),
             np.zeros((landmarks + 1 - rows, num_envs), np.int64),
         )
         self._distances = np.zeros((num_envs, landmarks + 1, landmarks), np.float32)
         ends = np.cumsum((0, *self.spec.observation_sizes)) * num_envs
-        self._blocks = tuple(slice(a, b) for a, b in itertools.pairwise(ends.tolist()))
-        self._buffers, self._spare = self._make_buffers(), self._make_buffers()
+        self._obs_slices = tuple(slice(a, b) for a, b in itertools.pairwise(ends.tolist()))
+        self._buffers, self._next_buffers = self._make_buffers(), self._make_buffers()
         self._started = False
 
     @property
@@ -115,11 +122,11 @@ class SimpleAdversary:
     def reset(self, seed: int | None = None) -> Observations:
         """Begin a new episode in every copy; a seed derives all streams anew, none continues them."""
         if seed is not None:
-            self._worlds.generator[:] = streams.pack_all(seed, self.num_envs)
-        obs = np.empty(self._blocks[-1].stop, np.float32)
-        reset_all(self._worlds, self._rules, obs)
+            self._state.generator_state[:] = streams.pack_all(seed, self.num_envs)
+        obs = np.empty(self._obs_slices[-1].stop, np.float32)
+        reset_all(self._state, self._params, obs)
         self._started = True
-        return self._by_agent(obs)
+        return self._split_by_agent(obs)
 
     def step(self, actions: Actions) -> StepResult:
         """Step every copy once; copies at `max_cycles` are truncated and reset at once.
@@ -136,31 +143,31 @@ class SimpleAdversary:
         """
         if not self._started:
             raise RuntimeError("call reset() or set_state() before step()")
-        self._load(actions)
+        self._load_actions(actions)
         buffers = self._buffers
-        num_ended = step_all(self._worlds, self._rules, self._actions, buffers.outcome)
+        num_ended = step_all(self._state, self._params, self._actions, buffers.output)
         if num_ended < 0:
-            raise self._refusal()
-        self._buffers, self._spare = self._spare, buffers
-        return buffers.ending if num_ended else buffers.running
+            raise self._invalid_action_error()
+        self._buffers, self._next_buffers = self._next_buffers, buffers
+        return buffers.result_with_ends if num_ended else buffers.result
 
     def get_state(self) -> State:
         """Return copies of all state, see `adversary_rules.checked_state`."""
         if not self._started:
             raise RuntimeError("call reset() before get_state()")
         return {
-            "agent_positions": self._worlds.positions.copy(),
-            "agent_velocities": self._worlds.velocities.copy(),
-            "landmark_positions": self._worlds.landmarks.copy(),
-            "goal_landmark": self._worlds.goal.copy(),
-            "cycle": self._worlds.cycle.copy(),
-            "generator_state": self._worlds.generator.copy(),
+            "agent_positions": self._state.agent_positions.copy(),
+            "agent_velocities": self._state.agent_velocities.copy(),
+            "landmark_positions": self._state.landmark_positions.copy(),
+            "goal_landmark": self._state.goal_landmark.copy(),
+            "cycle": self._state.cycle.copy(),
+            "generator_state": self._state.generator_state.copy(),
         }
 
     def set_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Continue exactly from a state of this environment, or of MPE2's through its adapter."""
         checked = checked_state(state, self.num_envs, self.options)
-        self._worlds = Worlds(
+        self._state = EnvState(
             checked["agent_positions"],
             checked["agent_velocities"],
             checked["landmark_positions"],
@@ -177,46 +184,52 @@ class SimpleAdversary:
     def close(self) -> None:
         """Do nothing: the copies are plain arrays."""
 
-    def _make_buffers(self) -> _Buffers:
+    def _make_buffers(self) -> _StepBuffers:
         """Allocate what one step writes, and the views of it that are handed out."""
         shape = (self.num_envs, len(self.agents))
-        outcome = Outcome(
-            np.empty(self._blocks[-1].stop, np.float32),
-            np.empty(self._blocks[-1].stop, np.float32),
+        output = StepOutput(
+            np.empty(self._obs_slices[-1].stop, np.float32),
+            np.empty(self._obs_slices[-1].stop, np.float32),
             np.empty(shape, np.float32),
             np.empty(self.num_envs, np.bool_),
             self._distances,
         )
         terminated = np.zeros(shape, np.bool_)
         terminated.flags.writeable = False  # it is never written again
-        obs = self._by_agent(outcome.obs)
-        running = StepResult(obs, outcome.rewards, terminated, outcome.truncated, obs)
-        return _Buffers(outcome, running, running._replace(final_obs=self._by_agent(outcome.final_obs)))
+        obs = self._split_by_agent(output.obs)
+        result = StepResult(obs, output.rewards, terminated, output.truncated, obs)
+        return _StepBuffers(
+            output,
+            result,
+            result._replace(final_obs=self._split_by_agent(output.final_obs)),
+        )
 
-    def _by_agent(self, flat: FloatArray) -> Observations:
+    def _split_by_agent(self, flat: FloatArray) -> Observations:
         """Return each agent's block of the kernel's observations, N + 1 views [E, O_i]."""
-        return tuple(flat[block].reshape(self.num_envs, -1) for block in self._blocks)
+        return tuple(flat[block].reshape(self.num_envs, -1) for block in self._obs_slices)
 
-    def _load(self, actions: Actions) -> None:
+    def _load_actions(self, actions: Actions) -> None:
         """Copy the actions into the kernel's one array, [N+1, E, 5] or [N+1, E]."""
         agents = self.spec.agents
         if len(actions) != len(agents):
             raise count_error(len(actions), len(agents))
-        buffer: npt.NDArray[Any] = self._actions.vectors if self._rules.continuous else self._actions.pushes
-        shape, kinds = buffer.shape[1:], "fiu" if self._rules.continuous else "iu"
+        buffer: npt.NDArray[Any] = (
+            self._actions.continuous if self._params.continuous else self._actions.discrete
+        )
+        shape, kinds = buffer.shape[1:], "fiu" if self._params.continuous else "iu"
         for i, given in enumerate(actions):
             array = np.asarray(given)
             if array.shape != shape or array.dtype.kind not in kinds:
-                expected = f"{shape} {'float32' if self._rules.continuous else 'integers'}"
+                expected = f"{shape} {'float32' if self._params.continuous else 'integers'}"
                 raise shape_error(agents[i], array, expected)
             buffer[i] = array
 
-    def _refusal(self) -> ValueError:
+    def _invalid_action_error(self) -> ValueError:
         """Name the first action that cannot be taken."""
         agents = self.spec.agents
-        if self._rules.continuous:
-            i, copy, _ = np.argwhere(np.isnan(self._actions.vectors))[0].tolist()
+        if self._params.continuous:
+            i, copy, _ = np.argwhere(np.isnan(self._actions.continuous))[0].tolist()
             return nan_error(agents[i], copy)
-        pushes = self._actions.pushes
+        pushes = self._actions.discrete
         i, copy = np.argwhere((pushes < 0) | (pushes >= NUM_ACTIONS))[0].tolist()
         return range_error(agents[i], copy, int(pushes[i, copy]), NUM_ACTIONS)

@@ -28,7 +28,7 @@ class ContinuousActions:
         """A_i, numbers in one action."""
         return int(np.prod(self.space.shape, dtype=np.int64))
 
-    def empty(self, *shape: int) -> FloatArray:
+    def zeros(self, *shape: int) -> FloatArray:
         """Return zeroed storage for actions, [*shape, A_i]."""
         return np.zeros((*shape, self.size), np.float32)
 
@@ -68,7 +68,7 @@ class DiscreteActions:
         """A_i, how many actions there are."""
         return int(self.space.n)
 
-    def empty(self, *shape: int) -> npt.NDArray[np.int64]:
+    def zeros(self, *shape: int) -> npt.NDArray[np.int64]:
         """Return zeroed storage for actions, of the given shape."""
         return np.zeros(shape, np.int64)
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from distributed_maddpg.seeding import pack_generator, restore_generator
 
 UintArray = npt.NDArray[np.uint64]
-WIDTH = 6
+STATE_SIZE = 6
 
 
 def stream(seed: int, copy: int) -> np.random.Generator:
@@ -48,10 +48,10 @@ def checked(packed: npt.NDArray[Any], num_envs: int) -> UintArray:
         ValueError: if the shape, the type or a value cannot be PCG64's.
     """
     packed = np.asarray(packed)
-    if packed.shape != (num_envs, WIDTH) or packed.dtype != np.uint64:
+    if packed.shape != (num_envs, STATE_SIZE) or packed.dtype != np.uint64:
         raise ValueError(
             f"generator_state has shape {packed.shape} and type {packed.dtype}, "
-            f"expected ({num_envs}, {WIDTH}) uint64"
+            f"expected ({num_envs}, {STATE_SIZE}) uint64"
         )
     odd, flag, half = packed[:, 3] & np.uint64(1), packed[:, 4], packed[:, 5]
     if not odd.all() or (flag > 1).any() or (half > 0xFFFFFFFF).any():

@@ -89,7 +89,7 @@ class ReplayBuffer:
         """Return whether the invariants hold, and which one does not."""
         if not 0 <= self.size <= self.capacity:
             return False, f"size {self.size} outside [0, {self.capacity}]"
-        if not np.isfinite(self.ring.read_since(0)[0]).all():
+        if not np.isfinite(self.ring.read_from(0)[0]).all():
             return False, "a stored row is not finite"
         if self.ring.epoch == 0 and self.ring.rows[self.size :].any():
             return False, "a row that was never written is not zero"

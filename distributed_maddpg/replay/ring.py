@@ -60,7 +60,7 @@ class Ring:
         self.address: RingAddress | None = None
         """Where others find it; None while the memory is private."""
         self._header = np.zeros(_HEADER_WORDS, np.int64)
-        self._fence = threading.Lock()
+        self._lock = threading.Lock()
         """Held while rows change, and while a snapshot copies them; readers do without."""
         self._snapshots: list[weakref.ref[RingSnapshot]] = []
 
@@ -92,22 +92,22 @@ class Ring:
 
         Its own address leads to this process: others find the memory there after the writer has died.
         """
-        return Ring._open(address, os.O_RDONLY, mmap.ACCESS_READ)
+        return Ring._attach(address, os.O_RDONLY, mmap.ACCESS_READ)
 
     @staticmethod
-    def adopt(address: RingAddress) -> Ring | None:
+    def attach_as_writer(address: RingAddress) -> Ring | None:
         """Return the ring at an address, to write; None where it cannot be reached from this process.
 
         The old writer must be dead, killed in the middle of `add` or not; readers may go on. Where it may
         have left a torn row over a stored one, a copy of a whole row is put; a ring without any is emptied.
         """
-        ring = Ring._open(address, os.O_RDWR, mmap.ACCESS_DEFAULT)
+        ring = Ring._attach(address, os.O_RDWR, mmap.ACCESS_DEFAULT)
         if ring is not None:
-            ring._repair()
+            ring._repair_torn_rows()
         return ring
 
     @staticmethod
-    def _open(address: RingAddress, flags: int, access: int) -> Ring | None:
+    def _attach(address: RingAddress, flags: int, access: int) -> Ring | None:
         try:
             # Where that process is another one, its file may be anything: a pipe must not hold us up.
             flags |= os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -146,7 +146,7 @@ class Ring:
     @property
     def size(self) -> int:
         """Rows held now."""
-        _, oldest, inserted = self._held()
+        _, oldest, inserted = self._stored_range()
         return inserted - oldest
 
     def add(self, rows: FloatArray) -> None:
@@ -163,7 +163,7 @@ class Ring:
         start = inserted % self.capacity
         before_wrap = min(len(rows), self.capacity - start)
         self._header[_RESERVED] = reserved
-        with self._fence:  # large copies bypass the order of stores; a locked instruction does not let them
+        with self._lock:  # large copies bypass the order of stores; a locked instruction does not let them
             if self._snapshots:
                 self._copy_before_overwrite(reserved - self.capacity)
             self.rows[start : start + before_wrap] = rows[:before_wrap]
@@ -178,13 +178,13 @@ class Ring:
         """
         if not self.rows.flags.writeable:
             raise ValueError("only the process that writes a ring can fix its contents")
-        with self._fence:
-            _, oldest, inserted = self._held()
+        with self._lock:
+            _, oldest, inserted = self._stored_range()
             snapshot = RingSnapshot(self, oldest, inserted)
             self._snapshots.append(weakref.ref(snapshot))
         return snapshot
 
-    def restart(self, first: int) -> None:
+    def clear(self, first: int) -> None:
         """Forget all rows; the next one gets number `first`. For the writer alone; snapshots keep theirs.
 
         Raises:
@@ -192,7 +192,7 @@ class Ring:
         """
         if not 0 <= first <= _MAX_ROWS:
             raise ValueError(f"a ring cannot start at row {first}")
-        with self._fence:
+        with self._lock:
             self._copy_before_overwrite(_MAX_ROWS)
             changing = self.epoch | 1  # odd already if a writer died right here
             self._header[_EPOCH] = changing
@@ -214,11 +214,11 @@ class Ring:
         num_rows, inserted = stored.num_rows, stored.inserted
         if not 0 <= num_rows <= inserted <= _MAX_ROWS:
             raise ValueError(f"{num_rows} rows cannot be stored of {inserted} inserted")
-        self.restart(stored.first_number(self.capacity))
+        self.clear(stored.first_number(self.capacity))
         try:
             self._add_newest(stored)
         except BaseException:
-            self.restart(0)
+            self.clear(0)
             raise
 
     def sample(self, rng: np.random.Generator, count: int) -> FloatArray:
@@ -229,17 +229,17 @@ class Ring:
             RuntimeError: if the writer stopped in the middle of overwriting the whole ring.
         """
         rows = np.empty((count, self.rows.shape[1]), np.float32)
-        changed = self._draw(rng, rows)
+        changed = self._draw_once(rng, rows)
         for _ in range(_MAX_REDRAWS):
             if len(changed) == 0:
                 return rows
             again = np.empty((len(changed), rows.shape[1]), np.float32)
-            still = self._draw(rng, again)
+            still = self._draw_once(rng, again)
             rows[changed] = again
             changed = changed[still]
         raise RuntimeError("the replay ring was left half written")
 
-    def read_since(self, position: int) -> tuple[FloatArray, int]:
+    def read_from(self, position: int) -> tuple[FloatArray, int]:
         """Return a copy of the newest rows, for a reader that follows the ring.
 
         Rows that are overwritten, before or under the copy, are missing at its front.
@@ -252,7 +252,7 @@ class Ring:
             (rows `[n, width]` in their order, number of the row after the last).
         """
         while True:
-            epoch, oldest, inserted = self._held()
+            epoch, oldest, inserted = self._stored_range()
             first = position if oldest <= position <= inserted else oldest
             rows = np.empty((inserted - first, self.rows.shape[1]), np.float32)
             self._copy(first, rows)
@@ -260,7 +260,7 @@ class Ring:
             if self.epoch == epoch:
                 return rows[max(0, oldest_unchanged - first) :], inserted
 
-    def _held(self) -> tuple[int, int, int]:
+    def _stored_range(self) -> tuple[int, int, int]:
         """Return epoch, number of the oldest row and number after the newest one, all of one moment."""
         while True:
             epoch, inserted, first = self.epoch, self.inserted, int(self._header[_FIRST])
@@ -269,34 +269,34 @@ class Ring:
             if self.epoch == epoch:
                 return epoch, max(first, inserted - self.capacity), inserted
 
-    def _draw(self, rng: np.random.Generator, into: FloatArray) -> npt.NDArray[np.intp]:
+    def _draw_once(self, rng: np.random.Generator, out: FloatArray) -> npt.NDArray[np.intp]:
         """Fill `into [n, width]` with uniform rows; return the places in it whose row changed meanwhile.
 
         Raises:
             ValueError: if the ring is empty.
         """
-        epoch, oldest, inserted = self._held()
+        epoch, oldest, inserted = self._stored_range()
         if oldest == inserted:
             raise ValueError("cannot sample from an empty replay buffer")
-        index = rng.integers(0, inserted - oldest, len(into))
+        index = rng.integers(0, inserted - oldest, len(out))
         if 0 < oldest and inserted - oldest < self.capacity:
             index = (index + oldest) % self.capacity
         # "clip" skips a checking pass over the indices, which are in range by construction.
-        np.take(self.rows, index, axis=0, out=into, mode="clip")
+        np.take(self.rows, index, axis=0, out=out, mode="clip")
         # In this order: who lowers `reserved` changes the epoch before.
         written = int(self._header[_RESERVED]) - inserted
         if self.epoch != epoch:
-            return np.arange(len(into))
+            return np.arange(len(out))
         if written <= 0:
             return np.zeros(0, np.intp)
         return np.flatnonzero((index - inserted) % self.capacity < written)
 
-    def _copy(self, first: int, into: FloatArray) -> None:
+    def _copy(self, first: int, out: FloatArray) -> None:
         """Copy the rows numbered `first` and on to `into [n, width]`."""
         start = first % self.capacity
-        before_wrap = min(len(into), self.capacity - start)
-        into[:before_wrap] = self.rows[start : start + before_wrap]
-        into[before_wrap:] = self.rows[: len(into) - before_wrap]
+        before_wrap = min(len(out), self.capacity - start)
+        out[:before_wrap] = self.rows[start : start + before_wrap]
+        out[before_wrap:] = self.rows[: len(out) - before_wrap]
 
     def _copy_before_overwrite(self, before: int) -> None:
         """Have each snapshot copy its rows up to number `before`, and forget those that need no more."""
@@ -325,20 +325,20 @@ class Ring:
             more = "or more " if arrived > stored.num_rows else ""
             raise ValueError(f"{arrived} {more}rows are stored where {stored.num_rows} are announced")
 
-    def _repair(self) -> None:
+    def _repair_torn_rows(self) -> None:
         """Undo a dead writer's unfinished work; the announcement that hides it from readers goes last."""
-        epoch, oldest, inserted = self._held()
+        epoch, oldest, inserted = self._stored_range()
         if epoch % 2:  # it died while forgetting all
-            return self.restart(inserted)
+            return self.clear(inserted)
         reserved = int(self._header[_RESERVED])
         if reserved == inserted:
             return
         oldest_whole = max(oldest, reserved - self.capacity)
         if oldest < oldest_whole and inserted <= oldest_whole:
-            return self.restart(inserted)
+            return self.clear(inserted)
         torn = np.arange(oldest, oldest_whole)
         whole = inserted - 1 - torn % max(1, inserted - oldest_whole)
-        with self._fence:
+        with self._lock:
             self.rows[torn % self.capacity] = self.rows[whole % self.capacity]
             # Who copied a torn row before sees this change, or else the announcement still there.
             self._header[_EPOCH] = epoch + 2
@@ -360,7 +360,7 @@ class RingSnapshot:
         """Rows held."""
         self._ring = ring
         self._copied: deque[FloatArray] = deque()
-        self._next = oldest
+        self._next_row = oldest
         """The first row that is neither read nor rescued."""
 
     def read(self, max_rows: int) -> FloatArray:
@@ -373,12 +373,12 @@ class RingSnapshot:
         """
         if max_rows < 1:
             raise ValueError(f"cannot read {max_rows} rows at a time")
-        with self._ring._fence:
-            unread = self.inserted - self._next + sum(map(len, self._copied))
+        with self._ring._lock:
+            unread = self.inserted - self._next_row + sum(map(len, self._copied))
             rows = np.empty((min(max_rows, unread), self._ring.rows.shape[1]), np.float32)
-            filled = self._take_copied(rows)
-            self._ring._copy(self._next, rows[filled:])
-            self._next += len(rows) - filled
+            filled = self._read_copied(rows)
+            self._ring._copy(self._next_row, rows[filled:])
+            self._next_row += len(rows) - filled
         return rows
 
     def stored(self, rows_per_chunk: int | None = None) -> StoredRows:
@@ -391,13 +391,13 @@ class RingSnapshot:
         while len(chunk := self.read(rows)):
             yield chunk
 
-    def _take_copied(self, into: FloatArray) -> int:
+    def _read_copied(self, out: FloatArray) -> int:
         """Move rescued rows to the front of `into [n, width]`; return how many."""
         filled = 0
-        while filled < len(into) and self._copied:
+        while filled < len(out) and self._copied:
             piece = self._copied.popleft()
-            taken = piece[: len(into) - filled]
-            into[filled : filled + len(taken)] = taken
+            taken = piece[: len(out) - filled]
+            out[filled : filled + len(taken)] = taken
             filled += len(taken)
             if len(taken) < len(piece):
                 self._copied.appendleft(piece[len(taken) :])
@@ -405,10 +405,10 @@ class RingSnapshot:
 
     def _copy_before_overwrite(self, before: int) -> bool:
         """Copy the rows up to number `before`; return whether any are left in the ring. The lock is held."""
-        count = min(before, self.inserted) - self._next
+        count = min(before, self.inserted) - self._next_row
         if count > 0:
             rows = np.empty((count, self._ring.rows.shape[1]), np.float32)
-            self._ring._copy(self._next, rows)
+            self._ring._copy(self._next_row, rows)
             self._copied.append(rows)
-            self._next += count
-        return self._next < self.inserted
+            self._next_row += count
+        return self._next_row < self.inserted

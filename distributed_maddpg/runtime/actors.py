@@ -93,7 +93,7 @@ class ReplayBufferActor(_Process):
         """
         super().__init__()
         _limit_to_one_core()
-        rings = [Ring.adopt(address) for address in left]
+        rings = [Ring.attach_as_writer(address) for address in left]
         self._adopted = len(rings) > 0 and None not in rings
         if not self._adopted:
             rings = [Ring.shared(each.replay.capacity, spec.transitions.width) for each in configs]
@@ -159,13 +159,13 @@ class ReplayBufferActor(_Process):
 
     @ray.method
     def read_since(self, run: int, position: int) -> tuple[FloatArray, int]:
-        """Return what came after a row, as `Ring.read_since` does."""
-        return self._buffers[run].ring.read_since(position)
+        """Return what came after a row, as `Ring.read_from` does."""
+        return self._buffers[run].ring.read_from(position)
 
     @ray.method
     def restart(self, run: int, first: int) -> None:
         """Forget a run's transitions; the next one gets the number `first`."""
-        self._buffers[run].ring.restart(first)
+        self._buffers[run].ring.clear(first)
 
     @ray.method
     def refill(self, run: int, rows: FloatArray) -> None:
@@ -224,7 +224,7 @@ class LearnerActor(_Process):
         whole = len(reached) == len(rings)
         self._shared = list(map(ReplayBuffer, reached, self._generators)) if whole else []
         if self._learner.weights_version:
-            self._send(self._learner.published())  # a replay buffer that takes another's place has none
+            self._send(self._learner.last_published())  # a replay buffer that takes another's place has none
         self._idle_since = time.perf_counter()
 
     @ray.method
@@ -288,7 +288,7 @@ class LearnerActor(_Process):
         """
         self._learner.set_state(state, run)
         if run == len(self._configs) - 1:
-            self._send(self._learner.published())
+            self._send(self._learner.last_published())
             self._await_published()
 
     @ray.method

@@ -58,7 +58,7 @@ def test_heads_may_be_mixed():
 
 def test_finish_hands_out_one_hot_rows_and_integers_for_discrete_agents():
     actions = np.array([[[0.2, 0.8, 0]], [[0.3, 0.1, 0.6]]], np.float32)
-    for_critic, for_env = make_head(("gumbel",) * 2, DISCRETE).finish(actions)
+    for_critic, for_env = make_head(("gumbel",) * 2, DISCRETE).to_critic_and_env(actions)
     assert [for_critic[0, 0, :2].tolist(), for_critic[1, 0].tolist()] == [[0, 1], [0, 0, 1]]
     assert [array.tolist() for array in for_env] == [[1], [2]]
     assert all(array.dtype == np.int64 for array in for_env)
@@ -66,7 +66,7 @@ def test_finish_hands_out_one_hot_rows_and_integers_for_discrete_agents():
 
 def test_finish_leaves_continuous_actions_as_they_are_without_padding():
     actions = np.array([[[0.25, 0.75, 9]], [[0.5, 0.125, 1]]], np.float32)
-    for_critic, for_env = make_head().finish(actions)
+    for_critic, for_env = make_head().to_critic_and_env(actions)
     assert [for_critic[0, 0, :2].tolist(), for_critic[1, 0].tolist()] == [[0.25, 0.75], [0.5, 0.125, 1]]
     assert [array.tolist() for array in for_env] == [[[0.25, 0.75]], [[0.5, 0.125, 1]]]
 
@@ -169,7 +169,7 @@ def test_epsilon_chooses_uniformly_among_an_agents_own_discrete_actions():
     logits[..., 0] = 30.0
     made = make_head(("gumbel", "gumbel"), DISCRETE)
     noise = Explorer(ExplorationConfig("epsilon", 1.0, 1.0), made, MANY, np.random.default_rng(0))
-    first, second = made.finish(noise.actions(logits, 0))[1]
+    first, second = made.to_critic_and_env(noise.actions(logits, 0))[1]
     np.testing.assert_allclose(np.bincount(first) / MANY, [1 / 2] * 2, atol=0.01)
     np.testing.assert_allclose(np.bincount(second) / MANY, [1 / 3] * 3, atol=0.01)
 

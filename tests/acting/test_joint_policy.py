@@ -67,14 +67,14 @@ def test_act_stays_greedy_beside_exploration():
         np.testing.assert_array_equal(old, new)
 
 
-def test_episodes_ended_resets_the_walk():
+def test_reset_noise_resets_the_walk():
     walks = []
     for ended in (True, False):
         policies = make(num_envs=1)
         schedule = ExplorationConfig("ou", 0.3, 0.0, decay_env_steps=1)
         policies.add_exploration(schedule, np.random.default_rng(0))
         policies.explore(observations(1), 0)
-        policies.episodes_ended(np.array([ended]))
+        policies.reset_noise(np.array([ended]))
         walks.append(policies.explore(observations(1), 1)[0])
     np.testing.assert_array_equal(walks[0][0, 0, :2], make(1).act(observations(1))[0][0])
     assert not np.allclose(walks[0][0, :, :2], walks[1][0, :, :2])

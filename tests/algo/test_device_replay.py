@@ -33,7 +33,7 @@ def test_the_newest_rows_replace_the_oldest():
         replay.add(0, numbered(first, count), first + count)
         newest = first + count
         assert drawn(replay) == [set(range(max(0, newest - 10), newest))]
-        assert (replay.newest, replay.sizes) == ([newest], [min(newest, 10)])
+        assert (replay.inserted, replay.sizes) == ([newest], [min(newest, 10)])
 
 
 @pytest.mark.parametrize("rows_at_a_time", [1, 3, 100])

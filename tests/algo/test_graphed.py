@@ -80,7 +80,7 @@ def test_what_is_put_back_is_everything_an_update_changes():
     setup = Setup()
     setup.loop(2)
     before = setup.state()
-    with setup.graphed._unchanged():
+    with setup.graphed._preserve_state():
         setup.loop(3)
         after = setup.state()
         assert difference({**after, "generators": before["generators"]}, before) > 0
@@ -135,7 +135,7 @@ def recorder(monkeypatch):
                 recordings.append(recording.pop())
 
         monkeypatch.setattr(setup.graphed, "_step", counting)
-        monkeypatch.setattr(setup.graphed, "_records", True)
+        monkeypatch.setattr(setup.graphed, "_use_graphs", True)
         monkeypatch.setattr(torch.cuda, "graph", record)
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", RecordedSteps)

@@ -21,7 +21,7 @@ def rows(first, count, width=2):
 
 
 def contents(buffer):
-    return buffer.ring.read_since(0)[0][:, 0].tolist()
+    return buffer.ring.read_from(0)[0][:, 0].tolist()
 
 
 def test_the_newest_rows_are_kept_over_a_wrap():

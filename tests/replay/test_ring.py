@@ -46,14 +46,14 @@ def numbered(first, count, width):
 @needs_sharing
 @pytest.mark.parametrize("block", [100, 900])
 def test_no_row_is_torn_while_another_process_overwrites_the_ring(block, monkeypatch):
-    rng, redrawn, draw = np.random.default_rng(0), [], Ring._draw
+    rng, redrawn, draw = np.random.default_rng(0), [], Ring._draw_once
 
     def counting(self, rng, into):
         changed = draw(self, rng, into)
         redrawn.append(len(changed))
         return changed
 
-    monkeypatch.setattr(Ring, "_draw", counting)
+    monkeypatch.setattr(Ring, "_draw_once", counting)
     command = [sys.executable, "-c", WRITER, "1000", "77", str(block)]
     writer = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
@@ -140,7 +140,7 @@ def test_a_follower_reads_every_row_once_and_in_order():
     ring, position, seen = Ring(10, 2), 0, []
     for first, count in ((0, 4), (4, 0), (4, 5), (9, 4), (13, 10)):  # wraps twice
         ring.add(numbered(first, count, 2))
-        rows, position = ring.read_since(position)
+        rows, position = ring.read_from(position)
         assert position == first + count and rows.shape == (count, 2)
         seen += list(rows[:, 1])
     assert seen == list(range(23))
@@ -151,14 +151,14 @@ def test_a_follower_that_fell_behind_gets_what_is_left():
     for first in range(0, 28, 7):
         ring.add(numbered(first, 7, 2))
     for behind in (0, 3, 17):
-        rows, position = ring.read_since(behind)
+        rows, position = ring.read_from(behind)
         assert np.array_equal(rows, numbered(18, 10, 2)) and position == 28
 
 
 def test_a_follower_of_a_restored_ring_starts_again():
     ring = Ring(10, 2)
     ring.restore(StoredRows(15, 10, iter([numbered(5, 10, 2)])))
-    rows, position = ring.read_since(40)
+    rows, position = ring.read_from(40)
     assert position == 15
     assert np.array_equal(rows, numbered(5, 10, 2))
 
@@ -166,7 +166,7 @@ def test_a_follower_of_a_restored_ring_starts_again():
 def test_what_a_follower_reads_is_a_copy():
     ring = Ring(4, 1)
     ring.add(numbered(0, 4, 1))
-    rows, position = ring.read_since(0)
+    rows, position = ring.read_from(0)
     ring.add(numbered(4, 4, 1))
     assert np.array_equal(rows, numbered(0, 4, 1)) and position == 4
 
@@ -183,7 +183,7 @@ def test_rows_that_change_under_a_followers_copy_are_left_out(added, monkeypatch
         return empty(*arguments, **keywords)
 
     monkeypatch.setattr(np, "empty", empty_while_a_writer_moves)
-    rows, position = ring.read_since(0)
+    rows, position = ring.read_from(0)
     assert position == 14
     assert np.array_equal(rows, numbered(4 + added, 10 - added, 2))
 
@@ -192,8 +192,8 @@ def test_a_follower_leaves_out_what_an_unfinished_write_may_have_touched():
     ring = Ring(10, 2)
     ring.add(numbered(0, 10, 2))
     ring._header[1] = 14
-    assert np.array_equal(ring.read_since(0)[0], numbered(4, 6, 2))
-    assert np.array_equal(ring.read_since(7)[0], numbered(7, 3, 2))
+    assert np.array_equal(ring.read_from(0)[0], numbered(4, 6, 2))
+    assert np.array_equal(ring.read_from(7)[0], numbered(7, 3, 2))
 
 
 @needs_sharing
@@ -204,7 +204,7 @@ def test_a_follower_of_another_process_reads_no_torn_row_and_keeps_the_order():
         ring = Ring.attach(RingAddress(*map(int, writer.stdout.readline().split())))
         until, position, complete = time.monotonic() + 1.0, 0, []
         while time.monotonic() < until:
-            rows, newest = ring.read_since(position)
+            rows, newest = ring.read_from(position)
             assert (rows == np.arange(newest - len(rows), newest)[:, None] % 2**24).all()
             complete.append(len(rows) == min(newest - position, 1000))
             position = newest
@@ -254,7 +254,7 @@ def test_any_order_of_adds_and_reads_gives_what_was_there(capacity, work, turn):
             model.extend(range(value, value + count))
             value += count
         elif what == "restart":
-            ring.restart(count)
+            ring.clear(count)
             model.clear()
         elif what == "take":
             taken.append((ring.snapshot(), list(model), []))
@@ -264,7 +264,7 @@ def test_any_order_of_adds_and_reads_gives_what_was_there(capacity, work, turn):
             assert len(rows) == min(count, len(held) - len(read)), "as many as asked for while there are"
             read += rows[:, 1].tolist()
         assert ring.size == len(model)
-        assert ring.read_since(0)[0][:, 1].tolist() == list(model)
+        assert ring.read_from(0)[0][:, 1].tolist() == list(model)
     for snapshot, held, read in taken:
         assert snapshot.num_rows == len(held)
         assert read + all_of(snapshot) == held
@@ -351,7 +351,7 @@ def test_a_snapshot_is_stored_in_chunks_of_1_mb():
 def test_a_restarted_ring_holds_only_what_was_added_since():
     ring, rng = Ring(10, 2), np.random.default_rng(0)
     ring.add(numbered(100, 10, 2))
-    ring.restart(17)
+    ring.clear(17)
     assert (ring.inserted, ring.size) == (17, 0)
     assert all_of(ring.snapshot()) == []
     with pytest.raises(ValueError, match="empty"):
@@ -361,10 +361,10 @@ def test_a_restarted_ring_holds_only_what_was_added_since():
         held = list(range(max(17, 7 + added), 17 + added))
         assert (ring.inserted, ring.size) == (17 + added, len(held))
         assert set(ring.sample(rng, 300)[:, 0]) == set(held)
-        assert ring.read_since(0)[0][:, 0].tolist() == held == all_of(ring.snapshot())
+        assert ring.read_from(0)[0][:, 0].tolist() == held == all_of(ring.snapshot())
         assert ring.rows[(16 + added) % 10, 0] == 16 + added
     with pytest.raises(ValueError, match="cannot start at row -1"):
-        ring.restart(-1)
+        ring.clear(-1)
 
 
 @pytest.mark.parametrize("added", [4, 10, 13])
@@ -384,7 +384,7 @@ def test_a_ring_that_restarts_under_a_copy_is_drawn_from_again(first, monkeypatc
     def take_while_the_ring_restarts(*arguments, **keywords):
         result = take(*arguments, **keywords)
         if ring.epoch == epoch:
-            ring.restart(first)
+            ring.clear(first)
             ring.add(numbered(100, 3, 2))
         return result
 
@@ -400,11 +400,11 @@ def test_a_follower_begins_again_where_the_ring_restarts_under_its_copy(first, m
     def copy_while_the_ring_restarts(*arguments):
         copy(*arguments)
         if ring.epoch == 0:
-            ring.restart(first)
+            ring.clear(first)
             ring.add(numbered(100, 3, 2))
 
     monkeypatch.setattr(Ring, "_copy", copy_while_the_ring_restarts)
-    rows, position = ring.read_since(0)
+    rows, position = ring.read_from(0)
     assert np.array_equal(rows, numbered(100, 3, 2)) and position == first + 3
 
 
@@ -414,7 +414,7 @@ def test_size_is_of_one_moment_while_the_ring_restarts():
             value = np.ndarray.__getitem__(self, word)
             if word == ring_module._INSERTED and np.ndarray.__getitem__(self, ring_module._EPOCH) == 0:
                 ring._header = self.view(np.ndarray)
-                ring.restart(3)
+                ring.clear(3)
                 ring.add(numbered(0, 1, 2))
             return value
 
@@ -431,12 +431,12 @@ def test_no_step_of_a_restart_shows_rows_that_are_not_there(first):
     class Header(np.ndarray):
         def __setitem__(self, word, value):
             np.ndarray.__setitem__(self, word, value)
-            seen.append(ring.read_since(0)[0][:, 0].tolist())
+            seen.append(ring.read_from(0)[0][:, 0].tolist())
 
     ring = Ring(10, 2)
     ring.add(numbered(0, 9, 2))
     ring._header = ring._header.view(Header)
-    ring.restart(first)
+    ring.clear(first)
     assert len(seen) == 5 and not any(seen)
 
 
@@ -444,7 +444,7 @@ def test_nobody_sees_rows_while_the_ring_forgets_them():
     ring = Ring(10, 2)
     ring.add(numbered(0, 9, 2))
     ring._header[4] = 1
-    assert ring.size == 0 and len(ring.read_since(0)[0]) == 0
+    assert ring.size == 0 and len(ring.read_from(0)[0]) == 0
     with pytest.raises(ValueError, match="empty"):
         ring.sample(np.random.default_rng(0), 1)
 
@@ -468,7 +468,7 @@ def test_a_ring_of_another_size_keeps_the_newest_rows_and_numbers_them_anew(capa
     new.restore(old.snapshot().stored(4))
     kept = min(capacity, 10)
     assert (new.inserted, new.size) == (kept, kept)
-    assert np.array_equal(new.read_since(0)[0], numbered(23 - kept, kept, 2))
+    assert np.array_equal(new.read_from(0)[0], numbered(23 - kept, kept, 2))
 
 
 def test_one_chunk_may_be_larger_than_the_ring():
@@ -484,7 +484,7 @@ def test_a_ring_is_restored_from_its_own_snapshot():
     stored = ring.snapshot().stored(4)
     ring.add(numbered(23, 5, 2))
     ring.restore(stored)
-    assert (ring.inserted, ring.read_since(0)[0][:, 0].tolist()) == (23, list(range(13, 23)))
+    assert (ring.inserted, ring.read_from(0)[0][:, 0].tolist()) == (23, list(range(13, 23)))
 
 
 def failing():
@@ -540,11 +540,11 @@ def test_an_adopted_ring_goes_on_where_the_old_one_was():
     ring = Ring.shared(10, 2)
     ring.add(numbered(0, 8, 2))
     reader = Ring.attach(ring.address)
-    assert Ring.adopt(replace(reader.address, token=1)) is None
-    new = Ring.adopt(reader.address)
+    assert Ring.attach_as_writer(replace(reader.address, token=1)) is None
+    new = Ring.attach_as_writer(reader.address)
     assert (new.epoch, new.address.file != reader.address.file) == (0, True)
     new.add(numbered(8, 5, 2))
-    assert np.array_equal(reader.read_since(0)[0], numbered(3, 10, 2))
+    assert np.array_equal(reader.read_from(0)[0], numbered(3, 10, 2))
 
 
 @needs_sharing
@@ -552,7 +552,7 @@ def test_an_adopted_ring_goes_on_where_the_old_one_was():
 @given(data=st.data(), capacity=st.integers(1, 9), first=st.integers(0, 12), added=st.integers(0, 25))
 def test_rows_that_an_unfinished_write_may_have_torn_are_replaced(data, capacity, first, added):
     ring, rng = Ring.shared(capacity, 2), np.random.default_rng(0)
-    ring.restart(first)
+    ring.clear(first)
     for number in range(first, first + added):
         ring.add(numbered(number, 1, 2))
     size, inserted = ring.size, ring.inserted
@@ -561,16 +561,16 @@ def test_rows_that_an_unfinished_write_may_have_torn_are_replaced(data, capacity
     whole = [n for n in range(inserted - size, inserted) if n % capacity not in touched]
     ring._header[1] = inserted + unfinished
     ring.rows[touched, 1] = -1
-    new, reader = Ring.adopt(ring.address), Ring.attach(ring.address)
+    new, reader = Ring.attach_as_writer(ring.address), Ring.attach(ring.address)
     assert (new.inserted, new._header[1]) == (inserted, inserted)
     assert new.size == (size if whole else 0)
-    held = reader.read_since(0)[0]
+    held = reader.read_from(0)[0]
     assert (held[:, 0] == held[:, 1]).all() and set(held[:, 0]) == set(whole)
     assert np.array_equal(held[len(held) - len(whole) :], numbered(inserted - len(whole), len(whole), 2))
     if whole:
         assert set(reader.sample(rng, 500)[:, 1]) == set(whole)
     new.add(numbered(inserted, capacity, 2))
-    assert np.array_equal(reader.read_since(0)[0], numbered(inserted, capacity, 2))
+    assert np.array_equal(reader.read_from(0)[0], numbered(inserted, capacity, 2))
 
 
 @needs_sharing
@@ -578,7 +578,7 @@ def test_a_writer_that_died_while_forgetting_leaves_an_empty_ring():
     ring = Ring.shared(10, 2)
     ring.add(numbered(0, 10, 2))
     ring._header[3:] = 25, 1  # `first` and `epoch`, and no further
-    new = Ring.adopt(ring.address)
+    new = Ring.attach_as_writer(ring.address)
     assert (new.size, new.epoch % 2) == (0, 0)
     new.add(numbered(50, 3, 2))
     assert all_of(new.snapshot()) == [50, 51, 52]
@@ -594,7 +594,7 @@ def test_a_torn_row_copied_before_the_adoption_is_drawn_again(monkeypatch):
 
     def take_before_the_adoption(*arguments, **keywords):
         result = take(*arguments, **keywords)
-        Ring.adopt(reader.address)
+        Ring.attach_as_writer(reader.address)
         return result
 
     monkeypatch.setattr(np, "take", take_before_the_adoption)
@@ -613,7 +613,7 @@ def test_the_announcement_goes_only_after_the_rows_are_mended(monkeypatch):
     ring.add(numbered(0, 10, 2))
     ring._header[1] = 14
     ring.rows = ring.rows.view(Rows)
-    ring._repair()
+    ring._repair_torn_rows()
     assert seen == [(14, 0)]
     assert (int(ring._header[1]), ring.epoch) == (10, 2)
 
@@ -624,8 +624,8 @@ import numpy as np
 from distributed_maddpg.replay.ring import Ring, RingAddress
 
 address = RingAddress(*map(int, sys.argv[1:]))
-ring = Ring.adopt(address) if address.process else Ring.shared(address.capacity, address.width)
-held = ring.read_since(0)[0]
+ring = Ring.attach_as_writer(address) if address.process else Ring.shared(address.capacity, address.width)
+held = ring.read_from(0)[0]
 print(*vars(ring.address).values(), ring.size, (held == held[:, :1]).all(), flush=True)
 numbers = (np.arange(ring.inserted, ring.inserted + 5600) % 5600).astype(np.float32)  # exact beyond 2**24
 blocks = np.repeat(numbers[:, None], address.width, axis=1).reshape(8, 700, -1)
@@ -684,8 +684,8 @@ def test_a_ring_outlives_its_killed_writers_while_it_is_read():
             killed_at_work += int(ring._header[1]) > ring.inserted
             if lives >= 3 and killed_at_work >= 2:
                 break
-        new = Ring.adopt(ring.address)
-        rows, inserted = new.read_since(0)
+        new = Ring.attach_as_writer(ring.address)
+        rows, inserted = new.read_from(0)
     assert killed_at_work >= 2, "no process was killed in the middle of a write"
     assert torn and not any(torn)
     assert rows.shape == (1000, 77) and (rows == rows[:, :1]).all()
