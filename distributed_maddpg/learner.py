@@ -223,7 +223,7 @@ class Learner:
         """Return everything that a run's learning depends on, and its metrics so far, as named arrays."""
         update, rows = self._stack_and_rows(run)
         state = {name: _to_numpy(tensor[rows]) for name, tensor in update.per_network_state().items()}
-        for name, optimiser in update.optimisers().items():
+        for name, optimiser in update.optimisers.items():
             state[f"{name}.step"] = _to_numpy(optimiser.steps)
         state["generator"] = update.generators[run % self._runs_per_stack].get_state().numpy().copy()
         state["updates"] = np.array(self.updates, np.int64)
@@ -243,12 +243,12 @@ class Learner:
         update, rows = self._stack_and_rows(run)
         for name, tensor in update.per_network_state().items():
             _copy_into(name, tensor[rows], state)
-        for name, optimiser in update.optimisers().items():
+        for name, optimiser in update.optimisers.items():
             _copy_into(f"{name}.step", optimiser.steps, state)
         _copy_into("metrics", self._metrics[run // self._runs_per_stack][:, rows], state)
         published = checked_array(state, "published", tuple(update.policy.flat[rows].shape), np.float32)
         if not np.isfinite(published).all():
-            raise ValueError("learner state 'published' holds numbers that are not finite")
+            raise ValueError("published holds numbers that are not finite")
         counts = ("updates", "weights_version", "published_updates", "metrics_count")
         updates, version, published_updates, metrics_count = (checked_count(state, name) for name in counts)
         generator = update.generators[run % self._runs_per_stack]
@@ -257,11 +257,11 @@ class Learner:
             try:
                 generator.set_state(saved)
             except RuntimeError as error:
-                raise ValueError(f"learner state 'generator' is none ({error})") from None
+                raise ValueError(f"generator is no generator state ({error})") from None
         elif len(saved) in (_CUDA_GENERATOR_BYTES, len(torch.Generator().get_state())):
             generator.manual_seed(updates)  # saved on another kind of device: go on with fresh noise
         else:
-            raise ValueError(f"learner state 'generator' has {len(saved)} bytes, which no generator has")
+            raise ValueError(f"generator has {len(saved)} bytes, which no generator has")
         self.updates, self.weights_version, self._metrics_count = updates, version, metrics_count
         self._last_published[run] = Weights(version, published_updates, published)
         if self._device_replays:  # the run's ring may be another one, too
@@ -304,12 +304,10 @@ def _with_device(device: Literal["cuda", "cpu"], config: MADDPGConfig) -> MADDPG
 
 def faster_device(gpu: float, cpu: float) -> tuple[Literal["cuda", "cpu"], str]:
     """Return the device with more updates/s, and why it was chosen, for a person to read."""
-    on_gpu, on_cpu = f"cuda {_with_thousands(gpu)} updates/s", f"cpu {_with_thousands(cpu)} updates/s"
+    on_gpu, on_cpu = (
+        f"{name} {rate:,.0f} updates/s".replace(",", " ") for name, rate in (("cuda", gpu), ("cpu", cpu))
+    )
     return ("cuda", f"auto: {on_gpu}, {on_cpu}") if gpu > cpu else ("cpu", f"auto: {on_cpu}, {on_gpu}")
-
-
-def _with_thousands(number: float) -> str:
-    return f"{number:,.0f}".replace(",", " ")
 
 
 def measure_update_rate(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int]) -> float:
@@ -345,20 +343,12 @@ def _stack_batches(batches: Sequence[FloatArray]) -> torch.Tensor:
 
 
 def _to_numpy(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    values: npt.NDArray[Any] = tensor.detach().cpu().numpy().copy()
+    values: npt.NDArray[Any] = tensor.numpy(force=True).copy()
     return values
 
 
-def _copy_into(name: str, tensor: torch.Tensor, state: dict[str, npt.NDArray[Any]]) -> None:
-    if name not in state:
-        raise ValueError(f"learner state lacks {name!r}")
-    if state[name].shape != tuple(tensor.shape):
-        raise ValueError(
-            f"learner state {name!r} has shape {state[name].shape}, expected {tuple(tensor.shape)}"
-        )
-    kind = torch.empty(0, dtype=tensor.dtype).numpy().dtype
-    if state[name].dtype != kind:
-        raise ValueError(f"learner state {name!r} has type {state[name].dtype}, expected {kind}")
-    if not np.isfinite(state[name]).all():
-        raise ValueError(f"learner state {name!r} holds numbers that are not finite")
-    tensor.detach().copy_(torch.tensor(state[name]))  # torch.tensor also takes Ray's read-only arrays
+def _copy_into(name: str, tensor: torch.Tensor, state: Arrays) -> None:
+    array = checked_array(state, name, tuple(tensor.shape), np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} holds numbers that are not finite")
+    tensor.copy_(torch.from_numpy(array))

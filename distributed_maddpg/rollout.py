@@ -263,12 +263,13 @@ class RolloutWorker:
         rows = np.empty((num_steps, num_envs, layout.width), np.float32)
         ended = np.zeros((num_steps, num_envs), np.bool_)
         reports: list[EpisodeReport] = []
-        report, first = None, True
+        unchecked = True
         for step in range(num_steps):
             # What no row has shown yet. Policies must not see it: environments refuse actions that are NaN.
-            if (first or report is not None) and (line := bad_observation(self._obs, self._spec.agents)):
+            if unchecked and (line := bad_observation(self._obs, self._spec.agents)):
                 raise _NotFinite(f"{line} after vector step {self._vector_steps}")
-            report, first = self._step(rows[step], ended[step], env_steps + step * num_envs), False
+            report = self._step(rows[step], ended[step], env_steps + step * num_envs)
+            unchecked = report is not None
             if report is not None:
                 reports.append(report)
         if self._n_step > 1:

@@ -88,7 +88,7 @@ class _Run:
         self.log.set_state(state_part(state.stages, "log"))
         self.replay.set_generator_state(checked_array(state.stages, "replay/generator", (6,), np.uint64))
         if state.replay is not None:
-            self.replay.restore(state.replay)
+            self.replay.ring.restore(state.replay)
         if worker := state_part(state.stages, "worker_0"):
             if line := self.worker.set_state(worker):
                 _LOG.warning("rollout worker 0 %s", line)
@@ -192,7 +192,7 @@ class SerialRunner:
             "learner": learner,
             **own.get_state(),
         }
-        replay = own.replay.snapshot().stored() if with_replay else None
+        replay = own.replay.ring.snapshot().stored() if with_replay else None
         return RunState(env_steps, updates, join_states(stages), replay)
 
     def restore(self, run: int, state: RunState) -> None:

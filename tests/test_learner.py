@@ -145,13 +145,13 @@ def test_a_state_is_a_copy():
 def test_a_state_without_a_part_is_refused():
     state = learner().get_state()
     del state["critic"]
-    with pytest.raises(ValueError, match="learner state lacks 'critic'"):
+    with pytest.raises(ValueError, match="the state lacks critic"):
         learner().set_state(state)
 
 
 def test_a_state_of_other_networks_is_refused():
     other = Learner(AlgorithmConfig(policy_hidden_sizes=(7,)), LearnerConfig(device="cpu"), SPEC, [1])
-    with pytest.raises(ValueError, match=r"learner state 'policy' has shape \(2, \d+\), expected"):
+    with pytest.raises(ValueError, match=r"policy has shape \(2, \d+\) .*, expected"):
         learner().set_state(other.get_state())
 
 

@@ -165,7 +165,7 @@ def test_the_counting_environment_runs():
     rows = runner._runs[0].replay.ring.read_from(0)[0]
     first_next_obs = 3 + 6 + 2  # after obs, actions and rewards
     assert (rows[:, first_next_obs] == rows[:, 0] + 1).all()
-    assert runner._runs[0].replay.check_valid() == (True, "")
+    assert np.isfinite(rows).all()
 
 
 def test_a_known_optimum_is_found():

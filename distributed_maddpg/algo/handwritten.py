@@ -135,16 +135,14 @@ class HandwrittenUpdate(MADDPGUpdate):
         )
         next_joint = self.target_critic.repeat(self._next_joint(batch, logits))
         values = []
-        for _, target_critic, _ in self._critics():
-            layers = target_critic.detached_layers
-            layers = [target_critic.first_layer(layers), *layers[1:]]
-            q = critics.forward(layers, next_joint).squeeze(1)
+        for _, target_critic, _ in self._critics:
+            q = critics.forward(target_critic.masked_layers(), next_joint).squeeze(1)
             values.append(q.clone() if self._twin_critics.any else q)  # it stands until the next pass
         target = td_target(columns.rewards(batch), columns.discounts(batch), self._min_q(values))
         joint = self.critic.repeat(batch[..., columns.joint])
         first, *_ = [
             self._update_one_critic(critic, optimiser, joint, target)
-            for critic, _, optimiser in self._critics()
+            for critic, _, optimiser in self._critics
         ]
         return first
 
@@ -153,7 +151,7 @@ class HandwrittenUpdate(MADDPGUpdate):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Step critics towards targets `[M, B]` on inputs `[M, B, J]`; return as `_update_critics` does."""
         critics = self._workspace.critics
-        layers = [critic.first_layer(critic.detached_layers), *critic.detached_layers[1:]]
+        layers = critic.masked_layers()
         q = critics.forward(layers, joint).squeeze(1)
         loss, q_mean = critic_loss(q, target), q.mean(dim=1)
         grad_q = (q - target).mul_(2.0 / self._batch_size).unsqueeze(1)
@@ -173,7 +171,7 @@ class HandwrittenUpdate(MADDPGUpdate):
         joint = self._joint_with_other_actions(batch, actions)
         change = columns.masked(actions - columns.padded_actions(joint))
 
-        layers = [self.critic.first_layer(self.critic.detached_layers), *self.critic.detached_layers[1:]]
+        layers = self.critic.masked_layers()
         own = self.critic.own_action_rows(layers[0][0])  # [M, A, H]
         critics.forward_first_layer(layers, self.critic.repeat(joint)).baddbmm_(change.mT, own)
         q = critics.forward_rest(layers).squeeze(1)

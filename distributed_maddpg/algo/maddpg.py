@@ -6,7 +6,7 @@ Shape letters beside those of `types.py`: `S` independent runs in one stack, `M`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class _PaddedGather:
             device.type == "cuda"
         )  # where a kernel an agent costs more than reading by index
 
-    def __call__(self, rows: Tensor, dim: int) -> Tensor:
+    def __call__(self, rows: Tensor, dim: int = 2) -> Tensor:
         """Return `[M, ..., ...]` of rows `[S, ..., ...]` whose columns stand along `dim`, 1 or 2."""
         if not self._use_index_select:
             return _padded(rows, self._columns, dim)
@@ -87,22 +87,14 @@ class _BatchColumns:
         self.obs = slice(layout.obs[0].start, layout.obs[-1].stop)
         self.next_obs = slice(layout.next_obs[0].start, layout.next_obs[-1].stop)
         self._layout = layout
-        self._padded_obs, self._padded_next_obs, self._padded_actions = (
-            _PaddedGather(columns, device) for columns in (layout.obs, layout.next_obs, layout.actions)
-        )
+        self.padded_obs = _PaddedGather(layout.obs, device)
+        self.padded_next_obs = _PaddedGather(layout.next_obs, device)
+        self._padded_actions = _PaddedGather(layout.actions, device)
         inside = torch.tensor([[k < size for k in range(max(sizes))] for size in sizes], device=device)
         self._full = min(sizes) == max(sizes)
         self._kept = inside.flatten().nonzero().squeeze(1)
         self.valid = inside.repeat(runs, 1)[:, :, None].to(torch.get_default_dtype())
         """[M, A, 1] 1.0 at an agent's own actions, 0.0 at padding."""
-
-    def padded_obs(self, batch: Tensor) -> Tensor:
-        """Return observations `[M, B, O]`; padded columns are zero."""
-        return self._padded_obs(batch, 2)
-
-    def padded_next_obs(self, batch: Tensor) -> Tensor:
-        """Return next observations `[M, B, O]`; padded columns are zero."""
-        return self._padded_next_obs(batch, 2)
 
     def padded_actions(self, joint: Tensor) -> Tensor:
         """Return the actions `[M, A, B]` of joint observations and actions `[S, B, J]`."""
@@ -171,28 +163,32 @@ class MADDPGUpdate:
         self, config: AlgorithmConfig, spec: EnvSpec, device: torch.device, seeds: Sequence[int]
     ) -> None:
         """Initialise one run per seed; a seed gives the same initial parameters on every device."""
+        self._config, names = config, config.per_agent(spec)
         layout = policy_layout(spec, config.policy_hidden_sizes)
         sizes, shared, rule = config.policy_hidden_sizes, config.share_policies, config.initial_weights
         initial = np.concatenate([initial_policies(spec, sizes, seed, shared, rule) for seed in seeds])
         self.policy, self.target_policy = (PolicyNetwork(layout, initial, device) for _ in range(2))
-        layout = critic_layout(spec, config.critic_hidden_sizes)
-        names = config.per_agent(spec)
-        decentralised = tuple(name == "ddpg" for name in names)
-        critics = [_initial_critics(layout, spec, decentralised, rule, (seed, 1)) for seed in seeds]
-        initial = np.concatenate(critics)
-        self.critic, self.target_critic = (
-            CriticNetwork(layout, initial, device, spec, decentralised) for _ in range(2)
-        )
         self.policy_optimiser = Adam(self.policy.flat, self.policy.grad, config.actor_lr)
-        self.critic_optimiser = Adam(self.critic.flat, self.critic.grad, config.critic_lr)
         self._twin_critics = _AgentMask([name == "matd3" for name in names], len(seeds), device)
+        self._critics = [
+            self._make_critic(spec, device, [(seed, stream) for seed in seeds])
+            for stream in ((1, 2) if self._twin_critics.any else (1,))
+        ]
+        """(online, target, optimiser) of the critic and, where an agent is "matd3", of its second one."""
+        self.critic, self.target_critic, self.critic_optimiser = self._critics[0]
+        self._networks: dict[str, StackedNetworks] = {
+            "policy": self.policy,
+            "critic": self.critic,
+            "target_policy": self.target_policy,
+            "target_critic": self.target_critic,
+        }
+        self.optimisers = {
+            "policy_optimiser": self.policy_optimiser,
+            "critic_optimiser": self.critic_optimiser,
+        }
         if self._twin_critics.any:
-            critics = [_initial_critics(layout, spec, decentralised, rule, (seed, 2)) for seed in seeds]
-            initial = np.concatenate(critics)
-            self.critic2, self.target_critic2 = (
-                CriticNetwork(layout, initial, device, spec, decentralised) for _ in range(2)
-            )
-            self.critic2_optimiser = Adam(self.critic2.flat, self.critic2.grad, config.critic_lr)
+            self.critic2, self.target_critic2, self.optimisers["critic2_optimiser"] = self._critics[1]
+            self._networks |= {"critic2": self.critic2, "target_critic2": self.target_critic2}
         self.policy_delay = config.updates_per_policy_update(spec)
         """Updates of the critics for each of policies and targets."""
         self.updates_made = 0
@@ -200,7 +196,6 @@ class MADDPGUpdate:
         self._policy_metrics = torch.zeros(2, len(seeds) * spec.num_agents, device=device)
         """[2, M] loss and gradient norm of the latest update of the policies."""
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-        self._config = config
         self._columns = _BatchColumns(spec, len(seeds), device)
         self._gumbel_heads = _AgentMask([head == "gumbel" for head in config.heads(spec)], len(seeds), device)
         discrete = [kind == "discrete" for kind in spec.action_types]
@@ -218,9 +213,21 @@ class MADDPGUpdate:
         """Rows [S, agents] of policies that are one."""
         self._frozen_mask: Tensor | None = None
 
+    def _make_critic(
+        self, spec: EnvSpec, device: torch.device, seeds: Sequence[tuple[int, int]]
+    ) -> tuple[CriticNetwork, CriticNetwork, Adam]:
+        """Return critics of one run per seed, their targets and optimiser."""
+        config, layout = self._config, critic_layout(spec, self._config.critic_hidden_sizes)
+        alone = tuple(name == "ddpg" for name in config.per_agent(spec))
+        initial = np.concatenate(
+            [_initial_critics(layout, spec, alone, config.initial_weights, seed) for seed in seeds]
+        )
+        online, target = (CriticNetwork(layout, initial, device, spec, alone) for _ in range(2))
+        return online, target, Adam(online.flat, online.grad, config.critic_lr)
+
     def scale_learning_rates(self, share: float) -> None:
         """Learn at this share of the configured learning rates from now on."""
-        for name, optimiser in self.optimisers().items():
+        for name, optimiser in self.optimisers.items():
             rate = self._config.actor_lr if name == "policy_optimiser" else self._config.critic_lr
             optimiser.set_learning_rate(share * rate)
 
@@ -246,45 +253,24 @@ class MADDPGUpdate:
         if due:
             self._policy_metrics[0], self._policy_metrics[1] = self._update_policies(batch)
             with torch.no_grad():
-                for name, target in self._networks().items():
-                    if name.startswith("target_"):
-                        online = getattr(self, name.removeprefix("target_"))
+                for name, online in self._networks.items():
+                    if target := self._networks.get(f"target_{name}"):
                         target.flat.lerp_(online.flat, self._config.tau)
         actor, actor_norm = self._policy_metrics
         return torch.stack((loss, actor, q_mean, critic_norm, actor_norm))
 
     def per_network_state(self) -> dict[str, Tensor]:
         """Return what has a row per network, `[M, ...]` each: parameters, targets, Adam's moments."""
-        rows: dict[str, Tensor] = {name: networks.flat for name, networks in self._networks().items()}
-        for name, optimiser in self.optimisers().items():
+        rows: dict[str, Tensor] = {name: networks.flat for name, networks in self._networks.items()}
+        for name, optimiser in self.optimisers.items():
             rows |= {f"{name}.exp_avg": optimiser.exp_avg, f"{name}.exp_avg_sq": optimiser.exp_avg_sq}
         if self.policy_delay > 1:
             rows["policy_metrics"] = self._policy_metrics.T
         return rows
 
-    def optimisers(self) -> dict[str, Adam]:
-        """Return the optimisers by name."""
-        optimisers = {"policy_optimiser": self.policy_optimiser, "critic_optimiser": self.critic_optimiser}
-        return optimisers | ({"critic2_optimiser": self.critic2_optimiser} if self._twin_critics.any else {})
-
-    def _networks(self) -> dict[str, StackedNetworks]:
-        """Return the networks by name."""
-        names = ["policy", "critic", "target_policy", "target_critic"]
-        names += ["critic2", "target_critic2"] if self._twin_critics.any else []
-        return {name: getattr(self, name) for name in names}
-
-    def _critics(self) -> list[tuple[CriticNetwork, CriticNetwork, Adam]]:
-        """Return online and target critics with their optimiser: one of each, or two."""
-        first = (self.critic, self.target_critic, self.critic_optimiser)
-        return (
-            [first, (self.critic2, self.target_critic2, self.critic2_optimiser)]
-            if self._twin_critics.any
-            else [first]
-        )
-
     def state(self) -> dict[str, Tensor]:
         """Return every tensor that an update changes and the next one depends on."""
-        steps = {f"{name}.step": optimiser.steps for name, optimiser in self.optimisers().items()}
+        steps = {f"{name}.step": optimiser.steps for name, optimiser in self.optimisers.items()}
         return self.per_network_state() | steps
 
     def _update_critics(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -293,10 +279,10 @@ class MADDPGUpdate:
         with torch.no_grad():
             logits = self.target_policy(columns.padded_next_obs(batch)).transpose(1, 2)
             next_joint = self._next_joint(batch, logits)
-            next_q = self._min_q([target(next_joint) for _, target, _ in self._critics()])
+            next_q = self._min_q([target(next_joint) for _, target, _ in self._critics])
         target = td_target(columns.rewards(batch), columns.discounts(batch), next_q)
         found = []
-        for critic, _, optimiser in self._critics():
+        for critic, _, optimiser in self._critics:
             q = critic(batch[..., columns.joint])
             loss = critic_loss(q, target)
             norm = self._backward_and_apply(critic, optimiser, loss)
@@ -337,7 +323,7 @@ class MADDPGUpdate:
         """Return actions `[M, A, B]` of logits: sigmoid, or Gumbel-softmax with fresh noise, by head."""
         if not self._gumbel_heads.any:
             return torch.sigmoid(logits)
-        noise = gumbel_noise(self._uniform(logits))
+        noise = gumbel_noise(self._random(Tensor.uniform_, logits))
         noisy = logits + (noise if self._frozen_mask is None else noise.masked_fill_(self._frozen_mask, 0.0))
         if self._config.temperature != 1.0:
             noisy = noisy / self._config.temperature
@@ -358,7 +344,7 @@ class MADDPGUpdate:
         """Add noise to target actions `[M, A, B]` where matd3 does, within [0, 1]."""
         if not self._smoothed_agents.any:
             return actions
-        noise = smoothing_noise(self._normal(actions), self._config.target_noise)
+        noise = smoothing_noise(self._random(Tensor.normal_, actions), self._config.target_noise)
         return torch.where(self._smoothed_agents.mask, (actions + noise).clamp_(0.0, 1.0), actions)
 
     def _with_random_actions(self, actions: Tensor) -> Tensor:
@@ -366,28 +352,21 @@ class MADDPGUpdate:
         probability = self._config.random_action_rows
         if probability == 0.0:
             return actions
-        chosen = self._uniform(actions[:, :1]) < probability
-        uniform = self._uniform(actions)
+        chosen = self._random(Tensor.uniform_, actions[:, :1]) < probability
+        uniform = self._random(Tensor.uniform_, actions)
         if self._discrete_agents.any:
             uniform = torch.where(
                 self._discrete_agents.mask, one_hot_like(self._columns.without_padding(uniform)), uniform
             )
         return torch.where(chosen, uniform, actions)
 
-    def _uniform(self, like: Tensor) -> Tensor:
-        """Draw uniform numbers in the shape of `like` `[M, ...]`, each run's from its own generator."""
+    def _random(self, fill: Callable[..., Tensor], like: Tensor) -> Tensor:
+        """Draw numbers in the shape of `like` `[M, ...]`, each run's from its own generator."""
         drawn = torch.empty(
             like.shape, device=like.device
         )  # contiguous, so that the order is the same for all
         for run, generator in zip(drawn.chunk(len(self.generators)), self.generators, strict=True):
-            run.uniform_(generator=generator)
-        return drawn
-
-    def _normal(self, like: Tensor) -> Tensor:
-        """Draw standard normal numbers, as `_uniform` does."""
-        drawn = torch.empty(like.shape, device=like.device)
-        for run, generator in zip(drawn.chunk(len(self.generators)), self.generators, strict=True):
-            run.normal_(generator=generator)
+            fill(run, generator=generator)
         return drawn
 
     def _backward_and_apply(self, networks: StackedNetworks, optimiser: Adam, loss: Tensor) -> Tensor:

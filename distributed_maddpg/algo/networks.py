@@ -110,6 +110,10 @@ class CriticNetwork(StackedNetworks):
         weight, bias = layers[0]
         return (weight if self.mask is None else weight * self.mask), bias
 
+    def masked_layers(self) -> Layers:
+        """Return `detached_layers`, the first one masked."""
+        return [self.first_layer(self.detached_layers), *self.detached_layers[1:]]
+
     def own_action_rows(self, weight: Tensor) -> Tensor:
         """Return the rows `[M, A, H]` of a first weight `[M, J, H]` that meet each critic's own action."""
         return weight[self._networks, self._own_rows]

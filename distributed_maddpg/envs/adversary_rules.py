@@ -17,7 +17,7 @@ import numpy.typing as npt
 from distributed_maddpg.envs import streams
 from distributed_maddpg.envs.base import State
 from distributed_maddpg.errors import BadInput, did_you_mean
-from distributed_maddpg.types import EnvSpec, FloatArray
+from distributed_maddpg.types import EnvSpec, FloatArray, checked_array
 
 NUM_ACTIONS = 5
 OPTIONS_NOT_IN_MPE2 = ("squared_adversary_reward", "velocity_first")
@@ -121,10 +121,13 @@ def checked_state(state: Mapping[str, npt.NDArray[Any]], num_envs: int, options:
     }
     limits = {"goal_landmark": options.N, "cycle": options.max_cycles}
     check_keys(state, [*shapes, *limits, "generator_state"])
-    checked: State = {name: _checked_floats(name, state[name], shape) for name, shape in shapes.items()}
+    checked = {name: checked_array(dict(state), name, shape, np.float64) for name, shape in shapes.items()}
+    for name, array in checked.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds values that are not finite")
     for name, limit in limits.items():
-        checked[name] = checked_integers(name, state[name], (num_envs,), limit)
-    checked["generator_state"] = streams.checked(state["generator_state"], num_envs)
+        checked[name] = checked_integers(state, name, num_envs, limit)
+    checked["generator_state"] = streams.checked(state, num_envs)
     return checked
 
 
@@ -139,24 +142,10 @@ def check_keys(state: Mapping[str, npt.NDArray[Any]], expected: list[str]) -> No
 
 
 def checked_integers(
-    name: str, values: npt.NDArray[Any], shape: tuple[int, ...], limit: int
+    state: Mapping[str, npt.NDArray[Any]], name: str, num_envs: int, limit: int
 ) -> npt.NDArray[np.int64]:
-    """Return an int64 copy of integers in [0, limit) of the given shape, or raise ValueError."""
-    values = np.asarray(values)
-    if values.shape != shape or values.dtype.kind not in "iu":
-        raise ValueError(
-            f"{name} has shape {values.shape} and type {values.dtype}, expected {shape} integers"
-        )
+    """Return a copy of a saved array of integers in [0, limit), [E] int64; ValueError if it is none."""
+    values = checked_array(dict(state), name, (num_envs,), np.int64)
     if ((values < 0) | (values >= limit)).any():
         raise ValueError(f"{name} holds values outside 0 to {limit - 1}")
-    return values.astype(np.int64)
-
-
-def _checked_floats(name: str, values: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    values = np.asarray(values)
-    if values.shape != shape or values.dtype != np.float64:
-        raise ValueError(f"{name} has shape {values.shape} and type {values.dtype}, expected {shape} float64")
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} holds values that are not finite")
-    floats: npt.NDArray[np.float64] = values.copy()
-    return floats
+    return values

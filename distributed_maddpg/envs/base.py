@@ -48,33 +48,35 @@ class StepResult(NamedTuple):
 class VectorEnv(Protocol):
     """E copies of one multi-agent environment stepped together, each with its own random stream."""
 
+    num_envs: int
+    """E."""
+    spec: EnvSpec
+    """What the other stages need to know."""
+
     @property
     def agents(self) -> tuple[str, ...]:
         """Names of the N agents."""
+        return self.spec.agents
 
     @property
     def observation_sizes(self) -> tuple[int, ...]:
         """O_i of each agent."""
+        return self.spec.observation_sizes
 
     @property
     def action_sizes(self) -> tuple[int, ...]:
         """A_i of each agent: width of a continuous action, or the number of discrete ones."""
+        return self.spec.action_sizes
 
     @property
     def action_types(self) -> tuple[ActionType, ...]:
         """Kind of action of each agent."""
+        return self.spec.action_types
 
     @property
     def action_type(self) -> VectorActionType:
         """The kind of action all agents share, or "mixed"."""
-
-    @property
-    def num_envs(self) -> int:
-        """E."""
-
-    @property
-    def spec(self) -> EnvSpec:
-        """What the other stages need to know."""
+        return self.action_types[0] if len(set(self.action_types)) == 1 else "mixed"
 
     def reset(self, seed: int | None = None) -> Observations:
         """Begin a new episode in every copy; a seed derives all streams anew, none continues them."""
@@ -107,11 +109,6 @@ class VectorEnv(Protocol):
 
     def close(self) -> None:
         """Release what the copies hold."""
-
-
-def shared_action_type(action_types: Sequence[ActionType]) -> VectorActionType:
-    """Return the kind of action all agents share, or "mixed"."""
-    return action_types[0] if len(set(action_types)) == 1 else "mixed"
 
 
 def count_error(found: int, expected: int) -> ValueError:

@@ -13,7 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.envs import streams
-from distributed_maddpg.envs.adversary_rules import OPTIONS_NOT_IN_MPE2, AdversaryOptions, checked_state
+from distributed_maddpg.envs.adversary_rules import (
+    OPTIONS_NOT_IN_MPE2,
+    AdversaryOptions,
+    checked_state,
+    landmark_distances,
+)
 from distributed_maddpg.envs.base import Observations, State
 from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
 from distributed_maddpg.seeding import pack_generator
@@ -87,14 +92,8 @@ class MPE2AdversaryEnv(PettingZooVectorEnv):
         """Keep nothing: the state is read from the world itself."""
 
     def _reset_ended_copies(self, ended: list[int], final_obs: Observations) -> Observations:
-        for e in ended:
-            world = self.envs[e].unwrapped.world
-            goal = _goal_index(world)
-            marks = [world.landmarks[goal], *world.landmarks[:goal], *world.landmarks[goal + 1 :]]
-            agents = np.array([agent.state.p_pos for agent in world.agents])
-            points = np.array([mark.state.p_pos for mark in marks])
-            apart = agents[:, None, :] - points[None, :, :]  # [N+1, L, 2]
-            self._distances[e] = np.sqrt(np.square(apart).sum(axis=2))
+        if ended:
+            self._distances[ended] = landmark_distances(self.get_state())[ended]
         return super()._reset_ended_copies(ended, final_obs)
 
 

@@ -22,14 +22,13 @@ from distributed_maddpg.envs.base import (
     Observations,
     State,
     StepResult,
-    VectorActionType,
+    VectorEnv,
     count_error,
-    shared_action_type,
 )
 from distributed_maddpg.envs.spaces import action_codec, observation_codec
 from distributed_maddpg.errors import BadInput, NotReproducible
 from distributed_maddpg.seeding import pack_generator
-from distributed_maddpg.types import ActionType, EnvSpec, FloatArray
+from distributed_maddpg.types import EnvSpec, FloatArray, checked_array
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on stdout, which carries JSON
 
@@ -37,7 +36,7 @@ _INT31_LIMIT = 2**31
 _INITIAL_HISTORY_STEPS = 32
 
 
-class PettingZooVectorEnv:
+class PettingZooVectorEnv(VectorEnv):
     """E copies of a parallel environment whose agents begin and end their episodes together.
 
     Args:
@@ -47,21 +46,23 @@ class PettingZooVectorEnv:
     """
 
     def __init__(self, factory: Callable[[], Any], num_envs: int, seed: int, env_id: str = "env") -> None:
-        if num_envs < 1:
-            raise BadInput("env.num_envs", num_envs, "must be at least 1")
         self.num_envs = num_envs
         self.envs = tuple(factory() for _ in range(num_envs))
         self._id = env_id
         first = self.envs[0]
-        self.agents: tuple[str, ...] = tuple(getattr(first, "possible_agents", ()))
-        if not self.agents:
+        agents: tuple[str, ...] = tuple(getattr(first, "possible_agents", ()))
+        if not agents:
             raise BadInput("env.id", env_id, "the environment does not say its possible_agents")
-        self._action_codecs = [
-            action_codec(env_id, agent, first.action_space(agent)) for agent in self.agents
-        ]
+        self._action_codecs = [action_codec(env_id, agent, first.action_space(agent)) for agent in agents]
         self._obs_codecs = [
-            observation_codec(env_id, agent, first.observation_space(agent)) for agent in self.agents
+            observation_codec(env_id, agent, first.observation_space(agent)) for agent in agents
         ]
+        self.spec = EnvSpec(
+            agents,
+            tuple(codec.size for codec in self._obs_codecs),
+            tuple(codec.size for codec in self._action_codecs),
+            tuple(codec.kind for codec in self._action_codecs),
+        )
         self._streams = [streams.stream(seed, copy) for copy in range(num_envs)]
         self._episode_seed = np.zeros(num_envs, np.int64)
         self._episode_step = np.zeros(num_envs, np.int64)
@@ -69,31 +70,6 @@ class PettingZooVectorEnv:
             codec.zeros(num_envs, _INITIAL_HISTORY_STEPS) for codec in self._action_codecs
         ]
         self._started = False
-
-    @property
-    def observation_sizes(self) -> tuple[int, ...]:
-        """O_i of each agent."""
-        return tuple(codec.size for codec in self._obs_codecs)
-
-    @property
-    def action_sizes(self) -> tuple[int, ...]:
-        """A_i of each agent."""
-        return tuple(codec.size for codec in self._action_codecs)
-
-    @property
-    def action_types(self) -> tuple[ActionType, ...]:
-        """Kind of action of each agent."""
-        return tuple(codec.kind for codec in self._action_codecs)
-
-    @property
-    def action_type(self) -> VectorActionType:
-        """The kind of action all agents share, or "mixed"."""
-        return shared_action_type(self.action_types)
-
-    @property
-    def spec(self) -> EnvSpec:
-        """Names and sizes of the agents."""
-        return EnvSpec(self.agents, self.observation_sizes, self.action_sizes, self.action_types)
 
     def reset(self, seed: int | None = None) -> Observations:
         """Begin a new episode in every copy; a seed derives all streams anew, none continues them."""
@@ -174,10 +150,9 @@ class PettingZooVectorEnv:
         """
         names = [f"actions_{agent}" for agent in self.agents]
         check_keys(state, ["generator_state", "episode_seed", "episode_step", *names])
-        each = (self.num_envs,)
-        packed = streams.checked(state["generator_state"], self.num_envs)
-        seeds = checked_integers("episode_seed", state["episode_seed"], each, _INT31_LIMIT)
-        steps = checked_integers("episode_step", state["episode_step"], each, _INT31_LIMIT)
+        packed = streams.checked(state, self.num_envs)
+        seeds = checked_integers(state, "episode_seed", self.num_envs, _INT31_LIMIT)
+        steps = checked_integers(state, "episode_step", self.num_envs, _INT31_LIMIT)
         replayed = self._checked_history(state, int(steps.max()))
         self._streams = [streams.unpack(row) for row in packed]
         self._started = True
@@ -281,13 +256,8 @@ class PettingZooVectorEnv:
         """Return the saved actions of each agent after checking their shapes and types."""
         histories = []
         for agent, codec in zip(self.agents, self._action_codecs, strict=True):
-            array, one = np.asarray(state[f"actions_{agent}"]), codec.zeros(1, 1)
-            shape = (self.num_envs, length, *one.shape[2:])
-            if array.shape != shape or array.dtype != one.dtype:
-                raise ValueError(
-                    f"actions_{agent} has shape {array.shape} and type {array.dtype}, "
-                    f"expected {shape} {one.dtype}"
-                )
+            expected = codec.zeros(self.num_envs, length)
+            array = checked_array(dict(state), f"actions_{agent}", expected.shape, expected.dtype)
             for t in range(length):
                 codec.checked(array[:, t], self.num_envs)
             histories.append(array)

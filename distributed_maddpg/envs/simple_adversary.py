@@ -28,14 +28,14 @@ from distributed_maddpg.envs.base import (
     Observations,
     State,
     StepResult,
-    VectorActionType,
+    VectorEnv,
     count_error,
     nan_error,
     range_error,
     shape_error,
 )
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.types import ActionType, FloatArray
+from distributed_maddpg.types import FloatArray
 
 
 class _StepBuffers(NamedTuple):
@@ -47,7 +47,7 @@ class _StepBuffers(NamedTuple):
     result_with_ends: StepResult
 
 
-class SimpleAdversary:
+class SimpleAdversary(VectorEnv):
     """E copies of `mpe2.simple_adversary_v3`, one adversary against `N` good agents.
 
     Args:
@@ -57,8 +57,6 @@ class SimpleAdversary:
     """
 
     def __init__(self, num_envs: int, seed: int, **kwargs: Any) -> None:
-        if num_envs < 1:
-            raise BadInput("env.num_envs", num_envs, "must be at least 1")
         self.options = AdversaryOptions.from_kwargs(kwargs)
         if self.options.render_mode is not None:
             remedy = "the compiled environment draws nothing; leave it out, or use backend = 'pettingzoo'"
@@ -93,31 +91,6 @@ class SimpleAdversary:
         self._obs_slices = tuple(slice(a, b) for a, b in itertools.pairwise(ends.tolist()))
         self._buffers, self._next_buffers = self._make_buffers(), self._make_buffers()
         self._started = False
-
-    @property
-    def agents(self) -> tuple[str, ...]:
-        """Names of the N + 1 agents, the adversary first."""
-        return self.spec.agents
-
-    @property
-    def observation_sizes(self) -> tuple[int, ...]:
-        """O_i of each agent."""
-        return self.spec.observation_sizes
-
-    @property
-    def action_sizes(self) -> tuple[int, ...]:
-        """A_i of each agent: 5."""
-        return self.spec.action_sizes
-
-    @property
-    def action_types(self) -> tuple[ActionType, ...]:
-        """Kind of action of each agent, the same for all."""
-        return self.spec.action_types
-
-    @property
-    def action_type(self) -> VectorActionType:
-        """Kind of action of all agents."""
-        return self.spec.action_types[0]
 
     def reset(self, seed: int | None = None) -> Observations:
         """Begin a new episode in every copy; a seed derives all streams anew, none continues them."""
@@ -155,26 +128,11 @@ class SimpleAdversary:
         """Return copies of all state, see `adversary_rules.checked_state`."""
         if not self._started:
             raise RuntimeError("call reset() before get_state()")
-        return {
-            "agent_positions": self._state.agent_positions.copy(),
-            "agent_velocities": self._state.agent_velocities.copy(),
-            "landmark_positions": self._state.landmark_positions.copy(),
-            "goal_landmark": self._state.goal_landmark.copy(),
-            "cycle": self._state.cycle.copy(),
-            "generator_state": self._state.generator_state.copy(),
-        }
+        return {name: array.copy() for name, array in self._state._asdict().items()}
 
     def set_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Continue exactly from a state of this environment, or of MPE2's through its adapter."""
-        checked = checked_state(state, self.num_envs, self.options)
-        self._state = EnvState(
-            checked["agent_positions"],
-            checked["agent_velocities"],
-            checked["landmark_positions"],
-            checked["goal_landmark"],
-            checked["cycle"],
-            checked["generator_state"],
-        )
+        self._state = EnvState(**checked_state(state, self.num_envs, self.options))
         self._started = True
 
     def final_distances(self) -> FloatArray:

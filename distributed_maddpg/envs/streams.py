@@ -6,15 +6,16 @@ copies. Its packed form is `[state_hi, state_lo, inc_hi, inc_lo, has_uint32, uin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.seeding import pack_generator, restore_generator
+from distributed_maddpg.types import checked_array
 
 UintArray = npt.NDArray[np.uint64]
-STATE_SIZE = 6
 
 
 def stream(seed: int, copy: int) -> np.random.Generator:
@@ -34,27 +35,13 @@ def pack_all(seed: int, num_envs: int) -> UintArray:
     return np.stack([pack_generator(stream(seed, copy)) for copy in range(num_envs)])
 
 
-def checked(packed: npt.NDArray[Any], num_envs: int) -> UintArray:
-    """Return a copy of saved states after checking that they are possible ones.
-
-    Args:
-        packed: [E, 6] uint64.
-        num_envs: E.
-
-    Returns:
-        [E, 6] uint64.
+def checked(state: Mapping[str, npt.NDArray[Any]], num_envs: int) -> UintArray:
+    """Return a copy of a saved state's `generator_state`, [E, 6] uint64.
 
     Raises:
         ValueError: if the shape, the type or a value cannot be PCG64's.
     """
-    packed = np.asarray(packed)
-    if packed.shape != (num_envs, STATE_SIZE) or packed.dtype != np.uint64:
-        raise ValueError(
-            f"generator_state has shape {packed.shape} and type {packed.dtype}, "
-            f"expected ({num_envs}, {STATE_SIZE}) uint64"
-        )
-    odd, flag, half = packed[:, 3] & np.uint64(1), packed[:, 4], packed[:, 5]
-    if not odd.all() or (flag > 1).any() or (half > 0xFFFFFFFF).any():
-        raise ValueError("generator_state holds values that no PCG64 generator has")
-    states: UintArray = packed.copy()
-    return states
+    packed: UintArray = checked_array(dict(state), "generator_state", (num_envs, 6), np.uint64)
+    for row in packed:
+        unpack(row)
+    return packed

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.replay.ring import Ring, RingSnapshot
+from distributed_maddpg.replay.ring import Ring
 from distributed_maddpg.seeding import generator, pack_generator, restore_generator
-from distributed_maddpg.types import EnvSpec, FloatArray, StoredRows
+from distributed_maddpg.types import EnvSpec, FloatArray
 
 
 class ReplayBuffer:
@@ -25,24 +25,9 @@ class ReplayBuffer:
         return self.ring.inserted
 
     @property
-    def capacity(self) -> int:
-        """Rows the ring can hold."""
-        return self.ring.capacity
-
-    @property
     def size(self) -> int:
         """Rows held now."""
         return self.ring.size
-
-    @property
-    def cursor(self) -> int:
-        """Where the next row goes."""
-        return self.inserted % self.capacity
-
-    @property
-    def size_bytes(self) -> int:
-        """Memory of the full ring."""
-        return self.ring.rows.nbytes
 
     def add(self, rows: FloatArray) -> None:
         """Copy rows `[n, width]` into the ring, over the oldest where it is full.
@@ -61,18 +46,6 @@ class ReplayBuffer:
         rows = self.ring.sample(self._rng, num_batches * batch_size)
         return rows.reshape(num_batches, batch_size, -1)
 
-    def snapshot(self) -> RingSnapshot:
-        """Return the contents of this moment, to be read while rows are added."""
-        return self.ring.snapshot()
-
-    def restore(self, stored: StoredRows) -> None:
-        """Take over contents; draws then go on as they did where ring and generator are the same.
-
-        Raises:
-            ValueError: if that is no ring's contents, or of another width; the ring may be empty then.
-        """
-        self.ring.restore(stored)
-
     def generator_state(self) -> npt.NDArray[np.uint64]:
         """Return the state `[6]` of the generator that draws."""
         return pack_generator(self._rng)
@@ -84,16 +57,6 @@ class ReplayBuffer:
             ValueError: if no generator has that state.
         """
         restore_generator(self._rng, state)
-
-    def check_valid(self) -> tuple[bool, str]:
-        """Return whether the invariants hold, and which one does not."""
-        if not 0 <= self.size <= self.capacity:
-            return False, f"size {self.size} outside [0, {self.capacity}]"
-        if not np.isfinite(self.ring.read_from(0)[0]).all():
-            return False, "a stored row is not finite"
-        if self.ring.epoch == 0 and self.ring.rows[self.size :].any():
-            return False, "a row that was never written is not zero"
-        return True, ""
 
 
 def make_replay_buffer(config: MADDPGConfig, spec: EnvSpec, ring: Ring | None = None) -> ReplayBuffer:

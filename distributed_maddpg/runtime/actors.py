@@ -144,7 +144,7 @@ class ReplayBufferActor(_Process):
     def begin_snapshot(self, run: int) -> tuple[int, int, int]:
         """Fix what a run's ring holds now; return a number for it, the rows ever added and the rows held."""
         self._snapshots_begun += 1
-        snapshot = self._buffers[run].snapshot()
+        snapshot = self._buffers[run].ring.snapshot()
         self._snapshots[run] = (self._snapshots_begun, snapshot)
         return self._snapshots_begun, snapshot.inserted, snapshot.num_rows
 

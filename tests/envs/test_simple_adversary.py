@@ -384,8 +384,6 @@ def test_step_and_get_state_before_reset_are_refused():
         env.get_state()
 
 
-def test_render_mode_and_no_copies_are_refused():
+def test_render_mode_is_refused():
     with pytest.raises(BadInput, match=r"env\.kwargs\.render_mode = 'human'.*backend = 'pettingzoo'"):
         SimpleAdversary(1, 0, render_mode="human")
-    with pytest.raises(BadInput, match=r"env\.num_envs = 0"):
-        SimpleAdversary(0, 0)
