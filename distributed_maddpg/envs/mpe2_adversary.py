@@ -1,7 +1,6 @@
-"""MPE2's own `simple_adversary` in the compiled kernel's place: slow, but the same in every number (F2).
+"""MPE2's own `simple_adversary` behind the kernel's interface: slow, but every number is the same.
 
-It exchanges the kernel's state, so that either can continue where the other stopped, and draws from the same
-streams.
+It uses the kernel's state format and random streams, so each can continue from the other's state.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from distributed_maddpg.types import FloatArray
 
 
 class MPE2AdversaryEnv(PettingZooVectorEnv):
-    """E copies of MPE2's environment, whose worlds and generators are read and written directly.
+    """E copies of MPE2's environment; world state and generators are read and written directly.
 
     Args:
-        factory: `parallel_env` of MPE2.     num_envs: E.     seed: as of the kernel.
-        kwargs: keywords of `parallel_env`, and two of ours, see `AdversaryOptions`.
+        factory: `parallel_env` of MPE2.     num_envs: E.     seed: as for the kernel.
+        kwargs: keywords of `parallel_env`, and the two of `OPTIONS_NOT_IN_MPE2`.
     """
 
     def __init__(self, factory: Callable[..., Any], num_envs: int, seed: int, **kwargs: Any) -> None:
@@ -46,7 +45,7 @@ class MPE2AdversaryEnv(PettingZooVectorEnv):
         self._seed_streams(seed)
 
     def get_state(self) -> State:
-        """Return copies of all state, under the kernel's names."""
+        """Return a copy of the full state, in the kernel's format."""
         if not self._started:
             raise RuntimeError("call reset() before get_state()")
         raw = [env.unwrapped for env in self.envs]
@@ -65,7 +64,7 @@ class MPE2AdversaryEnv(PettingZooVectorEnv):
         """Continue exactly from a state of this environment or of the kernel."""
         checked = checked_state(state, self.num_envs, self.options)
         for e, env in enumerate(self.envs):
-            env.reset()  # brings PettingZoo's own bookkeeping to the start of a cycle
+            env.reset()  # resets PettingZoo's own bookkeeping
             raw = env.unwrapped
             for i, agent in enumerate(raw.world.agents):
                 agent.state.p_pos = checked["agent_positions"][e, i].copy()
@@ -89,7 +88,7 @@ class MPE2AdversaryEnv(PettingZooVectorEnv):
         return self._check_all_agents_present(self.envs[e].reset(), e)
 
     def _record_actions(self, e: int, actions: list[Any]) -> None:
-        """Keep nothing: the state is read from the world itself."""
+        """Do nothing: `get_state` reads the state from the world."""
 
     def _reset_ended_copies(self, ended: list[int], final_obs: Observations) -> Observations:
         if ended:
@@ -98,13 +97,13 @@ class MPE2AdversaryEnv(PettingZooVectorEnv):
 
 
 def _minus_squared_distance(agent: Any, _world: Any) -> float:
-    """Return the adversary's reward in OpenAI's MPE, in place of the scenario's own."""
+    """Return the adversary's reward of OpenAI's MPE; replaces the scenario's method."""
     apart = agent.state.p_pos - agent.goal_a.state.p_pos
     return -float(np.sum(np.square(apart)))
 
 
 def _integrate_velocity_first(world: Any) -> None:
-    """Have a world take each step as OpenAI's MPE does, with the velocities that are MPE2's own."""
+    """Make a world integrate positions with the new velocity, as OpenAI's MPE does."""
     original = world.integrate_state
 
     def integrate_state(forces: Any) -> None:
@@ -122,6 +121,6 @@ def _goal_index(world: Any) -> int:
 
 def _set_goal_index(world: Any, goal: int) -> None:
     for i, mark in enumerate(world.landmarks):
-        mark.color = np.array([0.15, 0.65 if i == goal else 0.15, 0.15])  # as MPE2 paints them
+        mark.color = np.array([0.15, 0.65 if i == goal else 0.15, 0.15])  # MPE2's colours
     for agent in world.agents:
         agent.goal_a = world.landmarks[goal]

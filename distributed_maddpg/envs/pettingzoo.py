@@ -1,9 +1,9 @@
-"""Any PettingZoo parallel environment as a vector environment, one copy after another.
+"""Any PettingZoo parallel environment as a vector environment, stepped copy by copy.
 
-Every episode of every copy starts with `reset(seed=...)` and a seed drawn from the copy's own stream. So the
-state of an environment nobody knows from inside can be saved without pickle: the episode's seed and the
-actions taken since. That relies on the environment honouring its seed, and on its ending episodes, because
-the actions of the running episode are kept in memory.
+Every episode starts with `reset(seed=...)` and a seed from the copy's own random stream. So an environment
+with unknown internals can be saved without pickle: as the episode's seed and the actions since its start.
+This requires that the environment honours its seed, and that episodes end, because their actions are kept in
+memory.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from distributed_maddpg.errors import BadInput, NotReproducible
 from distributed_maddpg.seeding import pack_generator
 from distributed_maddpg.types import EnvSpec, FloatArray, checked_array
 
-os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on stdout, which carries JSON
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame prints to stdout, which carries JSON
 
 _INT31_LIMIT = 2**31
 _INITIAL_HISTORY_STEPS = 32
 
 
 class PettingZooVectorEnv(VectorEnv):
-    """E copies of a parallel environment whose agents begin and end their episodes together.
+    """E copies of a parallel environment whose agents start and end their episodes together.
 
     Args:
-        factory: makes one copy.     num_envs: E.
-        seed: copy i draws its episodes' seeds from `streams.stream(seed, i)`, whatever E is.
-        env_id: what to call the environment in errors.
+        factory: creates one copy.     num_envs: E.
+        seed: copy i draws its episode seeds from `streams.stream(seed, i)`, whatever E is.
+        env_id: name of the environment in errors.
     """
 
     def __init__(self, factory: Callable[[], Any], num_envs: int, seed: int, env_id: str = "env") -> None:
@@ -52,7 +52,7 @@ class PettingZooVectorEnv(VectorEnv):
         first = self.envs[0]
         agents: tuple[str, ...] = tuple(getattr(first, "possible_agents", ()))
         if not agents:
-            raise BadInput("env.id", env_id, "the environment does not say its possible_agents")
+            raise BadInput("env.id", env_id, "the environment has no possible_agents")
         self._action_codecs = [action_codec(env_id, agent, first.action_space(agent)) for agent in agents]
         self._obs_codecs = [
             observation_codec(env_id, agent, first.observation_space(agent)) for agent in agents
@@ -72,7 +72,7 @@ class PettingZooVectorEnv(VectorEnv):
         self._started = False
 
     def reset(self, seed: int | None = None) -> Observations:
-        """Begin a new episode in every copy; a seed derives all streams anew, none continues them."""
+        """Start a new episode in every copy; with `seed`, re-seed all random streams first."""
         if seed is not None:
             self._seed_streams(seed)
         obs = self._empty_obs()
@@ -82,17 +82,17 @@ class PettingZooVectorEnv(VectorEnv):
         return obs
 
     def step(self, actions: Actions) -> StepResult:
-        """Step every copy once; copies whose agents have all ended are reset at once.
+        """Step every copy once; copies in which all agents ended are reset at once.
 
         Args:
             actions: per agent [E, A_i] floats (clipped to [0, 1], then scaled to the space) or [E] integers.
 
         Returns:
-            As `StepResult` says.
+            See `StepResult`.
 
         Raises:
-            ValueError: an action is refused; nothing has changed.
-            BadInput: the agents do not begin and end together.
+            ValueError: for an invalid action; the environment is unchanged.
+            BadInput: if the agents do not start and end together.
         """
         if not self._started:
             raise RuntimeError("call reset() or set_state() before step()")
@@ -108,7 +108,7 @@ class PettingZooVectorEnv(VectorEnv):
         ended = []
         for e in range(self.num_envs):
             observations, reward, *ends = self._step_copy(e, [array[e] for array in taken])
-            with np.errstate(over="ignore"):  # what float32 cannot hold is for the worker to refuse
+            with np.errstate(over="ignore"):  # the worker drops values beyond float32's range
                 rewards[e] = [reward[agent] for agent in self.agents]
             self._write_observations(observations, final_obs, e)
             terminated[e], cut = self._checked_ends(ends[0], ends[1], e)
@@ -124,7 +124,8 @@ class PettingZooVectorEnv(VectorEnv):
 
         Returns:
             generator_state [E, 6] uint64, episode_seed [E], episode_step [E], and per agent `actions_<agent>`
-            [E, T, A_i] or [E, T] with T the steps of the longest running episode, zeros after a copy's own.
+            [E, T, A_i] or [E, T], where T is the length of the longest running episode; shorter ones are
+            padded with zeros.
         """
         if not self._started:
             raise RuntimeError("call reset() before get_state()")
@@ -142,11 +143,11 @@ class PettingZooVectorEnv(VectorEnv):
         return state
 
     def set_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Continue exactly from a saved state: reset each copy with its episode's seed, replay its actions.
+        """Continue exactly from a saved state: reset each copy with its episode seed, replay its actions.
 
         Raises:
-            ValueError: naming the array that is missing, unknown, of a wrong shape or out of range.
-            NotReproducible: if an environment does not honour its seed; call `reset` then.
+            ValueError: names the array that is missing, unknown, of a wrong shape or out of range.
+            NotReproducible: if an environment does not honour its seed; call `reset` to continue.
         """
         names = [f"actions_{agent}" for agent in self.agents]
         check_keys(state, ["generator_state", "episode_seed", "episode_step", *names])
@@ -166,16 +167,16 @@ class PettingZooVectorEnv(VectorEnv):
                     )
 
     def _replay_step(self, e: int, actions: list[Any]) -> bool:
-        """Step one copy again; return whether its episode ended."""
+        """Step one copy with a saved action; return whether its episode ended."""
         try:
             _, _, terminations, truncations, _ = self._step_copy(e, actions)
-        except Exception as error:  # whatever an environment finds wrong with what a file says
+        except Exception as error:  # an environment may raise anything for a damaged state
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ValueError(f"copy {e} refused an action that was replayed ({reason})") from error
+            raise ValueError(f"copy {e} raised while its saved actions were replayed ({reason})") from error
         return any(terminations.values()) or any(truncations.values())
 
     def final_distances(self) -> FloatArray | None:
-        """Return None: nothing is known of landmarks."""
+        """Return None: landmarks of a PettingZoo environment are unknown."""
         return None
 
     def close(self) -> None:
@@ -187,7 +188,7 @@ class PettingZooVectorEnv(VectorEnv):
         self._streams = [streams.stream(seed, copy) for copy in range(self.num_envs)]
 
     def _reset_copy(self, e: int) -> dict[str, Any]:
-        """Begin the next episode of one copy and return its first observations."""
+        """Start the next episode of one copy; return its first observations."""
         return self._reset_copy_with_seed(e, int(self._streams[e].integers(_INT31_LIMIT)))
 
     def _reset_copy_with_seed(self, e: int, episode_seed: int) -> dict[str, Any]:
@@ -195,24 +196,22 @@ class PettingZooVectorEnv(VectorEnv):
         return self._check_all_agents_present(self.envs[e].reset(seed=episode_seed), e)
 
     def _check_all_agents_present(self, reset_result: tuple[dict[str, Any], Any], e: int) -> dict[str, Any]:
-        """Return first observations after making sure that all agents are there."""
+        """Return the first observations; BadInput unless the episode starts with all agents."""
         present = set(self.envs[e].agents)
         if present != set(self.agents):
             odd = ", ".join(sorted(present ^ set(self.agents)))
-            raise BadInput(
-                "env.id", self._id, f"an episode begins without or with other agents than always: {odd}"
-            )
+            raise BadInput("env.id", self._id, f"an episode started with missing or extra agents: {odd}")
         return reset_result[0]
 
     def _step_copy(self, e: int, actions: list[Any]) -> tuple[Any, ...]:
-        """Step one copy, remembering the actions."""
+        """Record the actions and step one copy."""
         self._record_actions(e, actions)
         decoded = zip(self.agents, self._action_codecs, actions, strict=True)
         result: tuple[Any, ...] = self.envs[e].step({agent: codec.decode(a) for agent, codec, a in decoded})
         for part in result[:4]:
             missing = [agent for agent in self.agents if agent not in part]
             if missing:
-                remedy = f"{missing[0]} left its episode early; agents must begin and end together"
+                remedy = f"{missing[0]} left its episode early; agents must start and end together"
                 raise BadInput("env.id", self._id, remedy)
         return result
 
@@ -229,22 +228,22 @@ class PettingZooVectorEnv(VectorEnv):
     def _checked_ends(
         self, terminations: Mapping[str, bool], truncations: Mapping[str, bool], e: int
     ) -> tuple[Any, Any]:
-        """Return who terminated and who was truncated, N flags each; BadInput if only some ended."""
+        """Return terminations and truncations, N flags each; BadInput if only some agents ended."""
         terminated = [bool(terminations[agent]) for agent in self.agents]
         truncated = [bool(truncations[agent]) for agent in self.agents]
         ended = [a or b for a, b in zip(terminated, truncated, strict=True)]
         if any(ended) and not all(ended):
             early = self.agents[ended.index(True)]
-            remedy = f"{early} ended its episode before the others; agents must begin and end together"
+            remedy = f"{early} ended its episode before the others; agents must start and end together"
             raise BadInput("env.id", self._id, remedy)
         if not any(ended) and set(self.envs[e].agents) != set(self.agents):
             raise BadInput(
-                "env.id", self._id, "agents joined or left within an episode; they must stay the same"
+                "env.id", self._id, "agents joined or left during an episode; they must stay the same"
             )
         return terminated, truncated
 
     def _reset_ended_copies(self, ended: list[int], final_obs: Observations) -> Observations:
-        """Begin the next episode of the copies that ended and return what all copies see now."""
+        """Reset the copies whose episode ended; return the current observations of all copies."""
         if not ended:
             return final_obs
         obs = tuple(array.copy() for array in final_obs)
@@ -253,7 +252,7 @@ class PettingZooVectorEnv(VectorEnv):
         return obs
 
     def _checked_history(self, state: Mapping[str, npt.NDArray[Any]], length: int) -> list[npt.NDArray[Any]]:
-        """Return the saved actions of each agent after checking their shapes and types."""
+        """Return the saved actions of each agent after checking shape, type and values."""
         histories = []
         for agent, codec in zip(self.agents, self._action_codecs, strict=True):
             expected = codec.zeros(self.num_envs, length)

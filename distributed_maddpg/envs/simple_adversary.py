@@ -1,7 +1,7 @@
-"""`simple_adversary` as a vector environment: E copies stepped by one compiled call.
+"""`simple_adversary` as a vector environment: one compiled call steps all E copies.
 
-Equal with MPE2 1.1.1 bit for bit: positions, velocities, observations, rewards (float64 inside, rounded to
-float32 once) and every draw of a reset. The oracle is MPE2 itself, in `tests/envs`.
+Bit-identical to MPE2 1.1.1: positions, velocities, observations, rewards (float64 internally, rounded to
+float32 once) and all random draws of a reset. `tests/envs` compares it to MPE2.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ from distributed_maddpg.types import FloatArray
 
 
 class _StepBuffers(NamedTuple):
-    """The arrays of one step, and what `step` returns: they are the same memory."""
+    """The arrays that one step writes, and the results that view them."""
 
     output: StepOutput
     result: StepResult
-    """For a step in which no copy ended: final_obs is obs."""
+    """For a step in which no episode ended: final_obs is obs."""
     result_with_ends: StepResult
 
 
 class SimpleAdversary(VectorEnv):
-    """E copies of `mpe2.simple_adversary_v3`, one adversary against `N` good agents.
+    """E copies of `mpe2.simple_adversary_v3`: one adversary against `N` good agents.
 
     Args:
         num_envs: E.
         seed: copy i draws from `streams.stream(seed, i)`, whatever E is.
-        kwargs: the keywords of MPE2's `parallel_env`, and one of ours, see `AdversaryOptions`.
+        kwargs: keywords of MPE2's `parallel_env`, and the two of `OPTIONS_NOT_IN_MPE2`.
     """
 
     def __init__(self, num_envs: int, seed: int, **kwargs: Any) -> None:
         self.options = AdversaryOptions.from_kwargs(kwargs)
         if self.options.render_mode is not None:
-            remedy = "the compiled environment draws nothing; leave it out, or use backend = 'pettingzoo'"
+            remedy = "the compiled environment cannot render; leave it out, or use backend = 'pettingzoo'"
             raise BadInput("env.kwargs.render_mode", self.options.render_mode, remedy)
         self.num_envs = num_envs
         self.spec = self.options.spec
@@ -93,7 +93,7 @@ class SimpleAdversary(VectorEnv):
         self._started = False
 
     def reset(self, seed: int | None = None) -> Observations:
-        """Begin a new episode in every copy; a seed derives all streams anew, none continues them."""
+        """Start a new episode in every copy; with `seed`, re-seed all random streams first."""
         if seed is not None:
             self._state.generator_state[:] = streams.pack_all(seed, self.num_envs)
         obs = np.empty(self._obs_slices[-1].stop, np.float32)
@@ -108,11 +108,11 @@ class SimpleAdversary(VectorEnv):
             actions: N + 1 arrays, [E, 5] floats (clipped to [0, 1]) or [E] integers in 0..4.
 
         Returns:
-            As `StepResult` says; nothing ever terminates. Two sets of arrays take turns, so that no step
-            allocates any: the step after the next one overwrites what this one returns.
+            See `StepResult`; no agent ever terminates. Two sets of arrays alternate, so that a step allocates
+            nothing: the step after the next one overwrites this result.
 
         Raises:
-            ValueError: an action is refused; the state is then unchanged.
+            ValueError: for an invalid action; the state is unchanged.
         """
         if not self._started:
             raise RuntimeError("call reset() or set_state() before step()")
@@ -125,13 +125,13 @@ class SimpleAdversary(VectorEnv):
         return buffers.result_with_ends if num_ended else buffers.result
 
     def get_state(self) -> State:
-        """Return copies of all state, see `adversary_rules.checked_state`."""
+        """Return a copy of the full state, see `adversary_rules.checked_state`."""
         if not self._started:
             raise RuntimeError("call reset() before get_state()")
         return {name: array.copy() for name, array in self._state._asdict().items()}
 
     def set_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Continue exactly from a state of this environment, or of MPE2's through its adapter."""
+        """Continue exactly from a state of this environment or of `MPE2AdversaryEnv`."""
         self._state = EnvState(**checked_state(state, self.num_envs, self.options))
         self._started = True
 
@@ -140,10 +140,10 @@ class SimpleAdversary(VectorEnv):
         return self._distances
 
     def close(self) -> None:
-        """Do nothing: the copies are plain arrays."""
+        """Do nothing: there are no resources to release."""
 
     def _make_buffers(self) -> _StepBuffers:
-        """Allocate what one step writes, and the views of it that are handed out."""
+        """Allocate the arrays of one step and the results that view them."""
         shape = (self.num_envs, len(self.agents))
         output = StepOutput(
             np.empty(self._obs_slices[-1].stop, np.float32),
@@ -153,7 +153,7 @@ class SimpleAdversary(VectorEnv):
             self._distances,
         )
         terminated = np.zeros(shape, np.bool_)
-        terminated.flags.writeable = False  # it is never written again
+        terminated.flags.writeable = False  # shared by all results
         obs = self._split_by_agent(output.obs)
         result = StepResult(obs, output.rewards, terminated, output.truncated, obs)
         return _StepBuffers(
@@ -163,11 +163,11 @@ class SimpleAdversary(VectorEnv):
         )
 
     def _split_by_agent(self, flat: FloatArray) -> Observations:
-        """Return each agent's block of the kernel's observations, N + 1 views [E, O_i]."""
+        """Return views of the kernel's flat observations: N + 1 arrays [E, O_i]."""
         return tuple(flat[block].reshape(self.num_envs, -1) for block in self._obs_slices)
 
     def _load_actions(self, actions: Actions) -> None:
-        """Copy the actions into the kernel's one array, [N+1, E, 5] or [N+1, E]."""
+        """Copy the actions into the kernel's array, [N+1, E, 5] or [N+1, E]."""
         agents = self.spec.agents
         if len(actions) != len(agents):
             raise count_error(len(actions), len(agents))
@@ -183,11 +183,11 @@ class SimpleAdversary(VectorEnv):
             buffer[i] = array
 
     def _invalid_action_error(self) -> ValueError:
-        """Name the first action that cannot be taken."""
+        """Return the error that names the first invalid action."""
         agents = self.spec.agents
         if self._params.continuous:
             i, copy, _ = np.argwhere(np.isnan(self._actions.continuous))[0].tolist()
             return nan_error(agents[i], copy)
-        pushes = self._actions.discrete
-        i, copy = np.argwhere((pushes < 0) | (pushes >= NUM_ACTIONS))[0].tolist()
-        return range_error(agents[i], copy, int(pushes[i, copy]), NUM_ACTIONS)
+        actions = self._actions.discrete
+        i, copy = np.argwhere((actions < 0) | (actions >= NUM_ACTIONS))[0].tolist()
+        return range_error(agents[i], copy, int(actions[i, copy]), NUM_ACTIONS)

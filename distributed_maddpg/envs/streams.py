@@ -1,7 +1,7 @@
-"""The random stream of each environment copy, and its form as six plain numbers.
+"""One random stream per environment copy, and its packed form of six integers.
 
-A stream is numpy's `Generator(PCG64(SeedSequence(seed, spawn_key=(i,))))` for copy i, whatever the number of
-copies. Its packed form is `[state_hi, state_lo, inc_hi, inc_lo, has_uint32, uinteger]`, uint64.
+The stream of copy i is numpy's `Generator(PCG64(SeedSequence(seed, spawn_key=(i,))))`, independent of the
+number of copies. Its packed form is `[state_hi, state_lo, inc_hi, inc_lo, has_uint32, uinteger]`, uint64.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def unpack(packed: UintArray) -> np.random.Generator:
 
 
 def pack_all(seed: int, num_envs: int) -> UintArray:
-    """Return the first states of all copies' streams, [E, 6] uint64."""
+    """Return the initial states of all copies' streams, [E, 6] uint64."""
     return np.stack([pack_generator(stream(seed, copy)) for copy in range(num_envs)])
 
 
 def checked(state: Mapping[str, npt.NDArray[Any]], num_envs: int) -> UintArray:
-    """Return a copy of a saved state's `generator_state`, [E, 6] uint64.
+    """Validate and return a copy of a saved state's `generator_state`, [E, 6] uint64.
 
     Raises:
-        ValueError: if the shape, the type or a value cannot be PCG64's.
+        ValueError: for a wrong shape or type, or a value that no PCG64 state has.
     """
     packed: UintArray = checked_array(dict(state), "generator_state", (num_envs, 6), np.uint64)
     for row in packed:

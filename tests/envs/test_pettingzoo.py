@@ -85,7 +85,7 @@ def test_actions_reach_the_environment_scaled_and_clipped():
     ("actions", "message"),
     [
         ([np.full((2, 2), np.nan)] * 2, "action of counter_0 in copy 0 is NaN"),
-        ([np.zeros((2, 2))], "1 arrays of actions given for 2 agents"),
+        ([np.zeros((2, 2))], "got 1 action arrays for 2 agents"),
         ([np.zeros((2, 2)), np.zeros((2, 3))], r"actions of counter_1 have shape \(2, 3\)"),
     ],
 )
@@ -248,11 +248,11 @@ class LeavingEnv(CountingEnv):
 @pytest.mark.parametrize(
     ("way", "remedy"),
     [
-        ("absent at the start", "an episode begins without or with other agents than always: counter_0"),
-        ("ends early", "counter_1 ended its episode before the others; agents must begin and end together"),
-        ("no rewards", "counter_1 left its episode early; agents must begin and end together"),
-        ("vanishes", "agents joined or left within an episode; they must stay the same"),
-        ("joins", "agents joined or left within an episode; they must stay the same"),
+        ("absent at the start", "an episode started with missing or extra agents: counter_0"),
+        ("ends early", "counter_1 ended its episode before the others; agents must start and end together"),
+        ("no rewards", "counter_1 left its episode early; agents must start and end together"),
+        ("vanishes", "agents joined or left during an episode; they must stay the same"),
+        ("joins", "agents joined or left during an episode; they must stay the same"),
     ],
 )
 def test_agents_that_do_not_stay_together_are_refused(way, remedy):
@@ -264,5 +264,5 @@ def test_agents_that_do_not_stay_together_are_refused(way, remedy):
 
 
 def test_environment_without_agents_is_refused():
-    with pytest.raises(BadInput, match="does not say its possible_agents"):
+    with pytest.raises(BadInput, match="has no possible_agents"):
         PettingZooVectorEnv(object, 1, 0)

@@ -356,7 +356,7 @@ def with_entry(actions, i, index, value):
 @pytest.mark.parametrize(
     ("actions", "message"),
     [
-        (CONTINUOUS[:2], "2 arrays of actions given for 3 agents"),
+        (CONTINUOUS[:2], "got 2 action arrays for 3 agents"),
         (with_entry(CONTINUOUS, 1, (1, 0), np.nan), "action of agent_0 in copy 1 is NaN"),
         ([*CONTINUOUS[:2], CONTINUOUS[2][:1]], r"agent_1 have shape \(1, 5\).*expected \(2, 5\) float32"),
         ([*CONTINUOUS[:2], CONTINUOUS[2].astype(str)], "actions of agent_1 .* expected"),
