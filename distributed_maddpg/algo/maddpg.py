@@ -1,7 +1,7 @@
 """One MADDPG update of all agents at once, in the order of the paper's algorithm 1.
 
-This is the readable reference, differentiated by autograd. `handwritten.py` computes the same faster.
-Shape letters beside those of `types.py`: `S` independent runs in one stack, `M` = S * N networks.
+This is the readable reference, differentiated by autograd; `handwritten.py` computes the same faster. Shape
+letters besides those of `types.py`: `S` independent runs in one stack, `M` = S * N networks.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MASKED_LOGIT = -1e9
 
 
 class _AgentMask:
-    """Which agents have a property, as a mask `[M, 1, 1]`; `any` and `all` never ask the device."""
+    """Which agents have a property, as a mask `[M, 1, 1]`; `any` and `all` need no device synchronisation."""
 
     def __init__(self, agents: list[bool], runs: int, device: torch.device) -> None:
         self.agents = agents
@@ -48,7 +48,7 @@ class _AgentMask:
 
 
 class _PaddedGather:
-    """Each agent's own columns of packed rows, as wide as the widest agent's, zeros behind."""
+    """Each agent's own columns of packed rows, padded with zeros to the widest agent's."""
 
     def __init__(self, columns: tuple[slice, ...], device: torch.device) -> None:
         self._columns = columns
@@ -62,12 +62,11 @@ class _PaddedGather:
         self._index = torch.tensor(index, device=device)
         kept = torch.tensor([float(k < size) for size in sizes for k in range(width)], device=device)
         self._kept = None if min(sizes) == width else kept
-        self._use_index_select = (
-            device.type == "cuda"
-        )  # where a kernel an agent costs more than reading by index
+        # On a GPU one kernel per agent costs more than an indexed read.
+        self._use_index_select = device.type == "cuda"
 
     def __call__(self, rows: Tensor, dim: int = 2) -> Tensor:
-        """Return `[M, ..., ...]` of rows `[S, ..., ...]` whose columns stand along `dim`, 1 or 2."""
+        """Return `[M, ..., ...]` for rows `[S, ..., ...]` whose columns are along `dim`, 1 or 2."""
         if not self._use_index_select:
             return _padded(rows, self._columns, dim)
         gathered = rows.index_select(dim, self._index)
@@ -79,7 +78,7 @@ class _PaddedGather:
 
 
 class _BatchColumns:
-    """Where the parts of packed batches `[S, B, width]` stand; agents of unequal widths are padded."""
+    """Access to the parts of packed batches `[S, B, width]`; smaller agents are padded with zeros."""
 
     def __init__(self, spec: EnvSpec, runs: int, device: torch.device) -> None:
         layout, sizes = spec.transitions, spec.action_sizes
@@ -94,7 +93,7 @@ class _BatchColumns:
         self._full = min(sizes) == max(sizes)
         self._kept = inside.flatten().nonzero().squeeze(1)
         self.valid = inside.repeat(runs, 1)[:, :, None].to(torch.get_default_dtype())
-        """[M, A, 1] 1.0 at an agent's own actions, 0.0 at padding."""
+        """[M, A, 1] 1.0 for an agent's own actions, 0.0 for padding."""
 
     def padded_actions(self, joint: Tensor) -> Tensor:
         """Return the actions `[M, A, B]` of joint observations and actions `[S, B, J]`."""
@@ -109,22 +108,22 @@ class _BatchColumns:
         return batch[..., self._layout.discounts].transpose(1, 2).flatten(0, 1)
 
     def with_actions(self, obs: Tensor, actions: Tensor) -> Tensor:
-        """Return the critics' input `[S, B, J]` of observations `[S, B, ...]` and actions `[M, A, B]`."""
+        """Return the critics' input `[S, B, J]` from observations `[S, B, ...]` and actions `[M, A, B]`."""
         flat = actions.reshape(len(obs), -1, actions.shape[2])  # [S, N * A, B]
         flat = flat if self._full else flat.index_select(1, self._kept)
         return torch.cat((obs, flat.transpose(1, 2)), dim=2)
 
     def masked(self, values: Tensor) -> Tensor:
-        """Return values `[M, A, B]` with padding at zero."""
+        """Return values `[M, A, B]` with zeros in the padding."""
         return values if self._full else values * self.valid
 
     def without_padding(self, values: Tensor) -> Tensor:
-        """Return values `[M, A, B]` with padding so low that it is never chosen."""
+        """Return values `[M, A, B]` with so low values in the padding that it is never chosen."""
         return values if self._full else values.masked_fill(self.valid == 0, _MASKED_LOGIT)
 
 
 def _padded(rows: Tensor, columns: tuple[slice, ...], dim: int) -> Tensor:
-    """Return each agent's columns along `dim` of `[S, ..., ...]`, zeros up to the widest: `[M, ..., ...]`."""
+    """Return each agent's columns along `dim` of `[S, ..., ...]`, padded with zeros: `[M, ..., ...]`."""
     sizes = [own.stop - own.start for own in columns]
     shape = [len(rows), len(columns), *rows.shape[1:]]
     shape[dim + 1] = max(sizes)
@@ -141,28 +140,28 @@ def _initial_critics(
     rule: InitialWeights,
     seed: tuple[int, int],
 ) -> FloatArray:
-    """Return critics `[N, P]`; those that see only their own agent at the scale of so many inputs."""
+    """Return initial critics `[N, P]`; decentralised ones are scaled for their smaller number of inputs."""
     critics = layout.initial(np.random.default_rng(seed), rule)
     weight, bias, joint, hidden = layout.layers[0]
-    also = 0 if rule == "torch" else hidden  # what beside the inputs sets the scale
+    extra = 0 if rule == "torch" else hidden  # "glorot" counts the outputs, too
     for agent, alone in enumerate(decentralised):
         if alone:
             own = spec.observation_sizes[agent] + spec.action_sizes[agent]
-            critics[agent, weight.start : bias.stop] *= np.sqrt(np.float32((joint + also) / (own + also)))
+            critics[agent, weight.start : bias.stop] *= np.sqrt(np.float32((joint + extra) / (own + extra)))
     return critics
 
 
 class MADDPGUpdate:
-    """Networks, targets, optimisers and the update that moves them.
+    """Networks, target networks, optimisers, and the update of all of them.
 
-    All N agents of all S runs advance in the same batched products; their losses are summed, which keeps
-    their gradients apart because no two share a parameter.
+    The N agents of all S runs are updated by the same batched products. Their losses are summed; gradients
+    stay separate because no parameter is shared between networks.
     """
 
     def __init__(
         self, config: AlgorithmConfig, spec: EnvSpec, device: torch.device, seeds: Sequence[int]
     ) -> None:
-        """Initialise one run per seed; a seed gives the same initial parameters on every device."""
+        """Initialise one run per seed; initial parameters depend on the seed only, not on the device."""
         self._config, names = config, config.per_agent(spec)
         layout = policy_layout(spec, config.policy_hidden_sizes)
         sizes, shared, rule = config.policy_hidden_sizes, config.share_policies, config.initial_weights
@@ -174,7 +173,7 @@ class MADDPGUpdate:
             self._make_critic(spec, device, [(seed, stream) for seed in seeds])
             for stream in ((1, 2) if self._twin_critics.any else (1,))
         ]
-        """(online, target, optimiser) of the critic and, where an agent is "matd3", of its second one."""
+        """(online, target, optimiser) of the critics and, if an agent is "matd3", of the second critics."""
         self.critic, self.target_critic, self.critic_optimiser = self._critics[0]
         self._networks: dict[str, StackedNetworks] = {
             "policy": self.policy,
@@ -190,11 +189,11 @@ class MADDPGUpdate:
             self.critic2, self.target_critic2, self.optimisers["critic2_optimiser"] = self._critics[1]
             self._networks |= {"critic2": self.critic2, "target_critic2": self.target_critic2}
         self.policy_delay = config.updates_per_policy_update(spec)
-        """Updates of the critics for each of policies and targets."""
+        """Critic updates per update of policies and target networks."""
         self.updates_made = 0
-        """Set by whoever goes on from another count."""
+        """Set by the caller after a restore."""
         self._policy_metrics = torch.zeros(2, len(seeds) * spec.num_agents, device=device)
-        """[2, M] loss and gradient norm of the latest update of the policies."""
+        """[2, M] loss and gradient norm of the latest policy update."""
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         self._columns = _BatchColumns(spec, len(seeds), device)
         self._gumbel_heads = _AgentMask([head == "gumbel" for head in config.heads(spec)], len(seeds), device)
@@ -210,13 +209,13 @@ class MADDPGUpdate:
             + spec.num_agents * torch.arange(len(seeds), device=device)[:, None]
             for group in (spec.homogeneous_groups if shared else ())
         ]
-        """Rows [S, agents] of policies that are one."""
+        """Rows [S, agents] of policies that share their parameters."""
         self._frozen_mask: Tensor | None = None
 
     def _make_critic(
         self, spec: EnvSpec, device: torch.device, seeds: Sequence[tuple[int, int]]
     ) -> tuple[CriticNetwork, CriticNetwork, Adam]:
-        """Return critics of one run per seed, their targets and optimiser."""
+        """Return critics of one run per seed, their target networks and their optimiser."""
         config, layout = self._config, critic_layout(spec, self._config.critic_hidden_sizes)
         alone = tuple(name == "ddpg" for name in config.per_agent(spec))
         initial = np.concatenate(
@@ -226,17 +225,17 @@ class MADDPGUpdate:
         return online, target, Adam(online.flat, online.grad, config.critic_lr)
 
     def scale_learning_rates(self, share: float) -> None:
-        """Learn at this share of the configured learning rates from now on."""
+        """Use this share of the configured learning rates from now on."""
         for name, optimiser in self.optimisers.items():
             rate = self._config.actor_lr if name == "policy_optimiser" else self._config.critic_lr
             optimiser.set_learning_rate(share * rate)
 
     def freeze(self, agents: Sequence[bool], policies: Tensor) -> None:
-        """Keep some agents' policies as they are from now on; the update has them act greedily.
+        """Stop updating some agents' policies; they act greedily in the targets and losses.
 
         Args:
             agents: which of the N.
-            policies: [N, P]; the rows of the frozen ones are taken over.
+            policies: [N, P]; the rows of frozen agents are copied.
         """
         frozen = torch.tensor(agents, device=self.policy.flat.device).repeat(len(self.generators))
         self._frozen_mask = frozen[:, None, None]
@@ -260,7 +259,7 @@ class MADDPGUpdate:
         return torch.stack((loss, actor, q_mean, critic_norm, actor_norm))
 
     def per_network_state(self) -> dict[str, Tensor]:
-        """Return what has a row per network, `[M, ...]` each: parameters, targets, Adam's moments."""
+        """Return the state with one row per network, `[M, ...]`: parameters, targets, Adam's moments."""
         rows: dict[str, Tensor] = {name: networks.flat for name, networks in self._networks.items()}
         for name, optimiser in self.optimisers.items():
             rows |= {f"{name}.exp_avg": optimiser.exp_avg, f"{name}.exp_avg_sq": optimiser.exp_avg_sq}
@@ -269,7 +268,7 @@ class MADDPGUpdate:
         return rows
 
     def state(self) -> dict[str, Tensor]:
-        """Return every tensor that an update changes and the next one depends on."""
+        """Return every tensor that an update changes and the next update depends on."""
         steps = {f"{name}.step": optimiser.steps for name, optimiser in self.optimisers.items()}
         return self.per_network_state() | steps
 
@@ -290,7 +289,7 @@ class MADDPGUpdate:
         return found[0]
 
     def _min_q(self, values: Sequence[Tensor]) -> Tensor:
-        """Return the first critics' values `[M, B]`, or the lower of both where an agent has two."""
+        """Return the first critics' values `[M, B]`, or the lower of both for agents with two."""
         if not self._twin_critics.any:
             return values[0]
         return torch.where(self._twin_critics.mask[:, :, 0], torch.minimum(*values), values[0])
@@ -309,18 +308,18 @@ class MADDPGUpdate:
         return loss.detach(), self._backward_and_apply(self.policy, self.policy_optimiser, loss)
 
     def _next_joint(self, batch: Tensor, logits: Tensor) -> Tensor:
-        """Return the target critics' input `[S, B, J]`: next observations, actions of logits `[M, A, B]`."""
+        """Return the target critics' input `[S, B, J]`: next observations, actions for logits `[M, A, B]`."""
         actions = self._with_random_actions(self._smooth(self._straight_through(self._relaxed(logits), True)))
         return self._columns.with_actions(batch[..., self._columns.next_obs], actions)
 
     def _joint_with_other_actions(self, batch: Tensor, actions: Tensor) -> Tensor:
-        """Return the input `[S, B, J]` in which each critic's own action is still to be replaced."""
+        """Return the critics' input `[S, B, J]` before each critic's own action is replaced."""
         if self._config.other_actions == "replay":
             return batch[..., self._columns.joint]
         return self._columns.with_actions(batch[..., self._columns.obs], self._with_random_actions(actions))
 
     def _relaxed(self, logits: Tensor) -> Tensor:
-        """Return actions `[M, A, B]` of logits: sigmoid, or Gumbel-softmax with fresh noise, by head."""
+        """Return actions `[M, A, B]` for logits, by head: sigmoid, or Gumbel-softmax with new noise."""
         if not self._gumbel_heads.any:
             return torch.sigmoid(logits)
         noise = gumbel_noise(self._random(Tensor.uniform_, logits))
@@ -335,20 +334,20 @@ class MADDPGUpdate:
         )
 
     def _straight_through(self, relaxed: Tensor, hard: bool) -> Tensor:
-        """Return actions `[M, A, B]`; where wanted, those of discrete agents as one-hot vectors."""
+        """Return actions `[M, A, B]`; if `hard`, those of discrete agents as one-hot vectors."""
         if not (hard and self._discrete_agents.any):
             return relaxed
         return torch.where(self._discrete_agents.mask, straight_through(relaxed), relaxed)
 
     def _smooth(self, actions: Tensor) -> Tensor:
-        """Add noise to target actions `[M, A, B]` where matd3 does, within [0, 1]."""
+        """Add smoothing noise to the target actions `[M, A, B]` of matd3 agents; clip to [0, 1]."""
         if not self._smoothed_agents.any:
             return actions
         noise = smoothing_noise(self._random(Tensor.normal_, actions), self._config.target_noise)
         return torch.where(self._smoothed_agents.mask, (actions + noise).clamp_(0.0, 1.0), actions)
 
     def _with_random_actions(self, actions: Tensor) -> Tensor:
-        """Make columns of actions `[M, A, B]` uniform random ones, as the notebook's critics saw them."""
+        """Replace random batch columns of actions `[M, A, B]` by uniform ones, as the notebook does."""
         probability = self._config.random_action_rows
         if probability == 0.0:
             return actions
@@ -361,40 +360,38 @@ class MADDPGUpdate:
         return torch.where(chosen, uniform, actions)
 
     def _random(self, fill: Callable[..., Tensor], like: Tensor) -> Tensor:
-        """Draw numbers in the shape of `like` `[M, ...]`, each run's from its own generator."""
-        drawn = torch.empty(
-            like.shape, device=like.device
-        )  # contiguous, so that the order is the same for all
+        """Return random numbers in the shape of `like` `[M, ...]`, each run's from its own generator."""
+        drawn = torch.empty(like.shape, device=like.device)  # contiguous: the order of draws is fixed
         for run, generator in zip(drawn.chunk(len(self.generators)), self.generators, strict=True):
             fill(run, generator=generator)
         return drawn
 
     def _backward_and_apply(self, networks: StackedNetworks, optimiser: Adam, loss: Tensor) -> Tensor:
-        """Apply the gradient of `loss [M]`; return each network's gradient norm `[M]` before clipping."""
+        """Apply the gradient of `loss [M]`; return gradient norms `[M]` before clipping."""
         leaves = [leaf for layer in networks.layers for leaf in layer]
         grads = torch.autograd.grad(loss.sum(), leaves)
         torch.cat([grad.flatten(1) for grad in grads], dim=1, out=networks.grad)  # [M, P]
         return self._apply_gradient(networks, optimiser)
 
     def _apply_gradient(self, networks: StackedNetworks, optimiser: Adam) -> Tensor:
-        """Apply the gradient that stands in `networks.grad`; return each norm `[M]` before clipping."""
+        """Clip `networks.grad` and step the optimiser; return gradient norms `[M]` before clipping."""
         shared = self._shared_rows if networks is self.policy else ()
         for rows in shared:
             networks.grad[rows] = networks.grad[rows].mean(dim=1, keepdim=True).expand(-1, rows.shape[1], -1)
         if self._frozen_mask is not None and networks is self.policy:
             networks.grad.masked_fill_(
                 self._frozen_mask[:, :, 0], 0.0
-            )  # Adam leaves what never had a gradient
+            )  # Adam does not move parameters that never had a gradient
         norm: Tensor = torch.linalg.vector_norm(networks.grad, dim=1)
         if self._config.max_grad_norm > 0:
             self._clip(networks, norm)
         optimiser.step()
-        for rows in shared:  # whose last bits may differ: vector units round otherwise than single numbers
+        for rows in shared:  # SIMD and scalar code may round the last bit differently
             networks.flat[rows] = networks.flat[rows[:, :1]].expand(-1, rows.shape[1], -1)
         return norm
 
     def _clip(self, networks: StackedNetworks, norm: Tensor) -> None:
-        """Scale gradients down to the limit: of networks, whose norm `[M]` is known, or of each parameter."""
+        """Clip the gradient norm of each network (norms `[M]` given), or of each parameter."""
         limit = self._config.max_grad_norm
         if self._config.grad_norm_of == "network":
             networks.grad.mul_((limit / (norm + 1e-6)).clamp(max=1.0)[:, None])

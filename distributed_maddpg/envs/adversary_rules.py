@@ -106,7 +106,7 @@ def checked_state(state: Mapping[str, npt.NDArray[Any]], num_envs: int, options:
         state: agent_positions, agent_velocities [E, N+1, 2] and landmark_positions [E, N, 2] float64,
             goal_landmark, cycle [E] int64, generator_state [E, 6] uint64.
         num_envs: E.
-        options: of the environment that takes over the state.
+        options: of the environment that continues from the state.
 
     Returns:
         The same keys and types.

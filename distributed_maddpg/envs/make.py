@@ -121,7 +121,7 @@ def _make_copy(factory: Callable[..., Any], env_id: str, kwargs: dict[str, Any])
 def _find_factory(env_id: str) -> Callable[..., Any]:
     """Import the callable named by "package.module" (`parallel_env`) or "package.module:callable"."""
     if is_factory_id(env_id):
-        remedy = "was a Python callable; pass it again, as in MADDPG(config, env=make_env)"
+        remedy = "was given in Python as a callable; pass it again, as in MADDPG(config, env=make_env)"
         raise BadInput("env.id", env_id, remedy)
     module_name, _, attribute = env_id.partition(":")
     if not all(module_name.split(".")):

@@ -12,33 +12,33 @@ from distributed_maddpg.types import EnvSpec, FloatArray
 
 
 class ReplayBuffer:
-    """Keeps the newest transitions of a ring and draws uniform minibatches, with replacement."""
+    """Stores the newest transitions in a ring and samples uniform minibatches with replacement."""
 
     def __init__(self, ring: Ring, rng: np.random.Generator) -> None:
-        """Use a ring, its own or another process's; draws come from `rng`."""
+        """Use a ring, which another process may own; samples are drawn with `rng`."""
         self.ring = ring
         self._rng = rng
 
     @property
     def inserted(self) -> int:
-        """Rows ever added."""
+        """Total number of rows ever added."""
         return self.ring.inserted
 
     @property
     def size(self) -> int:
-        """Rows held now."""
+        """Number of rows stored."""
         return self.ring.size
 
     def add(self, rows: FloatArray) -> None:
-        """Copy rows `[n, width]` into the ring, over the oldest where it is full.
+        """Add rows `[n, width]`, overwriting the oldest if the ring is full.
 
         Raises:
-            ValueError: if the rows have another width, or are more than the ring holds.
+            ValueError: if the rows have another width, or exceed the capacity.
         """
         self.ring.add(rows)
 
     def sample(self, num_batches: int, batch_size: int) -> FloatArray:
-        """Return `[num_batches, batch_size, width]` uniform rows, a copy.
+        """Return a copy of uniform rows, `[num_batches, batch_size, width]`.
 
         Raises:
             ValueError: if the ring is empty.
@@ -47,11 +47,11 @@ class ReplayBuffer:
         return rows.reshape(num_batches, batch_size, -1)
 
     def generator_state(self) -> npt.NDArray[np.uint64]:
-        """Return the state `[6]` of the generator that draws."""
+        """Return the sampling generator's state `[6]`."""
         return pack_generator(self._rng)
 
     def set_generator_state(self, state: npt.NDArray[np.uint64]) -> None:
-        """Draw on from a state `[6]` that `generator_state` returned.
+        """Set the sampling generator to a state `[6]` from `generator_state`.
 
         Raises:
             ValueError: if no generator has that state.
@@ -60,6 +60,6 @@ class ReplayBuffer:
 
 
 def make_replay_buffer(config: MADDPGConfig, spec: EnvSpec, ring: Ring | None = None) -> ReplayBuffer:
-    """Build the replay buffer of a run, in private memory where no ring is given."""
+    """Build the replay buffer of a run; without `ring`, in private memory."""
     ring = ring or Ring(config.replay.capacity, spec.transitions.width)
     return ReplayBuffer(ring, generator(config.seed, "replay"))

@@ -97,7 +97,7 @@ def test_an_announced_write_that_never_ended_hides_only_the_rows_it_may_have_tou
     ring._header[1] = 14
     assert set(ring.sample(np.random.default_rng(0), 200)[:, 0]) == {4, 5, 6, 7, 8, 9}
     ring._header[1] = 20
-    with pytest.raises(RuntimeError, match="half written"):
+    with pytest.raises(RuntimeError, match="died while it overwrote all rows"):
         ring.sample(np.random.default_rng(0), 1)
 
 
@@ -495,12 +495,12 @@ def failing():
 @pytest.mark.parametrize(
     "inserted, num_rows, chunks, error",
     [
-        (8, 5, [numbered(0, 4, 2)], "4 rows are stored where 5 are announced"),
-        (8, 2**61, [], "cannot be stored of 8"),
+        (8, 5, [numbered(0, 4, 2)], "4 rows are stored, expected 5"),
+        (8, 2**61, [], "cannot be stored of 8 inserted"),
         (2**61, 2**61, [numbered(0, 4, 2)], "4 rows are stored"),
         (2**63, 5, [], "cannot be stored"),
         (8, -1, [], "cannot be stored"),
-        (8, 5, itertools.repeat(numbered(0, 4, 2)), "8 or more rows are stored where 5"),
+        (8, 5, itertools.repeat(numbered(0, 4, 2)), "8 or more rows are stored, expected 5"),
         (8, 5, [numbered(0, 2, 2), numbered(2, 3, 3)], r"shape \(3, 3\)"),
         (8, 5, [np.zeros(5, np.float32)], r"shape \(5,\)"),
         (8, 5, [np.zeros((5, 2))], "float64"),
