@@ -69,7 +69,7 @@ def test_learning_rates_fall_by_the_count_of_updates_however_they_are_called():
 
 
 @pytest.mark.parametrize("delay", [2, 3])
-def test_matd3_goes_on_exactly_from_its_state(delay):
+def test_matd3_continues_exactly_from_its_state(delay):
     config = replace(ALGORITHM, name="matd3", policy_delay=delay, share_policies=True)
     whole, first, second = (Learner(config, LearnerConfig(device="cpu"), SPEC, [1]) for _ in range(3))
     data = batches(7)
@@ -94,7 +94,7 @@ def test_metrics_are_those_of_the_iteration():
     assert not equal(stage.metrics()[0], first)
 
 
-def test_read_only_batches_are_taken_and_left_alone():
+def test_read_only_batches_are_accepted_and_unchanged():
     given = batches()
     given.flags.writeable = False
     learner().learn([given])
@@ -122,7 +122,7 @@ def test_a_restored_learner_continues_exactly(updates):
     assert equal(old.get_state(), new.get_state())
 
 
-def test_a_read_only_state_is_taken_without_complaint():
+def test_a_read_only_state_is_accepted():
     old, new = learner(), learner(2)
     old.learn([batches()])
     state = old.get_state()
@@ -194,7 +194,7 @@ def mirrored(*seeds):
     return Learner(ALGORITHM, LearnerConfig(device="cpu", batch_size=8), SPEC, seeds or [1])
 
 
-def test_mirrored_rows_are_learnt_from_as_if_drawn_by_hand():
+def test_learn_mirrored_equals_updates_on_rows_of_a_device_replay():
     stage, source = mirrored(), ring()
     plain = HandwrittenUpdate(ALGORITHM, SPEC, torch.device("cpu"), [integer_seed(1, "learner")])
     copy, metrics = DeviceReplay(30, SPEC.transitions.width, plain.generators), []
@@ -219,7 +219,7 @@ def test_only_new_rows_are_mirrored(monkeypatch):
     assert read == [0, 40, 47]
 
 
-def test_nothing_mirrored_is_nothing_to_learn_from():
+def test_learn_mirrored_without_rows_is_refused():
     with pytest.raises(ValueError, match="empty replay buffer"):
         mirrored().learn_mirrored(1)
     stage = mirrored()
@@ -242,7 +242,7 @@ def test_several_runs_learn_from_their_mirrors_as_each_would_alone():
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
-def test_a_restored_learner_goes_on_drawing_from_the_same_rows(device):
+def test_a_restored_learner_draws_the_same_rows(device):
     source = ring()
     old, new = (
         Learner(ALGORITHM, LearnerConfig(device=device, batch_size=8), SPEC, [seed]) for seed in (1, 2)
@@ -274,8 +274,8 @@ def test_a_runs_learner_uses_its_seed():
     assert np.array_equal(start, again)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_that_is_not_there_is_refused():
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_cuda_without_a_gpu_is_refused():
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
     with pytest.raises(BadInput, match=r"learner\.device = 'cuda': torch sees no GPU"):
         choose_device("cuda")
@@ -299,7 +299,7 @@ def test_the_faster_device_is_chosen_and_says_so():
     assert faster_device(900, 1234567) == ("cpu", "auto: cpu 1 234 567 updates/s, cuda 900 updates/s")
 
 
-def test_an_open_device_is_decided_by_a_trial_of_both_once(monkeypatch, caplog):
+def test_auto_measures_both_devices_once(monkeypatch, caplog):
     tried, config = [], MADDPGConfig.from_dict({"learner": {"device": "auto"}})
 
     def trial(config, spec, seeds):
@@ -316,7 +316,7 @@ def test_an_open_device_is_decided_by_a_trial_of_both_once(monkeypatch, caplog):
     assert caplog.messages == [f"learner.device = {stage.device_reason}"]
 
 
-def test_nothing_is_tried_where_there_is_no_choice(monkeypatch):
+def test_nothing_is_measured_without_a_choice(monkeypatch):
     monkeypatch.setattr(learner_module, "measure_update_rate", None)
     config = MADDPGConfig.from_dict({"learner": {"device": "cpu"}})
     assert make_learner(config, SPEC).device_reason == "cpu: cpu"
@@ -326,7 +326,7 @@ def test_nothing_is_tried_where_there_is_no_choice(monkeypatch):
 
 
 @pytest.mark.parametrize("samples_on_device", [False, True])
-def test_a_trial_draws_as_training_does(samples_on_device, monkeypatch):
+def test_the_rate_is_measured_with_the_sampling_of_training(samples_on_device, monkeypatch):
     monkeypatch.setattr(learner_module, "_RATE_TEST_S", 0.05)
     monkeypatch.setattr(Learner, "samples_on_device", samples_on_device)
     monkeypatch.setattr(Learner, "learn" if samples_on_device else "learn_mirrored", None)
@@ -334,13 +334,13 @@ def test_a_trial_draws_as_training_does(samples_on_device, monkeypatch):
     assert 1 < measure_update_rate(config, SPEC, [1, 2]) < 1e5
 
 
-def test_products_are_not_rounded_to_fewer_bits():
+def test_tf32_is_off():
     learner()
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
 @needs_gpu
-def test_a_trial_of_both_devices_picks_one():
+def test_auto_chooses_a_device_by_measuring():
     stage = make_learner(MADDPGConfig.from_dict({"learner": {"device": "auto"}}), SPEC)
     assert stage.device_reason.startswith(f"auto: {stage.device.type} ")
     stage.mirror([ring()])
@@ -349,7 +349,7 @@ def test_a_trial_of_both_devices_picks_one():
 
 @needs_gpu
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
-def test_a_gpu_draws_and_learns_without_a_word_to_the_host():
+def test_a_gpu_samples_and_updates_without_synchronisation():
     stage = Learner(ALGORITHM, LearnerConfig(device="cuda", batch_size=8), SPEC, [1])
     assert stage.samples_on_device
     stage.mirror([ring()])
@@ -373,7 +373,7 @@ def test_a_gpu_makes_updates_faster_than_one_core():
     assert measure_update_rate(config, spec, [1]) > 500
 
 
-def test_a_mirror_keeps_its_rows_while_everything_newer_is_being_overwritten():
+def test_copied_rows_stay_while_all_newer_ones_are_being_overwritten():
     stage, ring = learner(1), Ring(16, SPEC.transitions.width)
     ring.add(batches(2).reshape(16, -1))
     stage.mirror([ring])

@@ -1,4 +1,4 @@
-"""Numbers of an environment that are not finite: named, dropped, never trained on, and no end of the run."""
+"""Values that are not finite: reported, dropped, never trained on; the run continues."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def make(exploration=None, num_envs=3, copy=1, max_cycles=4, continuous=True, **
 )
 @pytest.mark.parametrize("part", ["reward", "next observation"])
 @pytest.mark.parametrize("at", [7, 8])  # within an episode, and its last step
-def test_a_fault_is_named_dropped_and_collected_anew(part, value, seen, continuous, at):
+def test_a_fault_is_reported_dropped_and_collected_again(part, value, seen, continuous, at):
     worker = make(part=part, faulty="counter_1", at=at, value=value, continuous=continuous)
     layout = worker._env.spec.transitions
     collected = [worker.collect(4, 0) for _ in range(4)]
@@ -62,7 +62,7 @@ def test_a_fault_is_named_dropped_and_collected_anew(part, value, seen, continuo
         assert report.returns.tolist() == [[10, 10]] * 3
 
 
-def test_the_log_forgets_the_episodes_that_were_cut():
+def test_dropped_episodes_are_not_reported():
     worker = make(max_cycles=10, part="reward", at=6)
     reports = [worker.collect(4, 0)[1] for _ in range(4)]
     assert [report.lengths.tolist() for report in reports] == [[], [], [], [10] * 3]
@@ -85,7 +85,7 @@ def test_the_first_observation_of_an_episode_is_never_acted_on(at):
 
 
 @pytest.mark.parametrize("part", ["reward", "next observation", "observation"])
-def test_a_fault_for_ever_ends_the_run_after_five_fragments(part):
+def test_a_permanent_fault_ends_the_run_after_five_fragments(part):
     worker = make(part=part, faulty="counter_1", at=2, for_ever=True, max_cycles=3)
     with pytest.raises(TrainingError) as raised:
         for _ in range(10):
@@ -232,7 +232,7 @@ def finished(runner):
     return results, [digest(*(array for _, array in sorted(state.items()))) for state in states]
 
 
-def test_a_run_goes_on_to_its_end_without_the_fault(caplog):
+def test_a_run_continues_without_the_faulty_fragment(caplog):
     outcomes = []
     for faulty in (True, True, False):
         runner = start(settings())
@@ -279,11 +279,11 @@ def test_a_run_whose_environment_stays_broken_ends_in_one_line():
     assert np.isfinite(runner._runs[0].replay.ring.rows[: runner._runs[0].replay.size]).all()
 
 
-def test_the_first_weights_of_a_worker_are_checked_as_all_others():
+def test_the_initial_weights_of_a_worker_are_version_0():
     assert make_rollout_worker(settings(), 0).weights_version == 0
 
 
-def test_other_counts_of_faults_stay_beside_ours():
+def test_quarantined_fragments_are_counted_beside_other_faults():
     spec = env_spec(FAULTY, "auto", {})
     log = IterationLog(spec, 0)
     report = RolloutReport(3, 8, EpisodeReport.empty(2), 0, 1.0, quarantined=("one", "two"))

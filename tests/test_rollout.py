@@ -110,7 +110,7 @@ def test_a_fragment_continues_where_the_last_one_ended():
     assert firsts == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_rewards_stand_in_their_agents_column():
+def test_rewards_are_in_their_agents_column():
     env = make_vector_env("tests.envs.target:parallel_env", 2, 0)
     algorithm = AlgorithmConfig(policy_hidden_sizes=HIDDEN)
     worker = RolloutWorker(algorithm, ExplorationConfig("none"), env, np.random.default_rng(0))
@@ -194,7 +194,7 @@ def test_workers_of_a_run_differ_and_repeat():
     )
 
 
-def test_an_environment_that_does_otherwise_from_its_seed_begins_new_episodes_and_says_so():
+def test_an_environment_that_ignores_its_seed_starts_new_episodes_and_is_reported():
     long, _ = make(max_cycles=9)
     long.collect(4, 0)
     short, layout = make(max_cycles=2)

@@ -32,14 +32,14 @@ def logits_by_hand(agent, obs):
     return hidden @ flat[20:35].reshape(5, 3) + flat[35:38]
 
 
-def test_greedy_actions_by_hand():
+def test_greedy_actions_equal_a_plain_forward_pass():
     obs = observations()
     continuous, discrete = make().act(obs)
     np.testing.assert_allclose(continuous, 1 / (1 + np.exp(-logits_by_hand(0, obs)[:, :2])), rtol=1e-5)
     assert discrete.tolist() == logits_by_hand(1, obs).argmax(axis=1).tolist()
 
 
-def test_explore_hands_out_what_the_environment_takes():
+def test_explore_returns_the_actions_that_the_environment_takes():
     policies = make()
     policies.add_exploration(ExplorationConfig("gaussian", 0.2, 0.2), np.random.default_rng(0))
     actions, (continuous, discrete) = policies.explore(observations(), 0)
@@ -80,12 +80,12 @@ def test_reset_noise_resets_the_walk():
     assert not np.allclose(walks[0][0, :, :2], walks[1][0, :, :2])
 
 
-def test_explore_before_explore_with_is_refused():
+def test_explore_before_add_exploration_is_refused():
     with pytest.raises(ValueError, match="add_exploration"):
         make().explore(observations(), 0)
 
 
-def test_a_noise_without_a_policy_for_it_is_refused():
+def test_noise_that_fits_no_policy_head_is_refused():
     policies = make(policy_head="gumbel")
     with pytest.raises(BadInput, match="needs a sigmoid policy head"):
         policies.add_exploration(ExplorationConfig("gaussian"), np.random.default_rng(0))

@@ -64,7 +64,7 @@ def test_a_cleared_run_starts_again_and_the_others_do_not():
     assert drawn(replay) == [set(range(10)), {50, 51}]
 
 
-def test_where_rows_stand_depends_on_their_numbers_alone():
+def test_the_index_of_a_row_depends_only_on_its_number():
     followed, late = DeviceReplay(10, 3, generators(1)), DeviceReplay(10, 3, generators(1))
     for first in range(0, 24, 4):
         followed.add(0, numbered(first, 4), first + 4)

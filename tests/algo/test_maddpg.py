@@ -421,7 +421,7 @@ def test_columns_read_by_index_are_those_copied_agent_by_agent(spec, runs):
 
 
 @pytest.mark.parametrize("case", ["sigmoid", "mixed_gumbel", "random_rows_current"])
-def test_what_a_gpu_does_in_fewer_kernels_is_the_same_update(case, double):
+def test_gathering_columns_by_index_gives_the_same_update(case, double):
     spec, changes = CASES[case]
     ours, plain = (HandwrittenUpdate(replace(SMALL, **changes), spec, CPU, [1, 2]) for _ in range(2))
     for padded in vars(ours._columns).values():
@@ -442,7 +442,7 @@ def test_a_decentralised_critic_starts_at_the_scale_of_its_own_inputs():
             assert part[agent].abs().max().item() == pytest.approx(inputs**-0.5, rel=0.01)
 
 
-def test_agents_that_share_a_policy_keep_one_and_the_others_their_own():
+def test_only_agents_of_a_homogeneous_team_share_a_policy():
     update = trained(EVEN, updates=30, share_policies=True, max_grad_norm=0.0)
     for networks in (update.policy, update.target_policy):
         assert torch.equal(networks.flat[1], networks.flat[2])

@@ -45,7 +45,7 @@ def test_sizes_and_protocol():
     assert (env.action_sizes, env.action_type, env.final_distances()) == ((3, 3, 3), "discrete", None)
 
 
-def test_every_number_is_the_right_steps_and_episodes():
+def test_every_value_is_of_the_right_step_and_episode():
     env = counting(max_cycles=3)
     obs = env.reset()
     assert [array.tolist() for array in obs] == [[[0], [0]], [[1e6, 1e6], [1e6, 1e6]]]
@@ -180,7 +180,7 @@ def test_state_round_trip_gives_the_same_future(name, continuous):
     assert_round_trip(lambda: parallel_env(max_cycles=9, continuous_actions=continuous), 12, 20)
 
 
-def test_state_round_trip_beyond_the_first_capacity_of_the_history():
+def test_state_round_trip_beyond_the_initial_size_of_the_action_history():
     assert_round_trip(lambda: CountingEnv(max_cycles=90, episode_from_seed=True, continuous=True), 75, 30)
 
 
@@ -202,7 +202,7 @@ def test_impossible_states_are_refused(change, message):
         env.set_state({**env.get_state(), **change})
 
 
-def test_replay_that_ends_says_that_the_seed_is_not_honoured():
+def test_an_episode_that_ends_during_its_replay_is_not_reproducible():
     long, short = counting(max_cycles=9), counting(max_cycles=2)
     long.reset()
     for _ in range(3):

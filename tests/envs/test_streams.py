@@ -13,7 +13,7 @@ def test_pack_and_unpack_continue_a_stream_exactly():
     assert copy.integers(1000, size=5).tolist() == generator.integers(1000, size=5).tolist()
 
 
-def test_stream_is_numpys_own_for_seed_and_copy():
+def test_stream_is_numpys_generator_for_seed_and_copy():
     expected = np.random.Generator(np.random.PCG64(np.random.SeedSequence(7, spawn_key=(4,))))
     assert streams.stream(7, 4).random() == expected.random()
 

@@ -32,7 +32,7 @@ def test_the_newest_rows_are_kept_over_a_wrap():
     assert (buffer.size, buffer.inserted) == (5, 12)
 
 
-def test_wrapped_rows_stand_where_the_ring_says():
+def test_row_n_is_stored_at_index_n_modulo_capacity():
     buffer = ring(capacity=5)
     buffer.add(rows(1, 3))
     buffer.add(rows(4, 4))
@@ -98,7 +98,7 @@ def test_a_restored_ring_gives_the_same_next_sample_and_takes_the_same_place(ins
     assert np.array_equal(old.sample(2, 6), new.sample(2, 6))
 
 
-def test_a_snapshot_stays_as_it_was_taken():
+def test_a_snapshot_is_unaffected_by_later_adds():
     buffer = ring()
     buffer.add(rows(1, 3))
     stored = buffer.ring.snapshot().stored()
@@ -151,7 +151,7 @@ def test_rows_of_another_width_are_not_restored():
         np.array([1, 1, 1, 1, 0, 2**32], np.uint64),
     ],
 )
-def test_what_no_generator_has_is_refused(damaged):
+def test_an_impossible_generator_state_is_refused(damaged):
     buffer = ring()
     before = buffer.generator_state()
     with pytest.raises(ValueError, match="generator state"):
@@ -159,7 +159,7 @@ def test_what_no_generator_has_is_refused(damaged):
     assert np.array_equal(buffer.generator_state(), before)
 
 
-def test_what_a_generator_may_have_is_taken():
+def test_an_extreme_generator_state_is_accepted():
     buffer, state = ring(), np.array([2**64 - 1, 0, 0, 1, 1, 2**32 - 1], np.uint64)
     buffer.set_generator_state(state)
     assert np.array_equal(buffer.generator_state(), state)

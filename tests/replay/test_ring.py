@@ -1,4 +1,4 @@
-"""A ring that one process writes while another reads: no torn row, no stale one, nothing left behind."""
+"""A ring that one process writes while another reads: no torn rows, no stale rows, no leaked memory."""
 
 import gc
 import itertools
@@ -61,7 +61,7 @@ def test_no_row_is_torn_while_another_process_overwrites_the_ring(block, monkeyp
         until, sampled = time.monotonic() + 1.5, 0
         while time.monotonic() < until or not any(redrawn):
             rows = ring.sample(rng, 512)
-            assert (rows == rows[:, :1]).all(), "a row of two halves"
+            assert (rows == rows[:, :1]).all(), "a torn row"
             sampled += len(rows)
     finally:
         writer.kill()
@@ -91,7 +91,7 @@ def test_rows_change_under_a_copy_and_are_drawn_again():
 
 
 @needs_sharing
-def test_an_announced_write_that_never_ended_hides_only_the_rows_it_may_have_touched():
+def test_an_unfinished_write_hides_only_the_rows_it_may_have_changed():
     ring = Ring.shared(10, 2)
     ring.add(numbered(0, 10, 2))
     ring._header[1] = 14
@@ -111,7 +111,7 @@ def test_an_attached_ring_is_the_same_memory():
 
 
 @needs_sharing
-def test_a_ring_that_is_not_there_or_not_the_same_is_not_attached():
+def test_attach_returns_none_for_a_missing_or_different_ring():
     ring = Ring.shared(4, 3)
     at = ring.address
     assert Ring.attach(replace(at, token=at.token + 1)) is None
@@ -146,7 +146,7 @@ def test_a_follower_reads_every_row_once_and_in_order():
     assert seen == list(range(23))
 
 
-def test_a_follower_that_fell_behind_gets_what_is_left():
+def test_a_follower_that_fell_behind_gets_the_remaining_rows():
     ring = Ring(10, 2)
     for first in range(0, 28, 7):
         ring.add(numbered(first, 7, 2))
@@ -188,7 +188,7 @@ def test_rows_that_change_under_a_followers_copy_are_left_out(added, monkeypatch
     assert np.array_equal(rows, numbered(4 + added, 10 - added, 2))
 
 
-def test_a_follower_leaves_out_what_an_unfinished_write_may_have_touched():
+def test_a_follower_skips_rows_of_an_unfinished_write():
     ring = Ring(10, 2)
     ring.add(numbered(0, 10, 2))
     ring._header[1] = 14
@@ -219,7 +219,7 @@ def all_of(snapshot, rows=3):
     return [row for chunk in snapshot.stored(rows).chunks for row in chunk[:, 0].tolist()]
 
 
-def test_a_snapshot_is_the_moment_it_was_taken_whatever_is_added_afterwards():
+def test_a_snapshot_is_unaffected_by_later_adds():
     ring = Ring(10, 2)
     ring.add(numbered(0, 7, 2))
     ring.add(numbered(7, 6, 2))
@@ -245,7 +245,7 @@ WORK = st.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(capacity=st.integers(1, 9), work=st.lists(WORK, max_size=40), turn=st.randoms(use_true_random=False))
-def test_any_order_of_adds_and_reads_gives_what_was_there(capacity, work, turn):
+def test_any_order_of_adds_and_reads_gives_the_snapshots_rows(capacity, work, turn):
     ring, model, value, taken = Ring(capacity, 2), deque(maxlen=capacity), 0, []
     for what, count in work:
         if what == "add":
@@ -314,7 +314,7 @@ def test_an_add_waits_for_the_copy_of_a_chunk():
     assert all_of(snapshot) == [4, 5, 6, 7, 8, 9]
 
 
-def test_a_snapshot_copies_only_what_would_be_lost():
+def test_a_snapshot_copies_only_rows_about_to_be_overwritten():
     ring = Ring(10, 2)
     ring.add(numbered(0, 10, 2))
     snapshot = ring.snapshot()
@@ -325,7 +325,7 @@ def test_a_snapshot_copies_only_what_would_be_lost():
     assert [piece[:, 0].tolist() for piece in snapshot._copied] == [[5, 6]]
 
 
-def test_an_abandoned_or_finished_snapshot_costs_nothing():
+def test_an_abandoned_or_finished_snapshot_is_dropped():
     ring = Ring(10, 2)
     ring.add(numbered(0, 10, 2))
     abandoned, finished, unread = ring.snapshot(), ring.snapshot(), ring.snapshot()
@@ -348,7 +348,7 @@ def test_a_snapshot_is_stored_in_chunks_of_1_mb():
         ring.snapshot().read(0)
 
 
-def test_a_restarted_ring_holds_only_what_was_added_since():
+def test_a_cleared_ring_has_only_rows_added_since():
     ring, rng = Ring(10, 2), np.random.default_rng(0)
     ring.add(numbered(100, 10, 2))
     ring.clear(17)
@@ -377,7 +377,7 @@ def test_a_draw_is_of_places_so_that_a_seed_gives_the_same_rows_in_every_version
 
 
 @pytest.mark.parametrize("first", [0, 12, 95])
-def test_a_ring_that_restarts_under_a_copy_is_drawn_from_again(first, monkeypatch):
+def test_a_sample_is_redrawn_if_the_ring_is_cleared_during_the_copy(first, monkeypatch):
     ring, take, epoch = Ring(10, 2), np.take, 0
     ring.add(numbered(0, 9, 2))
 
@@ -393,7 +393,7 @@ def test_a_ring_that_restarts_under_a_copy_is_drawn_from_again(first, monkeypatc
 
 
 @pytest.mark.parametrize("first", [0, 2, 95])
-def test_a_follower_begins_again_where_the_ring_restarts_under_its_copy(first, monkeypatch):
+def test_a_follower_starts_again_if_the_ring_is_cleared_during_its_copy(first, monkeypatch):
     ring, copy = Ring(10, 2), Ring._copy
     ring.add(numbered(0, 5, 2))
 
@@ -408,7 +408,7 @@ def test_a_follower_begins_again_where_the_ring_restarts_under_its_copy(first, m
     assert np.array_equal(rows, numbered(100, 3, 2)) and position == first + 3
 
 
-def test_size_is_of_one_moment_while_the_ring_restarts():
+def test_size_is_consistent_while_the_ring_is_cleared():
     class Header(np.ndarray):
         def __getitem__(self, word):
             value = np.ndarray.__getitem__(self, word)
@@ -425,7 +425,7 @@ def test_size_is_of_one_moment_while_the_ring_restarts():
 
 
 @pytest.mark.parametrize("first", [0, 3, 50])
-def test_no_step_of_a_restart_shows_rows_that_are_not_there(first):
+def test_no_step_of_clear_exposes_removed_rows(first):
     seen = []
 
     class Header(np.ndarray):
@@ -440,7 +440,7 @@ def test_no_step_of_a_restart_shows_rows_that_are_not_there(first):
     assert len(seen) == 5 and not any(seen)
 
 
-def test_nobody_sees_rows_while_the_ring_forgets_them():
+def test_readers_see_no_rows_while_the_ring_is_cleared():
     ring = Ring(10, 2)
     ring.add(numbered(0, 9, 2))
     ring._header[4] = 1
@@ -461,7 +461,7 @@ def test_a_restored_ring_has_every_row_in_its_place(inserted):
 
 
 @pytest.mark.parametrize("capacity", [1, 4, 9, 11, 16, 40])
-def test_a_ring_of_another_size_keeps_the_newest_rows_and_numbers_them_anew(capacity):
+def test_restoring_into_another_capacity_keeps_the_newest_rows_and_renumbers_them(capacity):
     old, new = Ring(10, 2), Ring(capacity, 2)
     for row in range(23):
         old.add(numbered(row, 1, 2))
@@ -515,7 +515,7 @@ def test_damaged_contents_are_refused_and_leave_nothing_half_restored(inserted, 
 
 
 @needs_sharing
-def test_the_memory_is_found_through_whoever_attached():
+def test_the_memory_is_reachable_through_any_attached_process():
     def shared_files():
         names = [f"/proc/self/fd/{file}" for file in os.listdir("/proc/self/fd")]
         return sum("distributed-maddpg-replay" in os.readlink(name) for name in names if os.path.exists(name))
@@ -536,7 +536,7 @@ def test_the_memory_is_found_through_whoever_attached():
 
 
 @needs_sharing
-def test_an_adopted_ring_goes_on_where_the_old_one_was():
+def test_a_new_writer_continues_at_the_old_writers_position():
     ring = Ring.shared(10, 2)
     ring.add(numbered(0, 8, 2))
     reader = Ring.attach(ring.address)
@@ -574,7 +574,7 @@ def test_rows_that_an_unfinished_write_may_have_torn_are_replaced(data, capacity
 
 
 @needs_sharing
-def test_a_writer_that_died_while_forgetting_leaves_an_empty_ring():
+def test_a_writer_that_died_in_clear_leaves_an_empty_ring():
     ring = Ring.shared(10, 2)
     ring.add(numbered(0, 10, 2))
     ring._header[3:] = 25, 1  # `first` and `epoch`, and no further
@@ -585,24 +585,24 @@ def test_a_writer_that_died_while_forgetting_leaves_an_empty_ring():
 
 
 @needs_sharing
-def test_a_torn_row_copied_before_the_adoption_is_drawn_again(monkeypatch):
+def test_a_torn_row_copied_before_its_repair_is_drawn_again(monkeypatch):
     ring, take = Ring.shared(10, 2), np.take
     ring.add(numbered(0, 10, 2))
     ring._header[1] = 14
     ring.rows[:4, 1] = -1
     reader = Ring.attach(ring.address)
 
-    def take_before_the_adoption(*arguments, **keywords):
+    def take_and_repair(*arguments, **keywords):
         result = take(*arguments, **keywords)
         Ring.attach_as_writer(reader.address)
         return result
 
-    monkeypatch.setattr(np, "take", take_before_the_adoption)
+    monkeypatch.setattr(np, "take", take_and_repair)
     assert set(reader.sample(np.random.default_rng(0), 500)[:, 1]) == {4, 5, 6, 7, 8, 9}
 
 
 @needs_sharing
-def test_the_announcement_goes_only_after_the_rows_are_mended(monkeypatch):
+def test_reserved_is_reset_only_after_torn_rows_are_replaced(monkeypatch):
     ring, seen = Ring.shared(10, 2), []
 
     class Rows(np.ndarray):
@@ -618,7 +618,7 @@ def test_the_announcement_goes_only_after_the_rows_are_mended(monkeypatch):
     assert (int(ring._header[1]), ring.epoch) == (10, 2)
 
 
-ADOPTER = """
+NEW_WRITER = """
 import sys
 import numpy as np
 from distributed_maddpg.replay.ring import Ring, RingAddress
@@ -637,8 +637,8 @@ while True:  # until it is killed
 
 @contextmanager
 def writing(address):
-    """Yield what a process says that adopts the ring there, and kill that in the middle of its work."""
-    command = [sys.executable, "-c", ADOPTER, *map(str, vars(address).values())]
+    """Start a process that attaches as writer, yield its first output, and kill it during its writes."""
+    command = [sys.executable, "-c", NEW_WRITER, *map(str, vars(address).values())]
     writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         *numbers, size, whole = writer.stdout.readline().split()
@@ -652,7 +652,7 @@ def writing(address):
 
 @contextmanager
 def reading(ring):
-    """Sample in a thread; yield how many draws there were, and how many of them held a row of two halves."""
+    """Sample in a thread; yield a list with one flag per draw: whether it had a torn row."""
     stop, torn = threading.Event(), []
 
     def read():
