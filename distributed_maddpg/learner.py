@@ -27,17 +27,17 @@ from distributed_maddpg.replay.ring import Ring
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import Arrays, EnvSpec, FloatArray, Weights, checked_array, checked_count
 
-_TRIAL_ROWS, _TRIAL_UPDATES, _TRIAL_S = 1 << 16, 8, 0.5
-"""Of a trial: rows to draw from, updates a call (as many as between two publications), seconds."""
+_RATE_TEST_ROWS, _RATE_TEST_UPDATES, _RATE_TEST_S = 1 << 16, 8, 0.5
+"""Of `measure_update_rate`: rows to sample from, updates per call (as between publications), seconds."""
 _CUDA_GENERATOR_BYTES = 16
 _LOG = logging.getLogger(__name__)
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device for a `learner.device` setting.
+    """Return the torch device for a `learner.device` setting.
 
     Raises:
-        BadInput: if a GPU is asked for where torch sees none.
+        BadInput: for "cuda" if torch finds no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise BadInput("learner.device", name, "torch sees no GPU on this machine; use cpu or auto")
@@ -45,10 +45,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to reuse freed memory instead of returning it to the system.
+    """Make glibc reuse freed memory instead of returning it to the system.
 
-    Every update frees and takes the same few hundred kilobytes. By default glibc maps such blocks afresh each
-    time, and the page faults cost a third of the update: 72 updates/s became 101 (batch 1024, N=2, 64-64).
+    Every update frees and allocates the same few hundred kilobytes. By default glibc maps such blocks again
+    each time, and the page faults cost a third of the update: 72 updates/s became 101 (batch 1024, N=2,
+    64-64).
     """
     if not sys.platform.startswith("linux"):
         return
@@ -60,10 +61,10 @@ def keep_freed_memory() -> None:
 
 
 class Learner:
-    """Owns the networks of one run, or of several that differ only in their seed, and trains them.
+    """Trains the networks of one run, or of several that differ only in their seed.
 
-    On a CPU several runs take turns, which keeps each one's memory in the cache; on a GPU they stand in one
-    stack. Methods that concern one run take its place among the seeds.
+    On a CPU the runs are updated one after the other, which keeps each one's memory in the cache; on a GPU
+    they share one stack. Methods for a single run take its index.
     """
 
     def __init__(
@@ -74,12 +75,12 @@ class Learner:
         seeds: Sequence[int],
         total_updates: int = 0,
     ) -> None:
-        """Initialise one run per seed; over `total_updates` the learning rates fall, 0 leaves them alone."""
+        """Initialise one run per seed; learning rates fall over `total_updates`, 0 keeps them constant."""
         torch.set_num_threads(config.num_threads)
         keep_freed_memory()
         self.device = choose_device(config.device)
         self.device_reason = f"{config.device}: {self.device.type}"
-        """Which setting led to the device, and how."""
+        """The setting that led to the device, and how."""
         self.num_runs = len(seeds)
         streams = [integer_seed(seed, "learner") for seed in seeds]
         stacks = [streams] if self.device.type == "cuda" else [[stream] for stream in streams]
@@ -87,276 +88,269 @@ class Learner:
         shape = (len(METRICS), len(stacks[0]) * spec.num_agents)
         self._metrics = [torch.zeros(shape, device=self.device) for _ in stacks]
         stacked = zip(self._stacks, self._metrics, strict=True)
-        self._before = [RestorePoint(update, metrics) for update, metrics in stacked]
+        self._restore_points = [RestorePoint(update, metrics) for update, metrics in stacked]
         self._seeds, self._agents, self._algorithm = tuple(seeds), spec.agents, algorithm
         self._num_agents, self._total_updates = spec.num_agents, total_updates
         self.batch_size = config.batch_size
-        self._per_stack = len(stacks[0])
+        self._runs_per_stack = len(stacks[0])
         self._metrics_count = 0
-        self._mirrors: list[DeviceReplay] = []
-        self._epochs: dict[int, int] = {}
+        self._device_replays: list[DeviceReplay] = []
+        self._ring_epochs: dict[int, int] = {}
         self._graphed: list[CUDAGraphUpdates] = []
         self.updates = 0
-        """Updates of all agents made, in each run."""
+        """Number of updates of all agents, the same for each run."""
         self.weights_version = 0
-        """How many times weights were published; workers know version 0, the first weights, by themselves."""
-        self._published = [self.weights(run) for run in range(self.num_runs)]
+        """Number of publications; workers compute version 0, the initial weights, themselves."""
+        self._last_published = [self.weights(run) for run in range(self.num_runs)]
 
     def freeze(self, agents: Sequence[bool], policies: FloatArray) -> None:
-        """Keep the policies `[N, P]` of some of the N agents as they are from now on, in every run."""
+        """Stop updating the policies `[N, P]` of some of the N agents, in every run."""
         for update in self._stacks:
             update.freeze(agents, torch.from_numpy(policies).to(self.device))
-        self._published = [self.weights(run) for run in range(self.num_runs)]
+        self._last_published = [self.weights(run) for run in range(self.num_runs)]
 
     def learn(self, batches: Sequence[FloatArray]) -> None:
-        """Make one update per batch of `[K, B, width]` packed transitions, one such array per run.
+        """Make one update per batch of `[K, B, width]` packed transitions; one such array per run.
 
         Raises:
-            Diverged: if numbers stopped being finite; everything is then as it was before.
+            Diverged: if a value is no longer finite; the state from before the call is restored.
         """
-        with self._transactional(len(batches[0])):
+        with self._undo_if_diverged(len(batches[0])):
             for index, (update, metrics) in enumerate(zip(self._stacks, self._metrics, strict=True)):
                 update.updates_made = self.updates
-                own = batches[index * self._per_stack : (index + 1) * self._per_stack]
-                for made, batch in enumerate(_stacked(own).to(self.device), self.updates):
-                    update.set_rates(self._lr_share(made))
+                stack_batches = batches[index * self._runs_per_stack : (index + 1) * self._runs_per_stack]
+                for made, batch in enumerate(_stack_batches(stack_batches).to(self.device), self.updates):
+                    update.scale_learning_rates(self._lr_factor(made))
                     metrics += update(batch)
 
     @property
     def samples_on_device(self) -> bool:
-        """Whether to `mirror` and `learn_mirrored`, the faster way on a GPU, which then needs no host."""
+        """Whether to use `mirror` and `learn_mirrored`: faster on a GPU, because the host is not involved."""
         return self.device.type == "cuda"
 
     def mirror(self, rings: Sequence[Ring]) -> None:
-        """Copy what is new in each run's ring, `[capacity, width]`, to the device."""
-        if not self._mirrors:
+        """Copy the new rows of each run's ring, `[capacity, width]`, to the device."""
+        if not self._device_replays:
             capacity, width = rings[0].rows.shape
-            self._mirrors = [DeviceReplay(capacity, width, update.generators) for update in self._stacks]
-            stacks = zip(self._stacks, self._mirrors, self._metrics, strict=True)
+            self._device_replays = [
+                DeviceReplay(capacity, width, update.generators) for update in self._stacks
+            ]
+            stacks = zip(self._stacks, self._device_replays, self._metrics, strict=True)
             self._graphed = [CUDAGraphUpdates(*stack, self.batch_size) for stack in stacks]
         for run, ring in enumerate(rings):
-            mirror, place = self._mirrors[run // self._per_stack], run % self._per_stack
-            epoch, self._epochs[run] = self._epochs.get(run), ring.epoch
-            if epoch != self._epochs[run]:  # its rows were replaced
-                mirror.clear(place)
-            rows, newest = ring.read_since(mirror.newest[place])
-            if len(rows):  # none at all: everything new is being overwritten; what is here serves on
-                mirror.add(place, torch.from_numpy(rows), newest)
+            replay, place = self._device_replays[run // self._runs_per_stack], run % self._runs_per_stack
+            epoch, self._ring_epochs[run] = self._ring_epochs.get(run), ring.epoch
+            if epoch != self._ring_epochs[run]:  # the ring was cleared or repaired
+                replay.clear(place)
+            rows, newest = ring.read_from(replay.inserted[place])
+            if len(rows):  # none if all new rows are being overwritten; keep the copied ones then
+                replay.add(place, torch.from_numpy(rows), newest)
 
     def learn_mirrored(self, updates: int) -> None:
-        """Make so many updates on rows drawn from what was mirrored; the host waits once, for the last.
+        """Make the given number of updates on rows copied by `mirror`; synchronise once, at the end.
 
         Raises:
-            ValueError: if nothing was mirrored.
-            Diverged: if numbers stopped being finite; everything is then as it was before.
+            ValueError: if no rows were copied.
+            Diverged: if a value is no longer finite; the state from before the call is restored.
         """
         if not self._graphed:
             raise ValueError("cannot sample from an empty replay buffer")
-        with self._transactional(
-            updates
-        ):  # which awaits a GPU: else the next publication seemed to take the time
+        # The check at its end synchronises, so that the time counts as learning and not as publishing.
+        with self._undo_if_diverged(updates):
             for update, graphed in zip(self._stacks, self._graphed, strict=True):
                 update.updates_made = self.updates
-                update.set_rates(self._lr_share(self.updates))
+                update.scale_learning_rates(self._lr_factor(self.updates))
                 graphed.learn(updates)
 
     @contextmanager
-    def _transactional(self, updates: int) -> Iterator[None]:
-        """Count the updates made within, or undo them in all runs and raise `Diverged`.
+    def _undo_if_diverged(self, updates: int) -> Iterator[None]:
+        """Count the updates made in the block, or restore all runs and raise `Diverged`.
 
-        The device is asked once: for the sum of all numbers. Only where that is not finite is each looked at.
+        The device is synchronised once, for the sum of all values. Single tensors are checked only if it is
+        not finite.
         """
-        for before in self._before:
-            before.save()
+        for point in self._restore_points:
+            point.save()
         yield
-        if not torch.stack([before.total() for before in self._before]).sum().isfinite().item():
-            for stack, before in enumerate(self._before):
-                if found := before.not_finite():
-                    raise self._rolled_back(stack, *found, updates)
+        if not torch.stack([point.total() for point in self._restore_points]).sum().isfinite().item():
+            for stack, point in enumerate(self._restore_points):
+                if found := point.find_not_finite():
+                    raise self._roll_back(stack, *found, updates)
         self._metrics_count += updates
         self.updates += updates
 
-    def _rolled_back(self, stack: int, name: str, networks: list[int], updates: int) -> Diverged:
-        """Put all runs back; say what was not finite in which networks of a stack, those of one run."""
-        for before in self._before:
-            before.restore()
+    def _roll_back(self, stack: int, name: str, networks: list[int], updates: int) -> Diverged:
+        """Restore all runs; return the error that names the tensor and the agents of the first bad run."""
+        for point in self._restore_points:
+            point.restore()
         run, first, config = networks[0] // self._num_agents, self.updates, self._algorithm
-        whose = [self._agents[own % self._num_agents] for own in networks if own // self._num_agents == run]
-        seed = f" with seed {self._seeds[stack * self._per_stack + run]}" if self.num_runs > 1 else ""
+        agents = [self._agents[i % self._num_agents] for i in networks if i // self._num_agents == run]
+        seed = f" with seed {self._seeds[stack * self._runs_per_stack + run]}" if self.num_runs > 1 else ""
         return Diverged(
-            f"learner{seed}: {name} of {', '.join(whose)} stopped being finite between updates {first} and "
+            f"learner{seed}: {name} of {', '.join(agents)} stopped being finite between updates {first} and "
             f"{first + updates}; the weights are those of update {first}; "
             f"lower algorithm.critic_lr = {config.critic_lr:g} or algorithm.actor_lr = {config.actor_lr:g}, "
             f"lower algorithm.max_grad_norm = {config.max_grad_norm:g} (0 is none), or scale rewards down"
         )
 
     def publish(self) -> list[Weights]:
-        """Return the policies' parameters of each run under a new version number."""
+        """Return each run's current policies under a new version number."""
         self.weights_version += 1
-        self._published = [self.weights(run) for run in range(self.num_runs)]
-        return self._published
+        self._last_published = [self.weights(run) for run in range(self.num_runs)]
+        return self._last_published
 
-    def published(self) -> list[Weights]:
-        """Return each run's weights as they were published last: what the workers act with."""
-        return self._published
+    def last_published(self) -> list[Weights]:
+        """Return each run's weights of the last `publish`, which the workers use."""
+        return self._last_published
 
     def weights(self, run: int = 0) -> Weights:
-        """Return a run's policies' parameters as they are, under the latest version number."""
-        update, own = self._stack_of(run)
-        return Weights(self.weights_version, self.updates, _array(update.policy.flat[own]))
+        """Return a run's current policies under the latest version number."""
+        update, rows = self._stack_and_rows(run)
+        return Weights(self.weights_version, self.updates, _to_numpy(update.policy.flat[rows]))
 
     def metrics(self) -> list[dict[str, npt.NDArray[np.float64]]]:
-        """Return each run's means per agent, `[N]`, of the iteration so far; NaN without updates."""
+        """Return each run's means per agent, `[N]`, over the iteration so far; NaN without updates."""
         means = torch.cat(self._metrics, dim=1).cpu().numpy() / (self._metrics_count or float("nan"))
         runs = np.split(means.astype(np.float64), self.num_runs, axis=1)
         return [dict(zip(METRICS, run, strict=True)) for run in runs]
 
     def next_iteration(self) -> None:
-        """Start the metrics anew."""
+        """Reset the metrics."""
         for metrics in self._metrics:
             metrics.zero_()
         self._metrics_count = 0
 
     def get_state(self, run: int = 0) -> Arrays:
-        """Return everything that a run's learning depends on, and its metrics so far, as named arrays."""
-        update, own = self._stack_of(run)
-        state = {name: _array(tensor[own]) for name, tensor in update.rows().items()}
-        for name, optimiser in update.optimisers().items():
-            state[f"{name}.step"] = _array(optimiser.steps)
-        state["generator"] = update.generators[run % self._per_stack].get_state().numpy().copy()
+        """Return the complete learning state of a run, including the metrics so far, as named arrays."""
+        update, rows = self._stack_and_rows(run)
+        state = {name: _to_numpy(tensor[rows]) for name, tensor in update.per_network_state().items()}
+        for name, optimiser in update.optimisers.items():
+            state[f"{name}.step"] = _to_numpy(optimiser.steps)
+        state["generator"] = update.generators[run % self._runs_per_stack].get_state().numpy().copy()
         state["updates"] = np.array(self.updates, np.int64)
         state["weights_version"] = np.array(self.weights_version, np.int64)
-        published = self._published[run]
+        published = self._last_published[run]
         state["published"], state["published_updates"] = published.policies, np.array(published.updates)
-        state["metrics"] = _array(self._metrics[run // self._per_stack][:, own])
+        state["metrics"] = _to_numpy(self._metrics[run // self._runs_per_stack][:, rows])
         state["metrics_count"] = np.array(self._metrics_count, np.int64)
         return state
 
     def set_state(self, state: Arrays, run: int = 0) -> None:
-        """Take over what `get_state` returned; continues exactly from there.
+        """Continue exactly from what `get_state` returned.
 
         Raises:
-            ValueError: if a part is missing, has another shape or type, or holds impossible numbers.
+            ValueError: if an array is missing, has another shape or type, or an invalid value.
         """
-        update, own = self._stack_of(run)
-        for name, tensor in update.rows().items():
-            _copy_into(name, tensor[own], state)
-        for name, optimiser in update.optimisers().items():
+        update, rows = self._stack_and_rows(run)
+        for name, tensor in update.per_network_state().items():
+            _copy_into(name, tensor[rows], state)
+        for name, optimiser in update.optimisers.items():
             _copy_into(f"{name}.step", optimiser.steps, state)
-        _copy_into("metrics", self._metrics[run // self._per_stack][:, own], state)
-        published = checked_array(state, "published", tuple(update.policy.flat[own].shape), np.float32)
+        _copy_into("metrics", self._metrics[run // self._runs_per_stack][:, rows], state)
+        published = checked_array(state, "published", tuple(update.policy.flat[rows].shape), np.float32)
         if not np.isfinite(published).all():
-            raise ValueError("learner state 'published' holds numbers that are not finite")
+            raise ValueError("published holds values that are not finite")
         counts = ("updates", "weights_version", "published_updates", "metrics_count")
         updates, version, published_updates, metrics_count = (checked_count(state, name) for name in counts)
-        generator = update.generators[run % self._per_stack]
+        generator = update.generators[run % self._runs_per_stack]
         saved = torch.from_numpy(checked_array(state, "generator", (None,), np.uint8))
         if saved.shape == generator.get_state().shape:
             try:
                 generator.set_state(saved)
             except RuntimeError as error:
-                raise ValueError(f"learner state 'generator' is none ({error})") from None
+                raise ValueError(f"generator holds no valid state ({error})") from None
         elif len(saved) in (_CUDA_GENERATOR_BYTES, len(torch.Generator().get_state())):
-            generator.manual_seed(updates)  # saved on another kind of device: go on with fresh noise
+            generator.manual_seed(updates)  # saved on another device type: a new stream
         else:
-            raise ValueError(f"learner state 'generator' has {len(saved)} bytes, which no generator has")
+            raise ValueError(f"generator has {len(saved)} bytes, which fits no torch generator")
         self.updates, self.weights_version, self._metrics_count = updates, version, metrics_count
-        self._published[run] = Weights(version, published_updates, published)
-        if self._mirrors:  # the run's ring may be another one, too
-            self._mirrors[run // self._per_stack].clear(run % self._per_stack)
+        self._last_published[run] = Weights(version, published_updates, published)
+        if self._device_replays:  # the run's ring may be a different one now
+            self._device_replays[run // self._runs_per_stack].clear(run % self._runs_per_stack)
 
-    def _lr_share(self, updates: int) -> float:
-        """Return the share of the learning rates that is left after so many updates."""
-        if updates >= self._total_updates:  # or there is no end to fall towards
+    def _lr_factor(self, updates: int) -> float:
+        """Return the factor of the learning rates after the given number of updates."""
+        if updates >= self._total_updates:  # or they stay constant
             return self._algorithm.lr_end if self._total_updates else 1.0
         return 1.0 - (1.0 - self._algorithm.lr_end) * updates / self._total_updates
 
-    def _stack_of(self, run: int) -> tuple[HandwrittenUpdate, slice]:
-        """Return the stack a run stands in, and its rows there."""
-        first = run % self._per_stack * self._num_agents
-        return self._stacks[run // self._per_stack], slice(first, first + self._num_agents)
+    def _stack_and_rows(self, run: int) -> tuple[HandwrittenUpdate, slice]:
+        """Return the stack that holds a run, and the run's rows in it."""
+        first = run % self._runs_per_stack * self._num_agents
+        return self._stacks[run // self._runs_per_stack], slice(first, first + self._num_agents)
 
 
 def make_learner(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int] = ()) -> Learner:
-    """Build the learner of a run, or of several with the same settings but for these seeds.
+    """Build the learner of a run, or of several that differ only in their seed.
 
-    Where the device is left open and there is a GPU, both are tried for half a second, because small
-    networks can be faster on a CPU. A reproducible run takes the GPU untried: a clock must not decide.
+    With `learner.device = "auto"` and a GPU, both devices are measured for half a second each, because small
+    networks can be faster on a CPU. A reproducible run uses the GPU without measuring: timing must not decide
+    its result.
     """
     seeds = seeds or (config.seed,)
     reproducible = config.sync or config.num_workers == 0
     if config.learner.device != "auto" or reproducible or not torch.cuda.is_available():
         return Learner(config.algorithm, config.learner, spec, seeds, config.pacing.total_updates)
-    gpu, cpu = (trial_rate(_on(device, config), spec, seeds) for device in ("cuda", "cpu"))
+    gpu, cpu = (measure_update_rate(_with_device(device, config), spec, seeds) for device in ("cuda", "cpu"))
     device, reason = faster_device(gpu, cpu)
-    settings = _on(device, config).learner
+    settings = _with_device(device, config).learner
     learner = Learner(config.algorithm, settings, spec, seeds, config.pacing.total_updates)
     learner.device_reason = reason
     _LOG.info("learner.device = %s", reason)
     return learner
 
 
-def _on(device: Literal["cuda", "cpu"], config: MADDPGConfig) -> MADDPGConfig:
+def _with_device(device: Literal["cuda", "cpu"], config: MADDPGConfig) -> MADDPGConfig:
     return replace(config, learner=replace(config.learner, device=device))
 
 
 def faster_device(gpu: float, cpu: float) -> tuple[Literal["cuda", "cpu"], str]:
-    """Return the device with more updates/s, and why it was chosen, for a person to read."""
-    on_gpu, on_cpu = f"cuda {_with_thousands(gpu)} updates/s", f"cpu {_with_thousands(cpu)} updates/s"
+    """Return the device with more updates/s, and a line for display that says why."""
+    on_gpu, on_cpu = (
+        f"{name} {rate:,.0f} updates/s".replace(",", " ") for name, rate in (("cuda", gpu), ("cpu", cpu))
+    )
     return ("cuda", f"auto: {on_gpu}, {on_cpu}") if gpu > cpu else ("cpu", f"auto: {on_cpu}, {on_gpu}")
 
 
-def _with_thousands(number: float) -> str:
-    return f"{number:,.0f}".replace(",", " ")
-
-
-def trial_rate(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int]) -> float:
-    """Return updates/s of a learner like this on random rows, drawn the way that training draws."""
+def measure_update_rate(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int]) -> float:
+    """Return updates/s of such a learner on random rows, sampled in the same way as in training."""
     learner = Learner(config.algorithm, config.learner, spec, seeds)
     rng = np.random.default_rng(0)
-    ring = Ring(_TRIAL_ROWS, spec.transitions.width)
+    ring = Ring(_RATE_TEST_ROWS, spec.transitions.width)
     ring.add(rng.random(ring.rows.shape, dtype=np.float32))
     rings = [ring] * learner.num_runs
-    _learn_from(learner, rings, rng)  # the first call also takes memory and records graphs
+    _learn_as_in_training(learner, rings, rng)  # the first call also allocates memory and captures graphs
     updates, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < _TRIAL_S:
-        _learn_from(learner, rings, rng)
-        updates += _TRIAL_UPDATES
+    while (elapsed := time.perf_counter() - started) < _RATE_TEST_S:
+        _learn_as_in_training(learner, rings, rng)
+        updates += _RATE_TEST_UPDATES
     return updates / elapsed
 
 
-def _learn_from(learner: Learner, rings: Sequence[Ring], rng: np.random.Generator) -> None:
+def _learn_as_in_training(learner: Learner, rings: Sequence[Ring], rng: np.random.Generator) -> None:
     if learner.samples_on_device:
         learner.mirror(rings)
-        learner.learn_mirrored(_TRIAL_UPDATES)
+        learner.learn_mirrored(_RATE_TEST_UPDATES)
         return
-    shape = (_TRIAL_UPDATES, learner.batch_size, -1)
+    shape = (_RATE_TEST_UPDATES, learner.batch_size, -1)
     learner.learn([ring.sample(rng, shape[0] * shape[1]).reshape(shape) for ring in rings])
 
 
-def _stacked(batches: Sequence[FloatArray]) -> torch.Tensor:
-    """Return each run's `[K, B, width]` as `[K, S, B, width]`; one run's without a copy."""
+def _stack_batches(batches: Sequence[FloatArray]) -> torch.Tensor:
+    """Stack each run's `[K, B, width]` to `[K, S, B, width]`; no copy for a single run."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of Ray's read-only arrays; nothing here writes to them
+        warnings.simplefilter("ignore")  # torch warns about Ray's read-only arrays, which are only read
         tensors = [torch.from_numpy(array) for array in batches]
     return tensors[0].unsqueeze(1) if len(tensors) == 1 else torch.stack(tensors, dim=1)
 
 
-def _array(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    values: npt.NDArray[Any] = tensor.detach().cpu().numpy().copy()
+def _to_numpy(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    values: npt.NDArray[Any] = tensor.numpy(force=True).copy()
     return values
 
 
-def _copy_into(name: str, tensor: torch.Tensor, state: dict[str, npt.NDArray[Any]]) -> None:
-    if name not in state:
-        raise ValueError(f"learner state lacks {name!r}")
-    if state[name].shape != tuple(tensor.shape):
-        raise ValueError(
-            f"learner state {name!r} has shape {state[name].shape}, expected {tuple(tensor.shape)}"
-        )
-    kind = torch.empty(0, dtype=tensor.dtype).numpy().dtype
-    if state[name].dtype != kind:
-        raise ValueError(f"learner state {name!r} has type {state[name].dtype}, expected {kind}")
-    if not np.isfinite(state[name]).all():
-        raise ValueError(f"learner state {name!r} holds numbers that are not finite")
-    tensor.detach().copy_(torch.tensor(state[name]))  # torch.tensor also takes Ray's read-only arrays
+def _copy_into(name: str, tensor: torch.Tensor, state: Arrays) -> None:
+    array = checked_array(state, name, tuple(tensor.shape), np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} holds values that are not finite")
+    tensor.copy_(torch.from_numpy(array))

@@ -1,4 +1,4 @@
-"""The rollout worker: steps environments with the policies and packs what happened."""
+"""The rollout worker: steps environments with the policies and packs transitions."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from distributed_maddpg.types import (
     state_part,
 )
 
-_MAX_QUARANTINED = 5
-"""Fragments in a row that may be dropped: an environment that goes wrong each time will not mend itself."""
+_MAX_QUARANTINED_IN_A_ROW = 5
+"""Consecutive fragments that may be dropped; an environment that fails every time will not recover."""
 
 
 class _NotFinite(Exception):
-    """Says which number of a fragment is not finite."""
+    """Names the value of a fragment that is not finite."""
 
 
 @compiled
 def _pack_observations(rows: FloatArray, start: int, obs: tuple[FloatArray, ...]) -> None:
-    """Write observations `[E, O_i]` into rows `[E, width]`, side by side from column `start` on."""
+    """Write observations `[E, O_i]` side by side into rows `[E, width]`, starting at column `start`."""
     for e in range(rows.shape[0]):
         at = start
         for i in range(len(obs)):
@@ -57,12 +57,12 @@ def pack_rows(
     rewards: FloatArray,
     discounts: FloatArray,
 ) -> None:
-    """Write transitions in the order of `TransitionLayout`, in few passes over the rows.
+    """Write transitions in the column order of `TransitionLayout`, with few passes over the rows.
 
     Args:
         rows: [E, width], written in full.
         obs_and_next: observations before and after the step, [E, O_i] per agent.
-        actions: [N, E, A] as the critic sees them; columns beyond an agent's own are left out.
+        actions: [N, E, A] as the critic sees them; padded columns are skipped.
         action_sizes: [N] the A_i.
         rewards: [E, N].
         discounts: [E, N].
@@ -91,14 +91,14 @@ def accumulate_n_step(
     num_agents: int,
     rewards_at: int,
 ) -> None:
-    """Turn transitions of one step into transitions of up to n steps, in place (Sutton 1988's n-step return).
+    """Turn 1-step transitions into transitions of up to n steps, in place (n-step return, Sutton 1988).
 
-    A transition's steps end with its episode, and with the rows there are.
+    A transition has fewer steps if its episode or the fragment ends earlier.
 
     Args:
-        rows: [T, E, width], step after step of the same E copies.
+        rows: [T, E, width], consecutive steps of the same E copies.
         ended: [T, E] where an episode ended.
-        n_step: the most steps.
+        n_step: maximum number of steps.
         gamma: discount per step.
         num_agents: N.
         rewards_at: column of the first reward.
@@ -119,8 +119,8 @@ def accumulate_n_step(
                     rows[t, e, k] = factor * rows[last, e, k]
 
 
-def column_owner(layout: TransitionLayout, agents: tuple[str, ...], column: int) -> str:
-    """Return what stands in a column of a packed row, and whose it is, as in "reward of agent_0"."""
+def describe_column(layout: TransitionLayout, agents: tuple[str, ...], column: int) -> str:
+    """Return content and agent of a column of a packed row, for example "reward of agent_0"."""
     parts = {
         "observation": layout.obs,
         "action": layout.actions,
@@ -131,13 +131,13 @@ def column_owner(layout: TransitionLayout, agents: tuple[str, ...], column: int)
     return next(
         f"{part} of {agent}"
         for part, columns in parts.items()
-        for agent, own in zip(agents, columns, strict=True)
-        if own.start <= column < own.stop
+        for agent, span in zip(agents, columns, strict=True)
+        if span.start <= column < span.stop
     )
 
 
 class RolloutWorker:
-    """E environment copies, the policies that act in them, and the noise they explore with."""
+    """E environment copies, the policies that act in them, and their exploration noise."""
 
     def __init__(
         self,
@@ -147,42 +147,42 @@ class RolloutWorker:
         rng: np.random.Generator,
         greedy: Sequence[bool] = (),
     ) -> None:
-        """Start all episodes of `env`; exploration draws from `rng`, and leaves `greedy` agents alone."""
+        """Reset `env`; exploration noise is drawn from `rng`, `greedy` agents get none."""
         spec = env.spec
         self._env, self._spec = env, spec
         self._policies = JointPolicy(algorithm, spec, env.num_envs)
         self._explorer = self._policies.add_exploration(exploration, rng, greedy)
-        self._log = EpisodeLog(env.num_envs, spec.num_agents)
+        self._episode_log = EpisodeLog(env.num_envs, spec.num_agents)
         self._action_sizes = np.array(spec.action_sizes)
         self._n_step, self._gamma = algorithm.n_step, np.float32(algorithm.gamma)
         self._obs = env.reset()
         self._vector_steps = 0
         self._quarantined: list[str] = []
         self.weights_version = -1
-        """Version of the weights it acts with; -1 before the first."""
+        """Version of the current weights; -1 before the first `set_weights`."""
 
     def set_weights(self, weights: Weights) -> None:
-        """Act with these weights from the next step on.
+        """Use these weights from the next step on.
 
         Raises:
-            TrainingError: if they are not finite; those from before stay.
+            TrainingError: if they are not finite; the previous weights stay in use.
         """
         finite = np.isfinite(weights.policies).all(axis=1)
         if not finite.all():
             agent = self._spec.agents[int(finite.argmin())]
             raise TrainingError(
                 f"weights version {weights.version}: the policy of {agent} is not finite; "
-                "go on from an earlier checkpoint"
+                "resume from an earlier checkpoint"
             )
         self._policies.set_parameters(weights.policies)
         self.weights_version = weights.version
 
     def get_state(self) -> Arrays:
-        """Return environments, running episodes and noise; the weights are the learner's to keep."""
+        """Return the state of environments, running episodes and noise; the learner keeps the weights."""
         parts = {
             "env": self._env.get_state(),
             "obs": {str(agent): array.copy() for agent, array in enumerate(self._obs)},
-            "episodes": self._log.get_state(),
+            "episodes": self._episode_log.get_state(),
             "exploration": self._explorer.get_state(),
         }
         return {**join_states(parts), "vector_steps": np.array(self._vector_steps)}
@@ -191,25 +191,26 @@ class RolloutWorker:
         """Continue exactly from what `get_state` returned.
 
         Returns:
-            A line on what could not be continued, where the environment cannot; otherwise empty.
+            A line for the log if the environment could not be restored and new episodes were started;
+            otherwise "".
 
         Raises:
-            ValueError: if it does not fit this worker's environments.
+            ValueError: if the state does not fit this worker's environments.
         """
         self._explorer.set_state(state_part(state, "exploration"))
         self._vector_steps = checked_count(state, "vector_steps")
         try:
             self._env.set_state(state_part(state, "env"))
         except NotReproducible as error:
-            self._restart_episodes()
-            return f"begins new episodes: {error}"
+            self._reset_episodes()
+            return f"starts new episodes: {error}"
         sizes = self._spec.observation_sizes
         obs = state_part(state, "obs")
         self._obs = tuple(
             checked_array(obs, str(agent), (self._env.num_envs, size), np.float32)
             for agent, size in enumerate(sizes)
         )
-        self._log.set_state(state_part(state, "episodes"))
+        self._episode_log.set_state(state_part(state, "episodes"))
         return ""
 
     def close(self) -> None:
@@ -219,8 +220,8 @@ class RolloutWorker:
     def collect(self, num_steps: int, env_steps: int) -> tuple[FloatArray, EpisodeReport]:
         """Step every copy `num_steps` times.
 
-        A fragment with a number that is not finite is quarantined: dropped with its episodes, noted for
-        `pop_quarantined`, and collected anew from new episodes of every copy.
+        If a value is not finite, the fragment is quarantined: it is dropped with its episodes, reported by
+        `pop_quarantined`, and collected again after all copies are reset.
 
         Args:
             num_steps: T vector steps.
@@ -230,45 +231,46 @@ class RolloutWorker:
             Packed transitions `[T * E, width]`, all finite, and the episodes that ended.
 
         Raises:
-            TrainingError: if several fragments in a row had to be dropped.
+            TrainingError: if too many consecutive fragments had to be dropped.
         """
-        for _ in range(_MAX_QUARANTINED):
+        for _ in range(_MAX_QUARANTINED_IN_A_ROW):
             before = self._vector_steps
             try:
                 return self._collect(num_steps, env_steps)
             except _NotFinite as fault:
                 line, dropped = str(fault), (self._vector_steps - before) * self._env.num_envs
             self._quarantined.append(f"quarantined {dropped} env steps: {line}")
-            self._restart_episodes()
+            self._reset_episodes()
         raise TrainingError(
-            f"environment: {_MAX_QUARANTINED} fragments in a row were not finite, last the {line}; "
-            "check what the environment computes, at the bounds of the actions above all"
+            f"environment: {_MAX_QUARANTINED_IN_A_ROW} fragments in a row were not finite, last the {line}; "
+            "check what the environment computes, especially at the bounds of the actions"
         )
 
     def pop_quarantined(self) -> tuple[str, ...]:
-        """Return a line on each fragment dropped since the last call: how much, what, whose, where, when."""
+        """Return a line per fragment dropped since the last call: size, value, agent, copy, step."""
         lines, self._quarantined = tuple(self._quarantined), []
         return lines
 
-    def _restart_episodes(self) -> None:
-        """Begin new episodes in all copies; random streams go on."""
+    def _reset_episodes(self) -> None:
+        """Reset all copies; random streams continue."""
         self._obs = self._env.reset()
-        self._log = EpisodeLog(self._env.num_envs, self._spec.num_agents)
-        self._policies.episodes_ended(np.ones(self._env.num_envs, np.bool_))
+        self._episode_log = EpisodeLog(self._env.num_envs, self._spec.num_agents)
+        self._policies.reset_noise(np.ones(self._env.num_envs, np.bool_))
 
     def _collect(self, num_steps: int, env_steps: int) -> tuple[FloatArray, EpisodeReport]:
-        """Do what `collect` says, once; `_NotFinite` at the first such number."""
+        """Collect one fragment; raise `_NotFinite` at the first value that is not finite."""
         num_envs = self._env.num_envs
         layout = self._spec.transitions
         rows = np.empty((num_steps, num_envs, layout.width), np.float32)
         ended = np.zeros((num_steps, num_envs), np.bool_)
         reports: list[EpisodeReport] = []
-        report, first = None, True
+        unchecked = True
         for step in range(num_steps):
-            # What no row has shown yet. Policies must not see it: environments refuse actions that are NaN.
-            if (first or report is not None) and (line := bad_observation(self._obs, self._spec.agents)):
+            # Rows cover the other observations. Policies must not see NaN: environments refuse NaN actions.
+            if unchecked and (line := bad_observation(self._obs, self._spec.agents)):
                 raise _NotFinite(f"{line} after vector step {self._vector_steps}")
-            report, first = self._step(rows[step], ended[step], env_steps + step * num_envs), False
+            report = self._step(rows[step], ended[step], env_steps + step * num_envs)
+            unchecked = report is not None
             if report is not None:
                 reports.append(report)
         if self._n_step > 1:
@@ -282,7 +284,7 @@ class RolloutWorker:
         )
 
     def _step(self, rows: FloatArray, ended: npt.NDArray[np.bool_], env_steps: int) -> EpisodeReport | None:
-        """Take one vector step; write its transitions into rows `[E, width]`, and who ended into `[E]`."""
+        """Take one vector step; write its transitions into rows `[E, width]` and ended copies into `[E]`."""
         actions, env_actions = self._policies.explore(self._obs, env_steps)
         result = self._env.step(env_actions)
         self._vector_steps += 1
@@ -296,14 +298,14 @@ class RolloutWorker:
         )
         if not all_finite(rows):
             copy, column = first_not_finite(rows)
-            what = column_owner(self._spec.transitions, self._spec.agents, column)
+            what = describe_column(self._spec.transitions, self._spec.agents, column)
             raise _NotFinite(
                 f"{what} in copy {copy} is {rows[copy, column]:g} at vector step {self._vector_steps}"
             )
         self._obs = result.obs
-        ended[:], report = self._log.step(result, self._env)
+        ended[:], report = self._episode_log.step(result, self._env)
         if report is not None:
-            self._policies.episodes_ended(ended)
+            self._policies.reset_noise(ended)
         return report
 
 
@@ -314,14 +316,14 @@ def make_rollout_worker(
     greedy: Sequence[bool] = (),
     env_factory: EnvFactory | None = None,
 ) -> RolloutWorker:
-    """Build worker `index` of a run; it has its own environment copies and streams, and the first weights.
+    """Build worker `index` of a run, with its own environment copies, random streams and initial weights.
 
     Args:
         config: of the run.
-        index: its place among the workers.
-        incarnation: how many times it was replaced; each incarnation has its own random streams.
+        index: of the worker.
+        incarnation: how often the worker was replaced; each incarnation has its own random streams.
         greedy: which agents act without exploration.
-        env_factory: makes the environment, where it was given as a callable.
+        env_factory: creates the environment, if it was given as a callable.
     """
     env = make_vector_env(
         env_factory or config.env.id,

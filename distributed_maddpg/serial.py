@@ -88,7 +88,7 @@ class _Run:
         self.log.set_state(state_part(state.stages, "log"))
         self.replay.set_generator_state(checked_array(state.stages, "replay/generator", (6,), np.uint64))
         if state.replay is not None:
-            self.replay.restore(state.replay)
+            self.replay.ring.restore(state.replay)
         if worker := state_part(state.stages, "worker_0"):
             if line := self.worker.set_state(worker):
                 _LOG.warning("rollout worker 0 %s", line)
@@ -127,7 +127,7 @@ class SerialRunner:
         self._inconsistent = False
         if frozen:
             self._learner.freeze(frozen.agents, frozen.policies)
-            for run, weights in zip(self._runs, self._learner.published(), strict=True):
+            for run, weights in zip(self._runs, self._learner.last_published(), strict=True):
                 run.worker.set_weights(weights)
 
     def run(self, stop: Callable[[], bool]) -> bool:
@@ -192,7 +192,7 @@ class SerialRunner:
             "learner": learner,
             **own.get_state(),
         }
-        replay = own.replay.snapshot().stored() if with_replay else None
+        replay = own.replay.ring.snapshot().stored() if with_replay else None
         return RunState(env_steps, updates, join_states(stages), replay)
 
     def restore(self, run: int, state: RunState) -> None:
@@ -200,7 +200,7 @@ class SerialRunner:
         own = self._runs[run]
         self._learner.set_state(state_part(state.stages, "learner"), run)
         own.set_state(state)
-        own.worker.set_weights(self._learner.published()[run])
+        own.worker.set_weights(self._learner.last_published()[run])
         self.pacer.set_state(state_part(state.stages, "pacing"))
         if own.replay.size == 0:
             self.pacer.restart_warmup()

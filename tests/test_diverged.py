@@ -82,7 +82,7 @@ class FakeUpdate:
     def __call__(self, batch):
         return self.update()
 
-    def set_rates(self, share):
+    def scale_learning_rates(self, share):
         pass
 
 
@@ -97,7 +97,7 @@ def _means(stage):
 def test_any_number_that_is_not_finite_is_found_within_one_call(name, agent, value, device):
     stage = learner(device=device)
     stage.learn([batches(1)])
-    rows = stage._stacks[0].rows()[name]
+    rows = stage._stacks[0].per_network_state()[name]
     rows[agent, -1] = value
     corrupted = stage.get_state()
     message = rf" of .*{SPEC.agents[agent]}.* stopped being finite between updates 1 and 2"
@@ -112,13 +112,13 @@ def test_numbers_that_no_metric_shows_are_found_in_the_state(name, monkeypatch):
     stack = stage._stacks[0]
 
     def corrupt():
-        stack.rows()[name][1, 2] = np.inf
+        stack.per_network_state()[name][1, 2] = np.inf
         return torch.ones(len(METRICS), 2)
 
     monkeypatch.setattr(stage, "_stacks", [FakeUpdate(corrupt)])
     with pytest.raises(Diverged, match=f"learner: {name} of blue_0 stopped"):
         stage.learn([batches(1)])
-    assert all(torch.isfinite(rows).all() for rows in stack.rows().values())
+    assert all(torch.isfinite(rows).all() for rows in stack.per_network_state().values())
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -163,7 +163,7 @@ def test_the_error_names_the_run_and_all_runs_are_rolled_back(device):
 
 def test_the_restore_point_reuses_its_memory(monkeypatch):
     stage = learner()
-    places = [saved.data_ptr() for saved in stage._before[0]._saved]
+    places = [saved.data_ptr() for saved in stage._restore_points[0]._saved]
     for _ in range(2):
         stage.learn([batches()])
-    assert [saved.data_ptr() for saved in stage._before[0]._saved] == places
+    assert [saved.data_ptr() for saved in stage._restore_points[0]._saved] == places

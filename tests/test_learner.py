@@ -10,7 +10,13 @@ from distributed_maddpg.algo.handwritten import HandwrittenUpdate
 from distributed_maddpg.algo.maddpg import METRICS
 from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConfig
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.learner import Learner, choose_device, faster_device, make_learner, trial_rate
+from distributed_maddpg.learner import (
+    Learner,
+    choose_device,
+    faster_device,
+    make_learner,
+    measure_update_rate,
+)
 from distributed_maddpg.replay.ring import Ring
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import EnvSpec
@@ -49,7 +55,7 @@ def test_learning_rates_fall_by_the_count_of_updates_however_they_are_called():
     plain = HandwrittenUpdate(falling, SPEC, torch.device("cpu"), [integer_seed(1, "learner")])
     data = batches(12)
     for made, batch in enumerate(data):
-        plain.set_rates(max(1.0 - 0.75 * made / 8, 0.25))
+        plain.scale_learning_rates(max(1.0 - 0.75 * made / 8, 0.25))
         plain(torch.from_numpy(batch[None]))
     whole.learn([data])
     for piece in (data[:1], data[1:8], data[8:]):
@@ -62,7 +68,7 @@ def test_learning_rates_fall_by_the_count_of_updates_however_they_are_called():
 
 
 @pytest.mark.parametrize("delay", [2, 3])
-def test_matd3_goes_on_exactly_from_its_state(delay):
+def test_matd3_continues_exactly_from_its_state(delay):
     config = replace(ALGORITHM, name="matd3", policy_delay=delay, share_policies=True)
     whole, first, second = (Learner(config, LearnerConfig(device="cpu"), SPEC, [1]) for _ in range(3))
     data = batches(7)
@@ -87,7 +93,7 @@ def test_metrics_are_those_of_the_iteration():
     assert not equal(stage.metrics()[0], first)
 
 
-def test_read_only_batches_are_taken_and_left_alone():
+def test_read_only_batches_are_accepted_and_unchanged():
     given = batches()
     given.flags.writeable = False
     learner().learn([given])
@@ -115,7 +121,7 @@ def test_a_restored_learner_continues_exactly(updates):
     assert equal(old.get_state(), new.get_state())
 
 
-def test_a_read_only_state_is_taken_without_complaint():
+def test_a_read_only_state_is_accepted():
     old, new = learner(), learner(2)
     old.learn([batches()])
     state = old.get_state()
@@ -138,13 +144,13 @@ def test_a_state_is_a_copy():
 def test_a_state_without_a_part_is_refused():
     state = learner().get_state()
     del state["critic"]
-    with pytest.raises(ValueError, match="learner state lacks 'critic'"):
+    with pytest.raises(ValueError, match="the state lacks critic"):
         learner().set_state(state)
 
 
 def test_a_state_of_other_networks_is_refused():
     other = Learner(AlgorithmConfig(policy_hidden_sizes=(7,)), LearnerConfig(device="cpu"), SPEC, [1])
-    with pytest.raises(ValueError, match=r"learner state 'policy' has shape \(2, \d+\), expected"):
+    with pytest.raises(ValueError, match=r"policy has shape \(2, \d+\) .*, expected"):
         learner().set_state(other.get_state())
 
 
@@ -187,14 +193,14 @@ def mirrored(*seeds):
     return Learner(ALGORITHM, LearnerConfig(device="cpu", batch_size=8), SPEC, seeds or [1])
 
 
-def test_mirrored_rows_are_learnt_from_as_if_drawn_by_hand():
+def test_learn_mirrored_equals_updates_on_rows_of_a_device_replay():
     stage, source = mirrored(), ring()
     plain = HandwrittenUpdate(ALGORITHM, SPEC, torch.device("cpu"), [integer_seed(1, "learner")])
     copy, metrics = DeviceReplay(30, SPEC.transitions.width, plain.generators), []
     for updates in (3, 5):
         stage.mirror([source])
         stage.learn_mirrored(updates)
-        copy.add(0, torch.from_numpy(source.read_since(0)[0]), source.inserted)
+        copy.add(0, torch.from_numpy(source.read_from(0)[0]), source.inserted)
         metrics += [plain(copy.sample(8)) for _ in range(updates)]
         add(source, 7, seed=1)
     assert stage.updates == 8
@@ -205,14 +211,14 @@ def test_mirrored_rows_are_learnt_from_as_if_drawn_by_hand():
 
 def test_only_new_rows_are_mirrored(monkeypatch):
     stage, source, read = mirrored(), ring(), []
-    monkeypatch.setattr(source, "read_since", lambda at: read.append(at) or Ring.read_since(source, at))
+    monkeypatch.setattr(source, "read_from", lambda at: read.append(at) or Ring.read_from(source, at))
     for rows in (0, 7, 0):
         add(source, rows, seed=1)
         stage.mirror([source])
     assert read == [0, 40, 47]
 
 
-def test_nothing_mirrored_is_nothing_to_learn_from():
+def test_learn_mirrored_without_rows_is_refused():
     with pytest.raises(ValueError, match="empty replay buffer"):
         mirrored().learn_mirrored(1)
     stage = mirrored()
@@ -267,8 +273,8 @@ def test_a_runs_learner_uses_its_seed():
     assert np.array_equal(start, again)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_that_is_not_there_is_refused():
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_cuda_without_a_gpu_is_refused():
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
     with pytest.raises(BadInput, match=r"learner\.device = 'cuda': torch sees no GPU"):
         choose_device("cuda")
@@ -292,7 +298,7 @@ def test_the_faster_device_is_chosen_and_says_so():
     assert faster_device(900, 1234567) == ("cpu", "auto: cpu 1 234 567 updates/s, cuda 900 updates/s")
 
 
-def test_an_open_device_is_decided_by_a_trial_of_both_once(monkeypatch, caplog):
+def test_auto_measures_both_devices_once(monkeypatch, caplog):
     tried, config = [], MADDPGConfig.from_dict({"learner": {"device": "auto"}})
 
     def trial(config, spec, seeds):
@@ -300,7 +306,7 @@ def test_an_open_device_is_decided_by_a_trial_of_both_once(monkeypatch, caplog):
         return {"cuda": 50.0, "cpu": 70.0}[config.learner.device]
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(learner_module, "trial_rate", trial)
+    monkeypatch.setattr(learner_module, "measure_update_rate", trial)
     with caplog.at_level("INFO"):
         stage = make_learner(config, SPEC, [3, 4])
     assert tried == [("cuda", (3, 4)), ("cpu", (3, 4))]
@@ -309,8 +315,8 @@ def test_an_open_device_is_decided_by_a_trial_of_both_once(monkeypatch, caplog):
     assert caplog.messages == [f"learner.device = {stage.device_reason}"]
 
 
-def test_nothing_is_tried_where_there_is_no_choice(monkeypatch):
-    monkeypatch.setattr(learner_module, "trial_rate", None)
+def test_nothing_is_measured_without_a_choice(monkeypatch):
+    monkeypatch.setattr(learner_module, "measure_update_rate", None)
     config = MADDPGConfig.from_dict({"learner": {"device": "cpu"}})
     assert make_learner(config, SPEC).device_reason == "cpu: cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -319,15 +325,15 @@ def test_nothing_is_tried_where_there_is_no_choice(monkeypatch):
 
 
 @pytest.mark.parametrize("samples_on_device", [False, True])
-def test_a_trial_draws_as_training_does(samples_on_device, monkeypatch):
-    monkeypatch.setattr(learner_module, "_TRIAL_S", 0.05)
+def test_the_rate_is_measured_with_the_sampling_of_training(samples_on_device, monkeypatch):
+    monkeypatch.setattr(learner_module, "_RATE_TEST_S", 0.05)
     monkeypatch.setattr(Learner, "samples_on_device", samples_on_device)
     monkeypatch.setattr(Learner, "learn" if samples_on_device else "learn_mirrored", None)
     config = MADDPGConfig.from_dict({"learner": {"device": "cpu", "batch_size": 16}})
-    assert 1 < trial_rate(config, SPEC, [1, 2]) < 1e5
+    assert 1 < measure_update_rate(config, SPEC, [1, 2]) < 1e5
 
 
-def test_products_are_not_rounded_to_fewer_bits():
+def test_tf32_is_off():
     learner()
     assert not torch.backends.cuda.matmul.allow_tf32
 
@@ -342,7 +348,7 @@ def test_a_trial_of_both_devices_picks_one():
 
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
-def test_a_gpu_draws_and_learns_without_a_word_to_the_host():
+def test_a_gpu_samples_and_updates_without_synchronisation():
     stage = Learner(ALGORITHM, LearnerConfig(device="cuda", batch_size=8), SPEC, [1])
     assert stage.samples_on_device
     stage.mirror([ring()])
@@ -364,10 +370,10 @@ def test_a_gpu_draws_and_learns_without_a_word_to_the_host():
 def test_a_gpu_makes_updates_faster_than_one_core():
     config = MADDPGConfig.from_dict({"learner": {"device": "cuda"}})
     spec = EnvSpec(("adversary_0", "agent_0", "agent_1"), (8, 10, 10), (5, 5, 5), ("continuous",) * 3)
-    assert trial_rate(config, spec, [1]) > 500
+    assert measure_update_rate(config, spec, [1]) > 500
 
 
-def test_a_mirror_keeps_its_rows_while_everything_newer_is_being_overwritten():
+def test_copied_rows_stay_while_all_newer_ones_are_being_overwritten():
     stage, ring = learner(1), Ring(16, SPEC.transitions.width)
     ring.add(batches(2).reshape(16, -1))
     stage.mirror([ring])

@@ -13,7 +13,7 @@ from distributed_maddpg.envs import env_spec, make_vector_env
 from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation.episodes import evaluate
 from distributed_maddpg.metrics import IterationLog
-from distributed_maddpg.rollout import RolloutWorker, column_owner
+from distributed_maddpg.rollout import RolloutWorker, describe_column
 from distributed_maddpg.trainer import train_together
 from distributed_maddpg.types import EpisodeReport, RolloutReport, TransitionLayout, Weights, policy_layout
 from tests.support.serial_runs import learner_digest, run_all, start, tiny
@@ -162,7 +162,7 @@ def test_an_environment_that_refuses_nan_gets_none_after_a_fault(at, part, line)
 
 def test_each_column_is_named_by_its_part_and_agent():
     layout, agents = TransitionLayout((2, 1), (1, 2)), ("a_0", "b_0")
-    owners = [column_owner(layout, agents, column) for column in range(layout.width)]
+    owners = [describe_column(layout, agents, column) for column in range(layout.width)]
     parts = {"observation": (2, 1), "action": (1, 2), "reward": (1, 1), "next observation": (2, 1)}
     expected = [
         f"{part} of {agent}"

@@ -233,7 +233,7 @@ def test_with_another_capacity_the_newest_transitions_are_kept(half, capacity, s
     with MADDPG.from_checkpoint(half[0], small(replay={"capacity": capacity})) as algo:
         algo.start()
         ring = algo._runner._runs[0].replay.ring
-        assert np.array_equal(ring.read_since(0)[0], kept)
+        assert np.array_equal(ring.read_from(0)[0], kept)
         assert ring.inserted % capacity == cursor
 
 

@@ -194,12 +194,12 @@ def test_workers_of_a_run_differ_and_repeat():
     )
 
 
-def test_an_environment_that_does_otherwise_from_its_seed_begins_new_episodes_and_says_so():
+def test_an_environment_that_ignores_its_seed_starts_new_episodes_and_is_reported():
     long, _ = make(max_cycles=9)
     long.collect(4, 0)
     short, layout = make(max_cycles=2)
     line = short.set_state(long.get_state())
-    assert line.startswith("begins new episodes: copy 0 ended") and "does not honour its seed" in line
+    assert line.startswith("starts new episodes: copy 0 ended") and "does not honour its seed" in line
     rows, episodes = short.collect(2, 0)
     assert split(rows, layout)["rewards"][:, 0].tolist() == [1, 1, 2, 2]
     assert episodes.lengths.tolist() == [2, 2]

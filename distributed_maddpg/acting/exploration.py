@@ -1,7 +1,7 @@
-"""From logits to actions, greedy or with noise.
+"""Convert logits to actions, greedy or with exploration noise.
 
 Gumbel-softmax: Jang et al. 2017 (arXiv:1611.01144), eq. 1-2. Ornstein-Uhlenbeck noise: Lillicrap et al. 2016
-(arXiv:1509.02971), section 7. Uniform actions with a small probability are the teaching notebook's.
+(arXiv:1509.02971), section 7. Uniform random actions with a small probability: the teaching notebook.
 """
 
 from __future__ import annotations
@@ -17,69 +17,75 @@ from distributed_maddpg.seeding import pack_generator, restore_generator
 from distributed_maddpg.types import Arrays, EnvSpec, FloatArray, checked_array
 
 _MASKED_LOGIT = np.float32(-1e9)
-_AUTO_GAUSSIAN = np.float32(0.3)
-"""Standard deviation that magnitude 1 stands for under "auto": magnitude 1 itself is a Gumbel noise's."""
+_AUTO_GAUSSIAN_STD = np.float32(0.3)
+"""Standard deviation of Gaussian noise at magnitude 1 under "auto"; Gumbel noise is not rescaled."""
 
 
 class ActionHead:
-    """Turns logits into what the critic sees and what the environment takes."""
+    """Converts logits to the actions that the critic sees and those that the environment takes."""
 
     def __init__(self, spec: EnvSpec, heads: tuple[Head, ...], temperature: float) -> None:
-        """Prepare the masks of an environment and its policies' heads."""
+        """Build the masks for an environment's action sizes and its policies' heads."""
         self.spec = spec
-        self.gumbel = np.array([head == "gumbel" for head in heads])[:, None, None]  # [N, 1, 1]
+        self.is_gumbel = np.array([head == "gumbel" for head in heads])[:, None, None]  # [N, 1, 1]
         self._temperature = np.float32(temperature)
         width = max(spec.action_sizes)
-        self.valid = np.array([[k < size for k in range(width)] for size in spec.action_sizes])[:, None, :]
+        self.is_own_column = np.array([[k < size for k in range(width)] for size in spec.action_sizes])[
+            :, None, :
+        ]
 
     def relaxed(self, logits: FloatArray) -> FloatArray:
-        """Return actions `[N, E, A]` in [0, 1]: softmax or sigmoid by head, without noise."""
-        if self.gumbel.all():
+        """Return actions `[N, E, A]` in [0, 1] without noise: softmax or sigmoid, depending on the head."""
+        if self.is_gumbel.all():
             return self._softmax(logits)
         sigmoid: FloatArray = np.reciprocal(1 + np.exp(-np.clip(logits, -60, 60)), dtype=np.float32)
-        if not self.gumbel.any():
+        if not self.is_gumbel.any():
             return sigmoid
-        mixed: FloatArray = np.where(self.gumbel, self._softmax(logits), sigmoid)
+        mixed: FloatArray = np.where(self.is_gumbel, self._softmax(logits), sigmoid)
         return mixed
 
     def _softmax(self, logits: FloatArray) -> FloatArray:
-        scaled: FloatArray = np.where(self.valid, logits / self._temperature, _MASKED_LOGIT)
+        scaled: FloatArray = np.where(self.is_own_column, logits / self._temperature, _MASKED_LOGIT)
         subtract_max(scaled)
         np.exp(scaled, out=scaled)
         normalise(scaled)
         return scaled
 
     def uniform(self, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
-        """Return uniform random actions `[N, E, A]`; over the choices where an agent's actions are discrete.
+        """Return uniform random actions `[N, E, A]`.
 
-        The largest of A_i uniform numbers is each of them equally often, so one draw serves both kinds.
+        One draw serves both action types: the largest of A_i uniform numbers is at each index equally often,
+        so discrete agents choose uniformly.
         """
-        draws: FloatArray = np.where(self.valid, rng.random(shape, dtype=np.float32), np.float32(-1))
+        draws: FloatArray = np.where(self.is_own_column, rng.random(shape, dtype=np.float32), np.float32(-1))
         return draws
 
-    def finish(self, actions: FloatArray) -> tuple[FloatArray, tuple[npt.NDArray[np.generic], ...]]:
-        """Return (as the critic sees them `[N, E, A]`, as the environment takes them).
+    def to_critic_and_env(
+        self, actions: FloatArray
+    ) -> tuple[FloatArray, tuple[npt.NDArray[np.generic], ...]]:
+        """Return (actions as the critic sees them `[N, E, A]`, actions for the environment).
 
-        Discrete agents take their largest entry: one-hot for the critic, `[E]` int64 for the environment.
-        Columns beyond an agent's own hold numbers without meaning. Continuous arrays are views of the first.
+        Discrete agents take their largest entry: one-hot for the critic, `[E]` int64 for the environment. The
+        values of padded columns are undefined. `actions` is modified in place, and continuous actions for the
+        environment are views of it.
         """
         for_env: list[npt.NDArray[np.generic]] = []
         for agent, (size, kind) in enumerate(
             zip(self.spec.action_sizes, self.spec.action_types, strict=True)
         ):
-            own = actions[agent, :, :size]
+            agent_actions = actions[agent, :, :size]
             if kind == "discrete":
-                choice = own.argmax(axis=1)
-                own[:] = 0.0
-                own[np.arange(len(own)), choice] = 1.0
+                choice = agent_actions.argmax(axis=1)
+                agent_actions[:] = 0.0
+                agent_actions[np.arange(len(agent_actions)), choice] = 1.0
                 for_env.append(choice)
             else:
-                for_env.append(own)
+                for_env.append(agent_actions)
         return actions, tuple(for_env)
 
 
 class Explorer:
-    """Adds the configured noise; its only state is its generator and the Ornstein-Uhlenbeck walk."""
+    """Adds the configured noise; its state is generator, Ornstein-Uhlenbeck walk and episode offsets."""
 
     def __init__(
         self,
@@ -89,20 +95,22 @@ class Explorer:
         rng: np.random.Generator,
         greedy: Sequence[bool] = (),
     ) -> None:
-        """Prepare the noise of `num_envs` copies, drawn from `rng`; `greedy` agents get none."""
-        config.check_heads(tuple("gumbel" if own else "sigmoid" for own in head.gumbel[:, 0, 0]))
+        """Prepare noise for `num_envs` copies, drawn from `rng`; `greedy` agents get none."""
+        config.check_heads(
+            tuple("gumbel" if is_gumbel else "sigmoid" for is_gumbel in head.is_gumbel[:, 0, 0])
+        )
         self._config, self._head, self._rng = config, head, rng
         shape = (head.spec.num_agents, num_envs, max(head.spec.action_sizes))
         self._ou_state = np.zeros(shape, np.float32)  # [N, E, A]
         self._offset = np.zeros(shape, np.float32)  # [N, E, A]
         noisy = ~np.array(greedy or (False,) * head.spec.num_agents)[:, None, None]  # [N, 1, 1]
-        self._noisy = noisy
-        self._gumbel = head.gumbel & noisy & (config.kind in ("auto", "gumbel"))
-        self._additive = ~head.gumbel & noisy & (config.kind in ("auto", "gaussian", "ou"))
+        self._noisy_mask = noisy
+        self._gumbel_mask = head.is_gumbel & noisy & (config.kind in ("auto", "gumbel"))
+        self._additive_mask = ~head.is_gumbel & noisy & (config.kind in ("auto", "gaussian", "ou"))
         self.reset(np.ones(num_envs, np.bool_))
 
     def magnitude(self, env_steps: int) -> float:
-        """Return the noise's magnitude after `env_steps` environment steps of the whole run."""
+        """Return the noise magnitude after `env_steps` environment steps of the whole run."""
         config = self._config
         if env_steps >= config.decay_env_steps:
             return config.end
@@ -113,44 +121,44 @@ class Explorer:
         magnitude = np.float32(self.magnitude(env_steps))
         if self._config.episode_offset > 0:
             logits = logits + self._offset
-        if self._gumbel.any():
-            logits = logits + self._gumbel * magnitude * self._gumbel_noise(logits.shape)
+        if self._gumbel_mask.any():
+            logits = logits + self._gumbel_mask * magnitude * self._gumbel_noise(logits.shape)
         actions = self._head.relaxed(logits)
-        if self._additive.any():
-            scale = magnitude * (_AUTO_GAUSSIAN if self._config.kind == "auto" else np.float32(1))
-            actions = np.clip(actions + self._additive * self._additive_noise(scale), 0.0, 1.0)
+        if self._additive_mask.any():
+            scale = magnitude * (_AUTO_GAUSSIAN_STD if self._config.kind == "auto" else np.float32(1))
+            actions = np.clip(actions + self._additive_mask * self._additive_noise(scale), 0.0, 1.0)
         if self._config.kind == "epsilon":
-            chosen = self._rng.random(logits.shape[1]) < magnitude  # all agents of a copy together
+            chosen = self._rng.random(logits.shape[1]) < magnitude  # for all agents of a copy together
             random = self._head.uniform(self._rng, logits.shape)
-            actions = np.where(chosen[None, :, None] & self._noisy, random, actions)
+            actions = np.where(chosen[None, :, None] & self._noisy_mask, random, actions)
         return actions
 
     def get_state(self) -> Arrays:
-        """Return the generator, the walk and the offsets, `[N, E, A]` each."""
+        """Return the generator, and the walk and offsets `[N, E, A]`."""
         generator = pack_generator(self._rng)
         return {"generator": generator, "walk": self._ou_state.copy(), "offset": self._offset.copy()}
 
     def set_state(self, state: Arrays) -> None:
-        """Go on from what `get_state` returned; ValueError if it does not fit."""
+        """Continue from what `get_state` returned; ValueError for a wrong shape, type or value."""
         walk, offset = (
             checked_array(state, name, self._ou_state.shape, np.float32) for name in ("walk", "offset")
         )
         if not np.isfinite(walk).all() or not np.isfinite(offset).all():
-            raise ValueError("walk or offset holds numbers that are not finite")
+            raise ValueError("walk or offset holds values that are not finite")
         self._ou_state, self._offset = walk, offset
         restore_generator(self._rng, checked_array(state, "generator", (6,), np.uint64))
 
     def reset(self, ended: npt.NDArray[np.bool_]) -> None:
-        """Start the walk of the copies `[E]` whose episode ended at zero again, and draw them new offsets."""
+        """For copies `[E]` whose episode ended, reset the walk to zero and draw new offsets."""
         if self._config.kind == "ou":
             self._ou_state[:, ended] = 0.0
         if self._config.episode_offset > 0 and ended.any():
             agents, _, width = self._offset.shape
             drawn = self._rng.standard_normal((agents, int(ended.sum()), width), dtype=np.float32)
-            self._offset[:, ended] = np.float32(self._config.episode_offset) * drawn * self._noisy
+            self._offset[:, ended] = np.float32(self._config.episode_offset) * drawn * self._noisy_mask
 
     def _gumbel_noise(self, shape: tuple[int, ...]) -> FloatArray:
-        # -log of a standard exponential is a standard Gumbel; the floor keeps a drawn 0 finite.
+        # -log of a standard exponential is a standard Gumbel; the floor keeps a draw of 0 finite.
         exponential = self._rng.standard_exponential(shape, dtype=np.float32)
         noise: FloatArray = -np.log(np.maximum(exponential, np.float32(1e-30)))
         return noise

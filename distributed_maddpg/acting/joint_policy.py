@@ -1,4 +1,4 @@
-"""All agents' policies together: observations in, actions out."""
+"""The policies of all agents: observations in, actions out."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ EnvActions = tuple[npt.NDArray[np.generic], ...]
 
 
 class JointPolicy:
-    """The N policies acting in E copies, greedily or with exploration."""
+    """The N policies acting in E copies, greedy or with exploration."""
 
     def __init__(self, algorithm: AlgorithmConfig, spec: EnvSpec, num_envs: int) -> None:
-        """Prepare for `num_envs` copies; parameters come by `set_parameters`."""
+        """Prepare for `num_envs` copies; `set_parameters` must be called before acting."""
         self._policy = NumpyPolicy(spec, algorithm.policy_hidden_sizes, num_envs)
         self._head = ActionHead(spec, algorithm.heads(spec), algorithm.temperature)
         self._num_envs = num_envs
@@ -29,36 +29,36 @@ class JointPolicy:
     def add_exploration(
         self, config: ExplorationConfig, rng: np.random.Generator, greedy: Sequence[bool] = ()
     ) -> Explorer:
-        """Add exploration noise drawn from `rng` to `explore`; return its source, which has a state.
+        """Add exploration noise to `explore`; return the `Explorer`, which has a state.
 
         Args:
             config: the noise.
-            rng: where it is drawn from.
-            greedy: which of the N agents get none.
+            rng: its generator.
+            greedy: which of the N agents get no noise.
         """
         self._explorer = Explorer(config, self._head, self._num_envs, rng, greedy)
         return self._explorer
 
     def set_parameters(self, flat: FloatArray) -> None:
-        """Act with policy parameters `[N, P]` from now on."""
+        """Use policy parameters `[N, P]` from now on."""
         self._policy.set_parameters(flat)
 
     def act(self, obs: tuple[FloatArray, ...]) -> EnvActions:
         """Return greedy actions for observations `[E, O_i]`."""
-        return self._head.finish(self._head.relaxed(self._policy.logits(obs)))[1]
+        return self._head.to_critic_and_env(self._head.relaxed(self._policy.logits(obs)))[1]
 
     def explore(self, obs: tuple[FloatArray, ...], env_steps: int) -> tuple[FloatArray, EnvActions]:
-        """Return noisy actions, as the critic sees them `[N, E, A]` and as the environment takes them.
+        """Return noisy actions: as the critic sees them `[N, E, A]`, and for the environment.
 
         Args:
             obs: [E, O_i] per agent.
-            env_steps: environment steps of the whole run so far, for the noise's schedule.
+            env_steps: environment steps of the whole run so far, for the noise schedule.
         """
         if self._explorer is None:
-            raise ValueError("add_exploration() must come before explore()")
-        return self._head.finish(self._explorer.actions(self._policy.logits(obs), env_steps))
+            raise ValueError("call add_exploration() before explore()")
+        return self._head.to_critic_and_env(self._explorer.actions(self._policy.logits(obs), env_steps))
 
-    def episodes_ended(self, ended: npt.NDArray[np.bool_]) -> None:
-        """Start the noise of the copies `[E]` whose episode ended afresh."""
+    def reset_noise(self, ended: npt.NDArray[np.bool_]) -> None:
+        """Reset the noise of the copies `[E]` whose episode ended."""
         if self._explorer is not None:
             self._explorer.reset(ended)

@@ -1,8 +1,8 @@
-"""The loops of acting that numpy is slow at: short rows, and two passes where one would do.
+"""Compiled loops where numpy is slow: short rows, and two passes that can be one.
 
-Each does in place what the numpy expression it names does, to the bit where it does not say otherwise;
-`tests/acting/test_kernels.py` compares them. What numpy does well stays numpy's: products, exponentials,
-logarithms, random numbers.
+Each function does in place what the numpy expression in its docstring does, bit for bit unless stated
+otherwise; `tests/acting/test_kernels.py` compares them. Matrix products, exponentials, logarithms and random
+numbers stay in numpy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ZERO = np.float32(0.0)
 
 @compiled
 def add_bias_and_relu(values: FloatArray, bias: FloatArray) -> None:
-    """Do `values = np.maximum(values + bias, 0)`; values [N, E, H], bias [N, 1, H]."""
+    """Compute `values = np.maximum(values + bias, 0)`; values [N, E, H], bias [N, 1, H]."""
     for n in range(values.shape[0]):
         for e in range(values.shape[1]):
             for k in range(values.shape[2]):
@@ -27,7 +27,7 @@ def add_bias_and_relu(values: FloatArray, bias: FloatArray) -> None:
 
 @compiled
 def subtract_max(values: FloatArray) -> None:
-    """Do `values -= values.max(axis=2, keepdims=True)`; values [N, E, A]."""
+    """Compute `values -= values.max(axis=2, keepdims=True)`; values [N, E, A]."""
     for n in range(values.shape[0]):
         for e in range(values.shape[1]):
             largest = values[n, e, 0]
@@ -40,9 +40,9 @@ def subtract_max(values: FloatArray) -> None:
 
 @compiled
 def normalise(values: FloatArray) -> None:
-    """Do `values /= values.sum(axis=2, keepdims=True)`; values [N, E, A].
+    """Compute `values /= values.sum(axis=2, keepdims=True)`; values [N, E, A].
 
-    Numpy adds 8 and more numbers in another order: there the last bit may differ.
+    For 8 or more summands numpy adds in another order, so the last bit may differ.
     """
     for n in range(values.shape[0]):
         for e in range(values.shape[1]):

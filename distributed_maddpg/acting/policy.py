@@ -1,4 +1,4 @@
-"""The policies' forward pass in numpy, for processes that act and never learn."""
+"""Forward pass of the policies in numpy, for processes that act but do not learn."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from distributed_maddpg.types import EnvSpec, FloatArray, StackedLayout, policy_
 
 
 class NumpyPolicy:
-    """N stacked policies acting on E copies at once; the twin of `algo.networks.StackedNetworks`.
+    """N stacked policies acting on E copies at once; same networks as `algo.networks.PolicyNetwork`.
 
-    torch takes 2 s and 120 MB to import, and is no faster at these sizes; a worker needs neither.
+    Importing torch takes 2 s and 120 MB, and torch is not faster at these sizes, so a worker does without it.
     """
 
     def __init__(self, spec: EnvSpec, hidden_sizes: tuple[int, ...], num_envs: int) -> None:
-        """Allocate the activations of `num_envs` copies, once."""
+        """Allocate the activations for `num_envs` copies."""
         self.layout: StackedLayout = policy_layout(spec, hidden_sizes)
         self._activations = [
             np.zeros((spec.num_agents, num_envs, size), np.float32) for size in self.layout.sizes
@@ -25,10 +25,10 @@ class NumpyPolicy:
         self._blas = ThreadpoolController()
 
     def set_parameters(self, flat: FloatArray) -> None:
-        """Take over parameters `[N, P]`.
+        """Copy parameters `[N, P]`.
 
         Raises:
-            ValueError: if the shape is not that of the layout.
+            ValueError: if the shape does not match the layout.
         """
         expected = (self.layout.num_networks, self.layout.num_parameters)
         if flat.shape != expected:
@@ -42,14 +42,14 @@ class NumpyPolicy:
         ]
 
     def logits(self, obs: tuple[FloatArray, ...]) -> FloatArray:
-        """Return logits `[N, E, A]` for observations `[E, O_i]` per agent; overwritten by the next call.
+        """Return logits `[N, E, A]` for observations `[E, O_i]` per agent; the next call overwrites them.
 
-        Where agents differ in action width, the columns beyond an agent's own hold numbers without meaning.
+        If agents differ in action size, the values of padded columns are undefined.
         """
         first = self._activations[0]
         for agent, values in enumerate(obs):
-            first[agent, :, : values.shape[1]] = values  # the padding stays zero
-        # Products this small lose to BLAS threads that wait for each other: 4 times on a busy machine.
+            first[agent, :, : values.shape[1]] = values  # padding stays zero
+        # Small products are slower with BLAS threads, which wait for each other: 4 times on a busy machine.
         with self._blas.limit(limits=1, user_api="blas"):
             self._forward()
         return self._activations[-1]

@@ -1,1 +1,1 @@
-"""The MADDPG update in pure torch: no Ray, no environment, no files, no clock."""
+"""The MADDPG update in plain torch: no Ray, environments, files or clocks."""

@@ -1,7 +1,8 @@
-"""Updates on rows that are on the device already, repeated without the host.
+"""Updates on rows that are already on the device, as CUDA graphs.
 
-On a GPU one update is some 150 short kernels, and the host needs longer to launch them than they run. So they
-are recorded once, several updates in one CUDA graph, and replayed. Elsewhere the same steps run one by one.
+On a GPU an update is about 150 short kernels, and launching them takes the host longer than running them. So
+several updates at a time are captured in a CUDA graph and replayed. On other devices the same steps run one
+by one.
 """
 
 from __future__ import annotations
@@ -17,36 +18,38 @@ from distributed_maddpg.algo.device_replay import DeviceReplay
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
 from distributed_maddpg.algo.restore_point import RestorePoint
 
-_GRAPH_SIZES = (16, 4, 1)
-"""Updates in each recorded graph; larger ones launch less, the last one makes every count possible."""
-_WARM_UPS = 3
+_UPDATES_PER_GRAPH = (16, 4, 1)
+"""Updates in each graph: larger graphs have fewer launches, the last one makes any count possible."""
+_WARM_UP_UPDATES = 3
 _LOG = logging.getLogger(__name__)
 
 
 class CUDAGraphUpdates:
-    """Draws a minibatch, updates and adds to the metrics, as often as asked; on a GPU from CUDA graphs."""
+    """Draws minibatches, updates and adds to the metrics; on a GPU by replaying CUDA graphs."""
 
     def __init__(
         self, update: HandwrittenUpdate, replay: DeviceReplay, metrics: Tensor, batch_size: int
     ) -> None:
-        """Use an update, its runs' rows, and its metrics `[5, M]`, all changed only in place by anyone.
+        """Use an update, the rows of its runs and its metrics `[5, M]`.
 
-        `replay` must share `update.generators`: a run's state then covers its draws.
+        All tensors must only be modified in place.
+
+        `replay` must sample with `update.generators`, so that a run's saved state covers its samples.
         """
         self._update, self._replay, self._metrics = update, replay, metrics
-        # Which update of the policies is due is asked of the host, and would be recorded for ever.
-        self._batch_size, self._records = batch_size, metrics.is_cuda and update.policy_delay == 1
+        # With a policy delay the host decides which updates include the policies; a graph cannot.
+        self._batch_size, self._use_graphs = batch_size, metrics.is_cuda and update.policy_delay == 1
         self._plan: list[tuple[int, Callable[[], None]]] = []
 
     def learn(self, updates: int) -> None:
-        """Make so many updates; on a GPU this returns while they are still computed.
+        """Make the given number of updates; on a GPU this returns before they are finished.
 
         Raises:
-            ValueError: if a run has no rows yet.
+            ValueError: if a run has no rows.
         """
         if not all(self._replay.sizes):
             raise ValueError("cannot sample from an empty replay buffer")
-        self._plan = self._plan or self._planned()
+        self._plan = self._plan or self._make_plan()
         for count, run in self._plan:
             times, updates = divmod(updates, count)
             for _ in range(times):
@@ -55,36 +58,36 @@ class CUDAGraphUpdates:
     def _step(self) -> None:
         self._metrics += self._update(self._replay.sample(self._batch_size))
 
-    def _planned(self) -> list[tuple[int, Callable[[], None]]]:
-        """Return what makes how many updates, the most first, the last one alone."""
-        if not self._records:
+    def _make_plan(self) -> list[tuple[int, Callable[[], None]]]:
+        """Return (number of updates, function that makes them), largest first, a single update last."""
+        if not self._use_graphs:
             return [(1, self._step)]
-        with self._unchanged():
+        with self._preserve_state():
             try:
-                return [(count, graph.replay) for count, graph in self._recorded()]
+                return [(count, graph.replay) for count, graph in self._record_graphs()]
             except RuntimeError as error:
                 _LOG.warning("learning without CUDA graphs, several times slower: %s", error)
-                # A recording that broke off leaves generators behind that believe it goes on.
+                # An aborted capture leaves the generators in capture mode; replace them.
                 device = self._metrics.device
                 self._update.generators[:] = [torch.Generator(device) for _ in self._update.generators]
                 return [(1, self._step)]
 
-    def _recorded(self) -> list[tuple[int, torch.cuda.CUDAGraph]]:
-        """Record the graphs; the warm-up before takes memory and has libraries choose their kernels."""
+    def _record_graphs(self) -> list[tuple[int, torch.cuda.CUDAGraph]]:
+        """Capture the graphs, after warm-up updates in which libraries allocate memory and choose kernels."""
         here = torch.cuda.current_stream()
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(here)
-        with torch.cuda.stream(side):  # left again even if a recording breaks off
-            for _ in range(_WARM_UPS):
+        with torch.cuda.stream(side):  # left even if a capture fails
+            for _ in range(_WARM_UP_UPDATES):
                 self._step()
-            graphs = [(count, self._record(count, side)) for count in _GRAPH_SIZES]
+            graphs = [(count, self._record_graph(count, side)) for count in _UPDATES_PER_GRAPH]
         here.wait_stream(side)
         return graphs
 
-    def _record(self, count: int, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+    def _record_graph(self, count: int, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         for generator in self._update.generators:
-            # A replay draws from the generator's state of then, and moves it on.
+            # A replay uses and advances the generator's current state.
             graph.register_generator_state(generator)
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             for _ in range(count):
@@ -92,8 +95,8 @@ class CUDAGraphUpdates:
         return graph
 
     @contextmanager
-    def _unchanged(self) -> Iterator[None]:
-        """Put everything that learning depends on back to what it was."""
+    def _preserve_state(self) -> Iterator[None]:
+        """Restore everything that an update changes at the end of the block."""
         before = RestorePoint(self._update, self._metrics)
         yield
         before.restore()

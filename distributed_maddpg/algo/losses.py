@@ -7,19 +7,19 @@ from torch import Tensor
 
 
 def td_target(rewards: Tensor, discounts: Tensor, next_q: Tensor) -> Tensor:
-    """Target y = r + discount * Q'(x', a').
+    """Return the target y = r + discount * Q'(x', a').
 
     Args:
         rewards: [N, B] reward of each agent, discounted and summed over the steps that led to x'.
-        discounts: [N, B] gamma to the power of these steps; 0 where the agent's episode truly ended, not
-            where it was truncated.
+        discounts: [N, B] gamma to the power of the number of these steps; 0 if the agent's episode terminated
+            (not if it was truncated).
         next_q: [N, B] target critics at the next joint observation and the target policies' actions.
 
     Returns:
         [N, B], without gradient.
 
     Raises:
-        ValueError: if the shapes differ (a silent broadcast of [B] with [B, 1] is the classic bug).
+        ValueError: if the shapes differ ([B] and [B, 1] would broadcast silently).
     """
     if not rewards.shape == discounts.shape == next_q.shape:
         raise ValueError(
@@ -30,7 +30,7 @@ def td_target(rewards: Tensor, discounts: Tensor, next_q: Tensor) -> Tensor:
 
 
 def critic_loss(q: Tensor, target: Tensor) -> Tensor:
-    """Mean squared TD error of each critic, eq. 6.
+    """Return the mean squared TD error of each critic, eq. 6.
 
     Args:
         q: [N, B] values.
@@ -45,12 +45,13 @@ def critic_loss(q: Tensor, target: Tensor) -> Tensor:
 
 
 def actor_loss(q: Tensor, regularised: Tensor, valid: Tensor, weight: float) -> Tensor:
-    """Minus each critic's mean value of its own agent's action, plus a regulariser; eq. 5 as a loss.
+    """Return minus each critic's mean value of its own agent's action, plus a regulariser; eq. 5 as a loss.
 
     Args:
         q: [N, B] values of the current policies' own actions.
-        regularised: [N, A, B] what is kept small: logits (openai/maddpg) or actions (the notebook).
-        valid: [N, A, 1] 1.0 at an agent's own rows, 0.0 at padding.
+        regularised: [N, A, B] what the regulariser keeps small: logits (openai/maddpg) or actions (the
+            notebook).
+        valid: [N, A, 1] 1.0 in an agent's own rows, 0.0 in padding.
         weight: factor of the mean square.
 
     Returns:
@@ -61,15 +62,15 @@ def actor_loss(q: Tensor, regularised: Tensor, valid: Tensor, weight: float) -> 
 
 
 def gumbel_noise(uniform: Tensor) -> Tensor:
-    """Turn uniform numbers u in [0, 1) into standard Gumbel noise g = -log(-log u), in place.
+    """Convert uniform numbers u in [0, 1) to standard Gumbel noise g = -log(-log u), in place.
 
-    The floor keeps a drawn zero finite. Jang et al. 2017 (arXiv:1611.01144), eq. 1.
+    The floor keeps a draw of 0 finite. Jang et al. 2017 (arXiv:1611.01144), eq. 1.
     """
     return uniform.clamp_min_(1e-30).log_().neg_().log_().neg_()
 
 
 def smoothing_noise(normal: Tensor, deviation: float) -> Tensor:
-    """Turn standard normal numbers into the noise of target actions, cut off, in place.
+    """Convert standard normal numbers to the clipped noise of target actions, in place.
 
     Fujimoto et al. 2018 (arXiv:1802.09477), eq. 14.
     """
@@ -77,10 +78,10 @@ def smoothing_noise(normal: Tensor, deviation: float) -> Tensor:
 
 
 def one_hot_like(relaxed: Tensor) -> Tensor:
-    """Return the one-hot vectors of the largest entries along axis 1 of `[N, A, B]`."""
+    """Return one-hot vectors of the largest entries along axis 1 of `[N, A, B]`."""
     return torch.zeros_like(relaxed).scatter_(1, relaxed.argmax(dim=1, keepdim=True), 1.0)
 
 
 def straight_through(relaxed: Tensor) -> Tensor:
-    """Return the one-hot of the largest entries in value, with the relaxed vectors' gradient, `[N, A, B]`."""
+    """Return one-hot vectors of the largest entries, with the gradient of `relaxed`, `[N, A, B]`."""
     return (one_hot_like(relaxed) - relaxed).detach() + relaxed

@@ -1,12 +1,12 @@
 """One MADDPG update of all agents at once, in the order of the paper's algorithm 1.
 
-This is the readable reference, differentiated by autograd. `handwritten.py` computes the same faster.
-Shape letters beside those of `types.py`: `S` independent runs in one stack, `M` = S * N networks.
+This is the readable reference, differentiated by autograd; `handwritten.py` computes the same faster. Shape
+letters besides those of `types.py`: `S` independent runs in one stack, `M` = S * N networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ _MASKED_LOGIT = -1e9
 
 
 class _AgentMask:
-    """Which agents have a property, as a mask `[M, 1, 1]`; `any` and `all` never ask the device."""
+    """Which agents have a property, as a mask `[M, 1, 1]`; `any` and `all` need no device synchronisation."""
 
     def __init__(self, agents: list[bool], runs: int, device: torch.device) -> None:
         self.agents = agents
@@ -48,7 +48,7 @@ class _AgentMask:
 
 
 class _PaddedGather:
-    """Each agent's own columns of packed rows, as wide as the widest agent's, zeros behind."""
+    """Each agent's own columns of packed rows, padded with zeros to the widest agent's."""
 
     def __init__(self, columns: tuple[slice, ...], device: torch.device) -> None:
         self._columns = columns
@@ -62,11 +62,12 @@ class _PaddedGather:
         self._index = torch.tensor(index, device=device)
         kept = torch.tensor([float(k < size) for size in sizes for k in range(width)], device=device)
         self._kept = None if min(sizes) == width else kept
-        self._gathers = device.type == "cuda"  # where a kernel an agent costs more than reading by index
+        # On a GPU one kernel per agent costs more than an indexed read.
+        self._use_index_select = device.type == "cuda"
 
-    def __call__(self, rows: Tensor, dim: int) -> Tensor:
-        """Return `[M, ..., ...]` of rows `[S, ..., ...]` whose columns stand along `dim`, 1 or 2."""
-        if not self._gathers:
+    def __call__(self, rows: Tensor, dim: int = 2) -> Tensor:
+        """Return `[M, ..., ...]` for rows `[S, ..., ...]` whose columns are along `dim`, 1 or 2."""
+        if not self._use_index_select:
             return _padded(rows, self._columns, dim)
         gathered = rows.index_select(dim, self._index)
         if self._kept is not None:
@@ -77,7 +78,7 @@ class _PaddedGather:
 
 
 class _BatchColumns:
-    """Where the parts of packed batches `[S, B, width]` stand; agents of unequal widths are padded."""
+    """Access to the parts of packed batches `[S, B, width]`; smaller agents are padded with zeros."""
 
     def __init__(self, spec: EnvSpec, runs: int, device: torch.device) -> None:
         layout, sizes = spec.transitions, spec.action_sizes
@@ -85,22 +86,14 @@ class _BatchColumns:
         self.obs = slice(layout.obs[0].start, layout.obs[-1].stop)
         self.next_obs = slice(layout.next_obs[0].start, layout.next_obs[-1].stop)
         self._layout = layout
-        self._padded_obs, self._padded_next_obs, self._padded_actions = (
-            _PaddedGather(columns, device) for columns in (layout.obs, layout.next_obs, layout.actions)
-        )
+        self.padded_obs = _PaddedGather(layout.obs, device)
+        self.padded_next_obs = _PaddedGather(layout.next_obs, device)
+        self._padded_actions = _PaddedGather(layout.actions, device)
         inside = torch.tensor([[k < size for k in range(max(sizes))] for size in sizes], device=device)
         self._full = min(sizes) == max(sizes)
         self._kept = inside.flatten().nonzero().squeeze(1)
         self.valid = inside.repeat(runs, 1)[:, :, None].to(torch.get_default_dtype())
-        """[M, A, 1] 1.0 at an agent's own actions, 0.0 at padding."""
-
-    def padded_obs(self, batch: Tensor) -> Tensor:
-        """Return observations `[M, B, O]`; padded columns are zero."""
-        return self._padded_obs(batch, 2)
-
-    def padded_next_obs(self, batch: Tensor) -> Tensor:
-        """Return next observations `[M, B, O]`; padded columns are zero."""
-        return self._padded_next_obs(batch, 2)
+        """[M, A, 1] 1.0 for an agent's own actions, 0.0 for padding."""
 
     def padded_actions(self, joint: Tensor) -> Tensor:
         """Return the actions `[M, A, B]` of joint observations and actions `[S, B, J]`."""
@@ -115,22 +108,22 @@ class _BatchColumns:
         return batch[..., self._layout.discounts].transpose(1, 2).flatten(0, 1)
 
     def with_actions(self, obs: Tensor, actions: Tensor) -> Tensor:
-        """Return the critics' input `[S, B, J]` of observations `[S, B, ...]` and actions `[M, A, B]`."""
+        """Return the critics' input `[S, B, J]` from observations `[S, B, ...]` and actions `[M, A, B]`."""
         flat = actions.reshape(len(obs), -1, actions.shape[2])  # [S, N * A, B]
         flat = flat if self._full else flat.index_select(1, self._kept)
         return torch.cat((obs, flat.transpose(1, 2)), dim=2)
 
     def masked(self, values: Tensor) -> Tensor:
-        """Return values `[M, A, B]` with padding at zero."""
+        """Return values `[M, A, B]` with zeros in the padding."""
         return values if self._full else values * self.valid
 
     def without_padding(self, values: Tensor) -> Tensor:
-        """Return values `[M, A, B]` with padding so low that it is never chosen."""
+        """Return values `[M, A, B]` with so low values in the padding that it is never chosen."""
         return values if self._full else values.masked_fill(self.valid == 0, _MASKED_LOGIT)
 
 
 def _padded(rows: Tensor, columns: tuple[slice, ...], dim: int) -> Tensor:
-    """Return each agent's columns along `dim` of `[S, ..., ...]`, zeros up to the widest: `[M, ..., ...]`."""
+    """Return each agent's columns along `dim` of `[S, ..., ...]`, padded with zeros: `[M, ..., ...]`."""
     sizes = [own.stop - own.start for own in columns]
     shape = [len(rows), len(columns), *rows.shape[1:]]
     shape[dim + 1] = max(sizes)
@@ -147,91 +140,106 @@ def _initial_critics(
     rule: InitialWeights,
     seed: tuple[int, int],
 ) -> FloatArray:
-    """Return critics `[N, P]`; those that see only their own agent at the scale of so many inputs."""
+    """Return initial critics `[N, P]`; decentralised ones are scaled for their smaller number of inputs."""
     critics = layout.initial_parameters(np.random.default_rng(seed), rule)
     weight, bias, joint, hidden = layout.layers[0]
-    also = 0 if rule == "torch" else hidden  # what beside the inputs sets the scale
+    extra = 0 if rule == "torch" else hidden  # "glorot" counts the outputs, too
     for agent, alone in enumerate(decentralised):
         if alone:
             own = spec.observation_sizes[agent] + spec.action_sizes[agent]
-            critics[agent, weight.start : bias.stop] *= np.sqrt(np.float32((joint + also) / (own + also)))
+            critics[agent, weight.start : bias.stop] *= np.sqrt(np.float32((joint + extra) / (own + extra)))
     return critics
 
 
 class MADDPGUpdate:
-    """Networks, targets, optimisers and the update that moves them.
+    """Networks, target networks, optimisers, and the update of all of them.
 
-    All N agents of all S runs advance in the same batched products; their losses are summed, which keeps
-    their gradients apart because no two share a parameter.
+    The N agents of all S runs are updated by the same batched products. Their losses are summed; gradients
+    stay separate because no parameter is shared between networks.
     """
 
     def __init__(
         self, config: AlgorithmConfig, spec: EnvSpec, device: torch.device, seeds: Sequence[int]
     ) -> None:
-        """Initialise one run per seed; a seed gives the same initial parameters on every device."""
+        """Initialise one run per seed; initial parameters depend on the seed only, not on the device."""
+        self._config, names = config, config.per_agent(spec)
         layout = policy_layout(spec, config.policy_hidden_sizes)
         sizes, shared, rule = config.policy_hidden_sizes, config.share_policies, config.initial_weights
         initial = np.concatenate([initial_policies(spec, sizes, seed, shared, rule) for seed in seeds])
         self.policy, self.target_policy = (PolicyNetwork(layout, initial, device) for _ in range(2))
-        layout = critic_layout(spec, config.critic_hidden_sizes)
-        names = config.per_agent(spec)
-        decentralised = tuple(name == "ddpg" for name in names)
-        critics = [_initial_critics(layout, spec, decentralised, rule, (seed, 1)) for seed in seeds]
-        initial = np.concatenate(critics)
-        self.critic, self.target_critic = (
-            CriticNetwork(layout, initial, device, spec, decentralised) for _ in range(2)
-        )
         self.policy_optimiser = Adam(self.policy.flat, self.policy.grad, config.actor_lr)
-        self.critic_optimiser = Adam(self.critic.flat, self.critic.grad, config.critic_lr)
-        self._twin = _AgentMask([name == "matd3" for name in names], len(seeds), device)
-        if self._twin.any:
-            critics = [_initial_critics(layout, spec, decentralised, rule, (seed, 2)) for seed in seeds]
-            initial = np.concatenate(critics)
-            self.critic2, self.target_critic2 = (
-                CriticNetwork(layout, initial, device, spec, decentralised) for _ in range(2)
-            )
-            self.critic2_optimiser = Adam(self.critic2.flat, self.critic2.grad, config.critic_lr)
+        self._twin_critics = _AgentMask([name == "matd3" for name in names], len(seeds), device)
+        self._critics = [
+            self._make_critic(spec, device, [(seed, stream) for seed in seeds])
+            for stream in ((1, 2) if self._twin_critics.any else (1,))
+        ]
+        """(online, target, optimiser) of the critics and, if an agent is "matd3", of the second critics."""
+        self.critic, self.target_critic, self.critic_optimiser = self._critics[0]
+        self._networks: dict[str, StackedNetworks] = {
+            "policy": self.policy,
+            "critic": self.critic,
+            "target_policy": self.target_policy,
+            "target_critic": self.target_critic,
+        }
+        self.optimisers = {
+            "policy_optimiser": self.policy_optimiser,
+            "critic_optimiser": self.critic_optimiser,
+        }
+        if self._twin_critics.any:
+            self.critic2, self.target_critic2, self.optimisers["critic2_optimiser"] = self._critics[1]
+            self._networks |= {"critic2": self.critic2, "target_critic2": self.target_critic2}
         self.policy_delay = config.updates_per_policy_update(spec)
-        """Updates of the critics for each of policies and targets."""
+        """Critic updates per update of policies and target networks."""
         self.updates_made = 0
-        """Set by whoever goes on from another count."""
+        """Set by the caller after a restore."""
         self._policy_metrics = torch.zeros(2, len(seeds) * spec.num_agents, device=device)
-        """[2, M] loss and gradient norm of the latest update of the policies."""
+        """[2, M] loss and gradient norm of the latest policy update."""
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-        self._config = config
         self._columns = _BatchColumns(spec, len(seeds), device)
-        self._gumbel = _AgentMask([head == "gumbel" for head in config.heads(spec)], len(seeds), device)
+        self._gumbel_heads = _AgentMask([head == "gumbel" for head in config.heads(spec)], len(seeds), device)
         discrete = [kind == "discrete" for kind in spec.action_types]
-        self._discrete = _AgentMask(discrete, len(seeds), device)
+        self._discrete_agents = _AgentMask(discrete, len(seeds), device)
         sigmoid = [head == "sigmoid" for head in config.heads(spec)]
-        smoothed = [twin and own for twin, own in zip(self._twin.agents, sigmoid, strict=True)]
-        self._smoothed = _AgentMask(
+        smoothed = [twin and own for twin, own in zip(self._twin_critics.agents, sigmoid, strict=True)]
+        self._smoothed_agents = _AgentMask(
             smoothed if config.target_noise else [False] * len(names), len(seeds), device
         )
-        self._shared = [
+        self._shared_rows = [
             torch.tensor(group, device=device)
             + spec.num_agents * torch.arange(len(seeds), device=device)[:, None]
             for group in (spec.homogeneous_groups if shared else ())
         ]
-        """Rows [S, agents] of policies that are one."""
-        self._frozen: Tensor | None = None
+        """Rows [S, agents] of policies that share their parameters."""
+        self._frozen_mask: Tensor | None = None
 
-    def set_rates(self, share: float) -> None:
-        """Learn at this share of the configured learning rates from now on."""
-        for name, optimiser in self.optimisers().items():
+    def _make_critic(
+        self, spec: EnvSpec, device: torch.device, seeds: Sequence[tuple[int, int]]
+    ) -> tuple[CriticNetwork, CriticNetwork, Adam]:
+        """Return critics of one run per seed, their target networks and their optimiser."""
+        config, layout = self._config, critic_layout(spec, self._config.critic_hidden_sizes)
+        alone = tuple(name == "ddpg" for name in config.per_agent(spec))
+        initial = np.concatenate(
+            [_initial_critics(layout, spec, alone, config.initial_weights, seed) for seed in seeds]
+        )
+        online, target = (CriticNetwork(layout, initial, device, spec, alone) for _ in range(2))
+        return online, target, Adam(online.flat, online.grad, config.critic_lr)
+
+    def scale_learning_rates(self, share: float) -> None:
+        """Use this share of the configured learning rates from now on."""
+        for name, optimiser in self.optimisers.items():
             rate = self._config.actor_lr if name == "policy_optimiser" else self._config.critic_lr
             optimiser.set_learning_rate(share * rate)
 
     def freeze(self, agents: Sequence[bool], policies: Tensor) -> None:
-        """Keep some agents' policies as they are from now on; the update has them act greedily.
+        """Stop updating some agents' policies; they act greedily in the targets and losses.
 
         Args:
             agents: which of the N.
-            policies: [N, P]; the rows of the frozen ones are taken over.
+            policies: [N, P]; the rows of frozen agents are copied.
         """
         frozen = torch.tensor(agents, device=self.policy.flat.device).repeat(len(self.generators))
-        self._frozen = frozen[:, None, None]
-        self._shared = [rows for rows in self._shared if not agents[int(rows[0, 0])]]
+        self._frozen_mask = frozen[:, None, None]
+        self._shared_rows = [rows for rows in self._shared_rows if not agents[int(rows[0, 0])]]
         for networks in (self.policy, self.target_policy):
             rows = policies.repeat(len(self.generators), 1)
             networks.flat.copy_(torch.where(frozen[:, None], rows, networks.flat))
@@ -244,46 +252,25 @@ class MADDPGUpdate:
         if due:
             self._policy_metrics[0], self._policy_metrics[1] = self._update_policies(batch)
             with torch.no_grad():
-                for name, target in self._networks().items():
-                    if name.startswith("target_"):
-                        online = getattr(self, name.removeprefix("target_"))
+                for name, online in self._networks.items():
+                    if target := self._networks.get(f"target_{name}"):
                         target.flat.lerp_(online.flat, self._config.tau)
         actor, actor_norm = self._policy_metrics
         return torch.stack((loss, actor, q_mean, critic_norm, actor_norm))
 
-    def rows(self) -> dict[str, Tensor]:
-        """Return what has a row per network, `[M, ...]` each: parameters, targets, Adam's moments."""
-        rows: dict[str, Tensor] = {name: networks.flat for name, networks in self._networks().items()}
-        for name, optimiser in self.optimisers().items():
+    def per_network_state(self) -> dict[str, Tensor]:
+        """Return the state with one row per network, `[M, ...]`: parameters, targets, Adam's moments."""
+        rows: dict[str, Tensor] = {name: networks.flat for name, networks in self._networks.items()}
+        for name, optimiser in self.optimisers.items():
             rows |= {f"{name}.exp_avg": optimiser.exp_avg, f"{name}.exp_avg_sq": optimiser.exp_avg_sq}
         if self.policy_delay > 1:
             rows["policy_metrics"] = self._policy_metrics.T
         return rows
 
-    def optimisers(self) -> dict[str, Adam]:
-        """Return the optimisers by name."""
-        optimisers = {"policy_optimiser": self.policy_optimiser, "critic_optimiser": self.critic_optimiser}
-        return optimisers | ({"critic2_optimiser": self.critic2_optimiser} if self._twin.any else {})
-
-    def _networks(self) -> dict[str, StackedNetworks]:
-        """Return the networks by name."""
-        names = ["policy", "critic", "target_policy", "target_critic"]
-        names += ["critic2", "target_critic2"] if self._twin.any else []
-        return {name: getattr(self, name) for name in names}
-
-    def _critics(self) -> list[tuple[CriticNetwork, CriticNetwork, Adam]]:
-        """Return online and target critics with their optimiser: one of each, or two."""
-        first = (self.critic, self.target_critic, self.critic_optimiser)
-        return (
-            [first, (self.critic2, self.target_critic2, self.critic2_optimiser)]
-            if self._twin.any
-            else [first]
-        )
-
     def state(self) -> dict[str, Tensor]:
-        """Return every tensor that an update changes and the next one depends on."""
-        steps = {f"{name}.step": optimiser.steps for name, optimiser in self.optimisers().items()}
-        return self.rows() | steps
+        """Return every tensor that an update changes and the next update depends on."""
+        steps = {f"{name}.step": optimiser.steps for name, optimiser in self.optimisers.items()}
+        return self.per_network_state() | steps
 
     def _update_critics(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Step the critics; return (losses, mean values, gradient norms), each `[M]`."""
@@ -291,21 +278,21 @@ class MADDPGUpdate:
         with torch.no_grad():
             logits = self.target_policy(columns.padded_next_obs(batch)).transpose(1, 2)
             next_joint = self._next_joint(batch, logits)
-            next_q = self._min_q([target(next_joint) for _, target, _ in self._critics()])
+            next_q = self._min_q([target(next_joint) for _, target, _ in self._critics])
         target = td_target(columns.rewards(batch), columns.discounts(batch), next_q)
         found = []
-        for critic, _, optimiser in self._critics():
+        for critic, _, optimiser in self._critics:
             q = critic(batch[..., columns.critic_input])
             loss = critic_loss(q, target)
-            norm = self._step(critic, optimiser, loss)
+            norm = self._backward_and_apply(critic, optimiser, loss)
             found.append((loss.detach(), q.detach().mean(dim=1), norm))
         return found[0]
 
     def _min_q(self, values: Sequence[Tensor]) -> Tensor:
-        """Return the first critics' values `[M, B]`, or the lower of both where an agent has two."""
-        if not self._twin.any:
+        """Return the first critics' values `[M, B]`, or the lower of both for agents with two."""
+        if not self._twin_critics.any:
             return values[0]
-        return torch.where(self._twin.mask[:, :, 0], torch.minimum(*values), values[0])
+        return torch.where(self._twin_critics.mask[:, :, 0], torch.minimum(*values), values[0])
 
     def _update_policies(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Step the policies; return (losses, gradient norms), each `[M]`."""
@@ -313,101 +300,98 @@ class MADDPGUpdate:
         logits = self.policy(columns.padded_obs(batch)).transpose(1, 2)  # [M, A, B]
         relaxed = self._relaxed(logits)
         actions = self._straight_through(relaxed, config.straight_through)
-        joint = self._joint_of_others(batch, actions.detach())
+        joint = self._joint_with_other_actions(batch, actions.detach())
         change = columns.masked(actions - columns.padded_actions(joint))
         q = self.critic.with_own_action(joint, change)
         regularised = logits if config.regulariser == "logits" else actions
         loss = actor_loss(q, regularised, columns.valid, config.regulariser_weight)
-        return loss.detach(), self._step(self.policy, self.policy_optimiser, loss)
+        return loss.detach(), self._backward_and_apply(self.policy, self.policy_optimiser, loss)
 
     def _next_joint(self, batch: Tensor, logits: Tensor) -> Tensor:
-        """Return the target critics' input `[S, B, J]`: next observations, actions of logits `[M, A, B]`."""
-        actions = self._randomised(self._smooth(self._straight_through(self._relaxed(logits), True)))
+        """Return the target critics' input `[S, B, J]`: next observations, actions for logits `[M, A, B]`."""
+        actions = self._with_random_actions(self._smooth(self._straight_through(self._relaxed(logits), True)))
         return self._columns.with_actions(batch[..., self._columns.next_obs], actions)
 
-    def _joint_of_others(self, batch: Tensor, actions: Tensor) -> Tensor:
-        """Return the input `[S, B, J]` in which each critic's own action is still to be replaced."""
+    def _joint_with_other_actions(self, batch: Tensor, actions: Tensor) -> Tensor:
+        """Return the critics' input `[S, B, J]` before each critic's own action is replaced."""
         if self._config.other_actions == "replay":
             return batch[..., self._columns.critic_input]
-        return self._columns.with_actions(batch[..., self._columns.obs], self._randomised(actions))
+        return self._columns.with_actions(batch[..., self._columns.obs], self._with_random_actions(actions))
 
     def _relaxed(self, logits: Tensor) -> Tensor:
-        """Return actions `[M, A, B]` of logits: sigmoid, or Gumbel-softmax with fresh noise, by head."""
-        if not self._gumbel.any:
+        """Return actions `[M, A, B]` for logits, by head: sigmoid, or Gumbel-softmax with new noise."""
+        if not self._gumbel_heads.any:
             return torch.sigmoid(logits)
-        noise = gumbel_noise(self._uniform(logits))
-        noisy = logits + (noise if self._frozen is None else noise.masked_fill_(self._frozen, 0.0))
+        noise = gumbel_noise(self._random(Tensor.uniform_, logits))
+        noisy = logits + (noise if self._frozen_mask is None else noise.masked_fill_(self._frozen_mask, 0.0))
         if self._config.temperature != 1.0:
             noisy = noisy / self._config.temperature
         relaxed = torch.softmax(self._columns.without_padding(noisy), dim=1)
-        return relaxed if self._gumbel.all else torch.where(self._gumbel.mask, relaxed, torch.sigmoid(logits))
+        return (
+            relaxed
+            if self._gumbel_heads.all
+            else torch.where(self._gumbel_heads.mask, relaxed, torch.sigmoid(logits))
+        )
 
     def _straight_through(self, relaxed: Tensor, hard: bool) -> Tensor:
-        """Return actions `[M, A, B]`; where wanted, those of discrete agents as one-hot vectors."""
-        if not (hard and self._discrete.any):
+        """Return actions `[M, A, B]`; if `hard`, those of discrete agents as one-hot vectors."""
+        if not (hard and self._discrete_agents.any):
             return relaxed
-        return torch.where(self._discrete.mask, straight_through(relaxed), relaxed)
+        return torch.where(self._discrete_agents.mask, straight_through(relaxed), relaxed)
 
     def _smooth(self, actions: Tensor) -> Tensor:
-        """Add noise to target actions `[M, A, B]` where matd3 does, within [0, 1]."""
-        if not self._smoothed.any:
+        """Add smoothing noise to the target actions `[M, A, B]` of matd3 agents; clip to [0, 1]."""
+        if not self._smoothed_agents.any:
             return actions
-        noise = smoothing_noise(self._normal(actions), self._config.target_noise)
-        return torch.where(self._smoothed.mask, (actions + noise).clamp_(0.0, 1.0), actions)
+        noise = smoothing_noise(self._random(Tensor.normal_, actions), self._config.target_noise)
+        return torch.where(self._smoothed_agents.mask, (actions + noise).clamp_(0.0, 1.0), actions)
 
-    def _randomised(self, actions: Tensor) -> Tensor:
-        """Make columns of actions `[M, A, B]` uniform random ones, as the notebook's critics saw them."""
+    def _with_random_actions(self, actions: Tensor) -> Tensor:
+        """Replace random batch columns of actions `[M, A, B]` by uniform ones, as the notebook does."""
         probability = self._config.random_action_rows
         if probability == 0.0:
             return actions
-        chosen = self._uniform(actions[:, :1]) < probability
-        uniform = self._uniform(actions)
-        if self._discrete.any:
+        chosen = self._random(Tensor.uniform_, actions[:, :1]) < probability
+        uniform = self._random(Tensor.uniform_, actions)
+        if self._discrete_agents.any:
             uniform = torch.where(
-                self._discrete.mask, one_hot_like(self._columns.without_padding(uniform)), uniform
+                self._discrete_agents.mask, one_hot_like(self._columns.without_padding(uniform)), uniform
             )
         return torch.where(chosen, uniform, actions)
 
-    def _uniform(self, like: Tensor) -> Tensor:
-        """Draw uniform numbers in the shape of `like` `[M, ...]`, each run's from its own generator."""
-        drawn = torch.empty(
-            like.shape, device=like.device
-        )  # contiguous, so that the order is the same for all
+    def _random(self, fill: Callable[..., Tensor], like: Tensor) -> Tensor:
+        """Return random numbers in the shape of `like` `[M, ...]`, each run's from its own generator."""
+        drawn = torch.empty(like.shape, device=like.device)  # contiguous: the order of draws is fixed
         for run, generator in zip(drawn.chunk(len(self.generators)), self.generators, strict=True):
-            run.uniform_(generator=generator)
+            fill(run, generator=generator)
         return drawn
 
-    def _normal(self, like: Tensor) -> Tensor:
-        """Draw standard normal numbers, as `_uniform` does."""
-        drawn = torch.empty(like.shape, device=like.device)
-        for run, generator in zip(drawn.chunk(len(self.generators)), self.generators, strict=True):
-            run.normal_(generator=generator)
-        return drawn
-
-    def _step(self, networks: StackedNetworks, optimiser: Adam, loss: Tensor) -> Tensor:
-        """Apply the gradient of `loss [M]`; return each network's gradient norm `[M]` before clipping."""
+    def _backward_and_apply(self, networks: StackedNetworks, optimiser: Adam, loss: Tensor) -> Tensor:
+        """Apply the gradient of `loss [M]`; return gradient norms `[M]` before clipping."""
         leaves = [leaf for layer in networks.layers for leaf in layer]
         grads = torch.autograd.grad(loss.sum(), leaves)
         torch.cat([grad.flatten(1) for grad in grads], dim=1, out=networks.grad)  # [M, P]
-        return self._descend(networks, optimiser)
+        return self._apply_gradient(networks, optimiser)
 
-    def _descend(self, networks: StackedNetworks, optimiser: Adam) -> Tensor:
-        """Apply the gradient that stands in `networks.grad`; return each norm `[M]` before clipping."""
-        shared = self._shared if networks is self.policy else ()
+    def _apply_gradient(self, networks: StackedNetworks, optimiser: Adam) -> Tensor:
+        """Clip `networks.grad` and step the optimiser; return gradient norms `[M]` before clipping."""
+        shared = self._shared_rows if networks is self.policy else ()
         for rows in shared:
             networks.grad[rows] = networks.grad[rows].mean(dim=1, keepdim=True).expand(-1, rows.shape[1], -1)
-        if self._frozen is not None and networks is self.policy:
-            networks.grad.masked_fill_(self._frozen[:, :, 0], 0.0)  # Adam leaves what never had a gradient
+        if self._frozen_mask is not None and networks is self.policy:
+            networks.grad.masked_fill_(
+                self._frozen_mask[:, :, 0], 0.0
+            )  # Adam does not move parameters that never had a gradient
         norm: Tensor = torch.linalg.vector_norm(networks.grad, dim=1)
         if self._config.max_grad_norm > 0:
             self._clip(networks, norm)
         optimiser.step()
-        for rows in shared:  # whose last bits may differ: vector units round otherwise than single numbers
+        for rows in shared:  # SIMD and scalar code may round the last bit differently
             networks.flat[rows] = networks.flat[rows[:, :1]].expand(-1, rows.shape[1], -1)
         return norm
 
     def _clip(self, networks: StackedNetworks, norm: Tensor) -> None:
-        """Scale gradients down to the limit: of networks, whose norm `[M]` is known, or of each parameter."""
+        """Clip the gradient norm of each network (norms `[M]` given), or of each parameter."""
         limit = self._config.max_grad_norm
         if self._config.grad_norm_of == "network":
             networks.grad.mul_((limit / (norm + 1e-6)).clamp(max=1.0)[:, None])

@@ -1,7 +1,7 @@
-"""Policy and critic networks of all agents, stacked so that one layer is one batched product.
+"""Policy and critic networks of all agents, stacked so that a layer is one batched product.
 
-`S` independent runs (seeds) may stand in one stack; run s owns the networks s * N to s * N + N - 1 of the `M`
-= S * N in all. With one run, M is N.
+A stack can hold `S` independent runs (seeds); run s has the networks s * N to s * N + N - 1 of all `M` = S *
+N networks. With one run, M is N.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ Layers = Sequence[tuple[Tensor, Tensor]]
 
 
 class StackedNetworks:
-    """M multilayer perceptrons whose parameters are rows of one flat array.
+    """M multilayer perceptrons whose parameters are the rows of one flat array.
 
-    `flat [M, P]` holds the parameters, `grad [M, P]` has room for their gradients, and `layers` are leaf
-    tensors that view `flat`, in its order; `frozen` and `grad_layers` view the two arrays for code that does
-    without autograd. An optimiser step, a gradient norm, a target update and a
-    broadcast are each one operation on one array. `grad_parameters` views each weight and bias of `grad` as
-    rows `[M, n]`.
+    `flat [M, P]` holds the parameters and `grad [M, P]` their gradients. `layers` are leaf tensors that view
+    `flat`, in its order. `detached_layers` and `grad_layers` view the two arrays for code without autograd.
+    `grad_parameters` views each weight and bias of `grad` as rows `[M, n]`. So an optimiser step, a gradient
+    norm, a target update and a weight broadcast are each one operation on one array.
     """
 
     def __init__(self, layout: StackedLayout, initial: FloatArray, device: torch.device) -> None:
-        """Start from a copy of the parameters `initial [M, P]`."""
+        """Copy the initial parameters `initial [M, P]`."""
         self.layout = layout
         self.flat = torch.tensor(initial, dtype=torch.get_default_dtype(), device=device)
         self.grad = torch.zeros_like(self.flat)
@@ -36,7 +35,7 @@ class StackedNetworks:
         for leaves in self.layers:
             for leaf in leaves:
                 leaf.requires_grad_()
-        self.frozen = _layers(layout, self.flat)  # the same memory, seen by autograd as constants
+        self.detached_layers = _layers(layout, self.flat)  # same memory, constant for autograd
         self.grad_layers = _layers(layout, self.grad)
         self.grad_parameters = [
             self.grad[:, part] for weight, bias, _, _ in layout.layers for part in (weight, bias)
@@ -52,7 +51,7 @@ class PolicyNetwork(StackedNetworks):
 
 
 class CriticNetwork(StackedNetworks):
-    """The critics: one joint observation and action, N values.
+    """The critics: joint observation and action to one value per critic.
 
     A decentralised critic (DDPG) is a centralised one whose first layer is masked to its own agent's columns.
     """
@@ -65,7 +64,7 @@ class CriticNetwork(StackedNetworks):
         spec: EnvSpec,
         decentralised: tuple[bool, ...],
     ) -> None:
-        """Start from `initial [M, P]`; `decentralised[i]` says whether critic i sees only agent i."""
+        """Copy `initial [M, P]`; `decentralised[i]` restricts critic i to agent i's inputs."""
         super().__init__(layout, initial, device)
         transitions, runs = spec.transitions, len(initial) // spec.num_agents
         mask = torch.ones(spec.num_agents, transitions.critic_input.stop, 1)
@@ -75,8 +74,8 @@ class CriticNetwork(StackedNetworks):
                 mask[agent, transitions.obs[agent]] = 1.0
                 mask[agent, transitions.actions[agent]] = 1.0
         self.mask = mask.repeat(runs, 1, 1).to(device) if any(decentralised) else None
-        """[M, J, 1] which inputs each critic sees; None where all see everything."""
-        # Rows of the first weight that meet agent i's own action; padding repeats a row, and meets zeros.
+        """[M, J, 1] which inputs each critic uses; None if all critics use all."""
+        # Rows of the first weight for agent i's own action; padding repeats a row and is multiplied by zeros.
         width = max(spec.action_sizes)
         rows = [
             [columns.start + min(k, size - 1) for k in range(width)]
@@ -87,35 +86,39 @@ class CriticNetwork(StackedNetworks):
 
     def __call__(self, joint: Tensor) -> Tensor:
         """Return values `[M, B]` of joint observations and actions `[S, B, J]`."""
-        weight, bias = self.first(self.layers)
+        weight, bias = self.first_layer(self.layers)
         return _hidden_and_output(torch.baddbmm(bias, self.repeat(joint), weight), self.layers[1:]).squeeze(2)
 
     def with_own_action(self, joint: Tensor, change: Tensor) -> Tensor:
-        """Return values `[M, B]` where critic i sees agent i's action changed by `change[i]`.
+        """Return values `[M, B]` where critic i's input has agent i's action changed by `change[i]`.
 
-        The first layer is linear, so the change is added behind it: no input per agent is built. The critics'
-        own parameters get no gradient.
+        The first layer is linear, so the change is added to its output and no input per agent is built. The
+        critics' parameters get no gradient.
 
         Args:
             joint: [S, B, J] observations and the actions to start from.
-            change: [M, A, B] own action wanted minus own action in `joint`; zero in padded rows.
+            change: [M, A, B] new own action minus own action in `joint`; zero in padded rows.
         """
-        weight, bias = self.first(self.frozen)
+        weight, bias = self.first_layer(self.detached_layers)
         first = torch.baddbmm(bias, self.repeat(joint), weight)
         first = torch.baddbmm(first, change.transpose(1, 2), self.own_action_rows(weight))
-        return _hidden_and_output(first, self.frozen[1:]).squeeze(2)
+        return _hidden_and_output(first, self.detached_layers[1:]).squeeze(2)
 
-    def first(self, layers: Layers) -> tuple[Tensor, Tensor]:
-        """Return the first layer as the critics see through it: masked."""
+    def first_layer(self, layers: Layers) -> tuple[Tensor, Tensor]:
+        """Return the first of `layers` with the mask applied."""
         weight, bias = layers[0]
         return (weight if self.mask is None else weight * self.mask), bias
 
+    def masked_layers(self) -> Layers:
+        """Return `detached_layers` with the mask applied to the first."""
+        return [self.first_layer(self.detached_layers), *self.detached_layers[1:]]
+
     def own_action_rows(self, weight: Tensor) -> Tensor:
-        """Return the rows `[M, A, H]` of a first weight `[M, J, H]` that meet each critic's own action."""
+        """Return the rows `[M, A, H]` of a first-layer weight `[M, J, H]` for each critic's own action."""
         return weight[self._networks, self._own_rows]
 
     def repeat(self, joint: Tensor) -> Tensor:
-        """Return each run's joint input `[S, B, J]` once per agent, `[M, B, J]`; with one run, a view."""
+        """Repeat each run's joint input `[S, B, J]` per agent: `[M, B, J]`; with one run, a view."""
         agents = len(self.flat) // len(joint)
         return joint.unsqueeze(1).expand(-1, agents, -1, -1).flatten(0, 1)
 

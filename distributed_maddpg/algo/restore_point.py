@@ -1,4 +1,4 @@
-"""A moment of learning to go back to."""
+"""A copy of the learning state, to restore after an error."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from distributed_maddpg.algo.maddpg import METRICS, MADDPGUpdate
 
 
 class RestorePoint:
-    """A copy of everything that an update changes and of the metrics it adds to; its memory is taken once."""
+    """A copy of everything that an update changes and of its metrics; the memory is allocated once."""
 
     def __init__(self, update: MADDPGUpdate, metrics: Tensor) -> None:
-        """Save an update's state and its metrics `[5, M]`, all changed only in place by anyone."""
+        """Save the state and metrics `[5, M]` of an update; all tensors must only be modified in place."""
         self._update, self._metrics = update, metrics
         self._tensors = [*update.state().values(), metrics]
         self._saved = [torch.empty_like(tensor) for tensor in self._tensors]
         self.save()
 
     def save(self) -> None:
-        """Make now the moment to go back to."""
+        """Save the current state."""
         for saved, tensor in zip(self._saved, self._tensors, strict=True):
             saved.copy_(tensor)
         self._generators = [generator.get_state() for generator in self._update.generators]
 
     def restore(self) -> None:
-        """Put everything back to what it was."""
+        """Restore the saved state."""
         for saved, tensor in zip(self._saved, self._tensors, strict=True):
             tensor.copy_(saved)
         for generator, state in zip(self._update.generators, self._generators, strict=True):
             generator.set_state(state)
 
     def total(self) -> Tensor:
-        """Return the sum of all numbers as they are now, `[]`: finite only if each of them is."""
+        """Return the sum of all current values, `[]`: it is finite only if all of them are."""
         return torch.stack([tensor.sum() for tensor in self._tensors]).sum()
 
-    def not_finite(self) -> tuple[str, list[int]] | None:
+    def find_not_finite(self) -> tuple[str, list[int]] | None:
         """Return the name of the first metric or state that is not finite, and in which of the M networks."""
         metrics = dict(zip(METRICS, self._metrics[:, :, None], strict=True))
-        for name, rows in (metrics | self._update.rows()).items():
+        for name, rows in (metrics | self._update.per_network_state()).items():
             bad = ~rows.isfinite().all(dim=1)
             if bad.any():
                 return name, bad.nonzero().flatten().tolist()

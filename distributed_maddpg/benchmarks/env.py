@@ -14,7 +14,7 @@ from distributed_maddpg.benchmarks.measurement import Measurement, compare, rate
 from distributed_maddpg.benchmarks.options import BenchmarkOptions
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import make_vector_env
-from distributed_maddpg.envs.adversary_rules import UNKNOWN_TO_MPE2
+from distributed_maddpg.envs.adversary_rules import OPTIONS_NOT_IN_MPE2
 
 _ACTION_SETS = 16
 
@@ -55,7 +55,7 @@ def _kernel(config: MADDPGConfig, num_envs: int) -> Callable[[], int]:
 def _mpe2(config: MADDPGConfig) -> Callable[[], int]:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on stdout
     module = importlib.import_module("mpe2.simple_adversary_v3")
-    env = module.parallel_env(**{k: v for k, v in config.env.kwargs.items() if k not in UNKNOWN_TO_MPE2})
+    env = module.parallel_env(**{k: v for k, v in config.env.kwargs.items() if k not in OPTIONS_NOT_IN_MPE2})
     env.reset(seed=config.seed)
     spaces = {agent: env.action_space(agent) for agent in env.possible_agents}
     sets = [{agent: space.sample() for agent, space in spaces.items()} for _ in range(_ACTION_SETS)]

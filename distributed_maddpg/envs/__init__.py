@@ -1,4 +1,4 @@
-"""Vector environments: many copies of one multi-agent environment stepped together."""
+"""Vector environments: E copies of one multi-agent environment, stepped together."""
 
 from distributed_maddpg.envs.base import StepResult, VectorEnv
 from distributed_maddpg.envs.make import (

@@ -1,9 +1,9 @@
-"""The compiled step of `simple_adversary`: E copies in one call, equal with MPE2 1.1.1 to the bit.
+"""The compiled step of `simple_adversary`: E copies in one call, bit-identical to MPE2 1.1.1.
 
-Every floating operation stands in MPE2's order, in float64, without fast-math, because a fused or reordered
-operation would let a trajectory drift from the original. Random draws are numpy's own PCG64, so that a reset
-draws what MPE2's `reset_world` draws from a generator in the same state. Elements are indexed, never sliced,
-on the hot path: each slice costs reference counts, which took a third of the time.
+All float operations are in MPE2's order, in float64 and without fast-math: a fused or reordered operation
+would make trajectories diverge from the original. Random draws are numpy's PCG64, so a reset draws the same
+numbers as MPE2's `reset_world` from a generator in the same state. The hot path indexes elements and never
+slices: every slice costs reference counting, which took a third of the time.
 
 `A` = N + 1 agents with the adversary first; `L` = N landmarks.
 """
@@ -25,67 +25,67 @@ UintArray = npt.NDArray[np.uint64]
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 _BIT_1, _BITS_11, _BITS_32, _BITS_58, _BITS_63, _BITS_64 = (np.uint64(n) for n in (1, 11, 32, 58, 63, 64))
 _NO_BITS, _MASK_32 = np.uint64(0), np.uint64(0xFFFFFFFF)
-# PCG64's multiplier, high and low half, and the two halves of the low one.
+# PCG64's multiplier: its high and low 64 bits, and the two halves of the low 64 bits.
 _MULTIPLIER_HI, _MULTIPLIER_LO = np.uint64(0x2360ED051FC65DA4), np.uint64(0x4385DF649FCCF645)
 _FACTOR_HI, _FACTOR_LO = np.uint64(0x4385DF64), np.uint64(0x9FCCF645)
 
 
-class Worlds(NamedTuple):
-    """All that the future of E copies depends on."""
+class EnvState(NamedTuple):
+    """The full state of E copies; fields are named like the arrays of `get_state`."""
 
-    positions: DoubleArray
+    agent_positions: DoubleArray
     """[E, A, 2]"""
-    velocities: DoubleArray
+    agent_velocities: DoubleArray
     """[E, A, 2]"""
-    landmarks: DoubleArray
+    landmark_positions: DoubleArray
     """[E, L, 2]"""
-    goal: IntArray
+    goal_landmark: IntArray
     """[E] index of the goal landmark."""
     cycle: IntArray
     """[E] steps since the episode began."""
-    generator: UintArray
-    """[E, 6] as in `streams`."""
+    generator_state: UintArray
+    """[E, 6] packed PCG64 states, see `streams`."""
 
 
-class Rules(NamedTuple):
-    """What does not change during a run."""
+class EnvParams(NamedTuple):
+    """Constants of a run."""
 
     max_cycles: int
     continuous: bool
-    near_agents: int
-    """Other agents each agent observes; 0 = all."""
-    near_landmarks: int
-    """Landmarks each agent observes; 0 = all."""
-    width: int
-    """O_0, numbers in the adversary's observation; a good agent's has two more."""
+    num_agent_neighbors: int
+    """Number of other agents that each agent observes; 0 = all."""
+    num_landmark_neighbors: int
+    """Number of landmarks that each agent observes; 0 = all."""
+    adversary_obs_size: int
+    """O_0, the size of the adversary's observation; a good agent's has two more numbers."""
     squared: bool
-    """Whether the adversary is paid by the squared distance."""
+    """Whether the adversary's reward is the negative squared distance."""
     velocity_first: bool
-    """Whether agents move by their new velocity instead of the old one."""
+    """Whether positions are integrated with the new velocity instead of the old one."""
 
 
 class JointActions(NamedTuple):
-    """The actions of all agents; the kind that is not used has no rows."""
+    """The actions of all agents; the array of the unused kind has length 0."""
 
-    vectors: FloatArray
+    continuous: FloatArray
     """[A, E, 5]"""
-    pushes: IntArray
+    discrete: IntArray
     """[A, E]"""
 
 
-class Outcome(NamedTuple):
-    """What a step gives. Observations are one flat array: agent after agent, each a block [E, O_i]."""
+class StepOutput(NamedTuple):
+    """The arrays that a step writes. Observations are one flat array: one block [E, O_i] per agent."""
 
     obs: FloatArray
     """[E * (O_0 + .. + O_N)]"""
     final_obs: FloatArray
-    """The same, of the frames the step led to."""
+    """Same layout: the observations before ended episodes are reset."""
     rewards: FloatArray
     """[E, A]"""
     truncated: npt.NDArray[np.bool_]
     """[E]"""
     distances: FloatArray
-    """[E, A, L] in the last frame of each copy's latest episode, goal first."""
+    """[E, A, L] in the last frame of each copy's latest finished episode, goal landmark first."""
 
 
 @compiled
@@ -109,7 +109,7 @@ def _next_uint64(generator: UintArray) -> np.uint64:
 
 @compiled
 def _next_uint32(generator: UintArray) -> np.uint64:
-    """Return 32 random bits; numpy draws 64 and keeps the upper half for the next call."""
+    """Return 32 random bits; like numpy, draw 64 bits and keep the upper half for the next call."""
     if generator[4] != _NO_BITS:
         generator[4] = _NO_BITS
         kept: np.uint64 = generator[5]
@@ -122,7 +122,7 @@ def _next_uint32(generator: UintArray) -> np.uint64:
 
 @compiled
 def _next_index(generator: UintArray, size: int) -> np.int64:
-    """Return `Generator.integers(size)`: Lemire's method on 32 bits, and no draw at all for size 1."""
+    """Return `Generator.integers(size)`: Lemire's method on 32 bits; size 1 draws nothing."""
     index: np.int64 = np.int64(0)
     if size > 1:
         bound = np.uint64(size)
@@ -143,23 +143,23 @@ def _next_coordinate(generator: UintArray) -> float:
 
 
 @compiled
-def _begin_episode(worlds: Worlds, e: int) -> None:
-    """Draw a start in MPE2's order: goal, agents, landmarks."""
-    generator = worlds.generator[e]
-    worlds.goal[e] = _next_index(generator, worlds.landmarks.shape[1])
-    for i in range(worlds.positions.shape[1]):
+def _reset_copy(state: EnvState, e: int) -> None:
+    """Draw the start of an episode in MPE2's order: goal, agents, landmarks."""
+    generator = state.generator_state[e]
+    state.goal_landmark[e] = _next_index(generator, state.landmark_positions.shape[1])
+    for i in range(state.agent_positions.shape[1]):
         for k in range(2):
-            worlds.positions[e, i, k] = _next_coordinate(generator)
-            worlds.velocities[e, i, k] = 0.0
-    for i in range(worlds.landmarks.shape[1]):
+            state.agent_positions[e, i, k] = _next_coordinate(generator)
+            state.agent_velocities[e, i, k] = 0.0
+    for i in range(state.landmark_positions.shape[1]):
         for k in range(2):
-            worlds.landmarks[e, i, k] = _next_coordinate(generator)
-    worlds.cycle[e] = 0
+            state.landmark_positions[e, i, k] = _next_coordinate(generator)
+    state.cycle[e] = 0
 
 
 @compiled
 def _squared_distance(a: DoubleArray, i: int, b: DoubleArray, j: int, e: int) -> float:
-    """Return the squared distance of point i of `a` from point j of `b`, both [E, points, 2], in copy e."""
+    """Return the squared distance in copy e between point i of `a` and j of `b`, both [E, points, 2]."""
     dx, dy = a[e, i, 0] - b[e, j, 0], a[e, i, 1] - b[e, j, 1]
     squared: float = dx * dx + dy * dy
     return squared
@@ -167,18 +167,18 @@ def _squared_distance(a: DoubleArray, i: int, b: DoubleArray, j: int, e: int) ->
 
 @compiled
 def _distance(a: DoubleArray, i: int, b: DoubleArray, j: int, e: int) -> float:
-    """Return the distance of point i of `a` from point j of `b`, both [E, points, 2], in copy e."""
+    """Return the distance in copy e between point i of `a` and j of `b`, both [E, points, 2]."""
     distance: float = np.sqrt(_squared_distance(a, i, b, j, e))
     return distance
 
 
 @compiled
-def _nearest(row: FloatArray, points: DoubleArray, x: float, y: float, skip: int) -> None:
+def _write_nearest(row: FloatArray, points: DoubleArray, x: float, y: float, skip: int) -> None:
     """Fill a row with the relative positions of the points nearest to (x, y), nearest first, then zeros.
 
-    An insertion sort that keeps equally far ones in their order. MPE2 computes these distances with BLAS,
-    which may round the last bit otherwise, so of two points that are equally far up to that bit either may
-    come first there; random positions do not get that close.
+    This is a stable insertion sort. MPE2 computes these distances with BLAS, which may round the last bit
+    differently, so two points at equal distance up to that bit may be in another order there. Random
+    positions do not get that close.
     """
     num, found = len(row) // 2, 0
     row[:] = _ZERO
@@ -199,17 +199,19 @@ def _nearest(row: FloatArray, points: DoubleArray, x: float, y: float, skip: int
 
 
 @compiled
-def _observe_nearest(
+def _observe_nearest_points(
     points: DoubleArray, positions: DoubleArray, i: int, frames: FloatArray, skip: int
 ) -> None:
-    """Write what agent i sees of its nearest points but `skip`; frames [E, 2 * neighbours]."""
+    """Write agent i's observation of its nearest points except `skip`; frames [E, 2 * neighbours]."""
     for e in range(len(points)):
-        _nearest(frames[e], points[e], positions[e, i, 0], positions[e, i, 1], skip)
+        _write_nearest(frames[e], points[e], positions[e, i, 0], positions[e, i, 1], skip)
 
 
 @compiled
-def _observe_all(points: DoubleArray, positions: DoubleArray, i: int, frames: FloatArray, skip: int) -> None:
-    """Write what agent i sees of all points but `skip`; frames [E, 2 * points seen]."""
+def _observe_all_points(
+    points: DoubleArray, positions: DoubleArray, i: int, frames: FloatArray, skip: int
+) -> None:
+    """Write agent i's observation of all points except `skip`; frames [E, 2 * observed points]."""
     at = 0
     for j in range(points.shape[1]):
         if j != skip:
@@ -220,37 +222,37 @@ def _observe_all(points: DoubleArray, positions: DoubleArray, i: int, frames: Fl
 
 
 @compiled
-def _observe(worlds: Worlds, rules: Rules, obs: FloatArray) -> None:
+def _observe(state: EnvState, params: EnvParams, obs: FloatArray) -> None:
     """Write the observations of all copies.
 
-    Copies are the innermost loop, because loops over two landmarks or three agents cost more than their work.
+    The innermost loop is over copies: a loop over two landmarks or three agents costs more than its body.
     """
-    num_envs, start = len(worlds.goal), 0
-    positions, landmarks = worlds.positions, worlds.landmarks
-    nothing = positions.shape[1]  # as a `skip`: no point has this index
-    middle = 2 * (rules.near_landmarks or landmarks.shape[1])
+    num_envs, start = len(state.goal_landmark), 0
+    positions, landmarks = state.agent_positions, state.landmark_positions
+    no_skip = positions.shape[1]  # no point has this index
+    middle = 2 * (params.num_landmark_neighbors or landmarks.shape[1])
     for i in range(positions.shape[1]):
-        width = rules.width + 2 if i else rules.width
+        width = params.adversary_obs_size + 2 if i else params.adversary_obs_size
         frames = obs[start : start + num_envs * width].reshape(num_envs, width)
         start += num_envs * width
         if i:
             for e in range(num_envs):
-                frames[e, 0] = landmarks[e, worlds.goal[e], 0] - positions[e, i, 0]
-                frames[e, 1] = landmarks[e, worlds.goal[e], 1] - positions[e, i, 1]
-        seen = frames[:, width - rules.width :]
-        if rules.near_landmarks:
-            _observe_nearest(landmarks, positions, i, seen[:, :middle], nothing)
+                frames[e, 0] = landmarks[e, state.goal_landmark[e], 0] - positions[e, i, 0]
+                frames[e, 1] = landmarks[e, state.goal_landmark[e], 1] - positions[e, i, 1]
+        seen = frames[:, width - params.adversary_obs_size :]
+        if params.num_landmark_neighbors:
+            _observe_nearest_points(landmarks, positions, i, seen[:, :middle], no_skip)
         else:
-            _observe_all(landmarks, positions, i, seen[:, :middle], nothing)
-        if rules.near_agents:
-            _observe_nearest(positions, positions, i, seen[:, middle:], i)
+            _observe_all_points(landmarks, positions, i, seen[:, :middle], no_skip)
+        if params.num_agent_neighbors:
+            _observe_nearest_points(positions, positions, i, seen[:, middle:], i)
         else:
-            _observe_all(positions, positions, i, seen[:, middle:], i)
+            _observe_all_points(positions, positions, i, seen[:, middle:], i)
 
 
 @compiled
-def _difference(up: np.float32, down: np.float32) -> float:
-    """Return the difference of two clipped action components, subtracted in float32 as MPE2 does."""
+def _continuous_force(up: np.float32, down: np.float32) -> float:
+    """Return the difference of two clipped action components, subtracted in float32 like MPE2."""
     up = _ZERO if up < _ZERO else _ONE if up > _ONE else up
     down = _ZERO if down < _ZERO else _ONE if down > _ONE else down
     difference: float = np.float64(up - down)
@@ -258,22 +260,27 @@ def _difference(up: np.float32, down: np.float32) -> float:
 
 
 @compiled
-def _push(push: int, negative: int) -> float:
-    """Return the unit force of a discrete action along the axis whose negative direction is given."""
-    return -1.0 if push == negative else 1.0 if push == negative + 1 else 0.0
+def _discrete_force(action: int, negative: int) -> float:
+    """Return the unit force of a discrete action along one axis; `negative` is its negative direction."""
+    return -1.0 if action == negative else 1.0 if action == negative + 1 else 0.0
 
 
 @compiled
-def _move(worlds: Worlds, actions: JointActions, continuous: bool, velocity_first: bool) -> None:
-    """Integrate all copies: position by the old velocity, then damping, then force; or position last."""
-    positions, velocities = worlds.positions, worlds.velocities
+def _move(state: EnvState, actions: JointActions, continuous: bool, velocity_first: bool) -> None:
+    """Integrate all copies.
+
+    Position is updated with the old velocity, then velocity by damping and force. With `velocity_first` the
+    position is updated last.
+    """
+    positions, velocities = state.agent_positions, state.agent_velocities
     for i in range(positions.shape[1]):
         for e in range(positions.shape[0]):
             if continuous:
-                force_x = _difference(actions.vectors[i, e, 2], actions.vectors[i, e, 1])
-                force_y = _difference(actions.vectors[i, e, 4], actions.vectors[i, e, 3])
+                force_x = _continuous_force(actions.continuous[i, e, 2], actions.continuous[i, e, 1])
+                force_y = _continuous_force(actions.continuous[i, e, 4], actions.continuous[i, e, 3])
             else:
-                force_x, force_y = _push(actions.pushes[i, e], 1), _push(actions.pushes[i, e], 3)
+                action = actions.discrete[i, e]
+                force_x, force_y = _discrete_force(action, 1), _discrete_force(action, 3)
             if not velocity_first:
                 positions[e, i, 0] += velocities[e, i, 0] * 0.1
                 positions[e, i, 1] += velocities[e, i, 1] * 0.1
@@ -285,81 +292,85 @@ def _move(worlds: Worlds, actions: JointActions, continuous: bool, velocity_firs
 
 
 @compiled
-def _reward(worlds: Worlds, squared: bool, e: int, rewards: FloatArray) -> None:
-    """Write the rewards of one copy into its row of [E, A]; the good agents' never know of `squared`."""
-    goal, adversary, nearest = worlds.goal[e], 0.0, np.inf
-    for i in range(worlds.positions.shape[1]):
-        distance = _distance(worlds.positions, i, worlds.landmarks, goal, e)
+def _write_rewards(state: EnvState, squared: bool, e: int, rewards: FloatArray) -> None:
+    """Write the rewards of copy e into its row of [E, A]; `squared` applies to the adversary only."""
+    goal, adversary, nearest = state.goal_landmark[e], 0.0, np.inf
+    for i in range(state.agent_positions.shape[1]):
+        distance = _distance(state.agent_positions, i, state.landmark_positions, goal, e)
         if i == 0:
             adversary = distance
         elif distance < nearest:
             nearest = distance
-    loss = _squared_distance(worlds.positions, 0, worlds.landmarks, goal, e) if squared else adversary
+    loss = (
+        _squared_distance(state.agent_positions, 0, state.landmark_positions, goal, e)
+        if squared
+        else adversary
+    )
     rewards[e, 0] = 0.0 - loss
-    for i in range(1, worlds.positions.shape[1]):
+    for i in range(1, state.agent_positions.shape[1]):
         rewards[e, i] = adversary - nearest
 
 
 @compiled
-def _measure(worlds: Worlds, e: int, distances: FloatArray) -> None:
-    """Write the distance of each agent to each landmark of one copy, the goal first, into [E, A, L]."""
-    goal = worlds.goal[e]
-    for i in range(worlds.positions.shape[1]):
-        for j in range(worlds.landmarks.shape[1]):
+def _write_distances(state: EnvState, e: int, distances: FloatArray) -> None:
+    """Write the distances [E, A, L] of agents to landmarks in copy e, goal landmark first."""
+    goal = state.goal_landmark[e]
+    for i in range(state.agent_positions.shape[1]):
+        for j in range(state.landmark_positions.shape[1]):
             place = 0 if j == goal else j + 1 if j < goal else j
-            distances[e, i, place] = _distance(worlds.positions, i, worlds.landmarks, j, e)
+            distances[e, i, place] = _distance(state.agent_positions, i, state.landmark_positions, j, e)
 
 
 @compiled
-def _are_valid(actions: JointActions) -> bool:
-    """Tell whether no vector holds NaN and every push exists."""
-    wrong = 0
-    for value in actions.vectors.reshape(-1):
-        if value != value:  # NaN alone is unequal to itself
-            wrong += 1
-    for push in actions.pushes.reshape(-1):
-        if push < 0 or push > 4:
-            wrong += 1
-    return wrong == 0
+def _are_valid_actions(actions: JointActions) -> bool:
+    """Return whether no continuous action is NaN and all discrete actions are 0 to 4."""
+    num_invalid = 0
+    for value in actions.continuous.reshape(-1):
+        if value != value:  # only NaN is not equal to itself
+            num_invalid += 1
+    for action in actions.discrete.reshape(-1):
+        if action < 0 or action > 4:
+            num_invalid += 1
+    return num_invalid == 0
 
 
 @compiled
-def reset_all(worlds: Worlds, rules: Rules, obs: FloatArray) -> None:
-    """Begin a new episode in every copy and observe it."""
-    for e in range(len(worlds.goal)):
-        _begin_episode(worlds, e)
-    _observe(worlds, rules, obs)
+def reset_all(state: EnvState, params: EnvParams, obs: FloatArray) -> None:
+    """Start a new episode in every copy and write its first observations."""
+    for e in range(len(state.goal_landmark)):
+        _reset_copy(state, e)
+    _observe(state, params, obs)
 
 
 @compiled
-def step_all(worlds: Worlds, rules: Rules, actions: JointActions, outcome: Outcome) -> int:
-    """Step every copy, begin the next episode of those that end, and write all that a step gives.
+def step_all(state: EnvState, params: EnvParams, actions: JointActions, output: StepOutput) -> int:
+    """Step all copies, reset those whose episode ends, and write the output.
 
     Args:
-        worlds: advanced in place.
-        rules: of the run.
-        actions: any floats but NaN, which are clipped here, or pushes 0 to 4.
-        outcome: obs, rewards and truncated are written in full; final_obs only if a copy ended, then in full;
-            distances of the copies that ended.
+        state: updated in place.
+        params: constants of the run.
+        actions: continuous actions (any floats except NaN, clipped here), or discrete actions 0 to 4.
+        output: obs, rewards and truncated are always written in full. final_obs is written in full if an
+            episode ended, otherwise not at all. distances are written for copies whose episode ended.
 
     Returns:
-        How many copies ended, or -1 if an action was NaN or does not exist; then nothing has changed.
+        Number of copies whose episode ended, or -1 for an invalid action, which leaves the state unchanged.
     """
-    if not _are_valid(actions):
+    if not _are_valid_actions(actions):
         return -1
-    _move(worlds, actions, rules.continuous, rules.velocity_first)
+    _move(state, actions, params.continuous, params.velocity_first)
     num_ended = 0
-    for e in range(len(worlds.goal)):
-        _reward(worlds, rules.squared, e, outcome.rewards)
-        worlds.cycle[e] += 1
-        outcome.truncated[e] = worlds.cycle[e] >= rules.max_cycles
-        if outcome.truncated[e]:
+    for e in range(len(state.goal_landmark)):
+        _write_rewards(state, params.squared, e, output.rewards)
+        state.cycle[e] += 1
+        output.truncated[e] = state.cycle[e] >= params.max_cycles
+        if output.truncated[e]:
             num_ended += 1
     if num_ended:
-        _observe(worlds, rules, outcome.final_obs)
-        for e in range(len(worlds.goal)):
-            if outcome.truncated[e]:
-                _measure(worlds, e, outcome.distances)
-                _begin_episode(worlds, e)
-    _observe(worlds, rules, outcome.obs)
+        _observe(state, params, output.final_obs)
+        for e in range(len(state.goal_landmark)):
+            if output.truncated[e]:
+                _write_distances(state, e, output.distances)
+                _reset_copy(state, e)
+    _observe(state, params, output.obs)
     return num_ended

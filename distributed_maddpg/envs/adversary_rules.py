@@ -1,7 +1,7 @@
-"""Keywords, sizes and saved state of `simple_adversary`, for kernel and MPE2 alike.
+"""Options, sizes and saved state of `simple_adversary`, shared by the kernel and the MPE2 adapter.
 
-Here `N` is MPE2's own: the number of good agents, which is also the number of landmarks. The environment has
-N + 1 agents, the adversary first.
+`N` is MPE2's: the number of good agents, which is also the number of landmarks. The environment has N + 1
+agents, the adversary first.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ import numpy.typing as npt
 from distributed_maddpg.envs import streams
 from distributed_maddpg.envs.base import State
 from distributed_maddpg.errors import BadInput, did_you_mean
-from distributed_maddpg.types import EnvSpec, FloatArray
+from distributed_maddpg.types import EnvSpec, FloatArray, checked_array
 
 NUM_ACTIONS = 5
-UNKNOWN_TO_MPE2 = ("squared_adversary_reward", "velocity_first")
-"""The options that are ours."""
+OPTIONS_NOT_IN_MPE2 = ("squared_adversary_reward", "velocity_first")
+"""Options that only this package has."""
 _MAX_ENTITIES, _MAX_CYCLES = 10_000, 2**31
 
 
 @dataclass(frozen=True)
 class AdversaryOptions:
-    """The keywords of `mpe2.simple_adversary_v3.parallel_env`, with its names and defaults; two are ours."""
+    """Keywords of `mpe2.simple_adversary_v3.parallel_env` and its defaults, plus two of this package."""
 
     N: int = 2
-    """Good agents, and landmarks."""
+    """Number of good agents, and of landmarks."""
     max_cycles: int = 25
     """Steps until an episode is truncated."""
     continuous_actions: bool = False
-    """Actions are vectors in [0, 1]^5 instead of one of five pushes."""
+    """Actions are vectors in [0, 1]^5 instead of one of five discrete actions."""
     render_mode: str | None = None
-    """Only for MPE2 itself; the kernel draws nothing."""
+    """MPE2 only; the kernel does not render."""
     dynamic_rescaling: bool = True
-    """Concerns drawing only."""
+    """Affects rendering only."""
     benchmark_data: bool = False
-    """Concerns infos only, which are not handed out."""
+    """Affects infos only, which a vector environment does not return."""
     num_agent_neighbors: int | None = None
-    """Other agents each agent observes, nearest first; None = all."""
+    """Number of other agents that each agent observes, nearest first; None = all."""
     num_landmark_neighbors: int | None = None
-    """Landmarks each agent observes, nearest first; None = all."""
+    """Number of landmarks that each agent observes, nearest first; None = all."""
     squared_adversary_reward: bool = False
-    """Ours: the adversary is paid minus the squared distance, as in OpenAI's MPE, which the paper used."""
+    """Not in MPE2: the adversary's reward is minus the squared distance, as in the paper's MPE."""
     velocity_first: bool = False
-    """Ours: agents move by their new velocity, as in OpenAI's MPE, instead of the old one."""
+    """Not in MPE2: positions use the new velocity, as in the paper's MPE, not the old one."""
 
     def __post_init__(self) -> None:
-        """Refuse values MPE2 could not use."""
+        """Raise BadInput for values that MPE2 cannot use."""
         for name in ("N", "max_cycles", "num_agent_neighbors", "num_landmark_neighbors"):
             value = getattr(self, name)
             optional = value is None and name.startswith("num_")
@@ -67,7 +67,7 @@ class AdversaryOptions:
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any]) -> AdversaryOptions:
-        """Build the options from keywords, refusing unknown ones with the nearest known."""
+        """Build the options from keywords; BadInput for an unknown one, with the closest match."""
         known = [field.name for field in dataclasses.fields(cls)]
         for name, value in kwargs.items():
             if name not in known:
@@ -90,7 +90,7 @@ class AdversaryOptions:
 
 
 def landmark_distances(state: Mapping[str, npt.NDArray[Any]]) -> FloatArray:
-    """Return distances [E, N+1, N] of agents from landmarks in a state, the goal first."""
+    """Return distances [E, N+1, N] of agents to landmarks in a state, goal landmark first."""
     marks = state["landmark_positions"]
     order = np.argsort(np.arange(marks.shape[1]) != state["goal_landmark"][:, None], axis=1, kind="stable")
     marks = np.take_along_axis(marks, order[:, :, None], axis=1)
@@ -100,19 +100,19 @@ def landmark_distances(state: Mapping[str, npt.NDArray[Any]]) -> FloatArray:
 
 
 def checked_state(state: Mapping[str, npt.NDArray[Any]], num_envs: int, options: AdversaryOptions) -> State:
-    """Return copies of a saved state's arrays after checking all of them.
+    """Validate a saved state and return copies of its arrays.
 
     Args:
-        state: agent_positions, agent_velocities [E, N+1, 2], landmark_positions [E, N, 2], goal_landmark [E],
-            cycle [E], generator_state [E, 6].
+        state: agent_positions, agent_velocities [E, N+1, 2] and landmark_positions [E, N, 2] float64,
+            goal_landmark, cycle [E] int64, generator_state [E, 6] uint64.
         num_envs: E.
-        options: of the environment that is to continue from the state.
+        options: of the environment that continues from the state.
 
     Returns:
-        The same keys; float64, int64 and uint64.
+        The same keys and types.
 
     Raises:
-        ValueError: naming the array that is missing, unknown, of a wrong shape or out of range.
+        ValueError: names the array that is missing, unknown, of a wrong shape or type, or out of range.
     """
     shapes = {
         "agent_positions": (num_envs, options.N + 1, 2),
@@ -121,15 +121,18 @@ def checked_state(state: Mapping[str, npt.NDArray[Any]], num_envs: int, options:
     }
     limits = {"goal_landmark": options.N, "cycle": options.max_cycles}
     check_keys(state, [*shapes, *limits, "generator_state"])
-    checked: State = {name: _checked_floats(name, state[name], shape) for name, shape in shapes.items()}
+    checked = {name: checked_array(dict(state), name, shape, np.float64) for name, shape in shapes.items()}
+    for name, array in checked.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds values that are not finite")
     for name, limit in limits.items():
-        checked[name] = checked_integers(name, state[name], (num_envs,), limit)
-    checked["generator_state"] = streams.checked(state["generator_state"], num_envs)
+        checked[name] = checked_integers(state, name, num_envs, limit)
+    checked["generator_state"] = streams.checked(state, num_envs)
     return checked
 
 
 def check_keys(state: Mapping[str, npt.NDArray[Any]], expected: list[str]) -> None:
-    """Raise ValueError unless a state holds exactly the expected arrays."""
+    """Raise ValueError unless a state has exactly the expected arrays."""
     for name in expected:
         if name not in state:
             raise ValueError(f"the state lacks {name}")
@@ -139,24 +142,10 @@ def check_keys(state: Mapping[str, npt.NDArray[Any]], expected: list[str]) -> No
 
 
 def checked_integers(
-    name: str, values: npt.NDArray[Any], shape: tuple[int, ...], limit: int
+    state: Mapping[str, npt.NDArray[Any]], name: str, num_envs: int, limit: int
 ) -> npt.NDArray[np.int64]:
-    """Return an int64 copy of integers in [0, limit) of the given shape, or raise ValueError."""
-    values = np.asarray(values)
-    if values.shape != shape or values.dtype.kind not in "iu":
-        raise ValueError(
-            f"{name} has shape {values.shape} and type {values.dtype}, expected {shape} integers"
-        )
+    """Return a copy of a saved array [E] int64; ValueError unless its values are in [0, limit)."""
+    values = checked_array(dict(state), name, (num_envs,), np.int64)
     if ((values < 0) | (values >= limit)).any():
         raise ValueError(f"{name} holds values outside 0 to {limit - 1}")
-    return values.astype(np.int64)
-
-
-def _checked_floats(name: str, values: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    values = np.asarray(values)
-    if values.shape != shape or values.dtype != np.float64:
-        raise ValueError(f"{name} has shape {values.shape} and type {values.dtype}, expected {shape} float64")
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} holds values that are not finite")
-    floats: npt.NDArray[np.float64] = values.copy()
-    return floats
+    return values

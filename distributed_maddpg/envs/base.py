@@ -1,7 +1,7 @@
-"""What every vector environment offers, and nothing of how.
+"""The interface of vector environments.
 
-Shape letters as in `types.py`: `E` environment copies, `N` agents, `L` landmarks, `O_i` and `A_i`
-observation and action width of agent i.
+Shape letters as in `types.py`: `E` environment copies, `N` agents, `L` landmarks, `O_i` and `A_i` observation
+and action size of agent i.
 """
 
 from __future__ import annotations
@@ -23,114 +23,111 @@ VectorActionType = Literal["continuous", "discrete", "mixed"]
 
 
 class StepResult(NamedTuple):
-    """What one step of all copies gave; copies that ended have already begun their next episode.
+    """The result of one step of all copies; copies whose episode ended are already reset.
 
-    An environment may use these arrays again: what step t gave stays as it is until step t + 2 begins. Copy
-    what is kept for longer, and write into none of them.
+    An environment may reuse these arrays: the result of step t is valid until step t + 2 begins. Copy what
+    you keep longer, and do not write into them.
     """
 
     obs: Observations
-    """N arrays [E, O_i] float32: what to act on next, the first frame of a new episode where one ended."""
+    """N arrays [E, O_i] float32: observations for the next action; after an end, the new episode's first."""
     rewards: FloatArray
     """[E, N] float32."""
     terminated: npt.NDArray[np.bool_]
-    """[E, N]: the agent's episode truly ended; the only thing that may cut a bootstrap."""
+    """[E, N]: the agent's episode reached a terminal state; only this sets the discount to 0."""
     truncated: npt.NDArray[np.bool_]
-    """[E]: the episode was cut, by a time limit for instance."""
+    """[E]: the episode was cut off, for example by a time limit."""
     final_obs: Observations
-    """N arrays [E, O_i] float32: what this step led to, the last frame of the old episode where one ended.
+    """N arrays [E, O_i] float32: the observations this step led to; after an end, the old episode's last.
 
-    Where nothing ended it equals `obs`; where no copy ended it may be the very same tuple. Read only.
+    Equal to `obs` for copies whose episode continues. If no episode ended, it may be the same tuple as `obs`.
     """
 
 
 @runtime_checkable
 class VectorEnv(Protocol):
-    """E copies of one multi-agent environment stepped together, each with its own random stream."""
+    """E copies of one multi-agent environment, stepped together, each with its own random stream."""
+
+    num_envs: int
+    """E."""
+    spec: EnvSpec
+    """Names, sizes and action types of the agents."""
 
     @property
     def agents(self) -> tuple[str, ...]:
         """Names of the N agents."""
+        return self.spec.agents
 
     @property
     def observation_sizes(self) -> tuple[int, ...]:
         """O_i of each agent."""
+        return self.spec.observation_sizes
 
     @property
     def action_sizes(self) -> tuple[int, ...]:
-        """A_i of each agent: width of a continuous action, or the number of discrete ones."""
+        """A_i of each agent: size of a continuous action, or number of discrete actions."""
+        return self.spec.action_sizes
 
     @property
     def action_types(self) -> tuple[ActionType, ...]:
-        """Kind of action of each agent."""
+        """Action type of each agent."""
+        return self.spec.action_types
 
     @property
     def action_type(self) -> VectorActionType:
-        """The kind of action all agents share, or "mixed"."""
-
-    @property
-    def num_envs(self) -> int:
-        """E."""
-
-    @property
-    def spec(self) -> EnvSpec:
-        """What the other stages need to know."""
+        """The action type that all agents share, or "mixed"."""
+        return self.action_types[0] if len(set(self.action_types)) == 1 else "mixed"
 
     def reset(self, seed: int | None = None) -> Observations:
-        """Begin a new episode in every copy; a seed derives all streams anew, none continues them."""
+        """Start a new episode in every copy; with `seed`, re-seed all random streams first."""
 
     def step(self, actions: Actions) -> StepResult:
-        """Step every copy once; copies that end are reset at once.
+        """Step every copy once; copies whose episode ends are reset at once.
 
         Returns:
             Arrays that the step after the next one may overwrite, see `StepResult`.
 
         Raises:
-            ValueError: for a wrong number of arrays, a wrong shape or kind, NaN, or a discrete action that
-                does not exist; the environment is then unchanged.
+            ValueError: for a wrong number of arrays, a wrong shape or type, NaN, or a discrete action out of
+                range; the environment is unchanged.
         """
 
     def get_state(self) -> State:
-        """Return copies of everything the future depends on, random streams included."""
+        """Return a copy of the full state, including the random streams."""
 
     def set_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Continue exactly from what `get_state` returned."""
 
     def final_distances(self) -> FloatArray | None:
-        """Return the distances of agents to landmarks in the last frame of the latest episodes.
+        """Return distances of agents to landmarks in the last frame of the latest finished episodes.
 
         Returns:
-            [E, N, L] float32, the goal landmark first and then the others in their order. Only the rows of
-            copies whose episode ended at the latest step are new, other rows hold older values. None where
-            the environment knows no landmarks. The next step may overwrite the array.
+            [E, N, L] float32, the goal landmark first, then the others in order. Only rows of copies whose
+            episode ended in the latest step are new; other rows are older. None if the environment provides
+            no landmarks. The next step may overwrite the array.
         """
 
     def close(self) -> None:
-        """Release what the copies hold."""
-
-
-def shared_action_type(action_types: Sequence[ActionType]) -> VectorActionType:
-    """Return the kind of action all agents share, or "mixed"."""
-    return action_types[0] if len(set(action_types)) == 1 else "mixed"
+        """Release the resources of all copies."""
 
 
 def count_error(found: int, expected: int) -> ValueError:
-    """Describe a wrong number of action arrays."""
-    return ValueError(f"{found} arrays of actions given for {expected} agents")
+    """Return the error for a wrong number of action arrays."""
+    return ValueError(f"got {found} action arrays for {expected} agents")
 
 
 def shape_error(agent: str, found: npt.NDArray[Any], expected: str) -> ValueError:
-    """Describe an action array of a wrong shape or kind."""
+    """Return the error for an action array of a wrong shape or type."""
     return ValueError(
         f"actions of {agent} have shape {found.shape} and type {found.dtype}, expected {expected}"
     )
 
 
 def nan_error(agent: str, copy: int) -> ValueError:
-    """Describe an action that is not a number."""
+    """Return the error for an action that is NaN."""
     return ValueError(f"action of {agent} in copy {copy} is NaN")
 
 
 def range_error(agent: str, copy: int, action: int, size: int) -> ValueError:
-    """Describe a discrete action that does not exist."""
+    """Return the error for a discrete action out of range."""
     return ValueError(f"action of {agent} in copy {copy} is {action}, expected 0 to {size - 1}")

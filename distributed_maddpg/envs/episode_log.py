@@ -10,7 +10,7 @@ from distributed_maddpg.types import Arrays, EpisodeReport, checked_array
 
 
 class EpisodeLog:
-    """Adds up returns and lengths of the running episodes and hands out those that ended."""
+    """Accumulates returns and lengths of running episodes and reports those that ended."""
 
     def __init__(self, num_envs: int, num_agents: int) -> None:
         """Start `num_envs` episodes at zero."""
@@ -18,7 +18,7 @@ class EpisodeLog:
         self._lengths = np.zeros(num_envs, np.int64)
 
     def step(self, result: StepResult, env: VectorEnv) -> tuple[npt.NDArray[np.bool_], EpisodeReport | None]:
-        """Count one step; return which copies `[E]` ended, and their report if any did."""
+        """Add one step; return which episodes ended, `[E]`, and their report (None if none ended)."""
         self._returns += result.rewards
         self._lengths += 1
         ended = result.truncated | result.terminated.all(axis=1)
@@ -41,7 +41,7 @@ class EpisodeLog:
         return {"returns": self._returns.copy(), "lengths": self._lengths.copy()}
 
     def set_state(self, state: Arrays) -> None:
-        """Go on from what `get_state` returned; ValueError if it does not fit."""
+        """Continue from what `get_state` returned; ValueError for a wrong shape or type."""
         self._returns = checked_array(state, "returns", self._returns.shape, np.float64)
         lengths = checked_array(state, "lengths", self._lengths.shape, np.int64)
         if (lengths < 0).any():

@@ -1,4 +1,4 @@
-"""Whether numbers are finite in float32, and whose are not."""
+"""Checks for numbers that are not finite in float32."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _LARGEST = np.finfo(np.float32).max
 
 @compiled
 def all_finite(values: FloatArray) -> bool:
-    """Return whether an array holds neither NaN nor infinity, nor what would become one in float32."""
+    """Return whether all values are finite in float32: no NaN, no infinity, no float64 beyond its range."""
     finite = True
     flat = np.ascontiguousarray(values).reshape(-1)
     for i in range(flat.size):
-        finite &= abs(flat[i]) <= _LARGEST  # false for NaN; without a branch, so that it is vectorised
+        finite &= abs(flat[i]) <= _LARGEST  # False for NaN; no branch, so that it vectorises
     return finite
 
 
 def first_not_finite(values: npt.NDArray[np.floating]) -> tuple[int, int]:
-    """Return row and column of the first number of `[n, m]` that `all_finite` objects to.
+    """Return row and column of the first value of `[n, m]` that is not finite in float32.
 
     Raises:
         IndexError: if there is none.
@@ -34,7 +34,7 @@ def first_not_finite(values: npt.NDArray[np.floating]) -> tuple[int, int]:
 
 
 def bad_observation(obs: Sequence[FloatArray], agents: Sequence[str]) -> str | None:
-    """Say which of the observations `[E, O_i]` is not finite, the first agent's first copy, or None."""
+    """Describe the first of the observations `[E, O_i]` that is not finite; None if all are."""
     for agent, values in zip(agents, obs, strict=True):
         if not all_finite(values):
             copy, column = first_not_finite(values)

@@ -1,4 +1,4 @@
-"""From an environment's name to a vector environment."""
+"""Create vector environments by name."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from distributed_maddpg.types import EnvSpec
 _ADVERSARY = "simple_adversary"
 _ADVERSARY_MODULE = "mpe2.simple_adversary_v3"
 _BUILTIN_PACKAGES = ("mpe2", "pettingzoo")
-_FACTORY = "factory:"
-_OWN_ARGUMENTS = {"env_id", "num_envs", "seed", "backend"}
+_FACTORY_PREFIX = "factory:"
+_RESERVED_KWARGS = {"env_id", "num_envs", "seed", "backend"}
 _BACKENDS = ("auto", "vectorized", "pettingzoo")
 
 EnvFactory = Callable[..., Any]
-"""Makes one PettingZoo parallel environment; receives `env.kwargs`."""
+"""Creates one PettingZoo parallel environment; called with `env.kwargs`."""
 
 
 def make_vector_env(
     env_id: str | EnvFactory, num_envs: int, seed: int, *, backend: str = "auto", **env_kwargs: Any
 ) -> VectorEnv:
-    """Make E copies of an environment.
+    """Create E copies of an environment.
 
     Args:
-        env_id: "simple_adversary" (or "mpe2.simple_adversary_v3"), or any importable PettingZoo parallel
-            environment as "package.module", whose `parallel_env` is called, or "package.module:callable";
-            or the callable itself.
+        env_id: "simple_adversary" (or "mpe2.simple_adversary_v3"); any importable PettingZoo parallel
+            environment as "package.module", whose `parallel_env` is called, or as "package.module:callable";
+            or a callable.
         num_envs: E.
-        seed: of all random streams; copy i's stream depends on the seed and i alone.
-        backend: "vectorized" is the compiled `simple_adversary`, "pettingzoo" steps the original copy by
-            copy, "auto" takes the compiled one where there is one.
-        **env_kwargs: handed to the environment.
+        seed: of all random streams; the stream of copy i depends only on the seed and i.
+        backend: "vectorized" is the compiled `simple_adversary`, "pettingzoo" steps the original environment
+            copy by copy, "auto" uses the compiled one if it exists.
+        **env_kwargs: passed to the environment.
 
     Raises:
-        BadInput: one line naming env.id, env.kwargs, env.num_envs or env.backend.
+        BadInput: one line that names env.id, env.kwargs, env.num_envs or env.backend.
     """
     if type(num_envs) is not int or num_envs < 1:
         raise BadInput("env.num_envs", num_envs, "must be a whole number, at least 1")
@@ -54,31 +54,32 @@ def make_vector_env(
     factory, name = (env_id, factory_id(env_id)) if callable(env_id) else (_find_factory(env_id), env_id)
     from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv  # noqa: PLC0415 - loads gymnasium
 
-    return PettingZooVectorEnv(lambda: _construct(factory, name, env_kwargs), num_envs, seed, name)
+    return PettingZooVectorEnv(lambda: _make_copy(factory, name, env_kwargs), num_envs, seed, name)
 
 
 def factory_id(factory: EnvFactory) -> str:
-    """Return the `env.id` that stands for an environment given as a callable, "factory:<its name>"."""
-    function = getattr(factory, "func", factory)  # of a functools.partial
-    return _FACTORY + getattr(function, "__qualname__", type(function).__name__)
+    """Return the `env.id` of an environment given as a callable: "factory:<its name>"."""
+    function = getattr(factory, "func", factory)  # functools.partial
+    return _FACTORY_PREFIX + getattr(function, "__qualname__", type(function).__name__)
 
 
 def is_factory_id(env_id: str) -> bool:
-    """Return whether an id stands for a callable, which the id alone cannot bring back."""
-    return env_id.startswith(_FACTORY)
+    """Return whether an id stands for a callable, which cannot be restored from the id alone."""
+    return env_id.startswith(_FACTORY_PREFIX)
 
 
 def is_compiled(env: VectorEnv) -> bool:
-    """Return whether this package steps the environment itself, without PettingZoo."""
+    """Return whether the environment is stepped by this package's kernel, not by PettingZoo."""
     from distributed_maddpg.envs.simple_adversary import SimpleAdversary  # noqa: PLC0415 - loads numba
 
     return isinstance(env, SimpleAdversary)
 
 
 def is_builtin(env_id: str) -> bool:
-    """Return whether an id can only name an environment of the packages that come with this one.
+    """Return whether an id can only name an environment of this package's own dependencies.
 
-    Any other id imports and calls what it names, which a file from elsewhere must not decide: "os:system".
+    Any other id imports and calls what it names (for example "os:system"), so an untrusted file must not
+    choose it.
     """
     package, *parts = env_id.split(".")
     public = all(part.isidentifier() and part.isascii() and not part.startswith("_") for part in parts)
@@ -86,10 +87,10 @@ def is_builtin(env_id: str) -> bool:
 
 
 def env_spec(env_id: str | EnvFactory, backend: str, env_kwargs: Mapping[str, Any]) -> EnvSpec:
-    """Return what the other stages need to know of an environment, by making one copy and closing it."""
-    for name in _OWN_ARGUMENTS & set(env_kwargs):
+    """Return the spec of an environment; this creates and closes one copy."""
+    for name in _RESERVED_KWARGS & set(env_kwargs):
         raise BadInput(
-            f"env.kwargs.{name}", env_kwargs[name], "is set elsewhere; an environment cannot take it"
+            f"env.kwargs.{name}", env_kwargs[name], "is a reserved name; an environment cannot take it"
         )
     env = make_vector_env(env_id, 1, 0, backend=backend, **env_kwargs)
     try:
@@ -109,16 +110,16 @@ def _make_adversary(num_envs: int, seed: int, backend: str, kwargs: dict[str, An
     return SimpleAdversary(num_envs, seed, **kwargs)
 
 
-def _construct(factory: Callable[..., Any], env_id: str, kwargs: dict[str, Any]) -> Any:
+def _make_copy(factory: Callable[..., Any], env_id: str, kwargs: dict[str, Any]) -> Any:
     try:
         return factory(**kwargs)
-    except (Exception, SystemExit) as error:  # whatever an environment finds wrong with its keywords
+    except (Exception, SystemExit) as error:  # an environment may raise anything for bad keywords
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise BadInput("env.kwargs", kwargs, f"{env_id} refused to be made ({reason})") from error
+        raise BadInput("env.kwargs", kwargs, f"{env_id} cannot be created ({reason})") from error
 
 
 def _find_factory(env_id: str) -> Callable[..., Any]:
-    """Import what an id names: "package.module" (its `parallel_env`) or "package.module:callable"."""
+    """Import the callable named by "package.module" (`parallel_env`) or "package.module:callable"."""
     if is_factory_id(env_id):
         remedy = "was given in Python as a callable; pass it again, as in MADDPG(config, env=make_env)"
         raise BadInput("env.id", env_id, remedy)
@@ -140,22 +141,22 @@ def _find_factory(env_id: str) -> Callable[..., Any]:
 
 
 def _import(env_id: str, module_name: str) -> Any:
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on stdout, which carries JSON
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame prints to stdout, which carries JSON
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if module_name == missing or module_name.startswith(f"{missing}."):
-            raise BadInput("env.id", env_id, _suggestion(module_name)) from error
+            raise BadInput("env.id", env_id, _unknown_environment(module_name)) from error
         raise BadInput("env.id", env_id, f"its module needs {missing!r}, which is not installed") from error
-    except (Exception, SystemExit) as error:  # a foreign module may fail in any way while it is imported
+    except (Exception, SystemExit) as error:  # importing third-party code may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise BadInput("env.id", env_id, f"its module cannot be imported ({reason})") from error
 
 
-def _suggestion(module_name: str) -> str:
+def _unknown_environment(module_name: str) -> str:
     package = module_name.rpartition(".")[0]
-    known = _modules(package or "mpe2")
+    known = _public_modules(package or "mpe2")
     if not package:
         known = [_ADVERSARY, *known]
     if not known:
@@ -163,8 +164,8 @@ def _suggestion(module_name: str) -> str:
     return f"there is no such environment, {did_you_mean(module_name, known)}"
 
 
-def _modules(package: str) -> list[str]:
-    """Return the public modules of a package by their full names; none if there is no such package."""
+def _public_modules(package: str) -> list[str]:
+    """Return full names of a package's public modules; empty if there is no such package."""
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):

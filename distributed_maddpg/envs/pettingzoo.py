@@ -1,9 +1,9 @@
-"""Any PettingZoo parallel environment as a vector environment, one copy after another.
+"""Any PettingZoo parallel environment as a vector environment, stepped copy by copy.
 
-Every episode of every copy starts with `reset(seed=...)` and a seed drawn from the copy's own stream. So the
-state of an environment nobody knows from inside can be saved without pickle: the episode's seed and the
-actions taken since. That relies on the environment honouring its seed, and on its ending episodes, because
-the actions of the running episode are kept in memory.
+Every episode starts with `reset(seed=...)` and a seed from the copy's own random stream. So an environment
+with unknown internals can be saved without pickle: as the episode's seed and the actions since its start.
+This requires that the environment honours its seed, and that episodes end, because their actions are kept in
+memory.
 """
 
 from __future__ import annotations
@@ -22,104 +22,85 @@ from distributed_maddpg.envs.base import (
     Observations,
     State,
     StepResult,
-    VectorActionType,
+    VectorEnv,
     count_error,
-    shared_action_type,
 )
 from distributed_maddpg.envs.spaces import action_codec, observation_codec
 from distributed_maddpg.errors import BadInput, NotReproducible
 from distributed_maddpg.seeding import pack_generator
-from distributed_maddpg.types import ActionType, EnvSpec, FloatArray
+from distributed_maddpg.types import EnvSpec, FloatArray, checked_array
 
-os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on stdout, which carries JSON
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame prints to stdout, which carries JSON
 
-_SEED_LIMIT = 2**31
-_FIRST_CAPACITY = 32
+_INT31_LIMIT = 2**31
+_INITIAL_HISTORY_STEPS = 32
 
 
-class PettingZooVectorEnv:
-    """E copies of a parallel environment whose agents begin and end their episodes together.
+class PettingZooVectorEnv(VectorEnv):
+    """E copies of a parallel environment whose agents start and end their episodes together.
 
     Args:
-        factory: makes one copy.     num_envs: E.
-        seed: copy i draws its episodes' seeds from `streams.stream(seed, i)`, whatever E is.
-        env_id: what to call the environment in errors.
+        factory: creates one copy.     num_envs: E.
+        seed: copy i draws its episode seeds from `streams.stream(seed, i)`, whatever E is.
+        env_id: name of the environment in errors.
     """
 
     def __init__(self, factory: Callable[[], Any], num_envs: int, seed: int, env_id: str = "env") -> None:
-        if num_envs < 1:
-            raise BadInput("env.num_envs", num_envs, "must be at least 1")
         self.num_envs = num_envs
         self.envs = tuple(factory() for _ in range(num_envs))
         self._id = env_id
         first = self.envs[0]
-        self.agents: tuple[str, ...] = tuple(getattr(first, "possible_agents", ()))
-        if not self.agents:
-            raise BadInput("env.id", env_id, "the environment does not say its possible_agents")
-        self._actions = [action_codec(env_id, agent, first.action_space(agent)) for agent in self.agents]
-        self._obs = [
-            observation_codec(env_id, agent, first.observation_space(agent)) for agent in self.agents
+        agents: tuple[str, ...] = tuple(getattr(first, "possible_agents", ()))
+        if not agents:
+            raise BadInput("env.id", env_id, "the environment has no possible_agents")
+        self._action_codecs = [action_codec(env_id, agent, first.action_space(agent)) for agent in agents]
+        self._obs_codecs = [
+            observation_codec(env_id, agent, first.observation_space(agent)) for agent in agents
         ]
+        self.spec = EnvSpec(
+            agents,
+            tuple(codec.size for codec in self._obs_codecs),
+            tuple(codec.size for codec in self._action_codecs),
+            tuple(codec.kind for codec in self._action_codecs),
+        )
         self._streams = [streams.stream(seed, copy) for copy in range(num_envs)]
         self._episode_seed = np.zeros(num_envs, np.int64)
         self._episode_step = np.zeros(num_envs, np.int64)
-        self._history = [codec.empty(num_envs, _FIRST_CAPACITY) for codec in self._actions]
+        self._action_history = [
+            codec.zeros(num_envs, _INITIAL_HISTORY_STEPS) for codec in self._action_codecs
+        ]
         self._started = False
 
-    @property
-    def observation_sizes(self) -> tuple[int, ...]:
-        """O_i of each agent."""
-        return tuple(codec.size for codec in self._obs)
-
-    @property
-    def action_sizes(self) -> tuple[int, ...]:
-        """A_i of each agent."""
-        return tuple(codec.size for codec in self._actions)
-
-    @property
-    def action_types(self) -> tuple[ActionType, ...]:
-        """Kind of action of each agent."""
-        return tuple(codec.kind for codec in self._actions)
-
-    @property
-    def action_type(self) -> VectorActionType:
-        """The kind of action all agents share, or "mixed"."""
-        return shared_action_type(self.action_types)
-
-    @property
-    def spec(self) -> EnvSpec:
-        """Names and sizes of the agents."""
-        return EnvSpec(self.agents, self.observation_sizes, self.action_sizes, self.action_types)
-
     def reset(self, seed: int | None = None) -> Observations:
-        """Begin a new episode in every copy; a seed derives all streams anew, none continues them."""
+        """Start a new episode in every copy; with `seed`, re-seed all random streams first."""
         if seed is not None:
-            self._reseed(seed)
+            self._seed_streams(seed)
         obs = self._empty_obs()
         for e in range(self.num_envs):
-            self._encode(self._begin(e), obs, e)
+            self._write_observations(self._reset_copy(e), obs, e)
         self._started = True
         return obs
 
     def step(self, actions: Actions) -> StepResult:
-        """Step every copy once; copies whose agents have all ended are reset at once.
+        """Step every copy once; copies in which all agents ended are reset at once.
 
         Args:
             actions: per agent [E, A_i] floats (clipped to [0, 1], then scaled to the space) or [E] integers.
 
         Returns:
-            As `StepResult` says.
+            See `StepResult`.
 
         Raises:
-            ValueError: an action is refused; nothing has changed.
-            BadInput: the agents do not begin and end together.
+            ValueError: for an invalid action; the environment is unchanged.
+            BadInput: if the agents do not start and end together.
         """
         if not self._started:
             raise RuntimeError("call reset() or set_state() before step()")
         if len(actions) != len(self.agents):
             raise count_error(len(actions), len(self.agents))
         taken = [
-            codec.checked(array, self.num_envs) for codec, array in zip(self._actions, actions, strict=True)
+            codec.checked(array, self.num_envs)
+            for codec, array in zip(self._action_codecs, actions, strict=True)
         ]
         shape = (self.num_envs, len(self.agents))
         rewards, terminated = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
@@ -127,21 +108,24 @@ class PettingZooVectorEnv:
         ended = []
         for e in range(self.num_envs):
             observations, reward, *ends = self._step_copy(e, [array[e] for array in taken])
-            with np.errstate(over="ignore"):  # what float32 cannot hold is for the worker to refuse
+            with np.errstate(over="ignore"):  # the worker drops values beyond float32's range
                 rewards[e] = [reward[agent] for agent in self.agents]
-            self._encode(observations, final_obs, e)
-            terminated[e], cut = self._ends(ends[0], ends[1], e)
+            self._write_observations(observations, final_obs, e)
+            terminated[e], cut = self._checked_ends(ends[0], ends[1], e)
             truncated[e] = any(cut)
             if truncated[e] or terminated[e].all():
                 ended.append(e)
-        return StepResult(self._restart(ended, final_obs), rewards, terminated, truncated, final_obs)
+        return StepResult(
+            self._reset_ended_copies(ended, final_obs), rewards, terminated, truncated, final_obs
+        )
 
     def get_state(self) -> State:
         """Return generators, episode seeds and the actions of the running episodes.
 
         Returns:
             generator_state [E, 6] uint64, episode_seed [E], episode_step [E], and per agent `actions_<agent>`
-            [E, T, A_i] or [E, T] with T the steps of the longest running episode, zeros after a copy's own.
+            [E, T, A_i] or [E, T], where T is the length of the longest running episode; shorter ones are
+            padded with zeros.
         """
         if not self._started:
             raise RuntimeError("call reset() before get_state()")
@@ -152,48 +136,47 @@ class PettingZooVectorEnv:
             "episode_step": self._episode_step.copy(),
         }
         past = np.arange(length) >= self._episode_step[:, None]  # [E, T]
-        for agent, history in zip(self.agents, self._history, strict=True):
+        for agent, history in zip(self.agents, self._action_history, strict=True):
             actions = history[:, :length].copy()
             actions[past] = 0
             state[f"actions_{agent}"] = actions
         return state
 
     def set_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Continue exactly from a saved state: reset each copy with its episode's seed, replay its actions.
+        """Continue exactly from a saved state: reset each copy with its episode seed, replay its actions.
 
         Raises:
-            ValueError: naming the array that is missing, unknown, of a wrong shape or out of range.
-            NotReproducible: if an environment does not honour its seed; call `reset` then.
+            ValueError: names the array that is missing, unknown, of a wrong shape or out of range.
+            NotReproducible: if an environment does not honour its seed; call `reset` to continue.
         """
         names = [f"actions_{agent}" for agent in self.agents]
         check_keys(state, ["generator_state", "episode_seed", "episode_step", *names])
-        each = (self.num_envs,)
-        packed = streams.checked(state["generator_state"], self.num_envs)
-        seeds = checked_integers("episode_seed", state["episode_seed"], each, _SEED_LIMIT)
-        steps = checked_integers("episode_step", state["episode_step"], each, _SEED_LIMIT)
+        packed = streams.checked(state, self.num_envs)
+        seeds = checked_integers(state, "episode_seed", self.num_envs, _INT31_LIMIT)
+        steps = checked_integers(state, "episode_step", self.num_envs, _INT31_LIMIT)
         replayed = self._checked_history(state, int(steps.max()))
         self._streams = [streams.unpack(row) for row in packed]
         self._started = True
         for e in range(self.num_envs):
-            self._open(e, int(seeds[e]))
+            self._reset_copy_with_seed(e, int(seeds[e]))
             for t in range(int(steps[e])):
-                ended = self._replay(e, [array[e, t] for array in replayed])
+                ended = self._replay_step(e, [array[e, t] for array in replayed])
                 if ended:
                     raise NotReproducible(
                         f"copy {e} ended while its actions were replayed: {self._id} does not honour its seed"
                     )
 
-    def _replay(self, e: int, actions: list[Any]) -> bool:
-        """Step one copy again; return whether its episode ended."""
+    def _replay_step(self, e: int, actions: list[Any]) -> bool:
+        """Step one copy with a saved action; return whether its episode ended."""
         try:
             _, _, terminations, truncations, _ = self._step_copy(e, actions)
-        except Exception as error:  # whatever an environment finds wrong with what a file says
+        except Exception as error:  # an environment may raise anything for a damaged state
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ValueError(f"copy {e} refused an action that was replayed ({reason})") from error
+            raise ValueError(f"copy {e} raised while its saved actions were replayed ({reason})") from error
         return any(terminations.values()) or any(truncations.values())
 
     def final_distances(self) -> FloatArray | None:
-        """Return None: nothing is known of landmarks."""
+        """Return None: landmarks of a PettingZoo environment are unknown."""
         return None
 
     def close(self) -> None:
@@ -201,93 +184,88 @@ class PettingZooVectorEnv:
         for env in self.envs:
             env.close()
 
-    def _reseed(self, seed: int) -> None:
+    def _seed_streams(self, seed: int) -> None:
         self._streams = [streams.stream(seed, copy) for copy in range(self.num_envs)]
 
-    def _begin(self, e: int) -> dict[str, Any]:
-        """Begin the next episode of one copy and return its first observations."""
-        return self._open(e, int(self._streams[e].integers(_SEED_LIMIT)))
+    def _reset_copy(self, e: int) -> dict[str, Any]:
+        """Start the next episode of one copy; return its first observations."""
+        return self._reset_copy_with_seed(e, int(self._streams[e].integers(_INT31_LIMIT)))
 
-    def _open(self, e: int, episode_seed: int) -> dict[str, Any]:
+    def _reset_copy_with_seed(self, e: int, episode_seed: int) -> dict[str, Any]:
         self._episode_seed[e], self._episode_step[e] = episode_seed, 0
-        return self._checked_agents(self.envs[e].reset(seed=episode_seed), e)
+        return self._check_all_agents_present(self.envs[e].reset(seed=episode_seed), e)
 
-    def _checked_agents(self, reset_result: tuple[dict[str, Any], Any], e: int) -> dict[str, Any]:
-        """Return first observations after making sure that all agents are there."""
+    def _check_all_agents_present(self, reset_result: tuple[dict[str, Any], Any], e: int) -> dict[str, Any]:
+        """Return the first observations; BadInput unless the episode starts with all agents."""
         present = set(self.envs[e].agents)
         if present != set(self.agents):
             odd = ", ".join(sorted(present ^ set(self.agents)))
-            raise BadInput(
-                "env.id", self._id, f"an episode begins without or with other agents than always: {odd}"
-            )
+            raise BadInput("env.id", self._id, f"an episode started with missing or extra agents: {odd}")
         return reset_result[0]
 
     def _step_copy(self, e: int, actions: list[Any]) -> tuple[Any, ...]:
-        """Step one copy, remembering the actions."""
-        self._remember(e, actions)
-        decoded = zip(self.agents, self._actions, actions, strict=True)
+        """Record the actions and step one copy."""
+        self._record_actions(e, actions)
+        decoded = zip(self.agents, self._action_codecs, actions, strict=True)
         result: tuple[Any, ...] = self.envs[e].step({agent: codec.decode(a) for agent, codec, a in decoded})
         for part in result[:4]:
             missing = [agent for agent in self.agents if agent not in part]
             if missing:
-                remedy = f"{missing[0]} left its episode early; agents must begin and end together"
+                remedy = f"{missing[0]} left its episode early; agents must start and end together"
                 raise BadInput("env.id", self._id, remedy)
         return result
 
-    def _remember(self, e: int, actions: list[Any]) -> None:
+    def _record_actions(self, e: int, actions: list[Any]) -> None:
         t = int(self._episode_step[e])
-        if t == self._history[0].shape[1]:
-            self._history = [np.concatenate([old, np.zeros_like(old)], axis=1) for old in self._history]
-        for history, action in zip(self._history, actions, strict=True):
+        if t == self._action_history[0].shape[1]:
+            self._action_history = [
+                np.concatenate([old, np.zeros_like(old)], axis=1) for old in self._action_history
+            ]
+        for history, action in zip(self._action_history, actions, strict=True):
             history[e, t] = action
         self._episode_step[e] = t + 1
 
-    def _ends(
+    def _checked_ends(
         self, terminations: Mapping[str, bool], truncations: Mapping[str, bool], e: int
     ) -> tuple[Any, Any]:
-        """Return who terminated and who was truncated, N flags each; BadInput if only some ended."""
+        """Return terminations and truncations, N flags each; BadInput if only some agents ended."""
         terminated = [bool(terminations[agent]) for agent in self.agents]
         truncated = [bool(truncations[agent]) for agent in self.agents]
         ended = [a or b for a, b in zip(terminated, truncated, strict=True)]
         if any(ended) and not all(ended):
             early = self.agents[ended.index(True)]
-            remedy = f"{early} ended its episode before the others; agents must begin and end together"
+            remedy = f"{early} ended its episode before the others; agents must start and end together"
             raise BadInput("env.id", self._id, remedy)
         if not any(ended) and set(self.envs[e].agents) != set(self.agents):
             raise BadInput(
-                "env.id", self._id, "agents joined or left within an episode; they must stay the same"
+                "env.id", self._id, "agents joined or left during an episode; they must stay the same"
             )
         return terminated, truncated
 
-    def _restart(self, ended: list[int], final_obs: Observations) -> Observations:
-        """Begin the next episode of the copies that ended and return what all copies see now."""
+    def _reset_ended_copies(self, ended: list[int], final_obs: Observations) -> Observations:
+        """Reset the copies whose episode ended; return the current observations of all copies."""
         if not ended:
             return final_obs
         obs = tuple(array.copy() for array in final_obs)
         for e in ended:
-            self._encode(self._begin(e), obs, e)
+            self._write_observations(self._reset_copy(e), obs, e)
         return obs
 
     def _checked_history(self, state: Mapping[str, npt.NDArray[Any]], length: int) -> list[npt.NDArray[Any]]:
-        """Return the saved actions of each agent after checking their shapes and types."""
+        """Return the saved actions of each agent after checking shape, type and values."""
         histories = []
-        for agent, codec in zip(self.agents, self._actions, strict=True):
-            array, one = np.asarray(state[f"actions_{agent}"]), codec.empty(1, 1)
-            shape = (self.num_envs, length, *one.shape[2:])
-            if array.shape != shape or array.dtype != one.dtype:
-                raise ValueError(
-                    f"actions_{agent} has shape {array.shape} and type {array.dtype}, "
-                    f"expected {shape} {one.dtype}"
-                )
+        for agent, codec in zip(self.agents, self._action_codecs, strict=True):
+            expected = codec.zeros(self.num_envs, length)
+            array = checked_array(dict(state), f"actions_{agent}", expected.shape, expected.dtype)
             for t in range(length):
                 codec.checked(array[:, t], self.num_envs)
             histories.append(array)
         return histories
 
     def _empty_obs(self) -> Observations:
-        return tuple(np.empty((self.num_envs, codec.size), np.float32) for codec in self._obs)
+        return tuple(np.empty((self.num_envs, codec.size), np.float32) for codec in self._obs_codecs)
 
-    def _encode(self, observations: Mapping[str, Any], obs: Observations, e: int) -> None:
+    def _write_observations(self, observations: Mapping[str, Any], obs: Observations, e: int) -> None:
         with np.errstate(over="ignore"):  # as for rewards
-            for agent, codec, array in zip(self.agents, self._obs, obs, strict=True):
+            for agent, codec, array in zip(self.agents, self._obs_codecs, obs, strict=True):
                 codec.encode(observations[agent], array[e])

@@ -1,7 +1,7 @@
-"""`simple_adversary` as a vector environment: E copies stepped by one compiled call.
+"""`simple_adversary` as a vector environment: one compiled call steps all E copies.
 
-Equal with MPE2 1.1.1 bit for bit: positions, velocities, observations, rewards (float64 inside, rounded to
-float32 once) and every draw of a reset. The oracle is MPE2 itself, in `tests/envs`.
+Bit-identical to MPE2 1.1.1: positions, velocities, observations, rewards (float64 internally, rounded to
+float32 once) and all random draws of a reset. `tests/envs` compares it to MPE2.
 """
 
 from __future__ import annotations
@@ -14,51 +14,56 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.envs import streams
-from distributed_maddpg.envs.adversary_kernel import JointActions, Outcome, Rules, Worlds, reset_all, step_all
+from distributed_maddpg.envs.adversary_kernel import (
+    EnvParams,
+    EnvState,
+    JointActions,
+    StepOutput,
+    reset_all,
+    step_all,
+)
 from distributed_maddpg.envs.adversary_rules import NUM_ACTIONS, AdversaryOptions, checked_state
 from distributed_maddpg.envs.base import (
     Actions,
     Observations,
     State,
     StepResult,
-    VectorActionType,
+    VectorEnv,
     count_error,
     nan_error,
     range_error,
     shape_error,
 )
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.types import ActionType, FloatArray
+from distributed_maddpg.types import FloatArray
 
 
-class _Buffers(NamedTuple):
-    """The arrays of one step, and what `step` returns: they are the same memory."""
+class _StepBuffers(NamedTuple):
+    """The arrays that one step writes, and the results that view them."""
 
-    outcome: Outcome
-    running: StepResult
-    """For a step in which no copy ended: final_obs is obs."""
-    ending: StepResult
+    output: StepOutput
+    result: StepResult
+    """For a step in which no episode ended: final_obs is obs."""
+    result_with_ends: StepResult
 
 
-class SimpleAdversary:
-    """E copies of `mpe2.simple_adversary_v3`, one adversary against `N` good agents.
+class SimpleAdversary(VectorEnv):
+    """E copies of `mpe2.simple_adversary_v3`: one adversary against `N` good agents.
 
     Args:
         num_envs: E.
         seed: copy i draws from `streams.stream(seed, i)`, whatever E is.
-        kwargs: the keywords of MPE2's `parallel_env`, and one of ours, see `AdversaryOptions`.
+        kwargs: keywords of MPE2's `parallel_env`, and the two of `OPTIONS_NOT_IN_MPE2`.
     """
 
     def __init__(self, num_envs: int, seed: int, **kwargs: Any) -> None:
-        if num_envs < 1:
-            raise BadInput("env.num_envs", num_envs, "must be at least 1")
         self.options = AdversaryOptions.from_kwargs(kwargs)
         if self.options.render_mode is not None:
-            remedy = "the compiled environment draws nothing; leave it out, or use backend = 'pettingzoo'"
+            remedy = "the compiled environment cannot render; leave it out, or use backend = 'pettingzoo'"
             raise BadInput("env.kwargs.render_mode", self.options.render_mode, remedy)
         self.num_envs = num_envs
         self.spec = self.options.spec
-        self._rules = Rules(
+        self._params = EnvParams(
             self.options.max_cycles,
             self.options.continuous_actions,
             self.options.num_agent_neighbors or 0,
@@ -68,7 +73,7 @@ class SimpleAdversary:
             self.options.velocity_first,
         )
         landmarks = self.options.N
-        self._worlds = Worlds(
+        self._state = EnvState(
             np.zeros((num_envs, landmarks + 1, 2)),
             np.zeros((num_envs, landmarks + 1, 2)),
             np.zeros((num_envs, landmarks, 2)),
@@ -76,50 +81,25 @@ class SimpleAdversary:
             np.zeros(num_envs, np.int64),
             streams.pack_all(seed, num_envs),
         )
-        rows = landmarks + 1 if self._rules.continuous else 0
+        rows = landmarks + 1 if self._params.continuous else 0
         self._actions = JointActions(
             np.zeros((rows, num_envs, NUM_ACTIONS), np.float32),
             np.zeros((landmarks + 1 - rows, num_envs), np.int64),
         )
         self._distances = np.zeros((num_envs, landmarks + 1, landmarks), np.float32)
         ends = np.cumsum((0, *self.spec.observation_sizes)) * num_envs
-        self._blocks = tuple(slice(a, b) for a, b in itertools.pairwise(ends.tolist()))
-        self._buffers, self._spare = self._make_buffers(), self._make_buffers()
+        self._obs_slices = tuple(slice(a, b) for a, b in itertools.pairwise(ends.tolist()))
+        self._buffers, self._next_buffers = self._make_buffers(), self._make_buffers()
         self._started = False
 
-    @property
-    def agents(self) -> tuple[str, ...]:
-        """Names of the N + 1 agents, the adversary first."""
-        return self.spec.agents
-
-    @property
-    def observation_sizes(self) -> tuple[int, ...]:
-        """O_i of each agent."""
-        return self.spec.observation_sizes
-
-    @property
-    def action_sizes(self) -> tuple[int, ...]:
-        """A_i of each agent: 5."""
-        return self.spec.action_sizes
-
-    @property
-    def action_types(self) -> tuple[ActionType, ...]:
-        """Kind of action of each agent, the same for all."""
-        return self.spec.action_types
-
-    @property
-    def action_type(self) -> VectorActionType:
-        """Kind of action of all agents."""
-        return self.spec.action_types[0]
-
     def reset(self, seed: int | None = None) -> Observations:
-        """Begin a new episode in every copy; a seed derives all streams anew, none continues them."""
+        """Start a new episode in every copy; with `seed`, re-seed all random streams first."""
         if seed is not None:
-            self._worlds.generator[:] = streams.pack_all(seed, self.num_envs)
-        obs = np.empty(self._blocks[-1].stop, np.float32)
-        reset_all(self._worlds, self._rules, obs)
+            self._state.generator_state[:] = streams.pack_all(seed, self.num_envs)
+        obs = np.empty(self._obs_slices[-1].stop, np.float32)
+        reset_all(self._state, self._params, obs)
         self._started = True
-        return self._by_agent(obs)
+        return self._split_by_agent(obs)
 
     def step(self, actions: Actions) -> StepResult:
         """Step every copy once; copies at `max_cycles` are truncated and reset at once.
@@ -128,46 +108,31 @@ class SimpleAdversary:
             actions: N + 1 arrays, [E, 5] floats (clipped to [0, 1]) or [E] integers in 0..4.
 
         Returns:
-            As `StepResult` says; nothing ever terminates. Two sets of arrays take turns, so that no step
-            allocates any: the step after the next one overwrites what this one returns.
+            See `StepResult`; no agent ever terminates. Two sets of arrays alternate, so that a step allocates
+            nothing: the step after the next one overwrites this result.
 
         Raises:
-            ValueError: an action is refused; the state is then unchanged.
+            ValueError: for an invalid action; the state is unchanged.
         """
         if not self._started:
             raise RuntimeError("call reset() or set_state() before step()")
-        self._load(actions)
+        self._load_actions(actions)
         buffers = self._buffers
-        num_ended = step_all(self._worlds, self._rules, self._actions, buffers.outcome)
+        num_ended = step_all(self._state, self._params, self._actions, buffers.output)
         if num_ended < 0:
-            raise self._refusal()
-        self._buffers, self._spare = self._spare, buffers
-        return buffers.ending if num_ended else buffers.running
+            raise self._invalid_action_error()
+        self._buffers, self._next_buffers = self._next_buffers, buffers
+        return buffers.result_with_ends if num_ended else buffers.result
 
     def get_state(self) -> State:
-        """Return copies of all state, see `adversary_rules.checked_state`."""
+        """Return a copy of the full state, see `adversary_rules.checked_state`."""
         if not self._started:
             raise RuntimeError("call reset() before get_state()")
-        return {
-            "agent_positions": self._worlds.positions.copy(),
-            "agent_velocities": self._worlds.velocities.copy(),
-            "landmark_positions": self._worlds.landmarks.copy(),
-            "goal_landmark": self._worlds.goal.copy(),
-            "cycle": self._worlds.cycle.copy(),
-            "generator_state": self._worlds.generator.copy(),
-        }
+        return {name: array.copy() for name, array in self._state._asdict().items()}
 
     def set_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Continue exactly from a state of this environment, or of MPE2's through its adapter."""
-        checked = checked_state(state, self.num_envs, self.options)
-        self._worlds = Worlds(
-            checked["agent_positions"],
-            checked["agent_velocities"],
-            checked["landmark_positions"],
-            checked["goal_landmark"],
-            checked["cycle"],
-            checked["generator_state"],
-        )
+        """Continue exactly from a state of this environment or of `MPE2AdversaryEnv`."""
+        self._state = EnvState(**checked_state(state, self.num_envs, self.options))
         self._started = True
 
     def final_distances(self) -> FloatArray:
@@ -175,48 +140,54 @@ class SimpleAdversary:
         return self._distances
 
     def close(self) -> None:
-        """Do nothing: the copies are plain arrays."""
+        """Do nothing: there are no resources to release."""
 
-    def _make_buffers(self) -> _Buffers:
-        """Allocate what one step writes, and the views of it that are handed out."""
+    def _make_buffers(self) -> _StepBuffers:
+        """Allocate the arrays of one step and the results that view them."""
         shape = (self.num_envs, len(self.agents))
-        outcome = Outcome(
-            np.empty(self._blocks[-1].stop, np.float32),
-            np.empty(self._blocks[-1].stop, np.float32),
+        output = StepOutput(
+            np.empty(self._obs_slices[-1].stop, np.float32),
+            np.empty(self._obs_slices[-1].stop, np.float32),
             np.empty(shape, np.float32),
             np.empty(self.num_envs, np.bool_),
             self._distances,
         )
         terminated = np.zeros(shape, np.bool_)
-        terminated.flags.writeable = False  # it is never written again
-        obs = self._by_agent(outcome.obs)
-        running = StepResult(obs, outcome.rewards, terminated, outcome.truncated, obs)
-        return _Buffers(outcome, running, running._replace(final_obs=self._by_agent(outcome.final_obs)))
+        terminated.flags.writeable = False  # shared by all results
+        obs = self._split_by_agent(output.obs)
+        result = StepResult(obs, output.rewards, terminated, output.truncated, obs)
+        return _StepBuffers(
+            output,
+            result,
+            result._replace(final_obs=self._split_by_agent(output.final_obs)),
+        )
 
-    def _by_agent(self, flat: FloatArray) -> Observations:
-        """Return each agent's block of the kernel's observations, N + 1 views [E, O_i]."""
-        return tuple(flat[block].reshape(self.num_envs, -1) for block in self._blocks)
+    def _split_by_agent(self, flat: FloatArray) -> Observations:
+        """Return views of the kernel's flat observations: N + 1 arrays [E, O_i]."""
+        return tuple(flat[block].reshape(self.num_envs, -1) for block in self._obs_slices)
 
-    def _load(self, actions: Actions) -> None:
-        """Copy the actions into the kernel's one array, [N+1, E, 5] or [N+1, E]."""
+    def _load_actions(self, actions: Actions) -> None:
+        """Copy the actions into the kernel's array, [N+1, E, 5] or [N+1, E]."""
         agents = self.spec.agents
         if len(actions) != len(agents):
             raise count_error(len(actions), len(agents))
-        buffer: npt.NDArray[Any] = self._actions.vectors if self._rules.continuous else self._actions.pushes
-        shape, kinds = buffer.shape[1:], "fiu" if self._rules.continuous else "iu"
+        buffer: npt.NDArray[Any] = (
+            self._actions.continuous if self._params.continuous else self._actions.discrete
+        )
+        shape, kinds = buffer.shape[1:], "fiu" if self._params.continuous else "iu"
         for i, given in enumerate(actions):
             array = np.asarray(given)
             if array.shape != shape or array.dtype.kind not in kinds:
-                expected = f"{shape} {'float32' if self._rules.continuous else 'integers'}"
+                expected = f"{shape} {'float32' if self._params.continuous else 'integers'}"
                 raise shape_error(agents[i], array, expected)
             buffer[i] = array
 
-    def _refusal(self) -> ValueError:
-        """Name the first action that cannot be taken."""
+    def _invalid_action_error(self) -> ValueError:
+        """Return the error that names the first invalid action."""
         agents = self.spec.agents
-        if self._rules.continuous:
-            i, copy, _ = np.argwhere(np.isnan(self._actions.vectors))[0].tolist()
+        if self._params.continuous:
+            i, copy, _ = np.argwhere(np.isnan(self._actions.continuous))[0].tolist()
             return nan_error(agents[i], copy)
-        pushes = self._actions.pushes
-        i, copy = np.argwhere((pushes < 0) | (pushes >= NUM_ACTIONS))[0].tolist()
-        return range_error(agents[i], copy, int(pushes[i, copy]), NUM_ACTIONS)
+        actions = self._actions.discrete
+        i, copy = np.argwhere((actions < 0) | (actions >= NUM_ACTIONS))[0].tolist()
+        return range_error(agents[i], copy, int(actions[i, copy]), NUM_ACTIONS)

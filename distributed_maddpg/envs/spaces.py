@@ -1,4 +1,4 @@
-"""Between a PettingZoo agent's spaces and a vector environment's arrays."""
+"""Convert between a PettingZoo agent's spaces and a vector environment's arrays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distributed_maddpg.types import ActionType, FloatArray
 
 @dataclass(frozen=True)
 class ContinuousActions:
-    """Actions in [0, 1]^A_i for a bounded Box of any shape and number type."""
+    """Actions in [0, 1]^A_i for a bounded Box of any shape and dtype."""
 
     agent: str
     space: Any
@@ -25,11 +25,11 @@ class ContinuousActions:
 
     @property
     def size(self) -> int:
-        """A_i, numbers in one action."""
+        """A_i, the number of values in an action."""
         return int(np.prod(self.space.shape, dtype=np.int64))
 
-    def empty(self, *shape: int) -> FloatArray:
-        """Return zeroed storage for actions, [*shape, A_i]."""
+    def zeros(self, *shape: int) -> FloatArray:
+        """Return an array of zero actions, [*shape, A_i]."""
         return np.zeros((*shape, self.size), np.float32)
 
     def checked(self, actions: npt.NDArray[Any], num_envs: int) -> FloatArray:
@@ -44,7 +44,7 @@ class ContinuousActions:
         return clipped
 
     def decode(self, action: FloatArray) -> npt.NDArray[Any]:
-        """Return one action, [A_i] in [0, 1], as the space has it: scaled to its bounds, shaped and cast."""
+        """Return one action [A_i] in [0, 1] as the space's: scaled to its bounds, reshaped and cast."""
         low, high = self.space.low.astype(np.float64), self.space.high.astype(np.float64)
         scaled = low + action.reshape(self.space.shape).astype(np.float64) * (high - low)
         if self.space.dtype.kind in "iu":
@@ -56,7 +56,7 @@ class ContinuousActions:
 
 @dataclass(frozen=True)
 class DiscreteActions:
-    """Actions 0 to n - 1 for a Discrete space, which itself may begin elsewhere."""
+    """Actions 0 to n - 1 for a Discrete space, whose own `start` may differ from 0."""
 
     agent: str
     space: Any
@@ -65,15 +65,15 @@ class DiscreteActions:
 
     @property
     def size(self) -> int:
-        """A_i, how many actions there are."""
+        """A_i, the number of actions."""
         return int(self.space.n)
 
-    def empty(self, *shape: int) -> npt.NDArray[np.int64]:
-        """Return zeroed storage for actions, of the given shape."""
+    def zeros(self, *shape: int) -> npt.NDArray[np.int64]:
+        """Return an array of zero actions of the given shape."""
         return np.zeros(shape, np.int64)
 
     def checked(self, actions: npt.NDArray[Any], num_envs: int) -> npt.NDArray[np.int64]:
-        """Return the actions of all copies, [E]; ValueError for one that does not exist or a wrong shape."""
+        """Return all copies' actions, [E]; ValueError for an action out of range or a wrong shape."""
         actions = np.asarray(actions)
         if actions.shape != (num_envs,) or actions.dtype.kind not in "iu":
             raise shape_error(self.agent, actions, f"{(num_envs,)} integers")
@@ -84,7 +84,7 @@ class DiscreteActions:
         return actions.astype(np.int64)
 
     def decode(self, action: Any) -> int:
-        """Return one action as the space counts it."""
+        """Return one action in the space's own numbering."""
         return int(action) + int(self.space.start)
 
 
@@ -94,26 +94,25 @@ ActionCodec = ContinuousActions | DiscreteActions
 def action_codec(env_id: str, agent: str, space: Any) -> ActionCodec:
     """Return the codec of an agent's action space.
 
-    Raises: BadInput naming the agent and the space if no policy of this package can act in it.
+    Raises:
+        BadInput: names the agent and the space if no policy of this package can act in it.
     """
     if isinstance(space, Discrete):
         return DiscreteActions(agent, space)
     if not isinstance(space, Box):
-        raise BadInput("env.id", env_id, f"{agent} acts in {space}, only Box and Discrete can be used")
+        raise BadInput("env.id", env_id, f"{agent} acts in {space}; only Box and Discrete are supported")
     if not space.is_bounded():
-        remedy = (
-            f"{agent} acts in {space}, which is unbounded, and a policy's [0, 1] cannot be scaled to that"
-        )
+        remedy = f"{agent} acts in {space}, which is unbounded; give it bounds, to which [0, 1] is scaled"
         raise BadInput("env.id", env_id, remedy)
     codec = ContinuousActions(agent, space)
     if codec.size == 0:
-        raise BadInput("env.id", env_id, f"{agent} acts in {space}, which has no numbers")
+        raise BadInput("env.id", env_id, f"{agent} acts in {space}, which has size 0")
     return codec
 
 
 @dataclass(frozen=True)
 class ObservationCodec:
-    """Observations of one agent as O_i float32 numbers: a Box flattened, a Discrete one as one-hot."""
+    """Observations of one agent as O_i float32 values: a Box flattened, a Discrete one-hot."""
 
     space: Any
 
@@ -125,7 +124,7 @@ class ObservationCodec:
         return int(np.prod(self.space.shape, dtype=np.int64))
 
     def encode(self, observation: Any, row: FloatArray) -> None:
-        """Write one observation to a row, [O_i]."""
+        """Write one observation into a row, [O_i]."""
         if isinstance(self.space, Discrete):
             row[:] = 0.0
             row[int(observation) - int(self.space.start)] = 1.0
@@ -134,7 +133,7 @@ class ObservationCodec:
 
 
 def observation_codec(env_id: str, agent: str, space: Any) -> ObservationCodec:
-    """Return the codec of an agent's observation space; BadInput if it is neither Box nor Discrete."""
+    """Return the codec of an agent's observation space; BadInput unless it is Box or Discrete."""
     if not isinstance(space, Box | Discrete):
-        raise BadInput("env.id", env_id, f"{agent} observes {space}, only Box and Discrete can be used")
+        raise BadInput("env.id", env_id, f"{agent} observes {space}; only Box and Discrete are supported")
     return ObservationCodec(space)

@@ -1,20 +1,21 @@
-"""The random stream of each environment copy, and its form as six plain numbers.
+"""One random stream per environment copy, and its packed form of six integers.
 
-A stream is numpy's `Generator(PCG64(SeedSequence(seed, spawn_key=(i,))))` for copy i, whatever the number of
-copies. Its packed form is `[state_hi, state_lo, inc_hi, inc_lo, has_uint32, uinteger]`, uint64.
+The stream of copy i is numpy's `Generator(PCG64(SeedSequence(seed, spawn_key=(i,))))`, independent of the
+number of copies. Its packed form is `[state_hi, state_lo, inc_hi, inc_lo, has_uint32, uinteger]`, uint64.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.seeding import pack_generator, restore_generator
+from distributed_maddpg.types import checked_array
 
 UintArray = npt.NDArray[np.uint64]
-WIDTH = 6
 
 
 def stream(seed: int, copy: int) -> np.random.Generator:
@@ -30,31 +31,17 @@ def unpack(packed: UintArray) -> np.random.Generator:
 
 
 def pack_all(seed: int, num_envs: int) -> UintArray:
-    """Return the first states of all copies' streams, [E, 6] uint64."""
+    """Return the initial states of all copies' streams, [E, 6] uint64."""
     return np.stack([pack_generator(stream(seed, copy)) for copy in range(num_envs)])
 
 
-def checked(packed: npt.NDArray[Any], num_envs: int) -> UintArray:
-    """Return a copy of saved states after checking that they are possible ones.
-
-    Args:
-        packed: [E, 6] uint64.
-        num_envs: E.
-
-    Returns:
-        [E, 6] uint64.
+def checked(state: Mapping[str, npt.NDArray[Any]], num_envs: int) -> UintArray:
+    """Validate and return a copy of a saved state's `generator_state`, [E, 6] uint64.
 
     Raises:
-        ValueError: if the shape, the type or a value cannot be PCG64's.
+        ValueError: for a wrong shape or type, or a value that no PCG64 state has.
     """
-    packed = np.asarray(packed)
-    if packed.shape != (num_envs, WIDTH) or packed.dtype != np.uint64:
-        raise ValueError(
-            f"generator_state has shape {packed.shape} and type {packed.dtype}, "
-            f"expected ({num_envs}, {WIDTH}) uint64"
-        )
-    odd, flag, half = packed[:, 3] & np.uint64(1), packed[:, 4], packed[:, 5]
-    if not odd.all() or (flag > 1).any() or (half > 0xFFFFFFFF).any():
-        raise ValueError("generator_state holds values that no PCG64 generator has")
-    states: UintArray = packed.copy()
-    return states
+    packed: UintArray = checked_array(dict(state), "generator_state", (num_envs, 6), np.uint64)
+    for row in packed:
+        unpack(row)
+    return packed

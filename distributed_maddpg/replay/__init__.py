@@ -1,1 +1,1 @@
-"""The replay buffer: a ring of transitions that one process writes and others read."""
+"""The replay buffer: a ring of transitions with one writer process and several reader processes."""

@@ -6,54 +6,39 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.replay.ring import Ring, RingSnapshot
+from distributed_maddpg.replay.ring import Ring
 from distributed_maddpg.seeding import generator, pack_generator, restore_generator
-from distributed_maddpg.types import EnvSpec, FloatArray, StoredTransitions
+from distributed_maddpg.types import EnvSpec, FloatArray
 
 
 class ReplayBuffer:
-    """Keeps the newest transitions of a ring and draws uniform minibatches, with replacement."""
+    """Stores the newest transitions in a ring and samples uniform minibatches with replacement."""
 
     def __init__(self, ring: Ring, rng: np.random.Generator) -> None:
-        """Use a ring, its own or another process's; draws come from `rng`."""
+        """Use a ring, which another process may own; samples are drawn with `rng`."""
         self.ring = ring
         self._rng = rng
 
     @property
     def inserted(self) -> int:
-        """Rows ever added."""
+        """Total number of rows ever added."""
         return self.ring.inserted
 
     @property
-    def capacity(self) -> int:
-        """Rows the ring can hold."""
-        return self.ring.capacity
-
-    @property
     def size(self) -> int:
-        """Rows held now."""
+        """Number of rows stored."""
         return self.ring.size
 
-    @property
-    def cursor(self) -> int:
-        """Where the next row goes."""
-        return self.inserted % self.capacity
-
-    @property
-    def size_bytes(self) -> int:
-        """Memory of the full ring."""
-        return self.ring.rows.nbytes
-
     def add(self, rows: FloatArray) -> None:
-        """Copy rows `[n, width]` into the ring, over the oldest where it is full.
+        """Add rows `[n, width]`, overwriting the oldest if the ring is full.
 
         Raises:
-            ValueError: if the rows have another width, or are more than the ring holds.
+            ValueError: if the rows have another width, or exceed the capacity.
         """
         self.ring.add(rows)
 
     def sample(self, num_batches: int, batch_size: int) -> FloatArray:
-        """Return `[num_batches, batch_size, width]` uniform rows, a copy.
+        """Return a copy of uniform rows, `[num_batches, batch_size, width]`.
 
         Raises:
             ValueError: if the ring is empty.
@@ -61,42 +46,20 @@ class ReplayBuffer:
         rows = self.ring.sample(self._rng, num_batches * batch_size)
         return rows.reshape(num_batches, batch_size, -1)
 
-    def snapshot(self) -> RingSnapshot:
-        """Return the contents of this moment, to be read while rows are added."""
-        return self.ring.snapshot()
-
-    def restore(self, stored: StoredTransitions) -> None:
-        """Take over contents; draws then go on as they did where ring and generator are the same.
-
-        Raises:
-            ValueError: if that is no ring's contents, or of another width; the ring may be empty then.
-        """
-        self.ring.restore(stored)
-
     def generator_state(self) -> npt.NDArray[np.uint64]:
-        """Return the state `[6]` of the generator that draws."""
+        """Return the sampling generator's state `[6]`."""
         return pack_generator(self._rng)
 
     def set_generator_state(self, state: npt.NDArray[np.uint64]) -> None:
-        """Draw on from a state `[6]` that `generator_state` returned.
+        """Set the sampling generator to a state `[6]` from `generator_state`.
 
         Raises:
             ValueError: if no generator has that state.
         """
         restore_generator(self._rng, state)
 
-    def check_valid(self) -> tuple[bool, str]:
-        """Return whether the invariants hold, and which one does not."""
-        if not 0 <= self.size <= self.capacity:
-            return False, f"size {self.size} outside [0, {self.capacity}]"
-        if not np.isfinite(self.ring.read_since(0)[0]).all():
-            return False, "a stored row is not finite"
-        if self.ring.epoch == 0 and self.ring.rows[self.size :].any():
-            return False, "a row that was never written is not zero"
-        return True, ""
-
 
 def make_replay_buffer(config: MADDPGConfig, spec: EnvSpec, ring: Ring | None = None) -> ReplayBuffer:
-    """Build the replay buffer of a run, in private memory where no ring is given."""
+    """Build the replay buffer of a run; without `ring`, in private memory."""
     ring = ring or Ring(config.replay.capacity, spec.transitions.width)
     return ReplayBuffer(ring, generator(config.seed, "replay"))

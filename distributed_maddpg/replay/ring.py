@@ -1,14 +1,14 @@
-"""The memory of the replay buffer: a ring that one process writes and others on its node read.
+"""Memory of the replay buffer: a lock-free ring with one writer process and readers on the same node.
 
-There is no lock. The writer announces in `reserved` how far it is about to write, writes, and then counts the
-rows in `inserted`. A reader copies rows and looks at `reserved` afterwards: whatever that announcement covers
-may have changed under the copy, and is drawn again. So a torn row can be copied but never returned. `epoch`
-changes where these two numbers go back: when the ring forgets its rows, or a new writer mends them.
+The writer sets `reserved` to the row number up to which it is about to write, writes the rows, and then sets
+`inserted`. A reader copies rows and reads `reserved` afterwards: rows in the reserved range may have changed
+during the copy, and are drawn again. So a torn row may be copied but is never returned. `epoch` changes
+whenever these two numbers may go back: when the ring is cleared, or when a new writer repairs torn rows.
 
-Rows are numbered in the order in which they are added; number n stands at place n modulo capacity.
+Rows are numbered in the order of insertion; row number n is stored at index n modulo capacity.
 
-This needs stores that other processors see in the order in which they were made, which x86 promises and ARM
-does not: elsewhere the memory stays private (`docs/decisions/0009-shared-ring.md`).
+This requires that other processors see stores in program order. x86 guarantees that, ARM does not; on other
+machines the memory stays private (`docs/decisions/0009-shared-ring.md`).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ import numpy.typing as npt
 from distributed_maddpg.types import FloatArray, StoredTransitions
 
 _INSERTED, _RESERVED, _TOKEN, _FIRST, _EPOCH = range(5)
-"""`_FIRST` is the number of the first row since the ring forgot all; `_EPOCH` is odd while it does."""
+"""`_FIRST` is the number of the first row since the ring was cleared; `_EPOCH` is odd while it is cleared."""
 _HEADER_WORDS = 5
 _HEADER_BYTES = mmap.PAGESIZE
-_CHUNK_BYTES = 1 << 20  # more takes fresh memory for each, and three times as long
+_CHUNK_BYTES = 1 << 20  # larger chunks allocate fresh memory each time and take three times as long
 _MAX_ROWS = 1 << 62
 _MAX_REDRAWS = 10_000
 _ORDERED_STORES = platform.machine().lower() in ("x86_64", "amd64")
@@ -41,35 +41,35 @@ _ORDERED_STORES = platform.machine().lower() in ("x86_64", "amd64")
 
 @dataclass(frozen=True)
 class RingAddress:
-    """Where another process of the same node finds a ring: an open file of its owner, without a name."""
+    """Where another process of the same node finds a ring: an anonymous open file of its owner."""
 
     process: int
     file: int
     token: int
-    """Written in the ring's head, because another node may have a process of the same number."""
+    """Stored in the ring's header; detects a process of the same pid on another node."""
     capacity: int
     width: int
 
 
 class Ring:
-    """Rows `[capacity, width]` float32, the newest over the oldest; memory is taken as it is written."""
+    """Rows `[capacity, width]` float32; new rows overwrite the oldest. Untouched memory is not committed."""
 
     def __init__(self, capacity: int, width: int) -> None:
         """Create an empty ring in private memory."""
         self.rows: FloatArray = np.zeros((capacity, width), np.float32)
         self.address: RingAddress | None = None
-        """Where others find it; None while the memory is private."""
+        """Where other processes find the ring; None for private memory."""
         self._header = np.zeros(_HEADER_WORDS, np.int64)
-        self._fence = threading.Lock()
-        """Held while rows change, and while a snapshot copies them; readers do without."""
+        self._lock = threading.Lock()
+        """Held while rows change and while a snapshot copies them; readers do not take it."""
         self._snapshots: list[weakref.ref[RingSnapshot]] = []
 
     @staticmethod
     def shared(capacity: int, width: int) -> Ring:
-        """Create an empty ring that other processes can attach to; private where the system cannot share.
+        """Create an empty ring that other processes can attach to; private if the system cannot share memory.
 
-        The memory is an open file without a name: it is gone with the last process that has it open, however
-        that ends, and a container's small /dev/shm does not limit it.
+        The memory is an anonymous file (memfd): it is freed when the last process that has it open ends, in
+        whatever way, and a container's small /dev/shm does not limit it.
         """
         if not (_ORDERED_STORES and sys.platform == "linux"):
             return Ring(capacity, width)
@@ -79,7 +79,7 @@ class Ring:
             weakref.finalize(ring, os.close, file)
             os.ftruncate(file, _HEADER_BYTES + capacity * width * 4)
             ring._map(file, capacity, width)
-        except OSError:  # a sandbox may forbid it
+        except OSError:  # a sandbox may forbid memfd
             return Ring(capacity, width)
         token = secrets.randbits(62)
         ring._header[_TOKEN] = token
@@ -88,28 +88,30 @@ class Ring:
 
     @staticmethod
     def attach(address: RingAddress) -> Ring | None:
-        """Return the ring at an address, to read; None where it cannot be reached from this process.
+        """Return the ring at an address, read-only; None if this process cannot reach it.
 
-        Its own address leads to this process: others find the memory there after the writer has died.
+        The returned ring's own address refers to this process, so others find the memory there after the
+        writer died.
         """
-        return Ring._open(address, os.O_RDONLY, mmap.ACCESS_READ)
+        return Ring._attach(address, os.O_RDONLY, mmap.ACCESS_READ)
 
     @staticmethod
-    def adopt(address: RingAddress) -> Ring | None:
-        """Return the ring at an address, to write; None where it cannot be reached from this process.
+    def attach_as_writer(address: RingAddress) -> Ring | None:
+        """Return the ring at an address, to write; None if this process cannot reach it.
 
-        The old writer must be dead, killed in the middle of `add` or not; readers may go on. Where it may
-        have left a torn row over a stored one, a copy of a whole row is put; a ring without any is emptied.
+        The previous writer must be dead; it may have died in the middle of `add`. Readers may continue
+        meanwhile. A stored row that may be torn is replaced by a copy of a whole row; a ring without a whole
+        row is cleared.
         """
-        ring = Ring._open(address, os.O_RDWR, mmap.ACCESS_DEFAULT)
+        ring = Ring._attach(address, os.O_RDWR, mmap.ACCESS_DEFAULT)
         if ring is not None:
-            ring._repair()
+            ring._repair_torn_rows()
         return ring
 
     @staticmethod
-    def _open(address: RingAddress, flags: int, access: int) -> Ring | None:
+    def _attach(address: RingAddress, flags: int, access: int) -> Ring | None:
         try:
-            # Where that process is another one, its file may be anything: a pipe must not hold us up.
+            # Another process may have that pid, and any file under that number: a pipe must not block here.
             flags |= os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
             file = os.open(f"/proc/{address.process}/fd/{address.file}", flags)
         except OSError:
@@ -118,7 +120,7 @@ class Ring:
         weakref.finalize(ring, os.close, file)
         try:
             ring._map(file, address.capacity, address.width, access)
-        except (OSError, ValueError):  # another file, on another node
+        except (OSError, ValueError):  # another node's process has another file there
             return None
         ring.address = replace(address, process=os.getpid(), file=file)
         return ring if ring._header[_TOKEN] == address.token else None
@@ -130,30 +132,30 @@ class Ring:
 
     @property
     def inserted(self) -> int:
-        """Rows ever added: the number of the next one."""
+        """Total number of rows ever added; the number of the next row."""
         return int(self._header[_INSERTED])
 
     @property
     def epoch(self) -> int:
-        """Changes when the ring forgets rows or mends them: who follows it then starts at 0 again."""
+        """Changes when the ring is cleared or repaired; a follower then starts at 0 again."""
         return int(self._header[_EPOCH])
 
     @property
     def capacity(self) -> int:
-        """Rows the ring can hold."""
+        """Maximum number of rows."""
         return len(self.rows)
 
     @property
     def size(self) -> int:
-        """Rows held now."""
-        _, oldest, inserted = self._held()
+        """Number of rows stored."""
+        _, oldest, inserted = self._stored_range()
         return inserted - oldest
 
     def add(self, rows: FloatArray) -> None:
-        """Copy rows `[n, width]` in, over the oldest where it is full; for one process alone.
+        """Add rows `[n, width]`, overwriting the oldest if the ring is full; only for the writer process.
 
         Raises:
-            ValueError: if the rows have another width, or are more than the ring holds.
+            ValueError: if the rows have another width, or exceed the capacity.
         """
         if rows.ndim != 2 or rows.shape[1] != self.rows.shape[1]:
             raise ValueError(f"rows have shape {rows.shape}, expected [n, {self.rows.shape[1]}]")
@@ -163,7 +165,7 @@ class Ring:
         start = inserted % self.capacity
         before_wrap = min(len(rows), self.capacity - start)
         self._header[_RESERVED] = reserved
-        with self._fence:  # large copies bypass the order of stores; a locked instruction does not let them
+        with self._lock:  # large copies may use unordered stores; the lock's atomic instruction orders them
             if self._snapshots:
                 self._copy_before_overwrite(reserved - self.capacity)
             self.rows[start : start + before_wrap] = rows[:before_wrap]
@@ -171,30 +173,32 @@ class Ring:
             self._header[_INSERTED] = reserved
 
     def snapshot(self) -> RingSnapshot:
-        """Return the contents of this moment, to be read while rows are added; for the writer's process.
+        """Return the current contents, to be read while rows are added; only for the writer process.
 
         Raises:
             ValueError: if another process writes this ring.
         """
         if not self.rows.flags.writeable:
-            raise ValueError("only the process that writes a ring can fix its contents")
-        with self._fence:
-            _, oldest, inserted = self._held()
+            raise ValueError("only the process that writes a ring can take a snapshot of it")
+        with self._lock:
+            _, oldest, inserted = self._stored_range()
             snapshot = RingSnapshot(self, oldest, inserted)
             self._snapshots.append(weakref.ref(snapshot))
         return snapshot
 
-    def restart(self, first: int) -> None:
-        """Forget all rows; the next one gets number `first`. For the writer alone; snapshots keep theirs.
+    def clear(self, first: int) -> None:
+        """Remove all rows; the next row gets number `first`.
+
+        Only for the writer process. Snapshots keep their rows.
 
         Raises:
             ValueError: if no row can have that number.
         """
         if not 0 <= first <= _MAX_ROWS:
             raise ValueError(f"a ring cannot start at row {first}")
-        with self._fence:
+        with self._lock:
             self._copy_before_overwrite(_MAX_ROWS)
-            changing = self.epoch | 1  # odd already if a writer died right here
+            changing = self.epoch | 1  # odd already if the previous writer died in here
             self._header[_EPOCH] = changing
             self._header[_FIRST] = first
             self._header[_INSERTED] = first
@@ -202,57 +206,57 @@ class Ring:
             self._header[_EPOCH] = changing + 1
 
     def restore(self, stored: StoredTransitions) -> None:
-        """Take over what a ring held.
+        """Load the contents of another ring.
 
-        If it was as large as this one, each row gets its number and place again, and the same generator draws
+        If it had the same capacity, each row gets its old number and index, and the same generator samples
         the same rows. Otherwise the newest rows that fit are numbered from 0.
 
         Raises:
-            ValueError: if that is no ring's contents, or of another width. What is found out as the chunks
-                arrive, or raised by them, leaves the ring empty.
+            ValueError: if the contents are inconsistent or of another width. An error while chunks are read
+                leaves the ring empty.
         """
         num_rows, inserted = stored.num_rows, stored.inserted
         if not 0 <= num_rows <= inserted <= _MAX_ROWS:
-            raise ValueError(f"{num_rows} rows cannot be stored of {inserted} inserted")
-        self.restart(stored.first_row_number(self.capacity))
+            raise ValueError(f"{num_rows} rows cannot be stored of {inserted} inserted ones")
+        self.clear(stored.first_row_number(self.capacity))
         try:
             self._add_newest(stored)
         except BaseException:
-            self.restart(0)
+            self.clear(0)
             raise
 
     def sample(self, rng: np.random.Generator, count: int) -> FloatArray:
-        """Return a copy of `count` uniform rows, `[count, width]`, whatever the writer does meanwhile.
+        """Return a copy of `count` uniform rows, `[count, width]`; the writer may write meanwhile.
 
         Raises:
             ValueError: if the ring is empty.
-            RuntimeError: if the writer stopped in the middle of overwriting the whole ring.
+            RuntimeError: if the writer died while it overwrote the whole ring.
         """
         rows = np.empty((count, self.rows.shape[1]), np.float32)
-        changed = self._draw(rng, rows)
+        changed = self._draw_once(rng, rows)
         for _ in range(_MAX_REDRAWS):
             if len(changed) == 0:
                 return rows
             again = np.empty((len(changed), rows.shape[1]), np.float32)
-            still = self._draw(rng, again)
+            still = self._draw_once(rng, again)
             rows[changed] = again
             changed = changed[still]
-        raise RuntimeError("the replay ring was left half written")
+        raise RuntimeError("the writer of the replay buffer died while it overwrote all rows")
 
-    def read_since(self, position: int) -> tuple[FloatArray, int]:
-        """Return a copy of the newest rows, for a reader that follows the ring.
+    def read_from(self, position: int) -> tuple[FloatArray, int]:
+        """Return a copy of the rows from number `position` on, for a reader that follows the ring.
 
-        Rows that are overwritten, before or under the copy, are missing at its front.
+        Rows that were overwritten before or during the copy are missing at its front.
 
         Args:
-            position: number of the first row wanted; what the last call returned, or 0. One that the ring has
-                not reached (it was restored) counts as 0.
+            position: number of the first row to read: 0, or what the last call returned. A number that the
+                ring has not reached (it was restored) counts as 0.
 
         Returns:
-            (rows `[n, width]` in their order, number of the row after the last).
+            (rows `[n, width]` in order, number of the row after the last).
         """
         while True:
-            epoch, oldest, inserted = self._held()
+            epoch, oldest, inserted = self._stored_range()
             first = position if oldest <= position <= inserted else oldest
             rows = np.empty((inserted - first, self.rows.shape[1]), np.float32)
             self._copy(first, rows)
@@ -260,8 +264,8 @@ class Ring:
             if self.epoch == epoch:
                 return rows[max(0, oldest_unchanged - first) :], inserted
 
-    def _held(self) -> tuple[int, int, int]:
-        """Return epoch, number of the oldest row and number after the newest one, all of one moment."""
+    def _stored_range(self) -> tuple[int, int, int]:
+        """Return epoch, number of the oldest row and number of the next row, mutually consistent."""
         while True:
             epoch, inserted, first = self.epoch, self.inserted, int(self._header[_FIRST])
             if epoch % 2:
@@ -269,37 +273,37 @@ class Ring:
             if self.epoch == epoch:
                 return epoch, max(first, inserted - self.capacity), inserted
 
-    def _draw(self, rng: np.random.Generator, into: FloatArray) -> npt.NDArray[np.intp]:
-        """Fill `into [n, width]` with uniform rows; return the places in it whose row changed meanwhile.
+    def _draw_once(self, rng: np.random.Generator, out: FloatArray) -> npt.NDArray[np.intp]:
+        """Fill `out [n, width]` with uniform rows; return the indices in `out` of rows that changed since.
 
         Raises:
             ValueError: if the ring is empty.
         """
-        epoch, oldest, inserted = self._held()
+        epoch, oldest, inserted = self._stored_range()
         if oldest == inserted:
             raise ValueError("cannot sample from an empty replay buffer")
-        index = rng.integers(0, inserted - oldest, len(into))
+        index = rng.integers(0, inserted - oldest, len(out))
         if 0 < oldest and inserted - oldest < self.capacity:
             index = (index + oldest) % self.capacity
-        # "clip" skips a checking pass over the indices, which are in range by construction.
-        np.take(self.rows, index, axis=0, out=into, mode="clip")
-        # In this order: who lowers `reserved` changes the epoch before.
+        # "clip" skips numpy's bounds check; the indices are in range by construction.
+        np.take(self.rows, index, axis=0, out=out, mode="clip")
+        # Read `reserved` before the epoch: a writer that lowers it changes the epoch first.
         written = int(self._header[_RESERVED]) - inserted
         if self.epoch != epoch:
-            return np.arange(len(into))
+            return np.arange(len(out))
         if written <= 0:
             return np.zeros(0, np.intp)
         return np.flatnonzero((index - inserted) % self.capacity < written)
 
-    def _copy(self, first: int, into: FloatArray) -> None:
-        """Copy the rows numbered `first` and on to `into [n, width]`."""
+    def _copy(self, first: int, out: FloatArray) -> None:
+        """Copy rows into `out [n, width]`, starting with row number `first`."""
         start = first % self.capacity
-        before_wrap = min(len(into), self.capacity - start)
-        into[:before_wrap] = self.rows[start : start + before_wrap]
-        into[before_wrap:] = self.rows[: len(into) - before_wrap]
+        before_wrap = min(len(out), self.capacity - start)
+        out[:before_wrap] = self.rows[start : start + before_wrap]
+        out[before_wrap:] = self.rows[: len(out) - before_wrap]
 
     def _copy_before_overwrite(self, before: int) -> None:
-        """Have each snapshot copy its rows up to number `before`, and forget those that need no more."""
+        """Let each snapshot copy its rows below number `before`; drop finished snapshots."""
         self._snapshots = [
             reference
             for reference in self._snapshots
@@ -307,7 +311,7 @@ class Ring:
         ]
 
     def _add_newest(self, stored: StoredTransitions) -> None:
-        """Add the newest rows that fit, after checking what cannot be checked before they arrive."""
+        """Add the newest rows that fit; validate the chunks as they are read."""
         skipped, arrived = max(0, stored.num_rows - self.capacity), 0
         for chunk in stored.chunks:
             if chunk.ndim != 2 or chunk.shape[1] != self.rows.shape[1] or chunk.dtype != np.float32:
@@ -323,66 +327,66 @@ class Ring:
                 self.add(fitting[start : start + self.capacity])
         if arrived != stored.num_rows:
             more = "or more " if arrived > stored.num_rows else ""
-            raise ValueError(f"{arrived} {more}rows are stored where {stored.num_rows} are announced")
+            raise ValueError(f"{arrived} {more}rows are stored, expected {stored.num_rows}")
 
-    def _repair(self) -> None:
-        """Undo a dead writer's unfinished work; the announcement that hides it from readers goes last."""
-        epoch, oldest, inserted = self._held()
-        if epoch % 2:  # it died while forgetting all
-            return self.restart(inserted)
+    def _repair_torn_rows(self) -> None:
+        """Undo a dead writer's unfinished write; reset `reserved`, which hides it from readers, last."""
+        epoch, oldest, inserted = self._stored_range()
+        if epoch % 2:  # the writer died in `clear`
+            return self.clear(inserted)
         reserved = int(self._header[_RESERVED])
         if reserved == inserted:
             return
         oldest_whole = max(oldest, reserved - self.capacity)
         if oldest < oldest_whole and inserted <= oldest_whole:
-            return self.restart(inserted)
+            return self.clear(inserted)
         torn = np.arange(oldest, oldest_whole)
         whole = inserted - 1 - torn % max(1, inserted - oldest_whole)
-        with self._fence:
+        with self._lock:
             self.rows[torn % self.capacity] = self.rows[whole % self.capacity]
-            # Who copied a torn row before sees this change, or else the announcement still there.
+            # A reader that copied a torn row sees either the new epoch or the old `reserved`.
             self._header[_EPOCH] = epoch + 2
             self._header[_RESERVED] = inserted
 
 
 class RingSnapshot:
-    """What a ring held at one moment, its oldest rows first; `Ring.snapshot` makes it.
+    """The contents of a ring at one moment, oldest rows first; created by `Ring.snapshot`.
 
-    The rows stay in the ring. Those that are overwritten before they were read are copied first, and as both
-    happen in the order of their numbers, what was copied comes before what is still in the ring.
+    Rows stay in the ring. Rows about to be overwritten before they are read are copied first. Both happen in
+    the order of row numbers, so copied rows always precede the rows that are still in the ring.
     """
 
     def __init__(self, ring: Ring, oldest: int, inserted: int) -> None:
-        """Begin with the row numbered `oldest`."""
+        """Start at the row numbered `oldest`."""
         self.inserted = inserted
-        """Rows ever added at that moment."""
+        """Total number of rows ever added at that moment."""
         self.num_rows = inserted - oldest
-        """Rows held."""
+        """Number of rows in the snapshot."""
         self._ring = ring
         self._copied: deque[FloatArray] = deque()
-        self._next = oldest
-        """The first row that is neither read nor rescued."""
+        self._next_row = oldest
+        """Number of the first row that is neither read nor copied."""
 
     def read(self, max_rows: int) -> FloatArray:
-        """Return a copy of the next rows `[n, width]`, as many as asked for while there are; then none.
+        """Return a copy of the next rows `[n, width]`: `max_rows`, or what is left, or none at the end.
 
-        Another thread may add rows meanwhile; it waits for the copy of these.
+        Another thread may add rows meanwhile; it blocks during the copy.
 
         Raises:
-            ValueError: if asked for none.
+            ValueError: if `max_rows` is less than 1.
         """
         if max_rows < 1:
             raise ValueError(f"cannot read {max_rows} rows at a time")
-        with self._ring._fence:
-            unread = self.inserted - self._next + sum(map(len, self._copied))
+        with self._ring._lock:
+            unread = self.inserted - self._next_row + sum(map(len, self._copied))
             rows = np.empty((min(max_rows, unread), self._ring.rows.shape[1]), np.float32)
-            filled = self._take_copied(rows)
-            self._ring._copy(self._next, rows[filled:])
-            self._next += len(rows) - filled
+            filled = self._read_copied(rows)
+            self._ring._copy(self._next_row, rows[filled:])
+            self._next_row += len(rows) - filled
         return rows
 
     def stored(self, rows_per_chunk: int | None = None) -> StoredTransitions:
-        """Return the whole of it, for a file; chunks of 1 MB unless told. Nothing may be read yet."""
+        """Return the whole snapshot in chunks, 1 MB each by default; only before the first `read`."""
         row_bytes = 4 * self._ring.rows.shape[1]
         chunks = self._chunks(rows_per_chunk or max(1, _CHUNK_BYTES // row_bytes))
         return StoredTransitions(self.inserted, self.num_rows, chunks)
@@ -391,24 +395,24 @@ class RingSnapshot:
         while len(chunk := self.read(rows)):
             yield chunk
 
-    def _take_copied(self, into: FloatArray) -> int:
-        """Move rescued rows to the front of `into [n, width]`; return how many."""
+    def _read_copied(self, out: FloatArray) -> int:
+        """Move copied rows to the front of `out [n, width]`; return their number."""
         filled = 0
-        while filled < len(into) and self._copied:
+        while filled < len(out) and self._copied:
             piece = self._copied.popleft()
-            taken = piece[: len(into) - filled]
-            into[filled : filled + len(taken)] = taken
+            taken = piece[: len(out) - filled]
+            out[filled : filled + len(taken)] = taken
             filled += len(taken)
             if len(taken) < len(piece):
                 self._copied.appendleft(piece[len(taken) :])
         return filled
 
     def _copy_before_overwrite(self, before: int) -> bool:
-        """Copy the rows up to number `before`; return whether any are left in the ring. The lock is held."""
-        count = min(before, self.inserted) - self._next
+        """Copy rows below number `before`; return whether any are left. The caller holds the lock."""
+        count = min(before, self.inserted) - self._next_row
         if count > 0:
             rows = np.empty((count, self._ring.rows.shape[1]), np.float32)
-            self._ring._copy(self._next, rows)
+            self._ring._copy(self._next_row, rows)
             self._copied.append(rows)
-            self._next += count
-        return self._next < self.inserted
+            self._next_row += count
+        return self._next_row < self.inserted

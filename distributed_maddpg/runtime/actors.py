@@ -92,7 +92,7 @@ class ReplayBufferActor(_Process):
         """
         super().__init__()
         _limit_to_one_core()
-        rings = [Ring.adopt(address) for address in previous]
+        rings = [Ring.attach_as_writer(address) for address in previous]
         self._adopted = len(rings) > 0 and None not in rings
         if not self._adopted:
             rings = [Ring.shared(each.replay.capacity, spec.transitions.width) for each in configs]
@@ -143,7 +143,7 @@ class ReplayBufferActor(_Process):
     def begin_snapshot(self, run: int) -> tuple[int, int, int]:
         """Take a snapshot of a run's ring; return its number, the rows ever added and the rows held."""
         self._snapshots_begun += 1
-        snapshot = self._buffers[run].snapshot()
+        snapshot = self._buffers[run].ring.snapshot()
         self._snapshots[run] = (self._snapshots_begun, snapshot)
         return self._snapshots_begun, snapshot.inserted, snapshot.num_rows
 
@@ -157,14 +157,14 @@ class ReplayBufferActor(_Process):
         return snapshot.read(max_rows) if number == latest else np.empty((0, 0), np.float32)
 
     @ray.method
-    def read_since(self, run: int, position: int) -> tuple[FloatArray, int]:
-        """Return the rows added since a position, as `Ring.read_since` does."""
-        return self._buffers[run].ring.read_since(position)
+    def read_from(self, run: int, position: int) -> tuple[FloatArray, int]:
+        """Return what came after a row, as `Ring.read_from` does."""
+        return self._buffers[run].ring.read_from(position)
 
     @ray.method
     def restart(self, run: int, first: int) -> None:
-        """Drop a run's transitions; the next one gets the number `first`."""
-        self._buffers[run].ring.restart(first)
+        """Forget a run's transitions; the next one gets the number `first`."""
+        self._buffers[run].ring.clear(first)
 
     @ray.method
     def refill(self, run: int, rows: FloatArray) -> None:
@@ -223,7 +223,7 @@ class LearnerActor(_Process):
         whole = len(reached) == len(rings)
         self._shared = list(map(ReplayBuffer, reached, self._generators)) if whole else []
         if self._learner.weights_version:
-            self._send(self._learner.published())  # a replacement replay buffer has none
+            self._send(self._learner.last_published())  # a replay buffer that takes another's place has none
         self._idle_since = time.perf_counter()
 
     @ray.method
@@ -287,7 +287,7 @@ class LearnerActor(_Process):
         """
         self._learner.set_state(state, run)
         if run == len(self._configs) - 1:
-            self._send(self._learner.published())
+            self._send(self._learner.last_published())
             self._await_published()
 
     @ray.method

@@ -66,7 +66,7 @@ class LoadedReplay:
 
     def fill(self) -> None:
         """Push until the ring is full."""
-        ask("pusher", self._pusher.push.remote(0.0, self.shared.capacity), self._timeout_s)
+        ask("pusher", self._pusher.push.remote(0.0, self.shared.ring.capacity), self._timeout_s)
 
 
 @contextmanager

@@ -459,7 +459,7 @@ class Supervisor:
             self.watch(state, LEARNER, functools.partial(keep, run=run), again)
         if None in self._rings and self._health[REPLAY].ready:
             for run in range(len(self._mirrors)):
-                call = self.processes.replay.read_since.remote(run, self._mirrored[run])
+                call = self.processes.replay.read_from.remote(run, self._mirrored[run])
                 self.watch(call, REPLAY, self._mirror(run))
 
     def _mirror(self, run: int) -> Callable[[tuple[FloatArray, int]], None]:

@@ -56,17 +56,17 @@ def test_heads_may_be_mixed():
     np.testing.assert_allclose(actions[:, 0], [[0.5, 0.5, 0], [0.5, 0.5, 0.5]])
 
 
-def test_finish_hands_out_one_hot_rows_and_integers_for_discrete_agents():
+def test_discrete_actions_are_one_hot_for_the_critic_and_integers_for_the_env():
     actions = np.array([[[0.2, 0.8, 0]], [[0.3, 0.1, 0.6]]], np.float32)
-    for_critic, for_env = make_head(("gumbel",) * 2, DISCRETE).finish(actions)
+    for_critic, for_env = make_head(("gumbel",) * 2, DISCRETE).to_critic_and_env(actions)
     assert [for_critic[0, 0, :2].tolist(), for_critic[1, 0].tolist()] == [[0, 1], [0, 0, 1]]
     assert [array.tolist() for array in for_env] == [[1], [2]]
     assert all(array.dtype == np.int64 for array in for_env)
 
 
-def test_finish_leaves_continuous_actions_as_they_are_without_padding():
+def test_continuous_actions_are_unchanged_and_without_padding():
     actions = np.array([[[0.25, 0.75, 9]], [[0.5, 0.125, 1]]], np.float32)
-    for_critic, for_env = make_head().finish(actions)
+    for_critic, for_env = make_head().to_critic_and_env(actions)
     assert [for_critic[0, 0, :2].tolist(), for_critic[1, 0].tolist()] == [[0.25, 0.75], [0.5, 0.125, 1]]
     assert [array.tolist() for array in for_env] == [[[0.25, 0.75]], [[0.5, 0.125, 1]]]
 
@@ -169,7 +169,7 @@ def test_epsilon_chooses_uniformly_among_an_agents_own_discrete_actions():
     logits[..., 0] = 30.0
     made = make_head(("gumbel", "gumbel"), DISCRETE)
     noise = Explorer(ExplorationConfig("epsilon", 1.0, 1.0), made, MANY, np.random.default_rng(0))
-    first, second = made.finish(noise.actions(logits, 0))[1]
+    first, second = made.to_critic_and_env(noise.actions(logits, 0))[1]
     np.testing.assert_allclose(np.bincount(first) / MANY, [1 / 2] * 2, atol=0.01)
     np.testing.assert_allclose(np.bincount(second) / MANY, [1 / 3] * 3, atol=0.01)
 
@@ -182,7 +182,7 @@ def test_epsilon_chooses_uniformly_among_an_agents_own_discrete_actions():
         ("gumbel", ("sigmoid", "sigmoid"), "gumbel"),
     ],
 )
-def test_a_noise_that_no_policy_could_take_is_refused(kind, heads, needed):
+def test_noise_that_fits_no_policy_head_is_refused(kind, heads, needed):
     with pytest.raises(BadInput, match=f"exploration.kind = '{kind}': needs a {needed} policy head"):
         explorer(kind, heads, num_envs=1)
 
@@ -194,7 +194,7 @@ def test_noise_repeats_with_its_seed(kind):
     assert not np.array_equal(first, other)
 
 
-def test_an_offset_stays_for_an_episode_and_is_drawn_anew_for_the_next():
+def test_an_offset_is_constant_within_an_episode_and_redrawn_after_it():
     explore = explorer("none", num_envs=2000, episode_offset=0.5)
     first = explore.actions(zeros(2000), 0)
     logits = np.log(first / (1 - first))
@@ -207,7 +207,7 @@ def test_an_offset_stays_for_an_episode_and_is_drawn_anew_for_the_next():
     assert (second[:, :500] != first[:, :500]).all()
 
 
-def test_offsets_go_on_from_a_state():
+def test_offsets_continue_from_a_state():
     one, two = (explorer("none", num_envs=4, seed=seed, episode_offset=1.0) for seed in (0, 1))
     two.set_state(one.get_state())
     for _ in range(2):

@@ -39,7 +39,7 @@ def test_greedy_actions_are_those_computed_by_hand():
     assert discrete.tolist() == logits_by_hand(1, obs).argmax(axis=1).tolist()
 
 
-def test_explore_hands_out_what_the_environment_takes():
+def test_explore_returns_the_actions_that_the_environment_takes():
     policies = make()
     policies.add_exploration(ExplorationConfig("gaussian", 0.2, 0.2), np.random.default_rng(0))
     actions, (continuous, discrete) = policies.explore(observations(), 0)
@@ -67,25 +67,25 @@ def test_act_stays_greedy_beside_exploration():
         np.testing.assert_array_equal(old, new)
 
 
-def test_episodes_ended_resets_the_walk():
+def test_reset_noise_resets_the_walk():
     walks = []
     for ended in (True, False):
         policies = make(num_envs=1)
         schedule = ExplorationConfig("ou", 0.3, 0.0, decay_env_steps=1)
         policies.add_exploration(schedule, np.random.default_rng(0))
         policies.explore(observations(1), 0)
-        policies.episodes_ended(np.array([ended]))
+        policies.reset_noise(np.array([ended]))
         walks.append(policies.explore(observations(1), 1)[0])
     np.testing.assert_array_equal(walks[0][0, 0, :2], make(1).act(observations(1))[0][0])
     assert not np.allclose(walks[0][0, :, :2], walks[1][0, :, :2])
 
 
-def test_explore_before_explore_with_is_refused():
+def test_explore_before_add_exploration_is_refused():
     with pytest.raises(ValueError, match="add_exploration"):
         make().explore(observations(), 0)
 
 
-def test_a_noise_without_a_policy_for_it_is_refused():
+def test_noise_that_fits_no_policy_head_is_refused():
     policies = make(policy_head="gumbel")
     with pytest.raises(BadInput, match="needs a sigmoid policy head"):
         policies.add_exploration(ExplorationConfig("gaussian"), np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""The compiled loops against the numpy expressions they stand for, to the bit."""
+"""The compiled loops are bit-identical to the numpy expressions they replace."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("width", [1, 5, 16, 33, 64])
-def test_add_bias_and_rectify_is_numpys(width):
+def test_add_bias_and_relu_equals_numpy(width):
     values, bias = with_nan(numbers(width)), numbers(width, seed=1)[:, :1]
     expected = np.maximum(values + bias, 0.0)
     kernels.add_bias_and_relu(values, bias)
@@ -32,7 +32,7 @@ def test_add_bias_and_rectify_is_numpys(width):
 
 
 @pytest.mark.parametrize("width", [1, 2, 5, 7, 8, 40])
-def test_subtract_largest_is_numpys(width):
+def test_subtract_max_equals_numpy(width):
     values = numbers(width)
     expected = values - values.max(axis=2, keepdims=True)
     kernels.subtract_max(values)
@@ -40,7 +40,7 @@ def test_subtract_largest_is_numpys(width):
 
 
 @pytest.mark.parametrize("width", [1, 2, 5, 7])
-def test_divide_by_sum_is_numpys(width):
+def test_normalise_equals_numpy(width):
     values = np.exp(np.clip(with_nan(numbers(width)), -60, 60))
     expected = values / values.sum(axis=2, keepdims=True)
     kernels.normalise(values)
@@ -48,7 +48,7 @@ def test_divide_by_sum_is_numpys(width):
 
 
 @pytest.mark.parametrize("width", [8, 9, 40])
-def test_divide_by_sum_of_many_is_numpys_but_for_the_order_of_addition(width):
+def test_normalise_of_many_columns_equals_numpy_up_to_rounding(width):
     values = np.exp(np.clip(numbers(width), -60, 60))
     expected = values / values.sum(axis=2, keepdims=True)
     kernels.normalise(values)
@@ -56,7 +56,7 @@ def test_divide_by_sum_of_many_is_numpys_but_for_the_order_of_addition(width):
 
 
 @pytest.mark.parametrize("width", [1, 3, 5])
-def test_not_a_number_spoils_the_whole_row_of_a_softmax_as_in_numpy(width):
+def test_nan_spreads_over_the_row_of_a_softmax_as_in_numpy(width):
     values = with_nan(numbers(width))
     expected = np.exp(values - values.max(axis=2, keepdims=True))
     expected /= expected.sum(axis=2, keepdims=True)

@@ -33,7 +33,7 @@ def test_the_newest_rows_replace_the_oldest():
         replay.add(0, numbered(first, count), first + count)
         newest = first + count
         assert drawn(replay) == [set(range(max(0, newest - 10), newest))]
-        assert (replay.newest, replay.sizes) == ([newest], [min(newest, 10)])
+        assert (replay.inserted, replay.sizes) == ([newest], [min(newest, 10)])
 
 
 @pytest.mark.parametrize("rows_at_a_time", [1, 3, 100])
@@ -64,7 +64,7 @@ def test_a_cleared_run_starts_again_and_the_others_do_not():
     assert drawn(replay) == [set(range(10)), {50, 51}]
 
 
-def test_where_rows_stand_depends_on_their_numbers_alone():
+def test_the_index_of_a_row_depends_only_on_its_number():
     followed, late = DeviceReplay(10, 3, generators(1)), DeviceReplay(10, 3, generators(1))
     for first in range(0, 24, 4):
         followed.add(0, numbered(first, 4), first + 4)

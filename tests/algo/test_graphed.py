@@ -1,4 +1,4 @@
-"""Repeated updates on rows of the device: the same as a plain loop, recorded or not."""
+"""Repeated updates on rows of the device: equal to a plain loop, with and without CUDA graphs."""
 
 import logging
 from contextlib import contextmanager, nullcontext
@@ -75,11 +75,11 @@ def test_runs_without_rows_are_refused():
         setup.graphed.learn(1)
 
 
-def test_what_is_put_back_is_everything_an_update_changes():
+def test_preserve_state_restores_everything_an_update_changes():
     setup = Setup()
     setup.loop(2)
     before = setup.state()
-    with setup.graphed._unchanged():
+    with setup.graphed._preserve_state():
         setup.loop(3)
         after = setup.state()
         assert difference({**after, "generators": before["generators"]}, before) > 0
@@ -111,7 +111,7 @@ class RecordedSteps:
 
 @pytest.fixture
 def recorder(monkeypatch):
-    """Make a setup believe that it is on a GPU; returns the recordings, in order."""
+    """Fake CUDA graphs on a CPU; return (function that patches a setup, list of recordings)."""
     recordings = []
 
     def believe(setup, fail_after=10**9):
@@ -134,7 +134,7 @@ def recorder(monkeypatch):
                 recordings.append(recording.pop())
 
         monkeypatch.setattr(setup.graphed, "_step", counting)
-        monkeypatch.setattr(setup.graphed, "_records", True)
+        monkeypatch.setattr(setup.graphed, "_use_graphs", True)
         monkeypatch.setattr(torch.cuda, "graph", record)
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", RecordedSteps)
@@ -144,7 +144,7 @@ def recorder(monkeypatch):
     return believe, recordings
 
 
-def test_counts_are_put_together_from_recordings_which_change_nothing(recorder):
+def test_any_count_is_composed_of_graphs_and_capture_changes_no_state(recorder):
     believe, recordings = recorder
     ours, plain = Setup(), Setup()
     believe(ours)
@@ -157,7 +157,7 @@ def test_counts_are_put_together_from_recordings_which_change_nothing(recorder):
 
 
 @pytest.mark.parametrize("fail_after", [0, 7])
-def test_without_recordings_it_goes_on_with_one_warning(recorder, caplog, fail_after):
+def test_a_failed_capture_falls_back_to_single_steps_with_one_warning(recorder, caplog, fail_after):
     ours, plain = Setup(), Setup()
     recorder[0](ours, fail_after)
     for updates in (3, 18):
@@ -170,7 +170,7 @@ def test_without_recordings_it_goes_on_with_one_warning(recorder, caplog, fail_a
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", CASES)
-def test_graphs_give_what_the_same_steps_give_one_by_one(case):
+def test_graphs_equal_single_steps(case):
     ours, plain = Setup(*CASES[case], "cuda"), Setup(*CASES[case], "cuda")
     for updates, newest in ((1, 34), (0, 40), (27, 41), (16, 50)):
         ours.graphed.learn(updates)

@@ -27,7 +27,7 @@ def test_td_target_carries_no_gradient():
 
 
 @pytest.mark.parametrize("odd", [0, 1, 2])
-def test_td_target_refuses_what_would_broadcast(odd):
+def test_td_target_refuses_shapes_that_would_broadcast(odd):
     tensors = [torch.zeros(2, 3) for _ in range(3)]
     tensors[odd] = torch.zeros(2, 1)
     with pytest.raises(ValueError, match=r"shapes differ: rewards .*\(2, 1\)|\(2, 1\)"):
@@ -40,7 +40,7 @@ def test_critic_loss_is_the_mean_square_per_critic():
     assert critic_loss(q, target).tolist() == pytest.approx([13 / 3, 6.0])
 
 
-def test_critic_loss_refuses_what_would_broadcast():
+def test_critic_loss_refuses_shapes_that_would_broadcast():
     with pytest.raises(ValueError, match=r"q \(2, 3\), target \(2, 1\)"):
         critic_loss(torch.zeros(2, 3), torch.zeros(2, 1))
 

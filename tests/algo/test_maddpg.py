@@ -416,17 +416,17 @@ def test_columns_read_by_index_are_those_copied_agent_by_agent(spec, runs):
     ):
         padded = _PaddedGather(columns, CPU)
         copied = padded(rows, dim)
-        padded._gathers = True
+        padded._use_index_select = True
         assert torch.equal(padded(rows, dim), copied)
 
 
 @pytest.mark.parametrize("case", ["sigmoid", "mixed_gumbel", "random_rows_current"])
-def test_what_a_gpu_does_in_fewer_kernels_is_the_same_update(case, double):
+def test_gathering_columns_by_index_gives_the_same_update(case, double):
     spec, changes = CASES[case]
     ours, plain = (HandwrittenUpdate(replace(SMALL, **changes), spec, CPU, [1, 2]) for _ in range(2))
     for padded in vars(ours._columns).values():
         if isinstance(padded, _PaddedGather):
-            padded._gathers = True
+            padded._use_index_select = True
     for seed in range(3):
         batch = make_batch(spec, seed=seed).expand(2, -1, -1)
         assert torch.allclose(ours(batch), plain(batch), rtol=1e-6, atol=1e-9)
@@ -442,7 +442,7 @@ def test_a_decentralised_critic_starts_at_the_scale_of_its_own_inputs():
             assert part[agent].abs().max().item() == pytest.approx(inputs**-0.5, rel=0.01)
 
 
-def test_agents_that_share_a_policy_keep_one_and_the_others_their_own():
+def test_only_agents_of_a_homogeneous_team_share_a_policy():
     update = trained(EVEN, updates=30, share_policies=True, max_grad_norm=0.0)
     for networks in (update.policy, update.target_policy):
         assert torch.equal(networks.flat[1], networks.flat[2])
@@ -471,10 +471,10 @@ def test_learning_rates_can_be_scaled_while_learning(kind):
     slow = replace(SMALL, actor_lr=0.002, critic_lr=0.004)
     fast = replace(SMALL, actor_lr=0.02, critic_lr=0.04)
     one, two = (kind(config, CONTINUOUS, CPU, seeds=[1]) for config in (slow, fast))
-    two.set_rates(0.1)
+    two.scale_learning_rates(0.1)
     batch = make_batch(CONTINUOUS)[None]
     one(batch), two(batch)
     assert torch.allclose(weights(one), weights(two), rtol=0, atol=1e-7)
-    two.set_rates(1.0)
+    two.scale_learning_rates(1.0)
     one(batch), two(batch)
     assert not torch.allclose(weights(one), weights(two), rtol=0, atol=1e-3)

@@ -42,7 +42,7 @@ def test_index_of_one_landmark_draws_nothing():
 def test_nearest_keeps_equally_far_points_in_order_and_pads_with_zeros():
     points = np.array([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.5, 0.0]])
     row = np.full(10, np.nan, np.float32)
-    kernel._nearest(row, points, 0.0, 0.0, 3)
+    kernel._write_nearest(row, points, 0.0, 0.0, 3)
     assert row.tolist() == [0.0, 1.0, 1.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0]
-    kernel._nearest(row[:4], points, 0.0, 0.0, 4)
+    kernel._write_nearest(row[:4], points, 0.0, 0.0, 4)
     assert row[:4].tolist() == [0.5, 0.0, 0.0, 1.0]

@@ -68,7 +68,7 @@ def changed(name, value, dtype=None):
         (changed("landmark_positions", None, np.float32), "landmark_positions has .* float32, expected"),
         ({**a_state(), "agent_positions": np.zeros((2, 3, 2))}, r"expected \(2, 4, 2\) float64"),
         (changed("goal_landmark", 3), "goal_landmark holds values outside 0 to 2"),
-        (changed("goal_landmark", None, np.float64), "goal_landmark has .* integers"),
+        (changed("goal_landmark", None, np.float64), "goal_landmark has .* float64, expected .* int64"),
         (changed("cycle", 25), "cycle holds values outside 0 to 24"),
         (changed("cycle", -1), "cycle holds values outside 0 to 24"),
         (changed("generator_state", None, np.int64), "generator_state has .* int64"),

@@ -6,7 +6,7 @@ from distributed_maddpg.envs.finite import all_finite, bad_observation, first_no
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -np.float64(1e39)])
 @pytest.mark.parametrize("shape", [(1, 1), (3, 77), (64, 5)])
-def test_one_number_that_is_not_finite_is_found_wherever_it_stands(value, shape):
+def test_a_value_that_is_not_finite_is_found_at_any_place(value, shape):
     kind = np.float32 if np.isinf(value) or np.isnan(value) else np.float64
     for at in np.ndindex(shape):
         values = np.full(shape, -np.finfo(np.float32).max, kind)

@@ -100,13 +100,13 @@ HERE = "tests.envs.test_make"
         (
             "tests.support.counting",
             {"zzz": 3},
-            "env.kwargs = {'zzz': 3}: tests.support.counting refused to be made (TypeError: "
+            "env.kwargs = {'zzz': 3}: tests.support.counting cannot be created (TypeError: "
             "CountingEnv.__init__() got an unexpected keyword argument 'zzz')",
         ),
         (
             f"{HERE}:refused_environment",
             {},
-            f"env.kwargs = {{}}: {HERE}:refused_environment refused to be made (AssertionError: two lines)",
+            f"env.kwargs = {{}}: {HERE}:refused_environment cannot be created (AssertionError: two lines)",
         ),
         (
             "simple_adversary",

@@ -67,8 +67,8 @@ def test_discrete_actions_that_do_not_exist_are_refused(actions, message):
     [
         (Box(-np.inf, np.inf, (2,)), "which is unbounded"),
         (Box(0, np.inf, (2,)), "which is unbounded"),
-        (MultiDiscrete([2, 3]), "only Box and Discrete can be used"),
-        (Box(0, 1, (0,)), "which has no numbers"),
+        (MultiDiscrete([2, 3]), "only Box and Discrete are supported"),
+        (Box(0, 1, (0,)), "which has size 0"),
     ],
 )
 def test_action_spaces_no_policy_can_act_in_are_refused(space, reason):
@@ -97,5 +97,5 @@ def test_other_observation_spaces_are_refused_by_name(space):
         observation_codec("some.env", "pilot_0", space)
     assert (
         str(caught.value)
-        == f"env.id = 'some.env': pilot_0 observes {space}, only Box and Discrete can be used"
+        == f"env.id = 'some.env': pilot_0 observes {space}; only Box and Discrete are supported"
     )

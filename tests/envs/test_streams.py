@@ -13,7 +13,7 @@ def test_pack_and_unpack_continue_a_stream_exactly():
     assert copy.integers(1000, size=5).tolist() == generator.integers(1000, size=5).tolist()
 
 
-def test_stream_is_numpys_own_for_seed_and_copy():
+def test_stream_is_numpys_generator_for_seed_and_copy():
     expected = np.random.Generator(np.random.PCG64(np.random.SeedSequence(7, spawn_key=(4,))))
     assert streams.stream(7, 4).random() == expected.random()
 
@@ -30,15 +30,15 @@ def test_checked_refuses_states_no_generator_has(column, value):
     packed = streams.pack_all(0, 3)
     packed[1, column] = value
     with pytest.raises(ValueError, match="no PCG64 generator has"):
-        streams.checked(packed, 3)
+        streams.checked({"generator_state": packed}, 3)
 
 
 def test_checked_refuses_other_shapes_and_types_and_copies():
     packed = streams.pack_all(0, 3)
     with pytest.raises(ValueError, match=r"generator_state has shape \(3, 6\)"):
-        streams.checked(packed, 2)
+        streams.checked({"generator_state": packed}, 2)
     with pytest.raises(ValueError, match="type int64"):
-        streams.checked(packed.astype(np.int64), 3)
-    copied = streams.checked(packed, 3)
+        streams.checked({"generator_state": packed.astype(np.int64)}, 3)
+    copied = streams.checked({"generator_state": packed}, 3)
     assert (copied == packed).all()
     assert not np.shares_memory(copied, packed)

@@ -21,7 +21,7 @@ def rows(first, count, width=2):
 
 
 def contents(buffer):
-    return buffer.ring.read_since(0)[0][:, 0].tolist()
+    return buffer.ring.read_from(0)[0][:, 0].tolist()
 
 
 def test_the_newest_rows_are_kept_over_a_wrap():
@@ -29,11 +29,10 @@ def test_the_newest_rows_are_kept_over_a_wrap():
     for first, count, kept in ((1, 3, [1, 2, 3]), (4, 4, [3, 4, 5, 6, 7]), (8, 5, [8, 9, 10, 11, 12])):
         buffer.add(rows(first, count))
         assert contents(buffer) == kept
-        assert buffer.check_valid() == (True, "")
-    assert (buffer.size, buffer.capacity, buffer.inserted, buffer.cursor) == (5, 5, 12, 2)
+    assert (buffer.size, buffer.inserted) == (5, 12)
 
 
-def test_wrapped_rows_stand_where_the_ring_says():
+def test_row_n_is_stored_at_index_n_modulo_capacity():
     buffer = ring(capacity=5)
     buffer.add(rows(1, 3))
     buffer.add(rows(4, 4))
@@ -48,7 +47,6 @@ def test_any_sequence_of_adds_keeps_the_newest(capacity, counts):
         buffer.add(rows(first, count))
         model.extend(range(first, first + count))
         first += count
-        assert buffer.check_valid() == (True, "")
         assert (contents(buffer), buffer.size) == (list(model), len(model))
 
 
@@ -92,19 +90,18 @@ def test_a_restored_ring_gives_the_same_next_sample_and_takes_the_same_place(ins
         old.add(rows(row + 1, 1))
     old.sample(1, 3)
     new.add(rows(90, 4))
-    new.restore(old.snapshot().stored(2))
+    new.ring.restore(old.ring.snapshot().stored(2))
     new.set_generator_state(old.generator_state())
-    assert new.check_valid() == (True, "")
     assert np.array_equal(old.sample(2, 6), new.sample(2, 6))
     old.add(rows(50, 2)), new.add(rows(50, 2))
-    assert (new.inserted, new.cursor, contents(new)) == (old.inserted, old.cursor, contents(old))
+    assert (new.inserted, contents(new)) == (old.inserted, contents(old))
     assert np.array_equal(old.sample(2, 6), new.sample(2, 6))
 
 
-def test_a_snapshot_stays_as_it_was_taken():
+def test_a_snapshot_is_unaffected_by_later_adds():
     buffer = ring()
     buffer.add(rows(1, 3))
-    stored = buffer.snapshot().stored()
+    stored = buffer.ring.snapshot().stored()
     buffer.add(rows(4, 5))
     assert (stored.inserted, stored.num_rows) == (3, 3)
     assert np.concatenate(list(stored.chunks))[:, 0].tolist() == [1, 2, 3]
@@ -141,7 +138,7 @@ def test_rows_of_another_width_are_not_restored():
     buffer = ring(capacity=4)
     buffer.add(rows(1, 4))
     with pytest.raises(ValueError, match=r"stored rows have shape \(4, 2\)"):
-        ring(capacity=4, width=3).restore(buffer.snapshot().stored())
+        ring(capacity=4, width=3).ring.restore(buffer.ring.snapshot().stored())
 
 
 @pytest.mark.parametrize(
@@ -154,7 +151,7 @@ def test_rows_of_another_width_are_not_restored():
         np.array([1, 1, 1, 1, 0, 2**32], np.uint64),
     ],
 )
-def test_what_no_generator_has_is_refused(damaged):
+def test_an_impossible_generator_state_is_refused(damaged):
     buffer = ring()
     before = buffer.generator_state()
     with pytest.raises(ValueError, match="generator state"):
@@ -162,27 +159,17 @@ def test_what_no_generator_has_is_refused(damaged):
     assert np.array_equal(buffer.generator_state(), before)
 
 
-def test_what_a_generator_may_have_is_taken():
+def test_an_extreme_generator_state_is_accepted():
     buffer, state = ring(), np.array([2**64 - 1, 0, 0, 1, 1, 2**32 - 1], np.uint64)
     buffer.set_generator_state(state)
     assert np.array_equal(buffer.generator_state(), state)
-
-
-def test_check_valid_names_what_is_wrong():
-    buffer = ring()
-    buffer.add(np.array([[1.0, np.nan]], np.float32))
-    assert buffer.check_valid() == (False, "a stored row is not finite")
-
-
-def test_size_bytes_is_the_memory_of_the_full_ring():
-    assert ring(capacity=7, width=3).size_bytes == 7 * 3 * 4
 
 
 def test_a_runs_buffer_has_its_capacity_width_and_stream():
     config = MADDPGConfig.from_dict({"seed": 4, "replay": {"capacity": 20_000}})
     spec = EnvSpec(("a_0", "b_0"), (3, 2), (2, 1), ("continuous",) * 2)
     first, again = (make_replay_buffer(config, spec) for _ in range(2))
-    assert (first.capacity, first.size_bytes) == (20_000, 20_000 * 17 * 4)
+    assert first.ring.rows.shape == (20_000, 17)
     for buffer in (first, again):
         buffer.add(rows(0, 50, width=17))
     assert np.array_equal(first.sample(1, 9), again.sample(1, 9))

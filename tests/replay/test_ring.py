@@ -1,4 +1,4 @@
-"""A ring that one process writes while another reads: no torn row, no stale one, nothing left behind."""
+"""A ring that one process writes while another reads: no torn rows, no stale rows, no leaked memory."""
 
 import gc
 import itertools
@@ -46,14 +46,14 @@ def numbered(first, count, width):
 @needs_sharing
 @pytest.mark.parametrize("block", [100, 900])
 def test_no_row_is_torn_while_another_process_overwrites_the_ring(block, monkeypatch):
-    rng, redrawn, draw = np.random.default_rng(0), [], Ring._draw
+    rng, redrawn, draw = np.random.default_rng(0), [], Ring._draw_once
 
     def counting(self, rng, into):
         changed = draw(self, rng, into)
         redrawn.append(len(changed))
         return changed
 
-    monkeypatch.setattr(Ring, "_draw", counting)
+    monkeypatch.setattr(Ring, "_draw_once", counting)
     command = [sys.executable, "-c", WRITER, "1000", "77", str(block)]
     writer = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
@@ -61,7 +61,7 @@ def test_no_row_is_torn_while_another_process_overwrites_the_ring(block, monkeyp
         until, sampled = time.monotonic() + 1.5, 0
         while time.monotonic() < until or not any(redrawn):
             rows = ring.sample(rng, 512)
-            assert (rows == rows[:, :1]).all(), "a row of two halves"
+            assert (rows == rows[:, :1]).all(), "a torn row"
             sampled += len(rows)
     finally:
         writer.kill()
@@ -91,13 +91,13 @@ def test_rows_change_under_a_copy_and_are_drawn_again():
 
 
 @needs_sharing
-def test_an_announced_write_that_never_ended_hides_only_the_rows_it_may_have_touched():
+def test_an_unfinished_write_hides_only_the_rows_it_may_have_changed():
     ring = Ring.shared(10, 2)
     ring.add(numbered(0, 10, 2))
     ring._header[1] = 14
     assert set(ring.sample(np.random.default_rng(0), 200)[:, 0]) == {4, 5, 6, 7, 8, 9}
     ring._header[1] = 20
-    with pytest.raises(RuntimeError, match="half written"):
+    with pytest.raises(RuntimeError, match="died while it overwrote all rows"):
         ring.sample(np.random.default_rng(0), 1)
 
 
@@ -111,7 +111,7 @@ def test_an_attached_ring_is_the_same_memory():
 
 
 @needs_sharing
-def test_a_ring_that_is_not_there_or_not_the_same_is_not_attached():
+def test_attach_returns_none_for_a_missing_or_different_ring():
     ring = Ring.shared(4, 3)
     at = ring.address
     assert Ring.attach(replace(at, token=at.token + 1)) is None
@@ -140,25 +140,25 @@ def test_a_follower_reads_every_row_once_and_in_order():
     ring, position, seen = Ring(10, 2), 0, []
     for first, count in ((0, 4), (4, 0), (4, 5), (9, 4), (13, 10)):  # wraps twice
         ring.add(numbered(first, count, 2))
-        rows, position = ring.read_since(position)
+        rows, position = ring.read_from(position)
         assert position == first + count and rows.shape == (count, 2)
         seen += list(rows[:, 1])
     assert seen == list(range(23))
 
 
-def test_a_follower_that_fell_behind_gets_what_is_left():
+def test_a_follower_that_fell_behind_gets_the_remaining_rows():
     ring = Ring(10, 2)
     for first in range(0, 28, 7):
         ring.add(numbered(first, 7, 2))
     for behind in (0, 3, 17):
-        rows, position = ring.read_since(behind)
+        rows, position = ring.read_from(behind)
         assert np.array_equal(rows, numbered(18, 10, 2)) and position == 28
 
 
 def test_a_follower_of_a_restored_ring_starts_again():
     ring = Ring(10, 2)
     ring.restore(StoredTransitions(15, 10, iter([numbered(5, 10, 2)])))
-    rows, position = ring.read_since(40)
+    rows, position = ring.read_from(40)
     assert position == 15
     assert np.array_equal(rows, numbered(5, 10, 2))
 
@@ -166,7 +166,7 @@ def test_a_follower_of_a_restored_ring_starts_again():
 def test_what_a_follower_reads_is_a_copy():
     ring = Ring(4, 1)
     ring.add(numbered(0, 4, 1))
-    rows, position = ring.read_since(0)
+    rows, position = ring.read_from(0)
     ring.add(numbered(4, 4, 1))
     assert np.array_equal(rows, numbered(0, 4, 1)) and position == 4
 
@@ -183,17 +183,17 @@ def test_rows_that_change_under_a_followers_copy_are_left_out(added, monkeypatch
         return empty(*arguments, **keywords)
 
     monkeypatch.setattr(np, "empty", empty_while_a_writer_moves)
-    rows, position = ring.read_since(0)
+    rows, position = ring.read_from(0)
     assert position == 14
     assert np.array_equal(rows, numbered(4 + added, 10 - added, 2))
 
 
-def test_a_follower_leaves_out_what_an_unfinished_write_may_have_touched():
+def test_a_follower_skips_rows_of_an_unfinished_write():
     ring = Ring(10, 2)
     ring.add(numbered(0, 10, 2))
     ring._header[1] = 14
-    assert np.array_equal(ring.read_since(0)[0], numbered(4, 6, 2))
-    assert np.array_equal(ring.read_since(7)[0], numbered(7, 3, 2))
+    assert np.array_equal(ring.read_from(0)[0], numbered(4, 6, 2))
+    assert np.array_equal(ring.read_from(7)[0], numbered(7, 3, 2))
 
 
 @needs_sharing
@@ -204,7 +204,7 @@ def test_a_follower_of_another_process_reads_no_torn_row_and_keeps_the_order():
         ring = Ring.attach(RingAddress(*map(int, writer.stdout.readline().split())))
         until, position, complete = time.monotonic() + 1.0, 0, []
         while time.monotonic() < until:
-            rows, newest = ring.read_since(position)
+            rows, newest = ring.read_from(position)
             assert (rows == np.arange(newest - len(rows), newest)[:, None] % 2**24).all()
             complete.append(len(rows) == min(newest - position, 1000))
             position = newest
@@ -219,7 +219,7 @@ def all_of(snapshot, rows=3):
     return [row for chunk in snapshot.stored(rows).chunks for row in chunk[:, 0].tolist()]
 
 
-def test_a_snapshot_is_the_moment_it_was_taken_whatever_is_added_afterwards():
+def test_a_snapshot_is_unaffected_by_later_adds():
     ring = Ring(10, 2)
     ring.add(numbered(0, 7, 2))
     ring.add(numbered(7, 6, 2))
@@ -245,7 +245,7 @@ WORK = st.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(capacity=st.integers(1, 9), work=st.lists(WORK, max_size=40), turn=st.randoms(use_true_random=False))
-def test_any_order_of_adds_and_reads_gives_what_was_there(capacity, work, turn):
+def test_any_order_of_adds_and_reads_gives_the_snapshots_rows(capacity, work, turn):
     ring, model, value, taken = Ring(capacity, 2), deque(maxlen=capacity), 0, []
     for what, count in work:
         if what == "add":
@@ -254,7 +254,7 @@ def test_any_order_of_adds_and_reads_gives_what_was_there(capacity, work, turn):
             model.extend(range(value, value + count))
             value += count
         elif what == "restart":
-            ring.restart(count)
+            ring.clear(count)
             model.clear()
         elif what == "take":
             taken.append((ring.snapshot(), list(model), []))
@@ -264,7 +264,7 @@ def test_any_order_of_adds_and_reads_gives_what_was_there(capacity, work, turn):
             assert len(rows) == min(count, len(held) - len(read)), "as many as asked for while there are"
             read += rows[:, 1].tolist()
         assert ring.size == len(model)
-        assert ring.read_since(0)[0][:, 1].tolist() == list(model)
+        assert ring.read_from(0)[0][:, 1].tolist() == list(model)
     for snapshot, held, read in taken:
         assert snapshot.num_rows == len(held)
         assert read + all_of(snapshot) == held
@@ -314,7 +314,7 @@ def test_an_add_waits_for_the_copy_of_a_chunk():
     assert all_of(snapshot) == [4, 5, 6, 7, 8, 9]
 
 
-def test_a_snapshot_copies_only_what_would_be_lost():
+def test_a_snapshot_copies_only_rows_about_to_be_overwritten():
     ring = Ring(10, 2)
     ring.add(numbered(0, 10, 2))
     snapshot = ring.snapshot()
@@ -325,7 +325,7 @@ def test_a_snapshot_copies_only_what_would_be_lost():
     assert [piece[:, 0].tolist() for piece in snapshot._copied] == [[5, 6]]
 
 
-def test_an_abandoned_or_finished_snapshot_costs_nothing():
+def test_an_abandoned_or_finished_snapshot_is_dropped():
     ring = Ring(10, 2)
     ring.add(numbered(0, 10, 2))
     abandoned, finished, unread = ring.snapshot(), ring.snapshot(), ring.snapshot()
@@ -348,10 +348,10 @@ def test_a_snapshot_is_stored_in_chunks_of_1_mb():
         ring.snapshot().read(0)
 
 
-def test_a_restarted_ring_holds_only_what_was_added_since():
+def test_a_cleared_ring_has_only_rows_added_since():
     ring, rng = Ring(10, 2), np.random.default_rng(0)
     ring.add(numbered(100, 10, 2))
-    ring.restart(17)
+    ring.clear(17)
     assert (ring.inserted, ring.size) == (17, 0)
     assert all_of(ring.snapshot()) == []
     with pytest.raises(ValueError, match="empty"):
@@ -361,10 +361,10 @@ def test_a_restarted_ring_holds_only_what_was_added_since():
         held = list(range(max(17, 7 + added), 17 + added))
         assert (ring.inserted, ring.size) == (17 + added, len(held))
         assert set(ring.sample(rng, 300)[:, 0]) == set(held)
-        assert ring.read_since(0)[0][:, 0].tolist() == held == all_of(ring.snapshot())
+        assert ring.read_from(0)[0][:, 0].tolist() == held == all_of(ring.snapshot())
         assert ring.rows[(16 + added) % 10, 0] == 16 + added
     with pytest.raises(ValueError, match="cannot start at row -1"):
-        ring.restart(-1)
+        ring.clear(-1)
 
 
 @pytest.mark.parametrize("added", [4, 10, 13])
@@ -377,14 +377,14 @@ def test_a_draw_is_of_places_so_that_a_seed_gives_the_same_rows_in_every_version
 
 
 @pytest.mark.parametrize("first", [0, 12, 95])
-def test_a_ring_that_restarts_under_a_copy_is_drawn_from_again(first, monkeypatch):
+def test_a_sample_is_redrawn_if_the_ring_is_cleared_during_the_copy(first, monkeypatch):
     ring, take, epoch = Ring(10, 2), np.take, 0
     ring.add(numbered(0, 9, 2))
 
     def take_while_the_ring_restarts(*arguments, **keywords):
         result = take(*arguments, **keywords)
         if ring.epoch == epoch:
-            ring.restart(first)
+            ring.clear(first)
             ring.add(numbered(100, 3, 2))
         return result
 
@@ -393,28 +393,28 @@ def test_a_ring_that_restarts_under_a_copy_is_drawn_from_again(first, monkeypatc
 
 
 @pytest.mark.parametrize("first", [0, 2, 95])
-def test_a_follower_begins_again_where_the_ring_restarts_under_its_copy(first, monkeypatch):
+def test_a_follower_starts_again_if_the_ring_is_cleared_during_its_copy(first, monkeypatch):
     ring, copy = Ring(10, 2), Ring._copy
     ring.add(numbered(0, 5, 2))
 
     def copy_while_the_ring_restarts(*arguments):
         copy(*arguments)
         if ring.epoch == 0:
-            ring.restart(first)
+            ring.clear(first)
             ring.add(numbered(100, 3, 2))
 
     monkeypatch.setattr(Ring, "_copy", copy_while_the_ring_restarts)
-    rows, position = ring.read_since(0)
+    rows, position = ring.read_from(0)
     assert np.array_equal(rows, numbered(100, 3, 2)) and position == first + 3
 
 
-def test_size_is_of_one_moment_while_the_ring_restarts():
+def test_size_is_consistent_while_the_ring_is_cleared():
     class Header(np.ndarray):
         def __getitem__(self, word):
             value = np.ndarray.__getitem__(self, word)
             if word == ring_module._INSERTED and np.ndarray.__getitem__(self, ring_module._EPOCH) == 0:
                 ring._header = self.view(np.ndarray)
-                ring.restart(3)
+                ring.clear(3)
                 ring.add(numbered(0, 1, 2))
             return value
 
@@ -425,26 +425,26 @@ def test_size_is_of_one_moment_while_the_ring_restarts():
 
 
 @pytest.mark.parametrize("first", [0, 3, 50])
-def test_no_step_of_a_restart_shows_rows_that_are_not_there(first):
+def test_no_step_of_clear_exposes_removed_rows(first):
     seen = []
 
     class Header(np.ndarray):
         def __setitem__(self, word, value):
             np.ndarray.__setitem__(self, word, value)
-            seen.append(ring.read_since(0)[0][:, 0].tolist())
+            seen.append(ring.read_from(0)[0][:, 0].tolist())
 
     ring = Ring(10, 2)
     ring.add(numbered(0, 9, 2))
     ring._header = ring._header.view(Header)
-    ring.restart(first)
+    ring.clear(first)
     assert len(seen) == 5 and not any(seen)
 
 
-def test_nobody_sees_rows_while_the_ring_forgets_them():
+def test_readers_see_no_rows_while_the_ring_is_cleared():
     ring = Ring(10, 2)
     ring.add(numbered(0, 9, 2))
     ring._header[4] = 1
-    assert ring.size == 0 and len(ring.read_since(0)[0]) == 0
+    assert ring.size == 0 and len(ring.read_from(0)[0]) == 0
     with pytest.raises(ValueError, match="empty"):
         ring.sample(np.random.default_rng(0), 1)
 
@@ -461,14 +461,14 @@ def test_a_restored_ring_has_every_row_in_its_place(inserted):
 
 
 @pytest.mark.parametrize("capacity", [1, 4, 9, 11, 16, 40])
-def test_a_ring_of_another_size_keeps_the_newest_rows_and_numbers_them_anew(capacity):
+def test_restoring_into_another_capacity_keeps_the_newest_rows_and_renumbers_them(capacity):
     old, new = Ring(10, 2), Ring(capacity, 2)
     for row in range(23):
         old.add(numbered(row, 1, 2))
     new.restore(old.snapshot().stored(4))
     kept = min(capacity, 10)
     assert (new.inserted, new.size) == (kept, kept)
-    assert np.array_equal(new.read_since(0)[0], numbered(23 - kept, kept, 2))
+    assert np.array_equal(new.read_from(0)[0], numbered(23 - kept, kept, 2))
 
 
 def test_one_chunk_may_be_larger_than_the_ring():
@@ -484,7 +484,7 @@ def test_a_ring_is_restored_from_its_own_snapshot():
     stored = ring.snapshot().stored(4)
     ring.add(numbered(23, 5, 2))
     ring.restore(stored)
-    assert (ring.inserted, ring.read_since(0)[0][:, 0].tolist()) == (23, list(range(13, 23)))
+    assert (ring.inserted, ring.read_from(0)[0][:, 0].tolist()) == (23, list(range(13, 23)))
 
 
 def failing():
@@ -495,12 +495,12 @@ def failing():
 @pytest.mark.parametrize(
     "inserted, num_rows, chunks, error",
     [
-        (8, 5, [numbered(0, 4, 2)], "4 rows are stored where 5 are announced"),
-        (8, 2**61, [], "cannot be stored of 8"),
+        (8, 5, [numbered(0, 4, 2)], "4 rows are stored, expected 5"),
+        (8, 2**61, [], "cannot be stored of 8 inserted"),
         (2**61, 2**61, [numbered(0, 4, 2)], "4 rows are stored"),
         (2**63, 5, [], "cannot be stored"),
         (8, -1, [], "cannot be stored"),
-        (8, 5, itertools.repeat(numbered(0, 4, 2)), "8 or more rows are stored where 5"),
+        (8, 5, itertools.repeat(numbered(0, 4, 2)), "8 or more rows are stored, expected 5"),
         (8, 5, [numbered(0, 2, 2), numbered(2, 3, 3)], r"shape \(3, 3\)"),
         (8, 5, [np.zeros(5, np.float32)], r"shape \(5,\)"),
         (8, 5, [np.zeros((5, 2))], "float64"),
@@ -515,7 +515,7 @@ def test_damaged_contents_are_refused_and_leave_nothing_half_restored(inserted, 
 
 
 @needs_sharing
-def test_the_memory_is_found_through_whoever_attached():
+def test_the_memory_is_reachable_through_any_attached_process():
     def shared_files():
         names = [f"/proc/self/fd/{file}" for file in os.listdir("/proc/self/fd")]
         return sum("distributed-maddpg-replay" in os.readlink(name) for name in names if os.path.exists(name))
@@ -536,15 +536,15 @@ def test_the_memory_is_found_through_whoever_attached():
 
 
 @needs_sharing
-def test_an_adopted_ring_goes_on_where_the_old_one_was():
+def test_a_new_writer_continues_at_the_old_writers_position():
     ring = Ring.shared(10, 2)
     ring.add(numbered(0, 8, 2))
     reader = Ring.attach(ring.address)
-    assert Ring.adopt(replace(reader.address, token=1)) is None
-    new = Ring.adopt(reader.address)
+    assert Ring.attach_as_writer(replace(reader.address, token=1)) is None
+    new = Ring.attach_as_writer(reader.address)
     assert (new.epoch, new.address.file != reader.address.file) == (0, True)
     new.add(numbered(8, 5, 2))
-    assert np.array_equal(reader.read_since(0)[0], numbered(3, 10, 2))
+    assert np.array_equal(reader.read_from(0)[0], numbered(3, 10, 2))
 
 
 @needs_sharing
@@ -552,7 +552,7 @@ def test_an_adopted_ring_goes_on_where_the_old_one_was():
 @given(data=st.data(), capacity=st.integers(1, 9), first=st.integers(0, 12), added=st.integers(0, 25))
 def test_rows_that_an_unfinished_write_may_have_torn_are_replaced(data, capacity, first, added):
     ring, rng = Ring.shared(capacity, 2), np.random.default_rng(0)
-    ring.restart(first)
+    ring.clear(first)
     for number in range(first, first + added):
         ring.add(numbered(number, 1, 2))
     size, inserted = ring.size, ring.inserted
@@ -561,48 +561,48 @@ def test_rows_that_an_unfinished_write_may_have_torn_are_replaced(data, capacity
     whole = [n for n in range(inserted - size, inserted) if n % capacity not in touched]
     ring._header[1] = inserted + unfinished
     ring.rows[touched, 1] = -1
-    new, reader = Ring.adopt(ring.address), Ring.attach(ring.address)
+    new, reader = Ring.attach_as_writer(ring.address), Ring.attach(ring.address)
     assert (new.inserted, new._header[1]) == (inserted, inserted)
     assert new.size == (size if whole else 0)
-    held = reader.read_since(0)[0]
+    held = reader.read_from(0)[0]
     assert (held[:, 0] == held[:, 1]).all() and set(held[:, 0]) == set(whole)
     assert np.array_equal(held[len(held) - len(whole) :], numbered(inserted - len(whole), len(whole), 2))
     if whole:
         assert set(reader.sample(rng, 500)[:, 1]) == set(whole)
     new.add(numbered(inserted, capacity, 2))
-    assert np.array_equal(reader.read_since(0)[0], numbered(inserted, capacity, 2))
+    assert np.array_equal(reader.read_from(0)[0], numbered(inserted, capacity, 2))
 
 
 @needs_sharing
-def test_a_writer_that_died_while_forgetting_leaves_an_empty_ring():
+def test_a_writer_that_died_in_clear_leaves_an_empty_ring():
     ring = Ring.shared(10, 2)
     ring.add(numbered(0, 10, 2))
     ring._header[3:] = 25, 1  # `first` and `epoch`, and no further
-    new = Ring.adopt(ring.address)
+    new = Ring.attach_as_writer(ring.address)
     assert (new.size, new.epoch % 2) == (0, 0)
     new.add(numbered(50, 3, 2))
     assert all_of(new.snapshot()) == [50, 51, 52]
 
 
 @needs_sharing
-def test_a_torn_row_copied_before_the_adoption_is_drawn_again(monkeypatch):
+def test_a_torn_row_copied_before_its_repair_is_drawn_again(monkeypatch):
     ring, take = Ring.shared(10, 2), np.take
     ring.add(numbered(0, 10, 2))
     ring._header[1] = 14
     ring.rows[:4, 1] = -1
     reader = Ring.attach(ring.address)
 
-    def take_before_the_adoption(*arguments, **keywords):
+    def take_and_repair(*arguments, **keywords):
         result = take(*arguments, **keywords)
-        Ring.adopt(reader.address)
+        Ring.attach_as_writer(reader.address)
         return result
 
-    monkeypatch.setattr(np, "take", take_before_the_adoption)
+    monkeypatch.setattr(np, "take", take_and_repair)
     assert set(reader.sample(np.random.default_rng(0), 500)[:, 1]) == {4, 5, 6, 7, 8, 9}
 
 
 @needs_sharing
-def test_the_announcement_goes_only_after_the_rows_are_mended(monkeypatch):
+def test_reserved_is_reset_only_after_torn_rows_are_replaced(monkeypatch):
     ring, seen = Ring.shared(10, 2), []
 
     class Rows(np.ndarray):
@@ -613,19 +613,19 @@ def test_the_announcement_goes_only_after_the_rows_are_mended(monkeypatch):
     ring.add(numbered(0, 10, 2))
     ring._header[1] = 14
     ring.rows = ring.rows.view(Rows)
-    ring._repair()
+    ring._repair_torn_rows()
     assert seen == [(14, 0)]
     assert (int(ring._header[1]), ring.epoch) == (10, 2)
 
 
-ADOPTER = """
+NEW_WRITER = """
 import sys
 import numpy as np
 from distributed_maddpg.replay.ring import Ring, RingAddress
 
 address = RingAddress(*map(int, sys.argv[1:]))
-ring = Ring.adopt(address) if address.process else Ring.shared(address.capacity, address.width)
-held = ring.read_since(0)[0]
+ring = Ring.attach_as_writer(address) if address.process else Ring.shared(address.capacity, address.width)
+held = ring.read_from(0)[0]
 print(*vars(ring.address).values(), ring.size, (held == held[:, :1]).all(), flush=True)
 numbers = (np.arange(ring.inserted, ring.inserted + 5600) % 5600).astype(np.float32)  # exact beyond 2**24
 blocks = np.repeat(numbers[:, None], address.width, axis=1).reshape(8, 700, -1)
@@ -637,8 +637,8 @@ while True:  # until it is killed
 
 @contextmanager
 def writing(address):
-    """Yield what a process says that adopts the ring there, and kill that in the middle of its work."""
-    command = [sys.executable, "-c", ADOPTER, *map(str, vars(address).values())]
+    """Start a process that attaches as writer, yield its first output, and kill it during its writes."""
+    command = [sys.executable, "-c", NEW_WRITER, *map(str, vars(address).values())]
     writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         *numbers, size, whole = writer.stdout.readline().split()
@@ -652,7 +652,7 @@ def writing(address):
 
 @contextmanager
 def reading(ring):
-    """Sample in a thread; yield how many draws there were, and how many of them held a row of two halves."""
+    """Sample in a thread; yield a list with one flag per draw: whether it had a torn row."""
     stop, torn = threading.Event(), []
 
     def read():
@@ -684,8 +684,8 @@ def test_a_ring_outlives_its_killed_writers_while_it_is_read():
             killed_at_work += int(ring._header[1]) > ring.inserted
             if lives >= 3 and killed_at_work >= 2:
                 break
-        new = Ring.adopt(ring.address)
-        rows, inserted = new.read_since(0)
+        new = Ring.attach_as_writer(ring.address)
+        rows, inserted = new.read_from(0)
     assert killed_at_work >= 2, "no process was killed in the middle of a write"
     assert torn and not any(torn)
     assert rows.shape == (1000, 77) and (rows == rows[:, :1]).all()

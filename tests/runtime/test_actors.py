@@ -132,7 +132,7 @@ def test_a_learner_that_draws_itself_follows_the_memory_that_the_replay_buffer_w
             actor.learn(3, False)
         finally:
             kind.samples_on_device = samples_on_device
-        return actor._learner._mirrors[0].newest[0], actor._shared[0].inserted
+        return actor._learner._device_replays[0].inserted[0], actor._shared[0].inserted
 
     before = _get(processes.learner.weights.remote(0)).updates
     mirrored, inserted = _get(processes.learner.__ray_call__.remote(learn))

@@ -132,7 +132,7 @@ def test_a_killed_learner_takes_over_its_predecessors_state(start: Callable[...,
 def test_a_killed_replay_buffers_transitions_survive_it(start: Callable[..., Watched]) -> None:
     watched = start()
     pids = watched.pids()
-    before, inserted = watched.runner._supervisor._rings[0].read_since(0)
+    before, inserted = watched.runner._supervisor._rings[0].read_from(0)
     watched.hit(signal.SIGKILL, "replay buffer")
     seconds = watched.until_back("replay buffer")
     print(f"replay buffer back after {seconds:.1f} s")
@@ -152,7 +152,7 @@ def test_a_killed_replay_buffers_transitions_survive_it(start: Callable[..., Wat
 
 def test_the_memory_outlives_learner_and_replay_buffer_together(start: Callable[..., Watched]) -> None:
     watched = start()
-    before, inserted = watched.runner._supervisor._rings[0].read_since(0)
+    before, inserted = watched.runner._supervisor._rings[0].read_from(0)
     watched.hit(signal.SIGKILL, "learner", "replay buffer")
     seconds = watched.until_back("learner", "replay buffer")
     print(f"learner and replay buffer back after {seconds:.1f} s")
@@ -164,7 +164,7 @@ def test_the_memory_outlives_learner_and_replay_buffer_together(start: Callable[
 
 def test_everybody_killed_at_once_comes_back(start: Callable[..., Watched]) -> None:
     watched = start()
-    before, inserted = watched.runner._supervisor._rings[0].read_since(0)
+    before, inserted = watched.runner._supervisor._rings[0].read_from(0)
     names = (*_WORKERS, "learner", "replay buffer")
     watched.hit(signal.SIGKILL, *names)
     print(f"all back after {watched.until_back(*names):.1f} s")
@@ -253,7 +253,7 @@ def test_where_memory_is_out_of_reach_mirrored_transitions_come_back(
     supervisor = watched.runner._supervisor
     watched.until(lambda: supervisor._mirrored[0] > 0)
     watched.until(lambda: not supervisor.num_pending("replay buffer"))
-    mirrored = supervisor._mirrors[0].read_since(0)[0]
+    mirrored = supervisor._mirrors[0].read_from(0)[0]
     np.testing.assert_array_equal(watched.rows()[: len(mirrored)], mirrored)
     before, env_steps = watched.updates, watched.runner.pacer.env_steps
     assert before and supervisor._rings == [None]
@@ -277,7 +277,7 @@ def test_transitions_that_are_gone_are_collected_anew_before_learning_goes_on(
     supervisor._snapshot_interval_s = float("inf")  # nothing more is mirrored
     watched.until(lambda: not supervisor.num_pending("replay buffer"))
     watched.until(lambda: runner.pacer.updates > int(supervisor.snapshots[0]["updates"]) + 100)
-    supervisor._mirrors[0].restart(0)
+    supervisor._mirrors[0].clear(0)
     watched.hit(signal.SIGKILL, "learner", "replay buffer")
     watched.until_back("learner", "replay buffer")
     [line] = [event.message for event in watched.events if event.message.startswith("replay buffer is back")]

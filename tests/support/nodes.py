@@ -186,7 +186,7 @@ def node_of_learner_and_replay_dies() -> dict[str, Any]:
         places = {process: _node_of(watched, process) for process in watched.actors}
         [victim] = [node for node in nodes if node.node_id == places["learner"]]
         lost = [process for process, place in places.items() if place == victim.node_id]
-        mirrored = supervisor._mirrors[0].read_since(0)[0].copy()
+        mirrored = supervisor._mirrors[0].read_from(0)[0].copy()
         env_steps, updates, safe = runner.pacer.env_steps, runner.pacer.updates, watched.updates_before(4.0)
         started = time.monotonic()
         _kill_raylet(victim)
