@@ -78,7 +78,7 @@ def test_each_team_acts_as_its_own_run(entries):
     sides = {"agent": entries[1].source, "adversary": idle}
     first = evaluate_teams(sides, 30, 0).episodes.final_distances
     other = evaluate_teams({"agent": entries[0].source, "adversary": idle}, 30, 0).episodes.final_distances
-    assert (first[:, 0] == other[:, 0]).all()  # whoever it plays with
+    assert (first[:, 0] == other[:, 0]).all()  # regardless of the other team
     assert (first[:, 1:] != other[:, 1:]).any()
 
 
