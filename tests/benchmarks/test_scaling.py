@@ -32,7 +32,7 @@ def test_a_first_job_without_a_rate_gives_no_efficiency() -> None:
 @pytest.mark.alone
 def test_scaling_over_ray_names_a_bottleneck_for_every_job(ray_cluster: None) -> None:
     options = BenchmarkOptions(
-        preset="notebook", workers="1,2", envs_per_worker="32", batch_size=64, seconds=0.2, repeats=2
+        preset="notebook", workers="1,2", envs_per_worker="32", batch_size=64, seconds=0.5, repeats=2
     )
     result = run_benchmark("scaling", options)
     first, second = result["points"]

@@ -68,6 +68,9 @@ class Command:
         finally:
             for process in session_processes(self.process.pid):
                 os.kill(process, signal.SIGKILL)
+            self.process.wait()
+            if self.process.stdout is not None:
+                self.process.stdout.close()  # or it would be another test that hears of it
 
 
 _ENDLESS = [*_TINY, "--pacing.total-env-steps=2000000"]
@@ -122,7 +125,7 @@ def test_sigterm_saves_a_checkpoint(tmp_path: Path) -> None:
 
 def test_an_environment_that_fails_ends_the_command_with_one_line(tmp_path: Path) -> None:
     command = Command(tmp_path / "run", *_TINY, f"--run-dir={tmp_path / 'run'}", *_FAILING.split())
-    code, stdout, stderr = command.end()
+    code, stdout, stderr = command.end(within_s=180)  # five starts of a worker, with what lies between
     assert code == 1 and stdout == ""
     error = "error: the same error 5 times: rollout worker 0 failed: RuntimeError: boom at step 60"
     assert stderr.splitlines()[-1] == error

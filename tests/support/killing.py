@@ -268,7 +268,7 @@ def repeat(count: int, at_once: int, one: Callable[[int, random.Random], list[st
     Raises:
         AssertionError: of the first that fails, after the seed and its number.
     """
-    print(f"\nKILL_SEED={SEED}", flush=True)
+    print(f"\nKILL_SEED={SEED}", file=sys.stderr, flush=True)  # which also passes out of a parallel process
     hits: Counter[str] = Counter()
     numbers = [int(os.environ["KILL_NUMBER"])] if "KILL_NUMBER" in os.environ else range(count)
 
@@ -282,7 +282,7 @@ def repeat(count: int, at_once: int, one: Callable[[int, random.Random], list[st
         for phases in pool.map(numbered, numbers):
             hits.update(phases)
     for phase, number in hits.most_common():
-        print(f"{number:4d}  {phase}", flush=True)
+        print(f"{number:4d}  {phase}", file=sys.stderr, flush=True)
     return hits
 
 
