@@ -74,7 +74,7 @@ class Watched:
     def finish(self, more_env_steps: int = 1280) -> int:
         """Let the run end soon, after some more steps; train until it has; return the total."""
         pacer = self.runner.pacer
-        total = (pacer.env_steps + pacer._env_steps_running) // 32 * 32 + more_env_steps
+        total = (pacer.env_steps + pacer._env_steps_in_flight) // 32 * 32 + more_env_steps
         pacer._config = dataclasses.replace(pacer._config, total_env_steps=total)
         self.until(lambda: pacer.finished)
         return total
