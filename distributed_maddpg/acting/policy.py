@@ -51,15 +51,11 @@ class NumpyPolicy:
             first[agent, :, : values.shape[1]] = values  # padding stays zero
         # Small products are slower with BLAS threads, which wait for each other: 4 times on a busy machine.
         with self._blas.limit(limits=1, user_api="blas"):
-            self._forward()
+            for depth, (weight, bias) in enumerate(self._layers):
+                out = self._activations[depth + 1]
+                np.matmul(self._activations[depth], weight, out=out)
+                if depth < len(self._layers) - 1:
+                    add_bias_and_relu(out, bias)
+                else:
+                    out += bias
         return self._activations[-1]
-
-    def _forward(self) -> None:
-        last = len(self._layers) - 1
-        for depth, (weight, bias) in enumerate(self._layers):
-            out = self._activations[depth + 1]
-            np.matmul(self._activations[depth], weight, out=out)
-            if depth < last:
-                add_bias_and_relu(out, bias)
-            else:
-                out += bias

@@ -255,8 +255,9 @@ class PettingZooVectorEnv(VectorEnv):
         """Return the saved actions of each agent after checking shape, type and values."""
         histories = []
         for agent, codec in zip(self.agents, self._action_codecs, strict=True):
-            expected = codec.zeros(self.num_envs, length)
-            array = checked_array(dict(state), f"actions_{agent}", expected.shape, expected.dtype)
+            one = codec.zeros(1, 1)  # not of the saved length, which may be any number
+            shape = (self.num_envs, length, *one.shape[2:])
+            array = checked_array(dict(state), f"actions_{agent}", shape, one.dtype)
             for t in range(length):
                 codec.checked(array[:, t], self.num_envs)
             histories.append(array)
