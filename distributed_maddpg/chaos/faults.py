@@ -27,7 +27,7 @@ _TITLES: dict[Role, str] = {
     "evaluator": "ray::EvaluationActor",
 }
 ALL = sys.maxsize
-"""A number of victims: every process of the role."""
+"""As a number of victims: all processes of the role."""
 _SEVERAL = 2
 
 
@@ -42,7 +42,7 @@ class FaultKind:
     effect: str
     """What the trainer does about it, for display."""
     slow: bool = False
-    """Whether others may overlap with it, because it takes long to be noticed."""
+    """Whether other faults may overlap with it, because it is noticed late."""
 
     @property
     def ends_job(self) -> bool:
@@ -141,7 +141,8 @@ class Plan:
 
         Args:
             is_possible: whether a kind can be injected now.
-            blocks: whether an impossible kind must not be overtaken either, because it would never come.
+            blocks: whether to return None instead of a later kind when this kind is not possible, because
+                otherwise it would never be.
         """
         for index, kind in enumerate(self._upcoming):
             if is_possible(kind):
