@@ -42,8 +42,8 @@ def name_bottleneck(shares: Mapping[str, float]) -> Bottleneck:
 
     The learner's time decides first. If it mostly learns, the bottleneck is the learner. If it mostly waits
     for minibatches, it is their transfer, or the replay buffer where the workers' pushes wait for it too.
-    If it mostly waits for its pacing, transitions are short, and the workers' time decides in the same way;
-    where they also wait for theirs, it is the pacing.
+    If it mostly waits for its pacing, it needs more transitions, and the workers' time decides in the same
+    way; if they also mostly wait for theirs, it is the pacing.
 
     Args:
         shares: what `time_shares` returned.

@@ -33,7 +33,7 @@ _OVERLAP_PROBABILITY = 0.3
 """Probability that the next fault is injected before the job has recovered from this one."""
 _MAX_BLOCK_S = 45.0
 _STALE_ROW_S = 3.0
-"""How long after an evaluator's start a new row of evaluations may still be its predecessor's."""
+"""Seconds after an evaluator's start in which a new row of evaluations may be of the previous one."""
 
 
 @dataclass

@@ -70,7 +70,7 @@ def _summary(result: Mapping[str, Any]) -> Table:
         "completed": _yes(result["completed"]),
         "hangs": str(result["hangs"]),
         "problems": "; ".join(result["problems"]) or "none",
-        "lost with processes": f"{lost['env_steps_of_dead_processes']:,} env steps under way, "
+        "lost with processes": f"{lost['env_steps_of_dead_processes']:,} env steps in flight, "
         f"{lost['updates_of_dead_processes']:,} updates, made up for",
         "lost with the whole job": f"{env_steps:,} env steps and {updates:,} updates after the checkpoint "
         f"in {result['restarts']} restarts, made up for",

@@ -325,7 +325,6 @@ class LearnerActor(_Process):
         return list(batches)
 
     def _publish(self) -> None:
-        """Publish the current weights."""
         if not self._sync:
             with suppress(ProcessLost):  # `connect` sends the newest weights to the replacement
                 self._await_published()

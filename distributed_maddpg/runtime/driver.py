@@ -336,7 +336,6 @@ class RayRunner:
     # Asynchronous
 
     def _step_async(self) -> None:
-        """Run one round of the asynchronous loop."""
         all_were_ready = self._supervisor.all_ready
         self._supervisor.reconcile()
         self._dispatch()
