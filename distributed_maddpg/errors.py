@@ -1,4 +1,4 @@
-"""Errors that a user can see; each is one line, and ends a command with its own exit code."""
+"""Errors that a user can see, with messages of one line, and the exit codes of commands that they end."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Learner:
         keep_freed_memory()
         self.device = choose_device(config.device)
         self.device_reason = f"{config.device}: {self.device.type}"
-        """The setting that led to the device, and how."""
+        """The setting and the device that it led to; if both devices were timed, with their rates."""
         self.num_runs = len(seeds)
         streams = [integer_seed(seed, "learner") for seed in seeds]
         stacks = [streams] if self.device.type == "cuda" else [[stream] for stream in streams]
@@ -140,7 +140,7 @@ class Learner:
         for run, ring in enumerate(rings):
             replay, place = self._device_replays[run // self._runs_per_stack], run % self._runs_per_stack
             epoch, self._ring_epochs[run] = self._ring_epochs.get(run), ring.epoch
-            if epoch != self._ring_epochs[run]:  # the ring was cleared or repaired
+            if epoch != self._ring_epochs[run]:  # new, cleared or repaired
                 replay.clear(place)
             rows, newest = ring.read_from(replay.inserted[place])
             if len(rows):  # none if all new rows are being overwritten; keep the copied ones then
@@ -155,7 +155,7 @@ class Learner:
         """
         if not self._graphed:
             raise ValueError("cannot sample from an empty replay buffer")
-        # The check at its end synchronises, so that the time counts as learning and not as publishing.
+        # Leaving the block synchronises the device, so that the time counts as learning, not as publishing.
         with self._undo_if_diverged(updates):
             for update, graphed in zip(self._stacks, self._graphed, strict=True):
                 update.updates_made = self.updates
@@ -270,7 +270,7 @@ class Learner:
 
     def _lr_factor(self, updates: int) -> float:
         """Return the factor of the learning rates after the given number of updates."""
-        if updates >= self._total_updates:  # or they stay constant
+        if updates >= self._total_updates:  # always, if they are constant
             return self._algorithm.lr_end if self._total_updates else 1.0
         return 1.0 - (1.0 - self._algorithm.lr_end) * updates / self._total_updates
 

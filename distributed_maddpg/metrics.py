@@ -27,8 +27,8 @@ from distributed_maddpg.types import (
 
 FloatVector = npt.NDArray[np.float64]
 _WINDOW_EPISODES = 1000
-"""Training returns are means over this many of the newest episodes, as RLlib smooths its own. A report is
-dropped whole, so the window may be larger by less than one report."""
+"""Number of newest episodes over which training returns are averaged, as in RLlib. Reports are dropped as a
+whole, so the window may be larger by less than one report."""
 _ROLLOUT_TIMERS = ("busy_s", "blocked_push_s", "blocked_weights_s", "blocked_pacing_s")
 _LEARNER_TIMERS = ("busy_s", "blocked_replay_s", "blocked_pacing_s")
 _LOG = logging.getLogger("distributed_maddpg")

@@ -15,7 +15,7 @@ _MAX_CHUNK_UPDATES = 64
 
 
 class Pacer:
-    """Keeps env steps and updates in the configured proportion, and tells when an interval has passed.
+    """Keeps env steps and updates in the configured ratio, and reports when an interval has passed.
 
     Once `learning_starts` steps are stored, the learner may have made
     `1 + (env_steps - learning_starts) // env_steps_per_update` updates: one at once, then one per
@@ -33,7 +33,7 @@ class Pacer:
         """Updates made by the learner."""
         self._env_steps_in_flight = 0
         self._updates_in_flight = 0
-        # The env step at which the warm-up ends, and the updates allowed until then.
+        # After `restart_warmup`: the env step at which the warm-up ends, and the updates allowed until then.
         self._warmup_until = 0
         self._warmup_updates = 0
         self._published_at = 0
@@ -100,7 +100,7 @@ class Pacer:
     def evaluation_due(self) -> bool:
         """Whether an evaluation is due; true once per interval of steps, except after the last step.
 
-        The end of a run has its own evaluation.
+        The final evaluation is made separately.
         """
         return not self.collection_finished and self._interval_passed("evaluation")
 
@@ -127,12 +127,14 @@ class Pacer:
         """Set the updates to those of a restored learner, with none in flight."""
         self.updates, self._updates_in_flight = updates, 0
         self._published_at = min(self._published_at, updates)
-        self._warmup_updates = min(self._warmup_updates, updates)  # none while the buffer is still filling
+        self._warmup_updates = min(self._warmup_updates, updates)  # redo lost updates after the warm-up
 
     def get_state(self, env_steps: int, updates: int) -> Arrays:
-        """Return the counts without work in flight, with the env steps and updates known to be done.
+        """Return the counts without work in flight.
 
-        They are at most those counted here.
+        Args:
+            env_steps: steps that are stored.
+            updates: updates that the learner has made, which may include some that are still in flight here.
         """
         counts = (env_steps, updates, self._published_at, self._warmup_until, self._warmup_updates)
         return {"counts": np.array(counts, np.int64)}
@@ -155,10 +157,10 @@ class Pacer:
             self._interval_passed(name)
 
     def restart_warmup(self) -> None:
-        """Allow no updates until an empty replay buffer has stored `learning_starts` steps, or the last one.
+        """Allow no updates until an empty replay buffer has stored `learning_starts` steps.
 
-        The updates that the steps of the warm-up allow are made after it. If all env steps were collected
-        before, no updates follow: there is nothing left to learn from.
+        The warm-up also ends with the last step of the run. The updates that its steps allow are made after
+        it. If all env steps were collected before, no updates follow, because nothing is stored.
         """
         total = self._config.total_env_steps
         until = min(self.env_steps + self._config.learning_starts, total)

@@ -37,7 +37,7 @@ def check(config: MADDPGConfig, env_factory: EnvFactory | None = None) -> EnvSpe
 
 
 def check_settings(config: MADDPGConfig, env_factory: EnvFactory | None = None) -> EnvSpec:
-    """Return the environment's spec if the settings fit it; acting needs no other check.
+    """Return the environment's spec if the settings fit it; enough for acting without training.
 
     Raises:
         BadInput: see `check`.
@@ -51,8 +51,7 @@ def check_settings(config: MADDPGConfig, env_factory: EnvFactory | None = None) 
 def check_env_steps(config: MADDPGConfig, env_factory: EnvFactory | None = None) -> None:
     """Step one copy of the environment with random actions, as rollout workers will.
 
-    This refuses an environment that cannot work before any process is started. An environment whose numbers
-    are sometimes not finite passes: workers drop those fragments.
+    An environment whose numbers are sometimes not finite passes: workers drop those fragments.
 
     Raises:
         BadInput: if the environment raises, if no step gives finite observations and rewards, or, with
@@ -117,7 +116,7 @@ def check_machine(config: MADDPGConfig, spec: EnvSpec, num_runs: int = 1) -> Non
     _check_memory(config, spec, num_runs)
     remote = config.num_workers > 0 and (config.ray.address or os.environ.get("RAY_ADDRESS"))
     if config.learner.device == "cuda" and not remote:
-        # Imported here: only this check needs torch, and a driver on Ray never loads it.
+        # Imported here: only this check needs torch, which takes seconds to load.
         from distributed_maddpg.learner import choose_device  # noqa: PLC0415
 
         choose_device("cuda")

@@ -1,4 +1,4 @@
-"""The rollout worker: steps environments with the policies and packs transitions."""
+"""The rollout worker: steps environments with the policies, and packs transitions with their discounts."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from distributed_maddpg.types import (
 )
 
 _MAX_QUARANTINED_IN_A_ROW = 5
-"""Consecutive fragments that may be dropped; an environment that fails every time will not recover."""
+"""Number of consecutive dropped fragments that ends the run; the environment is then taken as broken."""
 
 
 class _NotFinite(Exception):
-    """Names the value of a fragment that is not finite."""
+    """A value of a fragment is not finite; the message names it."""
 
 
 @compiled
@@ -57,7 +57,7 @@ def pack_rows(
     rewards: FloatArray,
     discounts: FloatArray,
 ) -> None:
-    """Write transitions in the column order of `TransitionLayout`, with few passes over the rows.
+    """Write 1-step transitions in the column order of `TransitionLayout`, with few passes over the rows.
 
     Args:
         rows: [E, width], written in full.
@@ -65,7 +65,7 @@ def pack_rows(
         actions: [N, E, A] as the critic sees them; padded columns are skipped.
         action_sizes: [N] the A_i.
         rewards: [E, N].
-        discounts: [E, N].
+        discounts: [E, N] gamma, or 0 where the agent terminated.
     """
     num_agents, width = len(action_sizes), rows.shape[1]
     joint = (width - 2 * num_agents - action_sizes.sum()) // 2  # columns of one time's observations
@@ -93,7 +93,8 @@ def accumulate_n_step(
 ) -> None:
     """Turn 1-step transitions into transitions of up to n steps, in place (n-step return, Sutton 1988).
 
-    A transition has fewer steps if its episode or the fragment ends earlier.
+    The discount of k steps is gamma^k, or 0 if the last of them terminated. A transition has fewer than n
+    steps if its episode or the fragment ends earlier.
 
     Args:
         rows: [T, E, width], consecutive steps of the same E copies.
@@ -120,7 +121,7 @@ def accumulate_n_step(
 
 
 def describe_column(layout: TransitionLayout, agents: tuple[str, ...], column: int) -> str:
-    """Return content and agent of a column of a packed row, for example "reward of agent_0"."""
+    """Return what a column of a packed row holds, and of which agent, such as "reward of agent_0"."""
     parts = {
         "observation": layout.obs,
         "action": layout.actions,
@@ -242,7 +243,7 @@ class RolloutWorker:
             self._quarantined.append(f"quarantined {dropped} env steps: {line}")
             self._reset_episodes()
         raise TrainingError(
-            f"environment: {_MAX_QUARANTINED_IN_A_ROW} fragments in a row were not finite, last the {line}; "
+            f"environment: {_MAX_QUARANTINED_IN_A_ROW} fragments in a row were not finite, the last: {line}; "
             "check what the environment computes, especially at the bounds of the actions"
         )
 
@@ -266,7 +267,8 @@ class RolloutWorker:
         reports: list[EpisodeReport] = []
         unchecked = True
         for step in range(num_steps):
-            # Rows cover the other observations. Policies must not see NaN: environments refuse NaN actions.
+            # `_step` checks the packed rows, which leave out the first observations after a reset. Policies
+            # must not see NaN, because environments refuse NaN actions.
             if unchecked and (line := bad_observation(self._obs, self._spec.agents)):
                 raise _NotFinite(f"{line} after vector step {self._vector_steps}")
             report = self._step(rows[step], ended[step], env_steps + step * num_envs)
@@ -284,7 +286,16 @@ class RolloutWorker:
         )
 
     def _step(self, rows: FloatArray, ended: npt.NDArray[np.bool_], env_steps: int) -> EpisodeReport | None:
-        """Take one vector step; write its transitions into rows `[E, width]` and ended copies into `[E]`."""
+        """Take one vector step; return the episodes that ended, or None.
+
+        Args:
+            rows: [E, width] receives the transitions; the discount is gamma, or 0 where the agent terminated.
+            ended: [E] receives which copies' episodes ended.
+            env_steps: environment steps of the whole run so far.
+
+        Raises:
+            _NotFinite: if a value in the rows is not finite.
+        """
         actions, env_actions = self._policies.explore(self._obs, env_steps)
         result = self._env.step(env_actions)
         self._vector_steps += 1
@@ -321,7 +332,8 @@ def make_rollout_worker(
     Args:
         config: of the run.
         index: of the worker.
-        incarnation: how often the worker was replaced; each incarnation has its own random streams.
+        incarnation: 0 for the first worker of this index; a replacement has any other number, so that it
+            does not repeat random streams.
         greedy: which agents act without exploration.
         env_factory: creates the environment, if it was given as a callable.
     """

@@ -17,9 +17,10 @@ def seed_sequence(seed: int, stage: Stage, index: int = 0, incarnation: int = 0)
 
     Args:
         seed: of the run.
-        stage: that uses the stream.
+        stage: the stage that draws from the stream.
         index: of the worker, or of the evaluation.
-        incarnation: how often the process was replaced; a replacement must not repeat the stream.
+        incarnation: 0 for the first process; a replacement has another number, so that it does not repeat
+            the stream.
     """
     suffix = (incarnation,) if incarnation else ()
     return np.random.SeedSequence(seed, spawn_key=(_STAGE_KEYS[stage], index, *suffix))

@@ -42,16 +42,16 @@ _LOG = logging.getLogger("distributed_maddpg")
 
 
 class Frozen(NamedTuple):
-    """Agents that act greedily and do not learn, as opponents or team-mates of those that do."""
+    """Agents that act greedily and do not learn, as opponents or team-mates of learning agents."""
 
     agents: tuple[bool, ...]
-    """Which of the N."""
+    """[N] whether each agent is frozen."""
     policies: FloatArray
     """[N, P]; only the rows of frozen agents are used."""
 
 
 class _Run:
-    """The stages that each run has for itself."""
+    """The stages that runs do not share: rollout worker, replay buffer and log."""
 
     def __init__(
         self, config: MADDPGConfig, spec: EnvSpec, greedy: Sequence[bool], env_factory: EnvFactory | None
@@ -84,7 +84,7 @@ class _Run:
         }
 
     def set_state(self, state: RunState) -> None:
-        """Continue from a state; a worker that it lacks starts new episodes with new random streams."""
+        """Continue from a state; if it holds no worker, start new episodes with new random streams."""
         self.log.set_state(state_part(state.stages, "log"))
         self.replay.set_generator_state(checked_array(state.stages, "replay/generator", (6,), np.uint64))
         if state.replay is not None:
@@ -131,7 +131,7 @@ class SerialRunner:
                 run.worker.set_weights(weights)
 
     def run(self, stop: Callable[[], bool]) -> bool:
-        """Train until a report is due or `stop()` says so; return whether one is due."""
+        """Train until a report is due or `stop()` returns true; return whether one is due."""
         while not stop():
             if not self.pacer.collection_finished:
                 self._collect()
@@ -186,7 +186,7 @@ class SerialRunner:
             raise TrainingError("the run failed during collection; that state cannot be resumed")
         own, env_steps = self._runs[run], self.pacer.env_steps
         learner = self._learner.get_state(run)
-        updates = int(learner["updates"])  # fewer than were due, if one failed
+        updates = int(learner["updates"])  # after a failed update, not the count of the pacer
         stages = {
             "pacing": self.pacer.get_state(env_steps, updates),
             "learner": learner,
@@ -211,7 +211,7 @@ class SerialRunner:
         return evaluate_weights(self._config, policies, num_episodes, seed, self._env_factory)
 
     def close(self) -> None:
-        """Release the environments and the stored transitions; the counters stay readable."""
+        """Release the environments and the stored transitions; the counters can still be read."""
         while self._runs:
             self._runs.pop().worker.close()
 

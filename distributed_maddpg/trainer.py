@@ -42,7 +42,7 @@ _WEIGHT_PARTS = ("policy", "critic", "target_policy", "target_critic", "critic2"
 
 
 class Runner(Protocol):
-    """What `SerialRunner` and `RayRunner` have in common."""
+    """The interface of `SerialRunner` and `RayRunner`."""
 
     pacer: Pacer
 
@@ -55,7 +55,7 @@ class Runner(Protocol):
         """The setting that chose the device, and the rates of both devices where both were timed."""
 
     def run(self, stop: Callable[[], bool]) -> bool:
-        """Train until a report is due or `stop()` says so; return whether one is due."""
+        """Train until a report is due or `stop()` returns true; return whether one is due."""
 
     def results(self) -> list[dict[str, Any]]:
         """Return each run's metrics of the iteration so far."""
@@ -73,7 +73,7 @@ class Runner(Protocol):
         """Return the learner's state of a run."""
 
     def drain(self) -> None:
-        """Wait for everything in flight, and start nothing more until `run` is called."""
+        """Wait for all calls in flight, and start no more until `run` is called."""
 
     def capture(self, run: int, with_replay: bool) -> RunState:
         """Return the state of a run; training may continue while its transitions are read."""
@@ -108,8 +108,8 @@ class MADDPG:
         Args:
             config: the settings.
             env: makes one PettingZoo parallel environment, in place of the one that `config.env.id` names,
-                whose `env.kwargs` and `algorithm.policy_head` are then reset. Ray sends it to the workers. No
-                file holds it: `from_checkpoint` must be given it again.
+                whose `env.kwargs` and `algorithm.policy_head` are then reset. Ray sends it to the workers. It
+                is not saved: pass it to `from_checkpoint` again.
 
         Raises:
             BadInput: if it cannot run; nothing has been started then.
@@ -119,7 +119,7 @@ class MADDPG:
         check_machine(self.config, self.spec)
 
     def _prepare(self, config: MADDPGConfig, env: EnvFactory | None) -> None:
-        """Set up for acting; what training needs of the machine is checked when it starts."""
+        """Set up for acting; the machine is checked when training starts."""
         self.config, self._env_factory = config, env
         self.spec: EnvSpec = check_settings(config, env)
         self._runner: Runner | None = None
@@ -133,9 +133,9 @@ class MADDPG:
         self.evaluations: list[dict[str, Any]] = []
         """All evaluations that finished during the latest call of `train`, oldest first."""
         self.on_event: Callable[[FaultEvent], None] = lambda _: None
-        """Called when a process is lost or recovers; of several runs, only the first one's is called."""
+        """Called when a process is lost or recovers; with several runs, set that of the first."""
         self._clock = _Clock()
-        # Its own random stream, beside those of the workers.
+        # A random stream that no worker uses.
         self._acting_rng = generator(config.seed, "exploration", config.num_workers + 1)
 
     @staticmethod
@@ -172,7 +172,7 @@ class MADDPG:
         checkpoint: Checkpoint, config: MADDPGConfig | None = None, env: EnvFactory | None = None
     ) -> MADDPG:
         """Return an algorithm that continues from a loaded checkpoint; see `from_checkpoint`."""
-        algo = MADDPG.__new__(MADDPG)  # a machine that cannot train it may still evaluate it
+        algo = MADDPG.__new__(MADDPG)  # without the checks of __init__: evaluation needs less of a machine
         settings = checkpoint_settings(checkpoint)
         own = config is None or config == settings
         try:
@@ -200,7 +200,8 @@ class MADDPG:
         """Return runs with the seeds `config.seed` and up, which share one learner and advance together.
 
         Train them with `train_together`; all other methods work on one run. In the reproducible modes on a
-        CPU each gets the weights that its seed gets alone. They are started and stopped together.
+        CPU each run ends with the same weights as if it were trained alone. All are started and stopped
+        together.
 
         Args:
             config: of the first run.
@@ -318,17 +319,18 @@ class MADDPG:
     def compute_actions(
         self, obs: Mapping[str, npt.NDArray[Any]], explore: bool = False
     ) -> dict[str, npt.NDArray[Any]]:
-        """Return an action for each agent that is observed: execution is decentralised, any of them will do.
+        """Return an action for each agent in `obs`, which may be any subset, as execution is decentralised.
 
         Args:
             obs: `[O_i]`, or `[E, O_i]` for E copies, of one or more agents.
-            explore: with the configured exploration noise, which starts again with each call.
+            explore: whether to add the configured exploration noise, which starts again with each call.
 
         Returns:
             `[A_i]` or `[E, A_i]` float32 in [0, 1] for continuous agents, an integer or `[E]` for discrete.
 
         Raises:
-            BadInput: if `obs` names no agent or an unknown one, or holds another shape or no finite numbers.
+            BadInput: if `obs` names no agent or an unknown one, or holds a wrong shape or values that are
+                not finite.
         """
         if not obs:
             raise BadInput("obs", obs, "must hold the observation of at least one agent")
@@ -367,11 +369,11 @@ class MADDPG:
         return str(save_checkpoint(path, self.capture(replay)))
 
     def drain(self) -> None:
-        """Wait for everything in flight, so that a checkpoint made next is of one moment."""
+        """Wait for all calls in flight, so that all parts of the next checkpoint are of one moment."""
         self._started().drain()
 
     def capture(self, replay: bool = True, tables: Mapping[str, str] | None = None) -> Checkpoint:
-        """Return a checkpoint of this moment; training may continue while it is written.
+        """Return a checkpoint of the present state; training may continue while it is written.
 
         Args:
             replay: with the stored transitions.
@@ -410,7 +412,7 @@ class MADDPG:
         return self._started().pacer.checkpoint_due()
 
     def stop(self) -> None:
-        """End every process that was started; counters stay readable, training cannot continue."""
+        """End every process that was started; counters can still be read, training cannot continue."""
         if self._runner is not None and not self._stopped:
             for run in self._group:
                 run._stopped = True
@@ -488,7 +490,7 @@ def checkpoint_settings(checkpoint: Checkpoint) -> MADDPGConfig:
 
 
 def check_environment(checkpoint: Checkpoint, env_id: str) -> None:
-    """Refuse to import what a checkpoint names, unless it is built in or the user named it too.
+    """Refuse to import the environment that a checkpoint names, unless it is built in or is `env_id`.
 
     Raises:
         CheckpointError: saying how to allow it.
@@ -624,7 +626,7 @@ def _make_runner(runs: Sequence[MADDPG]) -> Runner:
 
 
 def _for_factory(config: MADDPGConfig, env: EnvFactory | None) -> MADDPGConfig:
-    """Return settings that name the callable as their environment, so that a checkpoint remembers it."""
+    """Return settings whose `env.id` names the callable, so that checkpoints record it."""
     if env is None or is_factory_id(config.env.id):
         return config
     return MADDPGConfig.from_dict({"env": {"id": factory_id(env)}}, config)

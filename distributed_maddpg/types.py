@@ -1,4 +1,4 @@
-"""Types that all of the package uses: specs, layouts and reports; needs only numpy.
+"""Types shared by the whole package: specs, layouts and reports; needs only numpy.
 
 Shape letters, used in every docstring: `B` batch rows, `E` environment copies, `T` steps, `N` agents,
 `O_i` and `A_i` observation and action width of agent i, `O` and `A` the largest of these, `L` landmarks,
@@ -27,7 +27,7 @@ InitialWeights = Literal["torch", "glorot"]
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """What the stages need to know of an environment; it can be used without the environment."""
+    """Agents, sizes and action types of an environment; all that the stages need without its code."""
 
     agents: tuple[str, ...]
     observation_sizes: tuple[int, ...]
@@ -209,7 +209,7 @@ class Weights:
     """One version of the policies, which rollout workers act with."""
 
     version: int
-    """The learner's publications up to then; 0 for the initial weights."""
+    """Number of the learner's publications so far; 0 for the initial weights."""
     updates: int
     """Updates that these weights include."""
     policies: FloatArray
@@ -249,13 +249,13 @@ class EpisodeReport:
 
 @dataclass(frozen=True)
 class RolloutReport:
-    """One fragment of a rollout worker, whose transitions go to the replay buffer separately."""
+    """One call of a rollout worker: one or more fragments, without their transitions."""
 
     worker: int
     env_steps: int
     episodes: EpisodeReport
     weights_version: int
-    """Version of the weights that collected the fragment; the oldest, if it changed within the fragment."""
+    """Version of the weights that collected them; the oldest, if it changed between fragments."""
     busy_s: float
     """Seconds of acting and stepping."""
     blocked_push_s: float = 0.0
@@ -345,7 +345,7 @@ def checked_count(state: Arrays, name: str) -> int:
 
 @dataclass(frozen=True)
 class RunState:
-    """Everything that the rest of a run depends on, at one moment."""
+    """The complete state of a run at one moment; training continues from it."""
 
     env_steps: int
     updates: int

@@ -91,7 +91,7 @@ def test_a_permanent_fault_raises_after_five_fragments(part):
         for _ in range(10):
             worker.collect(4, 0)
     message = str(raised.value)
-    beginning = f"environment: 5 fragments in a row were not finite, last the {part} of counter_1 "
+    beginning = f"environment: 5 fragments in a row were not finite, the last: {part} of counter_1 "
     assert message.startswith(beginning)
     assert " in copy 1 is nan " in message and "check what the environment computes" in message
     assert len(worker.pop_quarantined()) == 5

@@ -12,7 +12,7 @@ from distributed_maddpg.types import EnvSpec, FloatArray, StackedLayout, policy_
 class NumpyPolicy:
     """N stacked policies acting on E copies at once; same networks as `algo.networks.PolicyNetwork`.
 
-    Importing torch takes 2 s and 120 MB, and torch is not faster at these sizes, so a worker does without it.
+    Rollout workers do not import torch: it takes 2 s and 120 MB, and is not faster at these sizes.
     """
 
     def __init__(self, spec: EnvSpec, hidden_sizes: tuple[int, ...], num_envs: int) -> None:
@@ -49,7 +49,7 @@ class NumpyPolicy:
         first = self._activations[0]
         for agent, values in enumerate(obs):
             first[agent, :, : values.shape[1]] = values  # padding stays zero
-        # Small products are slower with BLAS threads, which wait for each other: 4 times on a busy machine.
+        # BLAS threads wait for each other, which makes small products up to 4 times slower on a busy machine.
         with self._blas.limit(limits=1, user_api="blas"):
             for depth, (weight, bias) in enumerate(self._layers):
                 out = self._activations[depth + 1]

@@ -19,7 +19,7 @@ from distributed_maddpg.algo.handwritten import HandwrittenUpdate
 from distributed_maddpg.algo.restore_point import RestorePoint
 
 _UPDATES_PER_GRAPH = (16, 4, 1)
-"""Updates in each graph: larger graphs have fewer launches, the last one makes any count possible."""
+"""Updates in each graph: larger graphs need fewer launches; graphs of one update make any count possible."""
 _WARM_UP_UPDATES = 3
 _LOG = logging.getLogger(__name__)
 
@@ -30,9 +30,7 @@ class CUDAGraphUpdates:
     def __init__(
         self, update: HandwrittenUpdate, replay: DeviceReplay, metrics: Tensor, batch_size: int
     ) -> None:
-        """Use an update, the rows of its runs and its metrics `[5, M]`.
-
-        All tensors must only be modified in place.
+        """Use an update, the rows of its runs and its metrics `[5, M]`; modify all tensors only in place.
 
         `replay` must sample with `update.generators`, so that a run's saved state covers its samples.
         """
@@ -40,6 +38,7 @@ class CUDAGraphUpdates:
         # With a policy delay the host decides which updates include the policies; a graph cannot.
         self._batch_size, self._use_graphs = batch_size, metrics.is_cuda and update.policy_delay == 1
         self._plan: list[tuple[int, Callable[[], None]]] = []
+        """(number of updates, function that makes them), largest first; empty until the first call."""
 
     def learn(self, updates: int) -> None:
         """Make the given number of updates; on a GPU this returns before they are finished.
@@ -74,14 +73,14 @@ class CUDAGraphUpdates:
 
     def _record_graphs(self) -> list[tuple[int, torch.cuda.CUDAGraph]]:
         """Capture the graphs, after warm-up updates in which libraries allocate memory and choose kernels."""
-        here = torch.cuda.current_stream()
+        current = torch.cuda.current_stream()
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(here)
+        side.wait_stream(current)
         with torch.cuda.stream(side):  # left even if a capture fails
             for _ in range(_WARM_UP_UPDATES):
                 self._step()
             graphs = [(count, self._record_graph(count, side)) for count in _UPDATES_PER_GRAPH]
-        here.wait_stream(side)
+        current.wait_stream(side)
         return graphs
 
     def _record_graph(self, count: int, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:

@@ -118,7 +118,7 @@ class _BatchColumns:
         return values if self._full else values * self.valid
 
     def without_padding(self, values: Tensor) -> Tensor:
-        """Return values `[M, A, B]` with so low values in the padding that it is never chosen."""
+        """Return values `[M, A, B]` with -1e9 in the padding, so that argmax and softmax ignore it."""
         return values if self._full else values.masked_fill(self.valid == 0, _MASKED_LOGIT)
 
 
@@ -191,7 +191,7 @@ class MADDPGUpdate:
         self.policy_delay = config.updates_per_policy_update(spec)
         """Critic updates per update of policies and target networks."""
         self.updates_made = 0
-        """Set by the caller after a restore."""
+        """Number of updates; decides when policies are updated. The learner sets it before each call."""
         self._policy_metrics = torch.zeros(2, len(seeds) * spec.num_agents, device=device)
         """[2, M] loss and gradient norm of the latest policy update."""
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
@@ -225,7 +225,7 @@ class MADDPGUpdate:
         return online, target, Adam(online.flat, online.grad, config.critic_lr)
 
     def scale_learning_rates(self, share: float) -> None:
-        """Use this share of the configured learning rates from now on."""
+        """Set the learning rates to this share of the configured ones."""
         for name, optimiser in self.optimisers.items():
             rate = self._config.actor_lr if name == "policy_optimiser" else self._config.critic_lr
             optimiser.set_learning_rate(share * rate)
@@ -379,9 +379,8 @@ class MADDPGUpdate:
         for rows in shared:
             networks.grad[rows] = networks.grad[rows].mean(dim=1, keepdim=True).expand(-1, rows.shape[1], -1)
         if self._frozen_mask is not None and networks is self.policy:
-            networks.grad.masked_fill_(
-                self._frozen_mask[:, :, 0], 0.0
-            )  # Adam does not move parameters that never had a gradient
+            # Adam does not move parameters whose gradient was always zero.
+            networks.grad.masked_fill_(self._frozen_mask[:, :, 0], 0.0)
         norm: Tensor = torch.linalg.vector_norm(networks.grad, dim=1)
         if self._config.max_grad_norm > 0:
             self._clip(networks, norm)

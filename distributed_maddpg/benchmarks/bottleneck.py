@@ -13,17 +13,17 @@ Bottleneck = Literal["worker CPU", "push", "replay", "sample transfer", "weights
 _ROLLOUT = ("busy", "blocked_push", "blocked_weights", "blocked_pacing")
 _LEARNER = ("busy", "blocked_replay", "blocked_pacing")
 SHARES = (*(f"rollout_{part}" for part in _ROLLOUT), *(f"learner_{part}" for part in _LEARNER))
-"""What the stages' time is shared among; the workers' are means over workers."""
+"""Parts of the stages' time; those of the workers are means over workers."""
 _BOTH_WAIT = 0.2
-"""Share from which the other stage's wait for the replay buffer means that the buffer itself is slow."""
+"""If the other stage also waits for the replay buffer for this share, the buffer itself is the bottleneck."""
 
 
 def time_shares(timers: Mapping[str, float], seconds: float, in_turn: bool) -> dict[str, float]:
-    """Return each stage's busy and blocked time as a share of a stretch of a job.
+    """Return each stage's busy and blocked time as a share of an interval of a job.
 
     Args:
         timers: seconds under the keys of `result["timers"]`.
-        seconds: length of the stretch.
+        seconds: length of the interval.
         in_turn: whether all stages shared one process. The time in which a stage was neither busy nor
             blocked is then a wait for its turn, which counts as pacing.
     """
@@ -32,7 +32,7 @@ def time_shares(timers: Mapping[str, float], seconds: float, in_turn: bool) -> d
         used, pacing = sum(shares[f"{stage}_{part}"] for part in parts[:-1]), f"{stage}_blocked_pacing"
         rest = max(0.0, 1.0 - used)
         was_asked = used + shares[pacing] > 0
-        # A wait that ended in this stretch may have begun long before it.
+        # A wait that ended in this interval may have begun long before it.
         shares[pacing] = rest if in_turn or not was_asked else min(shares[pacing], rest)
     return shares
 
@@ -42,8 +42,8 @@ def name_bottleneck(shares: Mapping[str, float]) -> Bottleneck:
 
     The learner's time decides first. If it mostly learns, the bottleneck is the learner. If it mostly waits
     for minibatches, it is their transfer, or the replay buffer where the workers' pushes wait for it too.
-    If it mostly waits for its pacing, transitions are short, and the workers' time decides in the same way;
-    where they also wait for theirs, it is the pacing.
+    If it mostly waits for its pacing, it needs more transitions, and the workers' time decides in the same
+    way; if they also mostly wait for theirs, it is the pacing.
 
     Args:
         shares: what `time_shares` returned.

@@ -48,7 +48,7 @@ def run_benchmark(kind: Kind, options: BenchmarkOptions) -> dict[str, Any]:
     measurement: Measurement = module.measure(settings, options)
     measurement.settings["preset"] = options.preset
     if beside:
-        with suppress(BadInput):  # it worked before; a long measurement must not be lost because of it
+        with suppress(BadInput):  # it worked before; its failure now must not discard a long measurement
             timed.append(time_notebook(beside))
         compare_with_notebook(measurement, kind, timed)
     return {

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md, from results."""
+"""Text of docs/benchmarks.md, from benchmark results."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _TITLES = {
 }
 
 
-def write_markdown(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return the document that shows results.
+def benchmarks_document(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return benchmark results as Markdown.
 
     Args:
         results: what `run_benchmark` returned, of any kinds.

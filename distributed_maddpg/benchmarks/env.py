@@ -53,7 +53,7 @@ def _kernel(config: MADDPGConfig, num_envs: int) -> Callable[[], int]:
 
 
 def _mpe2(config: MADDPGConfig) -> Callable[[], int]:
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on stdout
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame prints to stdout
     module = importlib.import_module("mpe2.simple_adversary_v3")
     env = module.parallel_env(**{k: v for k, v in config.env.kwargs.items() if k not in OPTIONS_NOT_IN_MPE2})
     env.reset(seed=config.seed)

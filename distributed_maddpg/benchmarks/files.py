@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed_maddpg.benchmarks.command import RESULT_KEYS
-from distributed_maddpg.benchmarks.document import write_markdown
+from distributed_maddpg.benchmarks.document import benchmarks_document
 from distributed_maddpg.benchmarks.options import KINDS
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.files import make_folder, write_atomic
@@ -54,7 +54,7 @@ def write_result(folder: Path, label: str, result: dict[str, Any], name: str = "
     for file, text in texts.items():
         write_atomic(file, text)
     document = folder / "benchmarks.md"
-    write_atomic(document, write_markdown(read_results(folder)))
+    write_atomic(document, benchmarks_document(read_results(folder)))
     return [*texts, document]
 
 

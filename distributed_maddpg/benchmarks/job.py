@@ -1,4 +1,4 @@
-"""A whole training job, sampled by a thread so that the measurement costs the job nothing."""
+"""A whole training job, whose counts a thread samples, so that the job is not slowed down."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Interval:
 
 @dataclass
 class Job:
-    """What a job did, on a clock that starts before the imports of torch and Ray."""
+    """The samples of a job; times count from before the imports of torch and Ray."""
 
     device: str = ""
     samples: list[Sample] = field(default_factory=list)
@@ -97,10 +97,10 @@ def slope(first: Sample, last: Sample) -> tuple[float, float]:
 
 
 def windows(samples: Sequence[Sample], count: Count, begin_s: float, window_s: float) -> list[float]:
-    """Return a count's rise per second in each whole window from `begin_s` on.
+    """Return a count's increase per second in each whole window from `begin_s` on.
 
-    Counts rise in steps, whenever a process reports. A window reaches from one rise to another, so that a
-    short one is not off by a whole report.
+    Counts increase in steps, whenever a process reports. A window lasts from one increase to another, so that
+    short windows are not off by a whole report.
 
     Args:
         samples: in the order of time.

@@ -1,4 +1,4 @@
-"""Timing in turns, and the one shape in which every benchmark states what it measured."""
+"""Measures rates in turns, and defines the result type of all benchmarks."""
 
 from __future__ import annotations
 

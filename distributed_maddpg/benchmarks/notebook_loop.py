@@ -1,4 +1,4 @@
-"""The teaching notebook's loop, timed by a command that is no part of this package (option `--beside`)."""
+"""Times the teaching notebook's loop with an external command, the option `--beside`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def time_notebook(command: str) -> dict[str, float]:
 
 
 def compares_with_notebook(kind: str, options: BenchmarkOptions) -> bool:
-    """Return whether the notebook's loop does the same: one run's updates on a CPU, or its own job."""
+    """Return whether a benchmark measures what the notebook does: one run's CPU updates, or its own job."""
     learner = kind == "learner" and options.num_seeds == 1 and options.device == "cpu"
     return learner or (kind == "train" and options.preset == "notebook")
 

@@ -21,7 +21,7 @@ _HEAD_START_S = 0.1
 
 
 def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
-    """Measure what a learner can sample of a full replay buffer in another process, and what that can store.
+    """Measure the rates of sampling from a full replay buffer in another process, and of storing in it.
 
     Three processes: one pushes rows through Ray, one stores them, and this one samples, first while no
     process pushes and then while one does. The ceiling is `numpy.take` in this process, with indices drawn

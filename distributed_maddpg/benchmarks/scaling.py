@@ -23,7 +23,7 @@ _RATES = ("collect_env_steps_per_s", "env_steps_per_s")
 
 
 def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
-    """Run a short job per number of workers and of environment copies, all on one Ray cluster.
+    """Run a short job for each number of workers and of environment copies, all on one Ray cluster.
 
     A job first collects without learning for about `options.seconds`, then collects and learns at the rates
     its pacing sets. Learning is measured `options.repeats` times for `options.seconds`, after a first time

@@ -18,7 +18,7 @@ _MPE2, _NOTEBOOK_JOB = "env_steps_per_s/mpe2_env_steps_per_s", "total_s/notebook
 
 @dataclass(frozen=True)
 class Target:
-    """The least value of one figure or ratio, or the most of it."""
+    """A lower bound of one figure or ratio, or an upper bound if `at_most`."""
 
     text: str
     benchmark: str

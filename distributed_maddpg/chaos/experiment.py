@@ -39,10 +39,10 @@ def default_run_dir() -> Path:
 def run_chaos(options: ChaosOptions, run_dir: Path, note: Callable[[str], None]) -> dict[str, Any]:
     """Run both jobs in a folder, and return the result; it is also in the folder's `chaos.json`.
 
-    No process of the jobs is left running, however this ends.
+    All processes of the jobs are ended, even if this function raises.
 
     Args:
-        options: how.
+        options: the faults and the job.
         run_dir: a folder that does not exist, or is empty.
         note: takes a line for display.
 
@@ -62,10 +62,10 @@ def run_chaos(options: ChaosOptions, run_dir: Path, note: Callable[[str], None])
     with _killed_at_exit(jobs):
         settings = JobSettings.of(options, options.env_steps or _calibrate(options, new_job, note))
         baseline = new_job("twin", settings)
-        note(f"the undisturbed twin: {settings.env_steps:,} env steps")
+        note(f"the job without faults: {settings.env_steps:,} env steps")
         baseline_s = _run_baseline(baseline, settings.patience_s(options))
         disturbed = new_job("disturbed", settings)
-        note("the same job, disturbed")
+        note("the same job under faults")
         injection = FaultInjector(disturbed, settings, options, note).run()
         result = _result(options, settings, baseline, disturbed, injection) | {"twin_s": baseline_s}
     result["load_average"] = [load, os.getloadavg()[0]]
@@ -104,9 +104,10 @@ def _run_baseline(job: Job, patience_s: float) -> float:
         time.sleep(_POLL_S)
         job.poll()
         if job.silent_s > patience_s:
-            raise TrainingError(f"the undisturbed job reported nothing for {patience_s:.0f} s: {job.run_dir}")
+            line = f"the job without faults reported nothing for {patience_s:.0f} s: {job.run_dir}"
+            raise TrainingError(line)
     if job.exit_code:
-        raise TrainingError(f"the undisturbed job failed: {job.last_line()}")
+        raise TrainingError(f"the job without faults failed: {job.last_line()}")
     job.rows()
     seconds = time.monotonic() - started
     job.finish()

@@ -27,7 +27,7 @@ _TITLES: dict[Role, str] = {
     "evaluator": "ray::EvaluationActor",
 }
 ALL = sys.maxsize
-"""A number of victims: every process of the role."""
+"""As a number of victims: all processes of the role."""
 _SEVERAL = 2
 
 
@@ -42,7 +42,7 @@ class FaultKind:
     effect: str
     """What the trainer does about it, for display."""
     slow: bool = False
-    """Whether others may overlap with it, because it takes long to be noticed."""
+    """Whether other faults may overlap with it, because it is noticed late."""
 
     @property
     def ends_job(self) -> bool:
@@ -55,17 +55,17 @@ class FaultKind:
         return {role: min(count, running[role]) for role, count in self.victims.items()}
 
 
-_REPLACED = "a successor takes its place"
-_FROZEN = "given up when it is overdue, ended, and replaced"
+_REPLACED = "it is replaced"
+_FROZEN = "it is ended after its timeout, and replaced"
 _RESUMED = "restarted, it resumes from its newest checkpoint (--resume auto)"
 _SAVED = "saves a checkpoint, exits with 0; restarted, it resumes from there"
 _RETRIED = "the failed save is reported and retried; training continues"
 
 _KINDS = (
     FaultKind("kill worker", "kill", {"rollout worker": 1}, f"{_REPLACED}; the others continue to collect"),
-    FaultKind("kill workers", "kill", {"rollout worker": _SEVERAL}, "successors take their places"),
-    FaultKind("kill all workers", "kill", {"rollout worker": ALL}, "successors take their places"),
-    FaultKind("kill replay buffer", "kill", {"replay buffer": 1}, f"{_REPLACED} and adopts its memory"),
+    FaultKind("kill workers", "kill", {"rollout worker": _SEVERAL}, "they are replaced"),
+    FaultKind("kill all workers", "kill", {"rollout worker": ALL}, "they are replaced"),
+    FaultKind("kill replay buffer", "kill", {"replay buffer": 1}, f"{_REPLACED}; its memory is kept"),
     FaultKind("kill learner", "kill", {"learner": 1}, f"{_REPLACED}, from the latest snapshot of its state"),
     FaultKind(
         "kill learner and replay buffer", "kill", {"learner": 1, "replay buffer": 1}, "both are replaced"
@@ -141,7 +141,8 @@ class Plan:
 
         Args:
             is_possible: whether a kind can be injected now.
-            blocks: whether an impossible kind must not be overtaken either, because it would never come.
+            blocks: whether to return None instead of a later kind when this kind is not possible, because
+                otherwise it would never be.
         """
         for index, kind in enumerate(self._upcoming):
             if is_possible(kind):

@@ -1,4 +1,4 @@
-"""Injects faults into a running job, one after another, and watches it recover."""
+"""Injects faults into a running job, and measures how it recovers from each."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from distributed_maddpg.chaos.recovery import failed_saves, recovered_at
 _POLL_S = 0.1
 _MIN_PAUSE_S, _MAX_PAUSE_S = 0.2, 1.5
 _OVERLAP_PROBABILITY = 0.3
-"""Of the next fault being injected before the job has recovered from this one."""
+"""Probability that the next fault is injected before the job has recovered from this one."""
 _MAX_BLOCK_S = 45.0
 _STALE_ROW_S = 3.0
-"""How long after an evaluator's start a new row of evaluations may still be its predecessor's."""
+"""Seconds after an evaluator's start in which a new row of evaluations may be of the previous one."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A training job as a child process, and what can be read of it from outside."""
+"""A training job as a child process, observed through its files and processes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _POLL_S = 0.05
 
 
 class Job:
-    """One training job in its run folder, restarted as often as it takes.
+    """One training job in its run folder, which can be restarted.
 
     Each incarnation leads a session of its own, by which all its processes are found, whatever their parent.
     """
@@ -135,7 +135,7 @@ class Job:
             time.sleep(_POLL_S)
 
     def kill(self) -> None:
-        """Kill all its processes."""
+        """Kill all processes of all incarnations."""
         for incarnation in self.incarnations:
             if incarnation.pid not in self._gone:
                 _kill(incarnation.pid)

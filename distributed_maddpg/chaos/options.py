@@ -15,7 +15,7 @@ KEEP_CHECKPOINTS = 3
 
 @dataclass(frozen=True)
 class ChaosOptions:
-    """How the faults are drawn, and the job they hit."""
+    """The faults, and the job that they are injected into."""
 
     minutes: float = 3.0
     """About how long the job under faults takes; no fault is injected after that."""
@@ -26,15 +26,15 @@ class ChaosOptions:
     num_workers: int = 2
     """Rollout workers."""
     env_steps: int = 0
-    """Length of either job; 0: what one does without faults in 45 % of the minutes, by a short job's rate."""
+    """Length of both jobs; 0: what the one without faults does in 45 % of the minutes, by a short job."""
     kinds: str = ""
     """Kinds of faults, with commas between them; default: all."""
     final_episodes: int = 1000
     """Greedy episodes of the evaluation that ends each job."""
     timeout_s: float = 60.0
-    """ray.timeout_s of the jobs: a frozen process is given up after an eighth, the replay buffer sooner."""
+    """ray.timeout_s of the jobs: frozen processes are replaced after an eighth, replay buffers sooner."""
     deadline_s: float = 60.0
-    """A recovery that takes longer counts as a hang; of the whole job, one that takes twice as long."""
+    """A recovery that takes longer counts as a hang; a restart of the whole job may take twice as long."""
 
     def __post_init__(self) -> None:
         """Check the options.

@@ -63,7 +63,7 @@ def recovered_at(victims: Mapping[Role, int], since: float, events: Sequence[Eve
                 continue
             if event["kind"] == "lost":
                 lost.add(event["process"])
-                back.pop(event["process"], None)  # lost again before it had done anything
+                back.pop(event["process"], None)  # lost again before it had worked
             elif event["kind"] == "recovered" and event["process"] in lost:
                 back.setdefault(event["process"], event["time"])
         if len(back) < count:
@@ -73,7 +73,7 @@ def recovered_at(victims: Mapping[Role, int], since: float, events: Sequence[Eve
 
 
 def unexplained(events: Sequence[Event], faults: Sequence[Fault]) -> list[Event]:
-    """Return the losses that no fault before them accounts for, role by role: false alarms, or worse."""
+    """Return the losses that no earlier fault explains, role by role."""
     extra: list[Event] = []
     for role in dict.fromkeys(role_of_process(event["process"]) for event in events):
         hit = [(fault.time, name, count) for fault in faults for name, count in fault.victims.items()]

@@ -62,7 +62,7 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
         f"{result['hangs']} hangs": result["hangs"],
         f"{len(result['lost_checkpoints'])} checkpoints lost": result["lost_checkpoints"],
         f"{result['leftover_processes']} processes left over": result["leftover_processes"],
-        "the scorecard is not the twin's within noise": not result["within_noise"],
+        "the scores are not those of the job without faults within noise": not result["within_noise"],
     }
     return [line for line, failed in failures.items() if failed] + list(result["problems"])
 
@@ -75,9 +75,9 @@ def compare(
     """Compare the last evaluations of two runs, measure by measure.
 
     The difference of the means over the last evaluations is compared with the spread of single evaluations
-    in the latter half of each run, pooled over both: the policy of a run that continues to learn varies by
-    that much, and more slowly than from one evaluation to the next. The bound is never tighter than the
-    number of episodes allows.
+    in the second half of each run, pooled over both: the policy of a run that continues to learn varies by
+    that much, and more slowly than from one evaluation to the next, so the spread is not divided by the
+    number of evaluations. The bound is at least the error due to the number of episodes.
 
     Args:
         baseline: rows of `returns.csv`, the final evaluation last.

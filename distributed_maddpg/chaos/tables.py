@@ -70,7 +70,7 @@ def _summary(result: Mapping[str, Any]) -> Table:
         "completed": _yes(result["completed"]),
         "hangs": str(result["hangs"]),
         "problems": "; ".join(result["problems"]) or "none",
-        "lost with processes": f"{lost['env_steps_of_dead_processes']:,} env steps under way, "
+        "lost with processes": f"{lost['env_steps_of_dead_processes']:,} env steps in flight, "
         f"{lost['updates_of_dead_processes']:,} updates, made up for",
         "lost with the whole job": f"{env_steps:,} env steps and {updates:,} updates after the checkpoint "
         f"in {result['restarts']} restarts, made up for",
@@ -78,17 +78,17 @@ def _summary(result: Mapping[str, Any]) -> Table:
         "checkpoints saved": str(checkpoints["saved"]),
         "checkpoints lost": "; ".join(result["lost_checkpoints"]) or "0",
         "processes left over": str(result["leftover_processes"]),
-        "the last one outlived its driver by": f"{result['last_process_gone_after_s']:.1f} s",
+        "last process ended after its driver by": f"{result['last_process_gone_after_s']:.1f} s",
         "losses that no fault explains": str(len(result["unexplained_losses"])),
-        "disturbed, undisturbed": f"{result['disturbed_s']:.0f} s, {result['twin_s']:.0f} s",
+        "time with faults, without": f"{result['disturbed_s']:.0f} s, {result['twin_s']:.0f} s",
         "load average before, after": ", ".join(f"{load:.1f}" for load in result["load_average"]),
-        "within noise of the twin": _yes(result["within_noise"]),
+        "within noise of the job without faults": _yes(result["within_noise"]),
     }
     return Table("summary", ("", ""), list(rows.items()))
 
 
 def _scores(result: Mapping[str, Any]) -> Table:
-    headers = ("last evaluations", "undisturbed", "disturbed", "difference", "bound", "within")
+    headers = ("last evaluations", "without faults", "with faults", "difference", "bound", "within")
     rows = []
     for each in result["comparison"]:
         figures = [f"{each[key]:.2f}" for key in ("twin", "disturbed", "difference", "bound")]

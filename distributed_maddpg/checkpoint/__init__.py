@@ -1,1 +1,1 @@
-"""Checkpoints: folders that appear whole or not at all, on a disk or behind a URL, without pickle."""
+"""Checkpoints: folders written atomically, on a disk or behind a URL, without pickle."""

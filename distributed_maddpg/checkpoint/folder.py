@@ -62,7 +62,7 @@ _DAMAGE = {
 }
 """Permanent errors of a file; others are temporary, such as permissions or too many open files."""
 _REMOTE_DAMAGE = {errno.ENOENT, errno.EFBIG}
-"""The same behind a URL, where any other error may come from the network."""
+"""Permanent errors behind a URL; any other error may come from the network."""
 
 
 @dataclass(frozen=True)
@@ -129,14 +129,14 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint) -> str | Path:
 
 def _save_remote(url: str, checkpoint: Checkpoint) -> str:
     remote = RemoteFolder(url)
-    there = remote.names()
-    if there - ALL_FILES:
+    existing = remote.names()
+    if existing - ALL_FILES:
         raise BadInput("path", url, "holds something other than a checkpoint; name a new folder")
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as temporary:
         local = Path(temporary)
         _write_files(local, checkpoint)
         # A folder without a manifest is not a checkpoint: it is deleted first and uploaded last.
-        for name in sorted(there, key=lambda name: name != MANIFEST):
+        for name in sorted(existing, key=lambda name: name != MANIFEST):
             remote.delete(name)
         for name in (*FILES, MANIFEST):
             if (local / name).exists():

@@ -16,8 +16,6 @@ from distributed_maddpg.checkpoint.remote import RemoteFolder, is_url
 from distributed_maddpg.errors import CheckpointUnavailable
 
 _STEP_NAME = re.compile(r"step_([0-9]{1,18})")
-
-
 _DRAFT_NAME = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)")
 
 

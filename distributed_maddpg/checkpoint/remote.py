@@ -65,7 +65,7 @@ class RemoteFolder:
         with _raise_os_errors():
             try:
                 self._system.put_file(str(source), f"{self._root}/{source.name}")
-            except FileNotFoundError:  # only now: in an object store, makedirs may create a bucket
+            except FileNotFoundError:  # not before: in an object store, makedirs may create a bucket
                 self._system.makedirs(self._root, exist_ok=True)
                 self._system.put_file(str(source), f"{self._root}/{source.name}")
 

@@ -1,4 +1,4 @@
-"""Writing checkpoints in a thread, so that learning does not wait for the disk."""
+"""Writes checkpoints in a thread, so that learning does not wait for the disk."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class CheckpointSaver:
 
         Args:
             keep: how many of the newest checkpoints to keep; 0 for all.
-            note: called with a line for each checkpoint that was saved, or was not.
+            note: called with a line for each checkpoint that was saved, and for each failure.
         """
         self._keep, self._note = keep, note
         self._thread: threading.Thread | None = None
@@ -74,7 +74,7 @@ class CheckpointSaver:
     def finish(self, capture: Callable[[], Sequence[tuple[str, Checkpoint]]]) -> None:
         """Write the final checkpoints, and wait; those that fail are tried again without transitions.
 
-        That still leaves a `problem`, and no older checkpoint is deleted.
+        If that succeeds, `problem` still names the first failure, and no older checkpoint is deleted.
 
         Args:
             capture: returns them; called after the previous ones are written and their rows have been read.

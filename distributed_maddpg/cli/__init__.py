@@ -1,4 +1,4 @@
-"""The command line: exit 0 done, 1 failed, 2 bad input, 3 a checkpoint that cannot be read.
+"""The command line. Exit codes: 0 success, 1 failure, 2 bad input, 3 bad checkpoint.
 
 JSON goes to stdout with --json, everything else to stderr. Each command has a file in this folder. It imports
 heavy modules only after it has parsed its options, so that --help and errors in options are quick.

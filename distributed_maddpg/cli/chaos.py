@@ -21,8 +21,8 @@ class ChaosCommand:
     """Train over Ray while processes of the job are killed and frozen at random, and once without faults.
 
     Exit code 0 means: the job completed, nothing hung, no checkpoint was lost, no process was left over, and
-    its scorecard equals that of the job without faults (the twin) within noise. A node cannot be killed on
-    one machine; the tests do that.
+    its scores equal those of the job without faults ("twin" in the JSON) within noise. Nodes are not killed:
+    a single machine is one node.
     """
 
     options: Annotated[ChaosOptions, tyro.conf.arg(name="")] = _DEFAULTS

@@ -19,7 +19,7 @@ _DEFAULTS = CrossPlayOptions()
 
 @dataclass(frozen=True)
 class CrossPlayCommand:
-    """Play the teams of any checkpoints of one environment against each other's opponents, in Ray tasks."""
+    """Play every team of some checkpoints of one environment against every opposing team, in Ray tasks."""
 
     checkpoints: tyro.conf.Positional[tuple[str, ...]]
     """Checkpoints, or run folders for the newest of each; one or more."""

@@ -30,8 +30,8 @@ class EvaluateCommand:
     matchups: bool = True
     """Also play the teams against scripted ones: up to nine more evaluations."""
     best_response: bool = False
-    """Also train a fresh opponent of each team, to show how far the team can be exploited. Today's opponent
-    is weak, so the figure is optimistic: a stronger one may gain more."""
+    """Also train a new opponent of each team, to show how far the team can be exploited. The opponents are
+    weak, so the figures are optimistic: stronger ones may gain more."""
     best_response_updates: int = 5_000
     """Updates of each of these opponents, rounded up to those of a whole fragment; about 25 s."""
     json: bool = False

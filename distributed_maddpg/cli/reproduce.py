@@ -22,7 +22,7 @@ _DEFAULTS = ReproduceOptions()
 class ReproduceCommand:
     """Train good agents and adversaries by MADDPG and DDPG, all four pairings, as the paper does.
 
-    Writes results.json, README.md and curves.html. Started again it resumes where it was stopped.
+    Writes results.json, README.md, curves.html and the files of cross-play. Run it again to resume it.
     """
 
     experiment: tyro.conf.Positional[Literal["physical-deception"]]

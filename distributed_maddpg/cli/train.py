@@ -117,7 +117,7 @@ def _train_from(origin: _Origin, arguments: list[str]) -> None:
 
 
 class _Origin(NamedTuple):
-    """What --resume, --preset and --config say, before the other options."""
+    """What --resume, --preset and --config select, before the other options are applied."""
 
     settings: MADDPGConfig
     checkpoints: list[Checkpoint]

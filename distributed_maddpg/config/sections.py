@@ -14,14 +14,8 @@ from distributed_maddpg.errors import BadInput, did_you_mean
 from distributed_maddpg.types import EnvSpec, InitialWeights
 
 Algorithm = Literal["maddpg", "ddpg", "matd3"]
-
-
 Head = Literal["sigmoid", "gumbel"]
-
-
 EnvArgument = int | float | bool | str
-
-
 _MAX_NUMBER, _MAX_WIDTH, MAX_WORKERS, _MAX_THREADS = 10**15, 65_536, 10_000, 1_024
 
 
@@ -73,12 +67,12 @@ class EnvConfig(Section):
 
 @dataclass(frozen=True)
 class RolloutConfig(Section):
-    """Collecting by a rollout worker."""
+    """Collection of transitions by each rollout worker."""
 
     num_envs: int = 64
     """Environment copies per worker, stepped together."""
     fragment_steps: int = 4
-    """Vector steps between two checks of the pacing; a push holds num_envs * fragment_steps transitions."""
+    """Vector steps of a fragment, the unit of pacing and pushing: num_envs * fragment_steps transitions."""
 
     def __post_init__(self) -> None:
         """Check the section."""
@@ -194,7 +188,7 @@ class ExplorationConfig(Section):
     episode_offset: float = 0.0
     """Standard deviation of an offset of the logits, constant during an episode; added to any kind."""
     ou_theta: float = 0.15
-    """Pull of the Ornstein-Uhlenbeck noise towards zero, per step."""
+    """Mean reversion rate of the Ornstein-Uhlenbeck noise, per step."""
 
     def check_heads(self, heads: tuple[Head, ...]) -> None:
         """Refuse a noise that fits no policy head."""
@@ -276,7 +270,7 @@ class PacingConfig(Section):
 
     @property
     def total_updates(self) -> int:
-        """Updates of the whole run."""
+        """Updates of the whole run after the first one, which is made at `learning_starts`."""
         return max(0, int((self.total_env_steps - self.learning_starts) / self.env_steps_per_update))
 
 
@@ -301,9 +295,9 @@ class RayConfig(Section):
     address: str = ""
     """Address of a running cluster; empty: that of the surrounding Ray job, else a local one."""
     timeout_s: float = 120.0
-    """Timeout of a process's start or answer; an eighth of it once the process has answered."""
+    """Timeout of a start or call; later ten mean call times, at least an eighth (asynchronous mode)."""
     min_workers: int = 1
-    """Workers that a run needs to continue; others join when there is room (asynchronous mode)."""
+    """Workers that a run needs to continue; others start when CPUs are free (asynchronous mode)."""
     snapshot_interval_s: float = 10.0
     """Seconds between two snapshots of the learner, from which it is restored if its process fails."""
 

@@ -57,7 +57,7 @@ class MADDPGConfig(Section):
         minimum, maximum = self.ray.min_workers, self.num_workers or self.ray.min_workers
         require(minimum <= maximum, "ray.min_workers", minimum, f"must be at most num_workers = {maximum}")
         n_step, fragment = self.algorithm.n_step, self.rollout.fragment_steps
-        remedy = f"is more than rollout.fragment_steps ({fragment}), where sums end"
+        remedy = f"is more than rollout.fragment_steps ({fragment}); lower the one or raise the other"
         require(n_step <= fragment, "algorithm.n_step", n_step, remedy)
         capacity = self.replay.capacity
         remedy = f"is more than replay.capacity ({capacity}); lower the one or raise the other"
@@ -88,8 +88,8 @@ class MADDPGConfig(Section):
     def from_dict(values: Mapping[str, Any], base: MADDPGConfig | None = None) -> MADDPGConfig:
         """Return `base` updated with nested `values`; without a base, missing settings get their defaults.
 
-        Tables with free keys are merged key by key; the arguments of another environment than the base's
-        replace those of the base.
+        Tables with free keys are merged key by key. If `values` name another environment than the base's, the
+        base's `env.kwargs` and `algorithm.policy_head` are reset to their defaults first.
 
         Raises:
             BadInput: for an unknown key, a wrong type or a value out of range; names the field.
@@ -144,12 +144,11 @@ def _parser() -> Any:
 
 
 def _base_settings(base: MADDPGConfig, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of `base`, without the arguments of its environment if `values` name another."""
+    """Return the settings of `base`, with default arguments and head if `values` name another environment."""
     settings = base.to_dict()
     env = values.get("env")
     if isinstance(env, Mapping) and EnvConfig(env.get("id", base.env.id)).id != base.env.id:
         settings["env"]["kwargs"] = {}
-        settings["algorithm"]["policy_head"] = (
-            "auto"  # the base's head was chosen for the actions of its environment
-        )
+        # The base's head was chosen for the actions of its environment.
+        settings["algorithm"]["policy_head"] = "auto"
     return settings

@@ -5,7 +5,8 @@ would make trajectories diverge from the original. Random draws are numpy's PCG6
 numbers as MPE2's `reset_world` from a generator in the same state. The hot path indexes elements and never
 slices: every slice costs reference counting, which took a third of the time.
 
-`A` = N + 1 agents with the adversary first; `L` = N landmarks.
+Shape letters are MPE2's, not those of `types.py`: `N` good agents, `A` = N + 1 agents with the adversary
+first, `L` = N landmarks.
 """
 
 from __future__ import annotations

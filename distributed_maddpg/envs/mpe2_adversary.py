@@ -1,4 +1,4 @@
-"""MPE2's own `simple_adversary` behind the kernel's interface: slow, but every number is the same.
+"""MPE2's own `simple_adversary` with the kernel's interface: the same numbers, but slow.
 
 It uses the kernel's state format and random streams, so each can continue from the other's state.
 """
@@ -28,7 +28,9 @@ class MPE2AdversaryEnv(PettingZooVectorEnv):
     """E copies of MPE2's environment; world state and generators are read and written directly.
 
     Args:
-        factory: `parallel_env` of MPE2.     num_envs: E.     seed: as for the kernel.
+        factory: `parallel_env` of MPE2.
+        num_envs: E.
+        seed: copy i draws from `streams.stream(seed, i)`, as in the kernel.
         kwargs: keywords of `parallel_env`, and the two of `OPTIONS_NOT_IN_MPE2`.
     """
 

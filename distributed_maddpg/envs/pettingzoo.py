@@ -40,7 +40,8 @@ class PettingZooVectorEnv(VectorEnv):
     """E copies of a parallel environment whose agents start and end their episodes together.
 
     Args:
-        factory: creates one copy.     num_envs: E.
+        factory: creates one copy.
+        num_envs: E.
         seed: copy i draws its episode seeds from `streams.stream(seed, i)`, whatever E is.
         env_id: name of the environment in errors.
     """

@@ -1,4 +1,4 @@
-"""One random stream per environment copy, and its packed form of six integers.
+"""One random stream per environment copy, and its state as an array of six integers.
 
 The stream of copy i is numpy's `Generator(PCG64(SeedSequence(seed, spawn_key=(i,))))`, independent of the
 number of copies. Its packed form is `[state_hi, state_lo, inc_hi, inc_lo, has_uint32, uinteger]`, uint64.

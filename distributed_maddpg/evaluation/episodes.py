@@ -27,8 +27,8 @@ _MAX_EPISODE_STEPS = 100_000
 def evaluate(env: VectorEnv, policy: JointPolicyFn, num_episodes: int) -> Scorecard:
     """Play exactly `num_episodes` episodes, divided evenly among the copies of `env`.
 
-    The first episodes of each copy count, whatever their length. Counting the first to finish over all copies
-    would favour short episodes.
+    The first episodes of each copy count. Counting the first that end over all copies would favour short
+    episodes.
 
     Raises:
         TrainingError: if no counted episode ends for 100 000 steps, or an observation or a return is not
@@ -73,7 +73,7 @@ class _MinimalDistances:
         self._smallest = self._current()
 
     def step(self, ended: npt.NDArray[np.bool_]) -> FloatArray:
-        """Take in the frame after a step; return `[n, 3]` of the copies that ended, a mask `[E]`."""
+        """Add the frame after a step; return `[n, 3]` of the n copies that ended, given as a mask `[E]`."""
         final, current = self._env.final_distances(), self._current()
         if final is None:
             return current[ended]

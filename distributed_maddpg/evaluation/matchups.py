@@ -1,4 +1,4 @@
-"""Greedy episodes of teams with different players: trained, scripted, random, or of several runs."""
+"""Greedy episodes in which teams act with different policies: trained, scripted, random, of several runs."""
 
 from __future__ import annotations
 

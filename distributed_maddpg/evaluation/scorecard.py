@@ -1,4 +1,4 @@
-"""The scores of greedy episodes: returns, success rates and distances, with confidence intervals."""
+"""The scores of greedy episodes: returns, and for `simple_adversary` success rates and distances."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Scorecard:
 
     @property
     def has_landmarks(self) -> bool:
-        """Whether the environment reports distances to landmarks."""
+        """Whether the environment reports distances to landmarks, which only `simple_adversary` does."""
         return int(self.episodes.final_distances.shape[2]) > 0
 
     def to_dict(self) -> dict[str, Any]:

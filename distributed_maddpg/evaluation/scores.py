@@ -1,4 +1,7 @@
-"""Measures of episodes and their confidence intervals.
+"""Measures of `simple_adversary` episodes, and confidence intervals for any measure.
+
+The measures are functions of `VectorEnv.final_distances`, which other environments, such as `simple_spread`,
+do not provide; docs/architecture.md says what a measure of another environment needs.
 
 Distances are `[n, N, L]` float32, of each agent (the adversary first) to each landmark (the goal first).
 """
@@ -13,9 +16,10 @@ import numpy.typing as npt
 from distributed_maddpg.types import FloatArray
 
 SUCCESS_EPS = 0.4
-"""Distance within which a landmark is reached. With it an independent replication reproduced the paper's
-first row."""
+"""Distance within which a landmark is reached. An independent replication reproduced the paper's first row
+with it."""
 EPS_GRID = tuple(round(0.1 * k, 1) for k in range(1, 11))
+"""Distances for which success is reported."""
 _CONFIDENCE, _RESAMPLES = 0.95, 10_000
 
 Interval = tuple[float, float]

@@ -14,9 +14,10 @@ JointPolicyFn = Callable[[tuple[FloatArray, ...]], EnvActions]
 """Maps the observations `[E, O_i]` of all agents to the actions of all agents."""
 
 _VELOCITY_GAIN, _VELOCITY_GAIN_VELOCITY_FIRST, _FORCE_GAIN = 0.175, 0.075, 0.05
-"""A force u in [-1, 1] first changes the position p + 0.175 v + 0.05 u: in MPE2 the one after the next, in
-OpenAI's MPE (velocity first) the next, p + 0.075 v + 0.05 u."""
+"""Gains in the first position that depends on a force u in [-1, 1]. In MPE2 that is the position after two
+steps, p + 0.175 v + 0.05 u; with `velocity_first` the position after one step, p + 0.075 v + 0.05 u."""
 _MIN_FORCE = 0.5
+"""Smallest force for which a discrete action is taken; below it, none."""
 
 
 def random_policy(spec: EnvSpec, rng: np.random.Generator) -> JointPolicyFn:

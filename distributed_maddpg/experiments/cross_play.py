@@ -153,7 +153,7 @@ def play_match(sides: Mapping[str, TeamSource], num_episodes: int, seed: int) ->
 def run_tasks(
     work: Callable[..., R], calls: Mapping[str, tuple[Any, ...]], options: CrossPlayOptions | ReproduceOptions
 ) -> Iterator[tuple[str, R]]:
-    """Do `work(*arguments)` for each of `calls`, in this process or in Ray tasks; yield name and result."""
+    """Call `work(*arguments)` for each of `calls`, in this process or in Ray tasks; yield name and result."""
     if options.in_process or not calls:
         return ((name, work(*arguments)) for name, arguments in calls.items())
     # Imported here: without tasks, Ray is never loaded.

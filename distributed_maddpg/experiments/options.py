@@ -7,12 +7,12 @@ from typing import Literal
 
 from distributed_maddpg.benchmarks.options import check_numbers
 
-_MAX_WAIT_S = 31_536_000  # a year: Ray cannot count much longer waits
+_MAX_WAIT_S = 31_536_000  # a year; Ray does not accept much longer timeouts
 
 
 @dataclass(frozen=True)
 class CrossPlayOptions:
-    """How the teams play."""
+    """Options of cross-play."""
 
     episodes: int = 1000
     """Episodes of each pairing, all from the same start states."""
@@ -33,16 +33,16 @@ class CrossPlayOptions:
 
 @dataclass(frozen=True)
 class ReproduceOptions:
-    """What to train, and how long."""
+    """Options of a reproduction."""
 
     num_good_agents: int = 2
     """Good agents, and landmarks; the paper has 2 and 4."""
     seeds: int = 5
     """Runs of each of the four pairings, with the seeds 0 and up; more can be added later."""
     budget: Literal["full", "small"] = "full"
-    """full: the preset's own length. small: some seconds per run, which shows only that it works."""
+    """full: the preset's own length. small: some seconds per run, to check that the experiment runs."""
     preset: str = "paper"
-    """Settings of all runs: paper, its authors' choices; deception, ours for the same; or another one."""
+    """Settings of all runs: paper (its authors' choices), deception (our recipe) or another preset."""
     episodes: int = 1000
     """Greedy episodes of each run's evaluation, and of each pairing of the cross-play."""
     address: str = ""

@@ -1,4 +1,4 @@
-"""The paper's physical deception: trained, evaluated, and compared with the published figures."""
+"""Trains and evaluates the paper's physical deception, and compares it with the published figures."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def write_reproduction(out: Path, result: Mapping[str, Any], command: str) -> li
 
 
 def train_one(values: dict[str, Any], run_dir: str, episodes: int) -> RunResult:
-    """Train one run in this process, or resume it; evaluate it; keep its last checkpoint without transitions.
+    """Train or resume one run in this process, and evaluate it; keep no transitions in its last checkpoint.
 
     Raises:
         TrainingError: if it fails, or was interrupted.
@@ -184,8 +184,8 @@ def _settings(options: ReproduceOptions, pairing: Pairing, seed: int) -> MADDPGC
         "num_workers": 0,
         "learner": {
             **small.pop("learner", {}),
-            "device": "cpu",
-        },  # one run per core
+            "device": "cpu",  # one run per core
+        },
         "env": {"kwargs": {"N": options.num_good_agents}},
         "algorithm": {"team_overrides": pairing._asdict()},
         **small,
@@ -194,19 +194,19 @@ def _settings(options: ReproduceOptions, pairing: Pairing, seed: int) -> MADDPGC
 
 
 def _claim_folder(out: Path, options: ReproduceOptions, experiment: MADDPGConfig) -> None:
-    """Make a new or empty folder this experiment's, or check that it is.
+    """Write `experiment.json` into a new or empty folder, or check that the existing one is equal.
 
     Raises:
         BadInput: if it holds another experiment or anything else, or cannot be written to.
     """
     path = out / "experiment.json"
-    mine = {
+    description = {
         "experiment": _EXPERIMENT,
         "num_good_agents": options.num_good_agents,
         "budget": options.budget,
         "settings": experiment.to_dict(),
     }
-    text = json.dumps(mine, indent=2) + "\n"
+    text = json.dumps(description, indent=2) + "\n"
     make_folder(out, "out")
     try:
         if path.exists():

@@ -14,7 +14,7 @@ def cross_play_tables(result: Mapping[str, Any]) -> list[Table]:
     """Return a matrix of each success rate, or return, and means by algorithm where there are several."""
     rows, columns = result["teams"]
     labels = [entry["label"] for entry in result["entrants"]]
-    numbers = [_winner_numbers(match) for match in result["matches"]]  # row by row
+    numbers = [_compared_numbers(match) for match in result["matches"]]  # row by row
     tables = []
     for name in numbers[0]:
         cells = iter(f"{own[name]:.1f}" for own in numbers)
@@ -43,7 +43,7 @@ def _header(name: str) -> str:
     return f"{who} %" if kind == "success" else f"return {who}" if kind else name
 
 
-def _winner_numbers(match: Mapping[str, Any]) -> dict[str, float]:
+def _compared_numbers(match: Mapping[str, Any]) -> dict[str, float]:
     """Return success in percent, or returns where the environment has no landmarks."""
     if "success" not in match:
         return dict(match["agent_episode_returns_mean"])
@@ -77,7 +77,7 @@ def reproduction_document(result: Mapping[str, Any], command: str) -> str:
         f"within {SUCCESS_EPS} at the end."
     )
     if options["budget"] == "small":
-        head += "\n\nThis is the small budget: it shows that the experiment runs, and nothing about learning."
+        head += "\n\nThe small budget shows only that the experiment runs, nothing about learning."
     parts = [head]
     for table in reproduction_tables(result):
         parts += [f"## {table.title}", markdown_table(table)]
@@ -87,10 +87,10 @@ def reproduction_document(result: Mapping[str, Any], command: str) -> str:
 
 _SOURCES = """Figures of the paper are quoted from memory and not verified; the replication evaluated its
 training policies with their noise."""
-_OF_SEEDS = """Brackets are 95 % bootstrap intervals of the mean over seeds, which with five seeds hold it in
-about 80 % of cases only; all runs play the same start states, whose own error they leave out. IQM is the
-interquartile mean."""
-_OF_ONE_SEED = "One seed has no interval, and its interquartile mean (IQM) is itself."
+_OF_SEEDS = """Brackets are 95 % bootstrap intervals of the mean over seeds. With five seeds such an interval
+contains the true mean in only about 80 % of cases. All runs play the same start states, and the intervals
+leave out the error due to these. IQM is the interquartile mean."""
+_OF_ONE_SEED = "With one seed there is no interval, and the interquartile mean (IQM) is the seed's value."
 
 
 def _published_comparison(rows: list[Mapping[str, Any]]) -> Table:

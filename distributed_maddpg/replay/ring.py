@@ -68,8 +68,8 @@ class Ring:
     def shared(capacity: int, width: int) -> Ring:
         """Create an empty ring that other processes can attach to; private if the system cannot share memory.
 
-        The memory is an anonymous file (memfd): it is freed when the last process that has it open ends, in
-        whatever way, and a container's small /dev/shm does not limit it.
+        The memory is an anonymous file (memfd). It is freed when the last process that has it open ends, even
+        if that is killed, and a container's small /dev/shm does not limit it.
         """
         if not (_ORDERED_STORES and sys.platform == "linux"):
             return Ring(capacity, width)
@@ -137,7 +137,7 @@ class Ring:
 
     @property
     def epoch(self) -> int:
-        """Changes when the ring is cleared or repaired; a follower then starts at 0 again."""
+        """Changes when the ring is cleared or repaired; users of `read_from` then start at 0 again."""
         return int(self._header[_EPOCH])
 
     @property
@@ -198,7 +198,7 @@ class Ring:
             raise ValueError(f"a ring cannot start at row {first}")
         with self._lock:
             self._copy_before_overwrite(_MAX_ROWS)
-            changing = self.epoch | 1  # odd already if the previous writer died in here
+            changing = self.epoch | 1  # odd already if the previous writer died in `clear`
             self._header[_EPOCH] = changing
             self._header[_FIRST] = first
             self._header[_INSERTED] = first
@@ -246,7 +246,7 @@ class Ring:
     def read_from(self, position: int) -> tuple[FloatArray, int]:
         """Return a copy of the rows from number `position` on, for a reader that follows the ring.
 
-        Rows that were overwritten before or during the copy are missing at its front.
+        Rows that were overwritten before or during the copy are left out.
 
         Args:
             position: number of the first row to read: 0, or what the last call returned. A number that the

@@ -1,1 +1,1 @@
-"""The page that shows a run."""
+"""Results for display: HTML pages with figures, animations, and tables of text."""

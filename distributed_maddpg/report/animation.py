@@ -37,7 +37,7 @@ def record_episodes(
     """Play greedy episodes with policy parameters `[N, P]`; return their frames.
 
     Returns:
-        No frames where the environment is not `simple_adversary`, whose state can be drawn.
+        The frames; none for other environments than `simple_adversary`, whose state can be drawn.
     """
     env = make_vector_env(config.env.id, 1, seed, backend=config.env.backend, **config.env.kwargs)
     try:

@@ -1,4 +1,4 @@
-"""Curves of runs: read from their CSV files, and drawn in one figure with a band over the seeds."""
+"""Curves of runs: read from their CSV files, and drawn with a band over the seeds."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def write_curves(path: Path, title: str, groups: Mapping[str, Sequence[Curves]])
         groups: the curves of each group's runs, which differ in their seeds.
     """
     seeds = ", ".join(f"{group} {len(runs)}".strip() for group, runs in groups.items())
-    text = f"Mean over seeds, and a band from the least to the most of them; seeds: {seeds}."
+    text = f"Mean over seeds, and a band from their minimum to their maximum; seeds: {seeds}."
     figures = (_figure(name, groups) for name in _numbers(groups))
     write_atomic(path, page(title, f"<p>{html.escape(text)}</p>", figures))
 

@@ -20,7 +20,7 @@ td{{font-variant-numeric:tabular-nums}}</style>
 
 
 def page(title: str, body: str, figures: Iterable[Any]) -> str:
-    """Return a page of a title, which is text, a body, which is HTML, and Plotly figures."""
+    """Return an HTML page of a title (plain text), a body (HTML) and Plotly figures."""
     from plotly.io import to_html  # noqa: PLC0415 (as in `new_figure`)
 
     parts: list[str] = []
@@ -31,7 +31,7 @@ def page(title: str, body: str, figures: Iterable[Any]) -> str:
 
 def new_figure(title: str, x: str, y: str) -> Any:
     """Return an empty Plotly figure with titles of its axes."""
-    # Imported here: plotly takes half a second to import, which only a page should cost.
+    # Imported here: plotly takes half a second to import, and only pages need it.
     import plotly.graph_objects as go  # noqa: PLC0415
 
     layout = {"title": title, "xaxis_title": x, "yaxis_title": y, "template": "plotly_white", "height": 420}

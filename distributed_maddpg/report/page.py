@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run: Plotly figures that need no network."""
+"""The HTML page of a run, `report.html`: Plotly figures that need no network."""
 
 from __future__ import annotations
 
@@ -127,4 +127,4 @@ def _animation(run_dir: Path) -> str:
 
 _FIGURE = """<figure><img alt="greedy episodes" src="data:image/gif;base64,{data}">
 <figcaption>Greedy episodes: the adversary (red) does not know which landmark is the goal (green); the good
-agents (blue) do, and win by covering both.</figcaption></figure>"""
+agents (blue) do, and win by covering all landmarks.</figcaption></figure>"""

@@ -165,7 +165,7 @@ class RunFolder:
             BadInput: if a table cannot be written, or is not a CSV file.
         """
         if tables is None and read_checkpoint_record(self.path).newest:
-            self._rename_tables()  # they belong to a run that had saved checkpoints
+            self._rename_tables()  # those of a run whose checkpoints cannot be used; a new run starts
         tables = {_METRICS: "", _RETURNS: ""} if tables is None else dict(tables)
         try:
             if extended and _RETURNS in tables:
@@ -265,7 +265,7 @@ class RunFolder:
                 (self.path / name).rename(self.path / f"{name}.aside.{uuid.uuid4().hex[:8]}")
 
     def _try_write(self, write: Callable[[], object]) -> None:
-        """Write; keep an error as the problem, as a full disk must not end the training."""
+        """Write; store an error for `pop_problem`, because a full disk must not end the training."""
         try:
             write()
         except OSError as error:

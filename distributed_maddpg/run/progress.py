@@ -141,9 +141,8 @@ class Progress:
             table.add_column(header, justify="right" if numeric else "left", header_style="dim")
         for row in rows:
             table.add_row(*row)
-        self._console.print(
-            title, style="bold", markup=False
-        )  # in a table, rich would wrap it to the table's width
+        # Not as the table's title, which rich would wrap to the table's width.
+        self._console.print(title, style="bold", markup=False)
         self._console.print(table)
 
 

@@ -1,4 +1,4 @@
-"""Finding the checkpoints that a run resumes from."""
+"""Finds the checkpoints that a run resumes from."""
 
 from __future__ import annotations
 
@@ -44,18 +44,17 @@ def checkpoints_to_resume(
         if isinstance(problem, CheckpointUnavailable):
             raise problem
     _set_aside(skipped)
+    # The other runs have no checkpoints with these steps; left here, they would count as the newest.
     for path in [path for folder in folders for path in checkpoints_of(folder)]:
-        with suppress(
-            OSError
-        ):  # the other runs have none with these steps; left here, they would count as the newest
+        with suppress(OSError):
             set_aside(path, "aside")
-            note(f"set aside, because the other runs have no checkpoint with as many steps: {path}")
+            note(f"set aside, because the other runs have no checkpoint with these steps: {path}")
     note(f"{', '.join(folders)} holds no checkpoint that can be read: starting a new run")
     return []
 
 
 def _common_checkpoints(folders: Sequence[str]) -> list[list[str | Path]]:
-    """Return the checkpoints of the steps of which every folder has one, newest first."""
+    """Return the checkpoints of all runs for each number of steps that every folder has, newest first."""
     paths = [{Path(str(path)).name: path for path in checkpoints_of(folder)} for folder in folders]
     names = sorted(set.intersection(*map(set, paths)), key=lambda name: (len(name), name), reverse=True)
     return [[own[name] for own in paths] for name in names]

@@ -1,4 +1,4 @@
-"""Ending a run with a checkpoint on SIGINT and SIGTERM."""
+"""Ends a run with a checkpoint on SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import FrameType
 def stop_on_signals(request_stop: Callable[[], None], before_start: bool = False) -> Iterator[None]:
     """Call `request_stop` on the first SIGINT or SIGTERM, and raise KeyboardInterrupt on the second.
 
-    With `before_start` there is nothing to save yet, so that the first one already raises.
+    With `before_start` the first one raises, because there is nothing to save yet.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers; an embedding program keeps its own

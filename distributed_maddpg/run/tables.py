@@ -141,14 +141,12 @@ class TensorBoardWriter:
                 self._write(Event(wall_time=time.time(), step=self._continued_from + 1, session_log=began))
             self._write(Event(wall_time=time.time(), step=env_steps, summary=Summary(value=numbers)))
         except OSError:
-            self._writer, self._continued_from = (
-                None,
-                env_steps,
-            )  # TensorBoard ignores everything after a cut record
+            # TensorBoard ignores everything after a cut record.
+            self._writer, self._continued_from = None, env_steps
             raise
 
     def _open(self) -> Any:
-        # Not SummaryWriter: its thread dies when the disk is full, and then adding blocks for ever.
+        # Not SummaryWriter: its thread ends when the disk is full, and later calls block forever.
         from tensorboardX.event_file_writer import EventsWriter  # noqa: PLC0415
 
         self._folder.mkdir(parents=True, exist_ok=True)

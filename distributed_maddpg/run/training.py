@@ -53,7 +53,7 @@ def train_run(
         progress: for display.
         checkpoint: to resume from, in the folder of its run; later rows of the tables are dropped.
         saving: where checkpoints are saved, and what they hold.
-        restart: whether the folder may hold a run without a checkpoint, to start again.
+        restart: whether to start again in the folder of a run that saved no checkpoint.
 
     Returns:
         The summary that is also in `summary.json`.
@@ -98,8 +98,8 @@ def train_seeds(
         num_seeds: number of runs.
         run_dir: parent of their folders.
         progress: for display.
-        checkpoints: to resume from, one for each run. Empty: start, even in folders of runs without a
-            checkpoint. None: start in an unused folder.
+        checkpoints: to resume from, one for each run. Empty: start, also in folders of runs that saved no
+            checkpoint. None: start in an unused folder only.
         saving: what checkpoints hold.
 
     Returns:
@@ -146,7 +146,7 @@ def _train(
         folders = [stack.enter_context(closing(RunFolder(path))) for path in paths]
         runs = [_Run(algo, folder, saving) for algo, folder in zip(algos, folders, strict=True)]
         stack.enter_context(algos[0])  # stopping the first run stops all
-        # Ray sets its own handler of SIGTERM when it starts; ours must come after it.
+        # Ray sets its own handler of SIGTERM when it starts, so ours is set again below.
         with stop_on_signals(request_stop, before_start=True):
             folder = paths[0] if len(algos) == 1 else paths[0].parent
             progress.print_start(algos[0].config, folder, len(algos))
@@ -175,7 +175,7 @@ class _Run:
         self.checkpoints_folder = saving.folder or str(folder.path / "checkpoints")
         self._saving = saving
         self.checkpoint_path = ""
-        """Path of the latest captured checkpoint; its steps are counted when it is captured."""
+        """Path of the latest captured checkpoint; its name holds the env steps at that moment."""
         extended = algo.env_steps < algo.config.pacing.total_env_steps
         folder.open_tables(algo.restored_tables, algo.env_steps, extended)
         self._recorded_path = (
@@ -197,7 +197,7 @@ class _Run:
             self.folder.record_checkpoint(self._saving, self.checkpoint_path)
 
     def add(self, result: dict[str, Any]) -> None:
-        """Write evaluations, and the result of a complete iteration; a resumed run completes the others."""
+        """Write evaluations and, of a complete iteration, the result; a resumed run completes the others."""
         self.folder.write_config(self.algo.config)
         if self.algo.iteration_complete:
             self.folder.add_result(result)
@@ -267,8 +267,8 @@ def _finish_run(run: _Run, saver: CheckpointSaver, training_s: float, progress: 
     if problem := saver.problem or folder.pop_problem():
         summary["problem"] = problem
     path = folder.path
-    # The report shows the summary, so that it is written before; and again if another file fails, as it
-    # names the problem.
+    # Before the report, which shows the summary; and again below if writing another file failed, to add the
+    # problem.
     _try_write(summary, lambda: _write_summary(path, summary), progress)
     if not algo.stop_requested:
         _try_write(summary, lambda: _write_animation(algo, path / "episodes.gif"), progress)

@@ -1,4 +1,4 @@
-"""Ray actors, each a thin shell around one plain stage that adds transport and nothing else.
+"""Ray actors: each wraps one stage, and adds nothing but transport.
 
 Transitions go from worker to replay buffer to learner. The weights' object reference goes from the learner to
 the replay buffer, from which workers fetch it. The driver receives only reports. Several runs that differ
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from ray.actor import ActorProxy
 
 _PEER_TIMEOUT_SHARE = 0.5
-"""Share of `ray.timeout_s` that an actor waits for another: it fails before the driver gives up on it."""
+"""Share of `ray.timeout_s` that an actor waits for another: it must fail before its own caller times out."""
 PUSH_WINDOW = 2
 """Unacknowledged pushes per worker: enough to hide a call's latency, few enough for back-pressure."""
 
@@ -60,7 +60,7 @@ class ProcessLocation:
 
 
 class _Process:
-    """What all actors share."""
+    """Base class of the actors."""
 
     def __init__(self) -> None:
         end_with_raylet()
@@ -83,12 +83,12 @@ class ReplayBufferActor(_Process):
     def __init__(
         self, configs: Sequence[MADDPGConfig], spec: EnvSpec, previous: Sequence[RingAddress] = ()
     ) -> None:
-        """Start without weights, and with the transitions of a dead predecessor where they can be adopted.
+        """Start without weights, with the memory of the replaced replay buffer if that can be adopted.
 
         Args:
             configs: one per run.
             spec: of the environment.
-            previous: addresses of the predecessor's rings, one per run.
+            previous: addresses of that replay buffer's rings, one per run.
         """
         super().__init__()
         _limit_to_one_core()
@@ -104,7 +104,7 @@ class ReplayBufferActor(_Process):
 
     @ray.method
     def adopted(self) -> bool:
-        """Return whether it adopted its predecessor's transitions."""
+        """Return whether it adopted the transitions of the replay buffer that it replaces."""
         return self._adopted
 
     @ray.method
@@ -151,19 +151,19 @@ class ReplayBufferActor(_Process):
     def read_snapshot(self, run: int, number: int, max_rows: int) -> FloatArray:
         """Return the next rows `[n, width]` of a snapshot, oldest first; none at its end.
 
-        An older snapshot returns none either: its reader must not continue with rows of a newer one.
+        Once a newer snapshot of the run was taken, an older one returns none.
         """
         latest, snapshot = self._snapshots[run]
         return snapshot.read(max_rows) if number == latest else np.empty((0, 0), np.float32)
 
     @ray.method
     def read_from(self, run: int, position: int) -> tuple[FloatArray, int]:
-        """Return what came after a row, as `Ring.read_from` does."""
+        """Return the rows from number `position` on, see `Ring.read_from`."""
         return self._buffers[run].ring.read_from(position)
 
     @ray.method
     def restart(self, run: int, first: int) -> None:
-        """Forget a run's transitions; the next one gets the number `first`."""
+        """Remove a run's transitions; the next one gets the number `first`."""
         self._buffers[run].ring.clear(first)
 
     @ray.method
@@ -223,7 +223,7 @@ class LearnerActor(_Process):
         whole = len(reached) == len(rings)
         self._shared = list(map(ReplayBuffer, reached, self._generators)) if whole else []
         if self._learner.weights_version:
-            self._send(self._learner.last_published())  # a replay buffer that takes another's place has none
+            self._send(self._learner.last_published())  # a replacement of the replay buffer has no weights
         self._idle_since = time.perf_counter()
 
     @ray.method
@@ -236,7 +236,7 @@ class LearnerActor(_Process):
         if publish:
             self._publish()
             if self._sync:
-                self._await_published()  # the workers are told to fetch them next
+                self._await_published()  # the driver has the workers fetch them next
         report = LearnerReport(
             updates=updates,
             weights_version=self._learner.weights_version,
@@ -309,9 +309,9 @@ class LearnerActor(_Process):
         """Return each run's minibatches `[updates, B, width]` for this call.
 
         On the replay buffer's node they are drawn here, with the generator that the replay buffer would use.
-        Otherwise it sends them, and those of the next call are prefetched while this call is computed. Calls
-        of changing length show that the learner waits for transitions: nothing is prefetched then, because
-        minibatches that are thrown away only keep the replay buffer from storing.
+        On other nodes the replay buffer sends them, and those of the next call are prefetched during this
+        one. Calls of varying length mean that the learner waits for transitions. Nothing is prefetched then,
+        because unused minibatches delay the replay buffer's `add`.
         """
         if self._shared:
             return [buffer.sample(updates, self._batch_size) for buffer in self._shared]
@@ -325,9 +325,8 @@ class LearnerActor(_Process):
         return list(batches)
 
     def _publish(self) -> None:
-        """Publish the current weights."""
         if not self._sync:
-            with suppress(ProcessLost):  # its replacement gets the newest weights
+            with suppress(ProcessLost):  # `connect` sends the newest weights to the replacement
                 self._await_published()
         self._send(self._learner.publish())
 
@@ -356,7 +355,8 @@ class RolloutWorkerActor(_Process):
         Args:
             configs: one per run.
             index: of the worker.
-            incarnation: how many times it was replaced; each incarnation has its own random streams.
+            incarnation: 0 for the first worker of this index, another number for each replacement; see
+                `make_rollout_worker`.
             env_factory: makes the environment, where it was given as a callable.
         """
         super().__init__()
@@ -425,7 +425,7 @@ class RolloutWorkerActor(_Process):
 
     @ray.method
     def restart_episodes(self, run: int, incarnation: int) -> None:
-        """Start new episodes of a run, with the random streams of another incarnation."""
+        """Start new episodes of a run, with the random streams of `incarnation`."""
         self._runs[run].close()
         self._runs[run] = make_rollout_worker(
             self._configs[run], self._index, incarnation, env_factory=self._env_factory
@@ -433,7 +433,7 @@ class RolloutWorkerActor(_Process):
 
     @ray.method
     def set_state(self, state: Arrays, run: int) -> str:
-        """Restore a run; return a line on what could not be restored."""
+        """Restore a run; return a line for the log if new episodes were started, otherwise ""."""
         return self._runs[run].set_state(state)
 
     @property
@@ -459,7 +459,7 @@ class RolloutWorkerActor(_Process):
         ]
 
     def _pull_weights(self) -> None:
-        # A method marked for Ray is, to the type checker, not callable from inside.
+        # Apart from `refresh_weights`: to the type checker, methods marked for Ray cannot be called directly.
         for reference in ask("replay buffer", self._replay.newest_weights.remote(), self._timeout_s):
             newest = ask("replay buffer", reference, self._timeout_s)
             for run, weights in zip(self._runs, newest, strict=True):
@@ -475,17 +475,17 @@ class RolloutWorkerActor(_Process):
 
 
 class EvaluationActor(_Process):
-    """Plays greedy episodes off the training path."""
+    """Plays greedy episodes while training continues."""
 
     def __init__(self, config: MADDPGConfig, env_factory: EnvFactory | None = None) -> None:
-        """Keep what describes the environment and the policies."""
+        """Store the settings; each evaluation makes its own environment."""
         super().__init__()
         _limit_to_one_core()
         self._config, self._env_factory = config, env_factory
 
     @ray.method
     def evaluate(self, weights: Weights, num_episodes: int, seed: int) -> tuple[int, Scorecard]:
-        """Return (updates the weights have seen, scorecard)."""
+        """Return (updates that the weights include, scorecard)."""
         card = evaluate_weights(self._config, weights.policies, num_episodes, seed, self._env_factory)
         return weights.updates, card
 

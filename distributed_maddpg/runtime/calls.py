@@ -1,4 +1,4 @@
-"""Waiting for a remote call: one timeout, and one line that names the process that failed."""
+"""Waits for remote calls with a timeout; errors are one line that names the failed process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ProcessLost(TrainingError):
 
 
 class PeerLost(TrainingError):
-    """A process is running, but another one that it needed did not answer."""
+    """A process is running, but another one that it called died or did not answer in time."""
 
 
 def ask(process: str, call: ray.ObjectRef[T], timeout_s: float) -> T:
@@ -72,7 +72,7 @@ def _reason(error: ray.exceptions.RayError) -> str:
     if "creation task" in lines[0]:
         return _shortened(lines[-1].removeprefix("distributed_maddpg.errors."))
     text = " ".join(line for line in lines if not line.startswith("\t"))
-    if "connection error code 2" in text:  # Ray knows no more, and says it in half a page
+    if "connection error code 2" in text:  # the rest of Ray's long message holds no cause
         return "its process was killed, or crashed"
     return _shortened(text)
 

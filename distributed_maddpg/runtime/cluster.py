@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _OBJECT_STORE_BYTES = 256 * 2**20
 _EXIT_GRACE_S = 0.5
 _CONNECT_TIMEOUT_S = 10.0
-_HELPERS = ("monitor.py", "dashboard.py")  # Ray's own that only watch; also log_monitor.py
+_HELPERS = ("monitor.py", "dashboard.py")  # ends of the names of Ray's monitors, such as log_monitor.py
 _LOG = logging.getLogger("distributed_maddpg")
 
 
@@ -89,7 +89,7 @@ class Processes:
 
     @property
     def evaluator(self) -> ActorProxy[EvaluationActor]:
-        """The evaluator, started at its first use: until then the others need the cores."""
+        """The evaluator, started at its first use, so that its start does not slow down the others'."""
         if self._evaluator is None:
             self._evaluator = self._start(EvaluationActor, self._config, self._env_factory, num_cpus=0)
         return self._evaluator
@@ -106,12 +106,12 @@ class Processes:
     def start_replay(self, node: str = "", previous: Sequence[RingAddress] = ()) -> None:
         """Start a replay buffer or its replacement.
 
-        It runs on the learner's node: minibatches are ten times the bytes of new transitions, and within a
-        node they are not sent.
+        It runs on the learner's node, where minibatches are read from shared memory. They are ten times the
+        bytes of new transitions.
 
         Args:
             node: id of the learner's node; empty: any.
-            previous: addresses of its predecessor's rings.
+            previous: addresses of the rings of the replay buffer that it replaces.
         """
         affinity = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)} if node else {}
         self.replay = self._start(
@@ -156,7 +156,7 @@ class Processes:
         if not ray.is_initialized():  # the actor is gone, and the call would start a new cluster
             return
         ray.kill(actor)
-        # Ray gives a hanging process five seconds, in which it keeps its CPU.
+        # Ray kills a hanging process only after five seconds, during which its CPU is not free.
         if ray.wait([location], timeout=0)[0]:
             with suppress(ray.exceptions.RayError, ProcessLookupError):
                 answer = ray.get(location)
@@ -171,7 +171,7 @@ class Processes:
 
 
 def connect(config: MADDPGConfig) -> bool:
-    """Initialise Ray if it is not; return whether this call did, and `disconnect` must follow.
+    """Initialise Ray if necessary; return whether this call did, so that the caller must `disconnect`.
 
     Raises:
         TrainingError: if the cluster named by `ray.address` or the surrounding job does not answer.
@@ -187,7 +187,7 @@ def connect(config: MADDPGConfig) -> bool:
             else:
                 _start_local(config)
     except BaseException as error:
-        disconnect()  # what had been started already
+        disconnect()  # ends processes that were started before the error
         if not isinstance(error, Exception):  # Ray raises many types, plain Exception among them
             raise
         raise TrainingError(f"ray.address = {address or 'local'!r}: {_first_line(error)}") from error
@@ -241,7 +241,7 @@ def disconnect() -> None:
 def start_processes(
     configs: Sequence[MADDPGConfig], spec: EnvSpec, env_factory: EnvFactory | None = None
 ) -> Processes:
-    """Start all actors of one run or several; calls wait in their queues until they are up.
+    """Start all actors of one run or several; calls are queued until an actor is running.
 
     Raises:
         BadInput: if the cluster has too few resources.
@@ -257,9 +257,10 @@ def _one_node() -> bool:
 
 @contextmanager
 def _signals_deferred() -> Iterator[None]:
-    """Defer signals until `ray.init` has returned, unless they come twice: cut short, it leaves processes.
+    """Defer the first signal until `ray.init` has returned, because an interrupted one leaves processes.
 
-    `ray.init` installs a SIGTERM handler of its own that exits with status 15 and cannot be deferred.
+    A second signal interrupts it. `ray.init` installs a SIGTERM handler of its own that exits with status 15
+    and cannot be deferred.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -299,7 +300,7 @@ def _start_local(config: MADDPGConfig) -> None:
             logging_level=logging.ERROR,  # at WARNING it only reports the token
             object_store_memory=_OBJECT_STORE_BYTES + 16 * _batch_bytes(config),
         )
-    # Silences Ray's half page on each lost process; the supervisor logs a line. Ray has no option for it.
+    # Suppresses Ray's long message on each lost process, for which Ray has no option; the supervisor logs it.
     if hasattr(ray._private.worker, "print_to_stdstream"):
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
 

@@ -1,4 +1,4 @@
-"""The driver: dispatches the calls that the Pacer allows and handles their results.
+"""The driver: starts the calls that the `Pacer` allows, and handles their results.
 
 Asynchronous runs keep a call queued at every process. Lock-step runs (`sync=True`) alternate collection,
 ordered pushes, updates and weight refreshes, and so are reproducible. The driver handles counts, reports and
@@ -49,9 +49,10 @@ _CALLS_AHEAD = 2
 """Calls queued at a process, so that it does not idle while the driver is busy."""
 _MAX_FRAGMENTS_PER_CALL = 16
 _CALL_S = 0.5
-"""Target length of a worker's call: a slow environment is asked for fewer fragments at a time."""
+"""Target length of a worker's call; workers with slow environments collect fewer fragments per call."""
 _POLL_S = 0.5
 _EPISODES_PER_TIMEOUT = 100
+"""Episodes for which an evaluation gets another `ray.timeout_s`."""
 _CHUNK_BYTES = 8 * 2**20
 
 
@@ -65,7 +66,7 @@ class RayRunner:
         on_event: Callable[[FaultEvent], None] = lambda _: None,
         env_factory: EnvFactory | None = None,
     ) -> None:
-        """Start all actors of one run or several; none waits for another one to be ready.
+        """Start all actors of one run or several.
 
         Args:
             configs: one per run.
@@ -115,7 +116,7 @@ class RayRunner:
         return device
 
     def run(self, stop: Callable[[], bool]) -> bool:
-        """Train until a report is due or `stop()` says so; return whether one is due.
+        """Train until a report is due or `stop()` returns true; return whether one is due.
 
         Raises:
             TrainingError: in lock-step, if a process fails, dies or does not answer in time; in asynchronous
@@ -134,7 +135,7 @@ class RayRunner:
     def results(self) -> list[dict[str, Any]]:
         """Return each run's metrics of the iteration so far.
 
-        The learner answers after its queued calls; the other processes keep working meanwhile.
+        The learner answers after its queued calls; the other processes continue meanwhile.
         """
         stored = self._wait_for(REPLAY, lambda: self._processes.replay.size.remote())
         metrics = self._wait_for(LEARNER, lambda: self._processes.learner.metrics.remote())
@@ -180,10 +181,11 @@ class RayRunner:
             self._step()
 
     def capture(self, run: int, with_replay: bool) -> RunState:
-        """Return the state of a run; training continues meanwhile, and while its transitions are read.
+        """Return the state of a run; asynchronous runs continue meanwhile.
 
-        Without `drain` before, each process answers at a different moment. The transitions then include at
-        least those that are counted, and the updates are the learner's own count.
+        Its transitions are read later, while training may continue. Without `drain` before, each process
+        answers at a different moment. The transitions then include at least those that are counted, and the
+        updates are the learner's own count.
 
         Raises:
             TrainingError: if lock-step failed during collection, or a process that is needed is lost.
@@ -266,7 +268,7 @@ class RayRunner:
         return learner, sampling
 
     def _stored_rows(self, run: int) -> StoredTransitions:
-        """Take a snapshot of a run's replay buffer; its rows are read in chunks when they are wanted."""
+        """Take a snapshot of a run's replay buffer; its rows are read in chunks, on demand."""
         replay = self._processes.replay
         number, inserted, num_rows = self._wait_for(
             REPLAY, lambda: self._processes.replay.begin_snapshot.remote(run)
@@ -334,11 +336,10 @@ class RayRunner:
     # Asynchronous
 
     def _step_async(self) -> None:
-        """Run one round of the asynchronous loop."""
-        might_start = self._supervisor.all_ready
+        all_were_ready = self._supervisor.all_ready
         self._supervisor.reconcile()
         self._dispatch()
-        if might_start:
+        if all_were_ready:
             self._check_progress()
         self._supervisor.poll(_POLL_S)
         self._evaluate_if_due()
@@ -366,7 +367,7 @@ class RayRunner:
                 self._start_collecting(index, fragments)
 
     def _check_progress(self) -> None:
-        """Raise TrainingError if all processes are ready and idle: the run would wait forever."""
+        """Raise TrainingError if all processes are ready and idle, because the run would never end."""
         supervisor = self._supervisor
         processes = (LEARNER, EVALUATOR, *self._workers)
         may_idle = self._drained or supervisor.aborted or supervisor.diverged or self.pacer.finished
@@ -393,7 +394,7 @@ class RayRunner:
         env_steps = fragments * self._config.rollout.fragment_env_steps
         call = self._processes.workers[index].collect.remote(fragments, self.pacer.env_steps)
 
-        def on_lost() -> None:  # it may have stored some of them, but they were not counted
+        def on_lost() -> None:  # some may be stored, but none was counted
             self.pacer.collection_failed(env_steps)
             self._supervisor.faults.counts["env_steps_lost"] += env_steps
 
@@ -423,7 +424,7 @@ class RayRunner:
             log.add_learner(report)
 
     def _evaluate_if_due(self) -> None:
-        """Have the evaluator play with the current weights, unless the previous evaluation still runs."""
+        """Start an evaluation of the current weights, unless the previous one is still running."""
         if not (self.pacer.evaluation_due() or self._evaluation_missed):
             return
         if self._config.sync:
@@ -457,7 +458,7 @@ class RayRunner:
             env_steps = self.pacer.env_steps
             self._inconsistent = True
             self._get_from_workers(
-                [worker.collect_and_hold.remote(env_steps) for worker in workers], self._held
+                [worker.collect_and_hold.remote(env_steps) for worker in workers], self._on_held
             )
             for worker in workers:
                 self._ask("replay buffer", worker.push.remote())
@@ -476,7 +477,7 @@ class RayRunner:
             [worker.refresh_weights.remote() for worker in self._processes.workers], lambda _: None
         )
 
-    def _held(self, reports: list[RolloutReport]) -> None:
+    def _on_held(self, reports: list[RolloutReport]) -> None:
         self.pacer.collection_started(reports[0].env_steps)
         self._on_collected(reports)
 
@@ -492,7 +493,7 @@ class RayRunner:
         return self._config.ray.timeout_s * (1 + num_episodes / _EPISODES_PER_TIMEOUT)
 
     def _wait_for(self, process: str, call: Callable[[], ray.ObjectRef[T]], timeout_s: float = 0.0) -> T:
-        """Wait for a call's result while the others keep working; retry it with a replacement process."""
+        """Wait for a call's result while the run continues; retry it if the process is replaced."""
         answers: list[T] = []
         sent = failed = False
 

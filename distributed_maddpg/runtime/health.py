@@ -11,7 +11,7 @@ from distributed_maddpg.errors import StageError, TrainingError
 from distributed_maddpg.types import FaultEvent
 
 MAX_CONSECUTIVE_FAILURES = 5
-"""So many failures without a successful call, or with one error within `_REPEAT_WINDOW_S`, end the run."""
+"""Number of failures that end the run: without a successful call, or with one error in `_REPEAT_WINDOW_S`."""
 _REPEAT_WINDOW_S = 600.0
 _SMOOTHING = 0.2
 _KINDS = ("rollout_worker", "replay_buffer", "learner", "evaluator")
@@ -28,7 +28,7 @@ class Health:
         self.ready = False
         """Whether it has answered since it was started."""
         self.start_at: float | None = None
-        """When to start a replacement (`time.monotonic`); None while there is a process."""
+        """When to start a replacement (`time.monotonic`); None while a process is running or starting."""
         self.incarnation = 0
         """How many times it was replaced."""
         self._lost_at = 0.0
@@ -37,11 +37,11 @@ class Health:
 
     @property
     def down(self) -> bool:
-        """Whether there is no process, not even one that is starting."""
+        """Whether no process is running or starting."""
         return self.start_at is not None
 
     def deadline_s(self, timeout_s: float) -> float:
-        """Return how long to wait for its next call: less, once its mean call time is known."""
+        """Return how long to wait for its next call: ten mean call times, within [1/8, 1] `timeout_s`."""
         return (
             timeout_s
             if self._mean_call_s is None
@@ -64,7 +64,7 @@ class Health:
         self._failures += 1
 
     def mark_deferred(self) -> None:
-        """Record that it was ended to make room, to be started again when there is room."""
+        """Record that it was ended to free its CPU; it is started again after the learner."""
         self.start_at = time.monotonic()
         if self.ready:
             self._lost_at, self.ready, self._mean_call_s = self.start_at, False, None

@@ -1,4 +1,4 @@
-"""Ends processes that would outlive the run that started them."""
+"""Ends processes that Ray leaves running when a run is killed or hangs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LINUX = sys.platform.startswith("linux")
 def end_with_raylet() -> None:
     """Have the kernel kill this Ray worker when the raylet that started it ends; Linux only.
 
-    A worker that hangs would not notice by itself, and Ray's own check takes seconds.
+    A hanging worker does not check for this, and Ray's own check takes seconds.
     """
     raylet = os.environ.get("RAY_RAYLET_PID")
     if not _LINUX or raylet is None:
@@ -51,7 +51,7 @@ def marked_processes_of_this_run() -> set[psutil.Process]:
 
 
 def kill_orphans() -> None:
-    """Kill marked processes whose starter no longer runs: it was killed before it could end them."""
+    """Kill marked processes of runs that were killed before they could end them."""
     for process, mark in _marked():
         if not _alive(mark):
             for member in _with_children(process):
@@ -67,7 +67,7 @@ def _mark() -> str:
 def _alive(mark: str) -> bool:
     pid, started, namespace = (*mark.split(":", 2), "", "")[:3]
     if namespace != _pid_namespace():
-        return True  # of another namespace: it cannot be checked from here
+        return True  # processes of another namespace cannot be checked
     try:
         # A dead process stays listed until its parent reaps it.
         return _start_time(int(pid)) == started and psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE

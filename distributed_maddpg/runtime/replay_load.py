@@ -1,4 +1,4 @@
-"""A replay buffer in its process and one that pushes to it: the load of `benchmark replay`."""
+"""A replay buffer and a process that pushes to it, for `benchmark replay`."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 
 class PusherActor:
-    """Pushes made-up transitions as a rollout worker does, as fast as they are taken."""
+    """Pushes random transitions as a rollout worker does, as fast as they are acknowledged."""
 
     def __init__(
         self, replay: ActorProxy[ReplayBufferActor], num_rows: int, width: int, timeout_s: float
     ) -> None:
-        """Make up one push of `num_rows` transitions; each may take `timeout_s`."""
+        """Draw the `num_rows` transitions of all pushes; `timeout_s` is the timeout of each push."""
         self._replay, self._timeout_s = replay, timeout_s
         self._rows = np.random.default_rng(0).standard_normal((1, num_rows, width), dtype=np.float32)
 
     @ray.method
     def push(self, seconds: float, least: int) -> int:
-        """Push for so long, and at least so many rows; return the rows pushed and stored."""
+        """Push for `seconds`, and at least `least` rows; return the number of rows pushed and stored."""
         until, pushed = time.monotonic() + seconds, 0
         waiting: deque[ray.ObjectRef[int]] = deque()
         while pushed < least or time.monotonic() < until:
@@ -50,16 +50,16 @@ class PusherActor:
 
 
 class LoadedReplay:
-    """The transitions of a replay buffer in another process, and somebody to add more."""
+    """The transitions of a replay buffer in another process, and the actor that adds more."""
 
     def __init__(self, shared: ReplayBuffer, pusher: ActorProxy[PusherActor], config: MADDPGConfig) -> None:
-        """Sample `shared`, have `pusher` push."""
+        """Use `shared` for sampling and `pusher` for adding transitions."""
         self.shared = shared
         self._pusher, self._timeout_s = pusher, config.ray.timeout_s
 
     @contextmanager
     def pushing(self, seconds: float) -> Iterator[None]:
-        """Have rows pushed for so long; they are on their way inside, and all stored afterwards."""
+        """Push for `seconds` during the block; afterwards wait until all rows are stored."""
         call = self._pusher.push.remote(seconds, 1)
         yield
         ask("pusher", call, seconds + self._timeout_s)

@@ -26,7 +26,9 @@ from distributed_maddpg.types import Arrays, EnvSpec, FaultEvent, FloatArray
 
 LEARNER, REPLAY, EVALUATOR = "learner", "replay buffer", "evaluator"
 _HEARTBEAT_S = 1.0
+"""Seconds between two calls that check whether the replay buffer answers."""
 _PAUSE_S = 0.2
+"""How long no work is started after a process could not reach another one."""
 _REFILL_ROWS = 1 << 15
 
 
@@ -44,7 +46,7 @@ class _Call:
 
 @dataclass(frozen=True)
 class RecoveryCallbacks:
-    """How the driver reacts to recoveries."""
+    """What the supervisor calls and asks of the driver."""
 
     on_learner_restored: Callable[[int], None]
     """Takes the updates that the learner has made according to the snapshot it was restored from."""
@@ -89,9 +91,9 @@ class Supervisor:
         self._rings: list[Ring | None] = [None] * len(configs)
         self._latest_version = 0
         self.diverged = False
-        """Whether the learner's numbers stopped being finite; it gets no more updates."""
+        """Whether the learner's numbers stopped being finite; no more updates are started then."""
         self.aborted = False
-        """Whether the run has failed; no process is replaced any more."""
+        """Whether the run has failed; then no process is replaced."""
         self._watch_replay()
         self._connect()
 
@@ -157,9 +159,8 @@ class Supervisor:
             return
         now = time.monotonic()
         for process, health in self._health.items():
-            waits = (
-                process in self.workers and not self._health[LEARNER].ready
-            )  # the learner is scheduled first
+            # The learner is scheduled before rollout workers.
+            waits = process in self.workers and not self._health[LEARNER].ready
             due = health.start_at is not None and now >= health.start_at and not waits
             if due and not self.aborted:
                 self._restart(process, health)
@@ -251,6 +252,11 @@ class Supervisor:
             self._on_lost(process, health, error)
 
     def _on_lost(self, process: str, health: Health, error: TrainingError) -> None:
+        """End a lost process, and schedule its replacement.
+
+        Raises:
+            TrainingError: if it failed too often, or could not be built at the first start.
+        """
         was_ready = health.ready
         could_never_be_built = isinstance(error, StageError) and not was_ready and health.incarnation == 0
         health.mark_lost()
@@ -258,7 +264,7 @@ class Supervisor:
         self.processes.end(self._actor(process))
         if self.aborted:
             return  # the last checkpoint is being made; nothing is replaced
-        self.aborted = True
+        self.aborted = True  # in case one of the next lines raises
         if could_never_be_built:
             raise error
         self.faults.record_lost(process, error)
@@ -293,6 +299,7 @@ class Supervisor:
         return getattr(self.processes, by_name[process])
 
     def _restart(self, process: str, health: Health) -> None:
+        """Start the replacement of a process; the evaluator's is started by its next call."""
         if process == LEARNER:
             location = self.processes.start_learner()  # no other call would report that it does not start
             self.watch(location, process, lambda _: None, timeout_s=self._timeout_s, is_work=False)
@@ -306,7 +313,7 @@ class Supervisor:
             )
             return
         else:
-            # Unique, also among the incarnations before the run was resumed.
+            # The number differs from those of all earlier workers, also from those before a resume.
             self.processes.start_worker(
                 self.workers.index(process), self._callbacks.env_steps() + health.incarnation + 1
             )
@@ -398,13 +405,15 @@ class Supervisor:
             )
 
     def _reconnect(self, process: str) -> Callable[[], None]:
+        """Return a function that has a process connected again."""
+
         def reconnect() -> None:  # both may be running, but the connection failed
             self._connected_to[process] = -1
 
         return reconnect
 
     def _restored(self, process: str, actor: Any) -> list[ray.ObjectRef[Any]]:
-        """Restore a replacement to the state of the process it replaces."""
+        """Start the calls that give a replacement the newest weights, or the learner its snapshots."""
         if process != LEARNER:
             return [actor.refresh_weights.remote()]
         # Workers take only weights that are newer than their own.
@@ -440,16 +449,14 @@ class Supervisor:
         due = not self.snapshots or now - self._snapshot_at >= self._snapshot_interval_s
         if not due or not self._health[LEARNER].ready or self._snapshot_at == math.inf:
             return
-        self._snapshot_at = math.inf  # until these arrive
+        self._snapshot_at = math.inf  # no other snapshot is taken before this one arrives
         captured: dict[int, Arrays] = {}
 
         def keep(state: Arrays, run: int) -> None:
             captured[run] = state
             if len(captured) == len(self._mirrors):
-                self.snapshots, self._snapshot_at = (
-                    [captured[run] for run in sorted(captured)],
-                    time.monotonic(),
-                )
+                self.snapshots = [captured[run] for run in sorted(captured)]
+                self._snapshot_at = time.monotonic()
 
         def again() -> None:
             self._snapshot_at = -math.inf
@@ -463,6 +470,8 @@ class Supervisor:
                 self.watch(call, REPLAY, self._mirror(run))
 
     def _mirror(self, run: int) -> Callable[[tuple[FloatArray, int]], None]:
+        """Return a function that adds the rows from `read_from` to a run's mirror."""
+
         def copy(answer: tuple[FloatArray, int]) -> None:
             rows, self._mirrored[run] = answer
             self._mirrors[run].add(rows)

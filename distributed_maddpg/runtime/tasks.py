@@ -1,4 +1,4 @@
-"""Independent tasks in parallel on a cluster."""
+"""Runs independent tasks in parallel on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distributed_maddpg.runtime.cluster import connect, disconnect
 R = TypeVar("R")
 
 _RETRIES = 2
-"""How often a task is retried whose process or node was lost."""
+"""Retries of a task whose process or node was lost."""
 _RESULT_TIMEOUT_S = 60.0
 
 

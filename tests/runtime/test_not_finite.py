@@ -46,7 +46,7 @@ def test_an_environment_that_stays_broken_ends_the_run(
 ) -> None:
     runner = make_runner(_faulty(endless, part="next observation", at=3, for_ever=True))
     with pytest.raises(
-        TrainingError, match=r"^environment: 5 fragments in a row were not finite, last the next "
+        TrainingError, match=r"^environment: 5 fragments in a row were not finite, the last: next "
     ):
         go_on(lambda: runner.run(lambda: False))
 
