@@ -123,14 +123,14 @@ def check_machine(config: MADDPGConfig, spec: EnvSpec, num_runs: int = 1) -> Non
 
 
 def _check_memory(config: MADDPGConfig, spec: EnvSpec, num_runs: int) -> None:
-    row = spec.transitions.width * 4 * num_runs
+    row = spec.transitions.width * 4 * num_runs  # bytes of a transition of each run
     size_bytes = config.replay.capacity * row
     available = _memory_bytes()
     if size_bytes > available:
         raise BadInput(
             "replay.capacity",
             config.replay.capacity,
-            f"needs {size_bytes / 2**30:.1f} GiB ({row} bytes a transition), this machine has "
+            f"needs {size_bytes / 2**30:.1f} GiB ({row} bytes per transition of all runs), this machine has "
             f"{available / 2**30:.1f} GiB; at most {int(available * 0.8) // row} is reasonable",
         )
 

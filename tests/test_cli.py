@@ -567,6 +567,13 @@ def test_what_no_one_expected_is_still_one_line(capsys, monkeypatch, tmp_path):
     assert not any("Traceback" in line for line in lines)
 
 
+def test_options_that_decide_what_is_resumed_may_have_underscores(tmp_path, capsys):
+    options = [*TINY, "--run_dir", str(tmp_path / "run"), "--resume", "auto"]
+    assert main(["train", *options]) == 0
+    assert main(["train", *options, "--pacing.total_env_steps=240", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["env_steps"] == 240
+
+
 @pytest.mark.parametrize("num_workers", ["0", "2"])
 def test_an_environment_that_can_never_work_is_refused_before_anything_starts(
     capsys, monkeypatch, tmp_path, num_workers

@@ -14,7 +14,7 @@ Row = Mapping[str, str]
 _ENV_STEPS, _UPDATES = "num_env_steps_sampled_lifetime", "num_updates_lifetime"
 _LOST = ("fault_tolerance/env_steps_lost", "fault_tolerance/updates_lost")
 _SAVED = re.compile(r"\bsaved \S*/step_(\d+) \(")
-_RESUMED = re.compile(r"\b(?:going on|resuming|resumed|continuing) from \S*/step_(\d+)\b")
+_RESUMED = re.compile(r"\bresuming from \S*/step_(\d+)\b")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +134,9 @@ def _read_origin(arguments: list[str]) -> _Origin:
     for name in ("--preset", "--config", "--resume", "--run-dir", "--checkpoint-dir", "--env.id"):
         parser.add_argument(name, default="")
     try:
-        named, _ = parser.parse_known_args(arguments)
+        # tyro takes underscores in option names as well.
+        hyphenated = [re.sub("^--[^=]+", lambda name: name[0].replace("_", "-"), word) for word in arguments]
+        named, _ = parser.parse_known_args(hyphenated)
     except argparse.ArgumentError as error:
         raise BadInput(str(error.argument_name), "", str(error.message)) from None
     env_id = getattr(named, "env.id")  # first, because each environment has other arguments

@@ -40,10 +40,10 @@ def make_vector_env(
         **env_kwargs: passed to the environment.
 
     Raises:
-        BadInput: one line that names env.id, env.kwargs, env.num_envs or env.backend.
+        BadInput: one line that names env.id, env.kwargs, num_envs or env.backend.
     """
     if type(num_envs) is not int or num_envs < 1:
-        raise BadInput("env.num_envs", num_envs, "must be a whole number, at least 1")
+        raise BadInput("num_envs", num_envs, "must be a whole number, at least 1")
     if backend not in _BACKENDS:
         raise BadInput("env.backend", backend, f"must be one of {', '.join(_BACKENDS)}")
     if env_id in (_ADVERSARY, _ADVERSARY_MODULE):

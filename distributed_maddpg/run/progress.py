@@ -43,8 +43,8 @@ class Progress:
         mode = ", lock-step" if config.sync and config.num_workers else ""
         seeds = f", {num_seeds} seeds side by side, the first one shown" if num_seeds > 1 else ""
         self._console.print(f"training {config.env.id} with {where}{mode}{seeds}; files go to {run_dir}")
-        if config.pacing.total_updates == 0:
-            starts, total = config.pacing.learning_starts, config.pacing.total_env_steps
+        starts, total = config.pacing.learning_starts, config.pacing.total_env_steps
+        if total < starts:
             reason = f"pacing.total_env_steps {total} ends before pacing.learning_starts {starts} has passed"
             self.note(f"nothing will be learnt: {reason}; raise the first or lower the second")
 

@@ -140,7 +140,7 @@ def test_bad_input_is_one_clear_line(env_id, kwargs, message):
 
 @pytest.mark.parametrize("num_envs", [0, -1, 1.5, True])
 def test_number_of_copies_must_be_positive_and_whole(num_envs):
-    with pytest.raises(BadInput, match=r"env\.num_envs = .*: must be a whole number, at least 1"):
+    with pytest.raises(BadInput, match=r"num_envs = .*: must be a whole number, at least 1"):
         make_vector_env("simple_adversary", num_envs, 0)
 
 

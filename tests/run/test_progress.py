@@ -51,10 +51,12 @@ def test_the_start_says_what_runs_where():
 
 
 def test_a_run_too_short_to_learn_says_so():
-    assert "nothing will be learnt" not in shown()[1].getvalue()
-    short = MADDPGConfig.from_dict({"pacing": {"total_env_steps": 500, "learning_starts": 500}})
+    pacing = {"total_env_steps": 500, "learning_starts": 500}  # enough for one update
+    enough = MADDPGConfig.from_dict({"pacing": pacing})
+    assert "nothing will be learnt" not in shown(enough)[1].getvalue()
+    short = MADDPGConfig.from_dict({"pacing": {**pacing, "total_env_steps": 499}})
     lines = shown(short)[1].getvalue()
-    assert "total_env_steps 500" in lines and "learning_starts 500" in lines and "raise the first" in lines
+    assert "total_env_steps 499" in lines and "learning_starts 500" in lines and "raise the first" in lines
 
 
 def test_a_plain_line_has_the_counts():
