@@ -16,6 +16,9 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault(
     "RAY_worker_niceness", "0"
 )  # at Ray's 15, starting processes takes ages on a busy machine
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores: more threads only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.pop("RAY_ADDRESS", None)  # each process has a cluster of its own, whatever the shell has joined
 
 # Chosen here, before there are several processes, so that all of them have the same.

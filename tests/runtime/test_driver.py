@@ -57,20 +57,20 @@ def test_runs_side_by_side_in_lock_step_learn_what_each_seed_does_alone() -> Non
 
 
 def test_asynchronous_runs_side_by_side_are_saved_at_one_moment_and_go_on_together(tmp_path: Path) -> None:
-    pacing = {"total_env_steps": 24_000, "report_interval_env_steps": 800, "learning_starts": 320}
-    pacing |= {"checkpoint_interval_env_steps": 4_000, "env_steps_per_update": 64}
+    pacing = {"total_env_steps": 12_000, "report_interval_env_steps": 400, "learning_starts": 320}
+    pacing |= {"checkpoint_interval_env_steps": 2_000, "env_steps_per_update": 64}
     config = target_config(num_workers=2, pacing=pacing)
     train_seeds(config, 2, tmp_path, Progress(StringIO()), saving=SavingOptions(keep=0))
     folders = [tmp_path / f"seed_{seed}" / "checkpoints" for seed in (0, 1)]
     first, second = (sorted(path.name for path in folder.iterdir()) for folder in folders)
     assert first == second and len(first) > 2
     for folder in folders:
-        shutil.rmtree(folder / "step_24000")
+        shutil.rmtree(folder / "step_12000")
     checkpoints = checkpoints_to_resume(list(map(str, folders)), True, print)
     counts = [(each.env_steps, each.updates, each.replay and each.replay.inserted) for each in checkpoints]
     assert counts[0] == counts[1]
     summary = train_seeds(config, 2, tmp_path, Progress(StringIO()), checkpoints)
-    assert summary["finished"] and summary["runs"][0]["updates"] == 1 + (24_000 - 320) // 64
+    assert summary["finished"] and summary["runs"][0]["updates"] == 1 + (12_000 - 320) // 64
 
 
 def test_two_workers_in_lock_step_are_reproducible() -> None:
