@@ -1,7 +1,8 @@
-"""Checks a configuration against the environment and this machine, before any process is started."""
+"""Checks settings and checkpoints against the environment and this machine, before any process starts."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from concurrent.futures import Future
@@ -9,12 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
+from distributed_maddpg.checkpoint.folder import Checkpoint
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.envs import EnvFactory, env_spec, is_compiled, make_vector_env
+from distributed_maddpg.envs import (
+    EnvFactory,
+    env_spec,
+    is_builtin,
+    is_compiled,
+    is_factory_id,
+    make_vector_env,
+)
 from distributed_maddpg.envs.finite import bad_observation
-from distributed_maddpg.errors import BadInput
+from distributed_maddpg.errors import BadInput, CheckpointError
 from distributed_maddpg.evaluation.scripted import random_policy
-from distributed_maddpg.types import EnvSpec
+from distributed_maddpg.types import EnvSpec, critic_layout, policy_layout
 
 _TRIAL_STEPS = 5
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -144,3 +153,81 @@ def _memory_bytes() -> int:
         except (OSError, ValueError):
             continue  # no such control group, or "max"
     return min(limits)
+
+
+def checkpoint_settings(checkpoint: Checkpoint) -> MADDPGConfig:
+    """Return a checkpoint's settings without the cluster's address, which a file must not decide."""
+    return dataclasses.replace(checkpoint.config, ray=dataclasses.replace(checkpoint.config.ray, address=""))
+
+
+def check_environment(checkpoint: Checkpoint, env_id: str) -> None:
+    """Refuse to import the environment that a checkpoint names, unless it is built in or is `env_id`.
+
+    Raises:
+        CheckpointError: saying how to allow it.
+    """
+    own = checkpoint.config.env.id
+    if is_factory_id(own):
+        raise CheckpointError(
+            f"its environment {own!r} was given in Python as a callable, which no file holds; "
+            "open it with MADDPG.from_checkpoint(path, env=...)"
+        )
+    if not is_builtin(own) and own != env_id:
+        raise CheckpointError(
+            f"its environment {own!r} would be imported and run, which a file alone must not decide; "
+            f"if you trust it, name it: --env.id {own} (in Python env_id={own!r})"
+        )
+
+
+def check_finite(checkpoint: Checkpoint) -> None:
+    """Refuse weights that are missing or not finite.
+
+    Raises:
+        CheckpointError: naming them.
+    """
+    policy_alone = bool(checkpoint.resume_problem)
+    for part in ("policy",) if policy_alone else ("policy", "critic", "target_policy", "target_critic"):
+        array = checkpoint.state.get(f"learner/{part}")
+        if array is None or array.dtype != np.float32 or not np.isfinite(array).all():
+            raise CheckpointError(
+                f"{checkpoint.path}: the {part} weights are missing, or not all finite numbers"
+            )
+
+
+def incompatibility(
+    config: MADDPGConfig, spec: EnvSpec, checkpoint: Checkpoint
+) -> tuple[str, object, str] | None:
+    """Return why a checkpoint's weights do not fit these settings (field, value, remedy), or None."""
+    if spec.agents != checkpoint.agents:
+        return "env.kwargs", config.env.kwargs, f"gives agents {spec.agents}, not {checkpoint.agents}"
+    trained = checkpoint.config.algorithm.heads(spec)
+    if config.algorithm.heads(spec) != trained:
+        return "algorithm.policy_head", config.algorithm.policy_head, f"it was trained with {trained[0]}"
+    policy_sizes, critic_sizes = config.algorithm.policy_hidden_sizes, config.algorithm.critic_hidden_sizes
+    layouts = {
+        "policy": ("algorithm.policy_hidden_sizes", policy_sizes, policy_layout(spec, policy_sizes)),
+        "critic": ("algorithm.critic_hidden_sizes", critic_sizes, critic_layout(spec, critic_sizes)),
+    }
+    for kind, (field, value, layout) in layouts.items():
+        shape = (layout.num_networks, layout.num_parameters)
+        for part in (kind, f"target_{kind}"):
+            if checkpoint.resume_problem and part != "policy":
+                continue  # an earlier format version, of which the policies alone are read
+            array = checkpoint.state.get(f"learner/{part}")
+            if array is None or array.shape != shape or array.dtype != np.float32:
+                return field, value, f"needs float32 {part} weights of shape {shape}"
+    return _learning_incompatibility(config, checkpoint, spec)
+
+
+def _learning_incompatibility(
+    config: MADDPGConfig, checkpoint: Checkpoint, spec: EnvSpec
+) -> tuple[str, object, str] | None:
+    """Return why training cannot continue from a checkpoint with these settings, or None."""
+    own, old = config.algorithm, checkpoint.config.algorithm
+    if own.per_agent(spec) != old.per_agent(spec) and "matd3" in own.per_agent(spec):
+        return "algorithm.name", own.name, f"needs a second critic, and it was trained with {old.name}"
+    if own.updates_per_policy_update(spec) > 1 and old.updates_per_policy_update(spec) == 1:
+        return "algorithm.policy_delay", own.policy_delay, "it was trained without; start a new run"
+    if own.gamma != old.gamma:
+        return "algorithm.gamma", own.gamma, f"its transitions are stored with {old.gamma}; start a new run"
+    return None

@@ -15,13 +15,21 @@ import numpy.typing as npt
 from distributed_maddpg.acting.joint_policy import JointPolicy
 from distributed_maddpg.checkpoint.folder import Checkpoint, load_checkpoint, save_checkpoint
 from distributed_maddpg.config import EnvConfig, MADDPGConfig
-from distributed_maddpg.envs import EnvFactory, factory_id, is_builtin, is_factory_id
+from distributed_maddpg.envs import EnvFactory, factory_id, is_factory_id
 from distributed_maddpg.errors import BadInput, CheckpointError, StageError, TrainingError, did_you_mean
 from distributed_maddpg.evaluation.episodes import evaluate_weights
 from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
 from distributed_maddpg.metrics import digest
 from distributed_maddpg.pacing import Pacer
-from distributed_maddpg.preflight import check_env_steps, check_machine, check_settings
+from distributed_maddpg.preflight import (
+    check_env_steps,
+    check_environment,
+    check_finite,
+    check_machine,
+    check_settings,
+    checkpoint_settings,
+    incompatibility,
+)
 from distributed_maddpg.seeding import generator, integer_seed, pack_generator, restore_generator
 from distributed_maddpg.types import (
     Arrays,
@@ -32,9 +40,7 @@ from distributed_maddpg.types import (
     Weights,
     checked_array,
     checked_count,
-    critic_layout,
     join_states,
-    policy_layout,
     state_part,
 )
 
@@ -181,8 +187,8 @@ class MADDPG:
             if not own:
                 raise
             raise CheckpointError(f"{checkpoint.path}: its settings cannot be used ({error})") from error
-        _check_finite(checkpoint)
-        problem = _incompatibility(algo, checkpoint)
+        check_finite(checkpoint)
+        problem = incompatibility(algo.config, algo.spec, checkpoint)
         if problem and own:
             raise CheckpointError(f"{checkpoint.path}: does not fit its own settings ({BadInput(*problem)})")
         if problem:
@@ -484,30 +490,6 @@ class MADDPG:
         self._restored = dataclasses.replace(checkpoint, state={}, replay=None)  # they may be large
 
 
-def checkpoint_settings(checkpoint: Checkpoint) -> MADDPGConfig:
-    """Return a checkpoint's settings without the cluster's address, which a file must not decide."""
-    return dataclasses.replace(checkpoint.config, ray=dataclasses.replace(checkpoint.config.ray, address=""))
-
-
-def check_environment(checkpoint: Checkpoint, env_id: str) -> None:
-    """Refuse to import the environment that a checkpoint names, unless it is built in or is `env_id`.
-
-    Raises:
-        CheckpointError: saying how to allow it.
-    """
-    own = checkpoint.config.env.id
-    if is_factory_id(own):
-        raise CheckpointError(
-            f"its environment {own!r} was given in Python as a callable, which no file holds; "
-            "open it with MADDPG.from_checkpoint(path, env=...)"
-        )
-    if not is_builtin(own) and own != env_id:
-        raise CheckpointError(
-            f"its environment {own!r} would be imported and run, which a file alone must not decide; "
-            f"if you trust it, name it: --env.id {own} (in Python env_id={own!r})"
-        )
-
-
 def train_together(runs: Sequence[MADDPG]) -> list[dict[str, Any]]:
     """Train all runs of `MADDPG.for_seeds` for one report interval; return each one's result.
 
@@ -542,59 +524,6 @@ def _observation(agent: str, values: Any, copies: tuple[int, ...], size: int) ->
     if array.shape != (*copies, size) or array.dtype.kind not in "fiub" or not np.isfinite(array).all():
         raise BadInput(f"obs[{agent!r}]", array.shape, f"must be finite numbers of shape {(*copies, size)}")
     return array.astype(np.float32).reshape(-1, size)
-
-
-def _check_finite(checkpoint: Checkpoint) -> None:
-    """Refuse weights that are missing or not finite.
-
-    Raises:
-        CheckpointError: naming them.
-    """
-    policy_alone = bool(checkpoint.resume_problem)
-    for part in ("policy",) if policy_alone else ("policy", "critic", "target_policy", "target_critic"):
-        array = checkpoint.state.get(f"learner/{part}")
-        if array is None or array.dtype != np.float32 or not np.isfinite(array).all():
-            raise CheckpointError(
-                f"{checkpoint.path}: the {part} weights are missing, or not all finite numbers"
-            )
-
-
-def _incompatibility(algo: MADDPG, checkpoint: Checkpoint) -> tuple[str, object, str] | None:
-    """Return why a checkpoint's weights do not fit these settings (field, value, remedy), or None."""
-    config, spec = algo.config, algo.spec
-    if spec.agents != checkpoint.agents:
-        return "env.kwargs", config.env.kwargs, f"gives agents {spec.agents}, not {checkpoint.agents}"
-    trained = checkpoint.config.algorithm.heads(spec)
-    if config.algorithm.heads(spec) != trained:
-        return "algorithm.policy_head", config.algorithm.policy_head, f"it was trained with {trained[0]}"
-    policy_sizes, critic_sizes = config.algorithm.policy_hidden_sizes, config.algorithm.critic_hidden_sizes
-    layouts = {
-        "policy": ("algorithm.policy_hidden_sizes", policy_sizes, policy_layout(spec, policy_sizes)),
-        "critic": ("algorithm.critic_hidden_sizes", critic_sizes, critic_layout(spec, critic_sizes)),
-    }
-    for kind, (field, value, layout) in layouts.items():
-        shape = (layout.num_networks, layout.num_parameters)
-        for part in (kind, f"target_{kind}"):
-            if checkpoint.resume_problem and part != "policy":
-                continue  # an earlier format version, of which the policies alone are read
-            array = checkpoint.state.get(f"learner/{part}")
-            if array is None or array.shape != shape or array.dtype != np.float32:
-                return field, value, f"needs float32 {part} weights of shape {shape}"
-    return _learning_incompatibility(config, checkpoint, spec)
-
-
-def _learning_incompatibility(
-    config: MADDPGConfig, checkpoint: Checkpoint, spec: EnvSpec
-) -> tuple[str, object, str] | None:
-    """Return why training cannot continue from a checkpoint with these settings, or None."""
-    own, old = config.algorithm, checkpoint.config.algorithm
-    if own.per_agent(spec) != old.per_agent(spec) and "matd3" in own.per_agent(spec):
-        return "algorithm.name", own.name, f"needs a second critic, and it was trained with {old.name}"
-    if own.updates_per_policy_update(spec) > 1 and old.updates_per_policy_update(spec) == 1:
-        return "algorithm.policy_delay", own.policy_delay, "it was trained without; start a new run"
-    if own.gamma != old.gamma:
-        return "algorithm.gamma", own.gamma, f"its transitions are stored with {old.gamma}; start a new run"
-    return None
 
 
 class _Clock:

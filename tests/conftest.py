@@ -13,10 +13,9 @@ import pytest
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only; must come before Ray is imported
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-os.environ.setdefault(
-    "RAY_worker_niceness", "0"
-)  # at Ray's 15, starting processes takes ages on a busy machine
-if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores: more threads only wait for each other
+# At Ray's own 15, starting processes takes ages on a busy machine.
+os.environ.setdefault("RAY_worker_niceness", "0")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores: threads only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.pop("RAY_ADDRESS", None)  # each process has a cluster of its own, whatever the shell has joined

@@ -153,7 +153,7 @@ def _read_origin(arguments: list[str]) -> _Origin:
 
 def _resumed_settings(checkpoint: Checkpoint, config_file: str) -> MADDPGConfig:
     """Return a checkpoint's settings; of a settings file, only the cluster's address is used."""
-    from distributed_maddpg.trainer import checkpoint_settings  # noqa: PLC0415
+    from distributed_maddpg.preflight import checkpoint_settings  # noqa: PLC0415
 
     base = checkpoint_settings(checkpoint)
     address = MADDPGConfig.from_toml(config_file).ray.address if config_file else ""
@@ -172,13 +172,13 @@ def _checkpoints(named: argparse.Namespace, env_id: str) -> tuple[list[Checkpoin
         if getattr(named, option):
             remedy = "cannot be combined with --resume, which uses the run's own settings and folder"
             raise BadInput(f"--{option.replace('_', '-')}", getattr(named, option), remedy)
+    from distributed_maddpg.preflight import check_environment  # noqa: PLC0415
     from distributed_maddpg.run.folder import (  # noqa: PLC0415
         check_checkpoints_present,
         checkpoints_folder,
         read_checkpoint_record,
     )
     from distributed_maddpg.run.resume import checkpoints_to_resume  # noqa: PLC0415
-    from distributed_maddpg.trainer import check_environment  # noqa: PLC0415
 
     run_dir = Path(named.run_dir if auto else named.resume)
     seeds = [path for path in run_dir.glob("seed_*") if path.name.removeprefix("seed_").isdigit()]
