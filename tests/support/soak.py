@@ -22,9 +22,9 @@ from tests.support.target import target_config
 def _look(named: dict[str, int]) -> dict[str, dict[str, float]]:
     gc.collect()
     seen = {}
-    for process, number in named.items():
+    for name, number in named.items():
         process = psutil.Process(number)
-        seen[process] = {"mb": process.memory_full_info().uss / 2**20, "files": process.num_fds()}
+        seen[name] = {"mb": process.memory_full_info().uss / 2**20, "files": process.num_fds()}
     return seen
 
 
