@@ -23,7 +23,7 @@ test-fast: $(VENV)/.installed-dev   ## the tests that train in their own process
 	$(PARALLEL) -m "not ray and not processes and not slow and not alone"
 
 test-slow: $(VENV)/.installed-dev   ## the tests that take minutes: learning, kills at random, nodes, long runs
-	$(PYTEST) -n $(WORKERS) --dist load --maxschedchunk 1 -m slow
+	$(PYTEST) -n 2 --dist load --maxschedchunk 1 -m slow
 
 check: $(VENV)/.installed-dev  ## format, lint, types, import contracts
 	$(BIN)/ruff format $(if $(CI),--check) $(SOURCES)
