@@ -19,7 +19,7 @@ test: $(VENV)/.installed-dev   ## install, then run all tests but the slow ones;
 	$(PYTEST) -m "not slow and alone" || failed=1; \
 	exit $$failed
 
-test-fast: $(VENV)/.installed-dev   ## the tests that train in their own process, in seconds
+test-fast: $(VENV)/.installed-dev   ## the tests that neither start Ray nor kill runs: a minute or two
 	$(PARALLEL) -m "not ray and not processes and not slow and not alone"
 
 test-slow: $(VENV)/.installed-dev   ## the tests that take minutes: learning, kills at random, nodes, long runs
