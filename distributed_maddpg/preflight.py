@@ -225,9 +225,13 @@ def _learning_incompatibility(
     """Return why training cannot continue from a checkpoint with these settings, or None."""
     own, old = config.algorithm, checkpoint.config.algorithm
     if own.per_agent(spec) != old.per_agent(spec) and "matd3" in own.per_agent(spec):
-        return "algorithm.name", own.name, f"needs a second critic, and it was trained with {old.name}"
+        by_name = own.name == "matd3" != old.name
+        name, value = ("name", own.name) if by_name else ("team_overrides", own.team_overrides)
+        remedy = "with matd3, which has second critics, each agent must keep its algorithm of the checkpoint"
+        return f"algorithm.{name}", value, f"{remedy}: {', '.join(old.per_agent(spec))}"
     if own.updates_per_policy_update(spec) > 1 and old.updates_per_policy_update(spec) == 1:
-        return "algorithm.policy_delay", own.policy_delay, "it was trained without; start a new run"
+        remedy = "the checkpoint was trained with a policy update in every update; start a new run"
+        return "algorithm.policy_delay", own.policy_delay, remedy
     if own.gamma != old.gamma:
         return "algorithm.gamma", own.gamma, f"its transitions are stored with {old.gamma}; start a new run"
     return None

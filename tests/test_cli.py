@@ -92,24 +92,24 @@ BAD = {
         ["train", "--config", "none.toml"],
         "config = 'none.toml': cannot be read (No such file",
     ),
-    "no episodes": (["evaluate", "x", "--episodes", "0"], "episodes = 0: must be positive"),
+    "no episodes": (["evaluate", "x", "--episodes", "0"], "--episodes = 0: must be positive"),
     "updates of nothing": (
         ["evaluate", "x", "--best-response-updates", "9"],
-        "best_response_updates = 9: needs --best-response",
+        "--best-response-updates = 9: needs --best-response",
     ),
     "updates without end": (
         ["evaluate", "x", "--best-response", "--best-response-updates", str(10**18)],
-        "best_response_updates = 1000000000000000000: must be positive, and below 1,000,000,000",
+        "--best-response-updates = 1000000000000000000: must be positive, and below 1,000,000,000",
     ),
     "negative seed": (["evaluate", "x", "--seed", "-1"], "seed = -1"),
     "no checkpoint named": (["evaluate"], "checkpoint"),
-    "no run": (["report", "nowhere"], "run_dir = 'nowhere': holds no run"),
+    "no run": (["report", "nowhere"], "RUN_DIR = 'nowhere': holds no run"),
     "no such benchmark": (["benchmark", "envs"], "kind"),
     "no such list of workers": (
         ["benchmark", "scaling", "--workers", "1-4"],
-        "workers = '1-4': must be positive numbers with commas between them, as in 1,2,4",
+        "--workers = '1-4': must be positive numbers with commas between them, as in 1,2,4",
     ),
-    "no repeats": (["benchmark", "env", "--repeats", "0"], "repeats = 0: must be positive"),
+    "no repeats": (["benchmark", "env", "--repeats", "0"], "--repeats = 0: must be positive"),
     "no such preset to measure": (
         ["benchmark", "env", "--preset", "papper"],
         "preset = 'papper': did you mean 'paper'?",
@@ -589,4 +589,4 @@ def test_an_environment_that_can_never_work_is_refused_before_anything_starts(
 
 def test_several_seeds_cannot_go_on_together(tmp_path, capsys):
     assert main(["train", "--preset", "notebook", "--num-seeds", "0"]) == 2
-    assert "num_seeds = 0: must be at least 1" in capsys.readouterr().err
+    assert "--num-seeds = 0: must be at least 1" in capsys.readouterr().err

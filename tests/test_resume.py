@@ -392,9 +392,20 @@ def test_transitions_of_another_width_are_refused(checkpoints):
     [
         (
             {"name": "matd3"},
-            r"algorithm\.name = 'matd3': needs a second critic, and it was trained with maddpg",
+            r"algorithm\.name = 'matd3': with matd3, .* of the checkpoint: maddpg, maddpg, maddpg",
         ),
-        ({"policy_delay": 2}, r"algorithm\.policy_delay = 2: it was trained without"),
+        (
+            {"team_overrides": {"agent": "matd3"}},
+            r"algorithm\.team_overrides = {'agent': 'matd3'}: with matd3, .* maddpg, maddpg, maddpg",
+        ),
+        (
+            {"name": "ddpg", "team_overrides": {"agent": "matd3"}},
+            r"algorithm\.team_overrides = {'agent': 'matd3'}: with matd3, .* maddpg, maddpg, maddpg",
+        ),
+        (
+            {"policy_delay": 2},
+            r"algorithm\.policy_delay = 2: the checkpoint was trained with a policy update in every update",
+        ),
         ({"gamma": 0.5}, r"algorithm\.gamma = 0\.5: its transitions are stored with 0\.95"),
     ],
 )

@@ -21,7 +21,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         BadInput: if the path is no writable folder, or holds a result that cannot be read.
     """
-    make_folder(folder, "out")
+    make_folder(folder, "--out")
     read_results(folder)
 
 
@@ -32,7 +32,7 @@ def check_name(name: str) -> None:
         BadInput: naming it.
     """
     if not re.fullmatch(r"[a-z0-9-]*", name):
-        raise BadInput("name", name, "takes small letters, digits and hyphens only")
+        raise BadInput("--name", name, "takes small letters, digits and hyphens only")
 
 
 def write_result(folder: Path, label: str, result: dict[str, Any], name: str = "") -> list[Path]:
@@ -69,7 +69,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise BadInput("out", str(path), f"is not valid JSON ({error})") from None
+            raise BadInput("--out", str(path), f"is not valid JSON ({error})") from None
         if isinstance(values, dict) and values.keys() >= RESULT_KEYS and values["benchmark"] in KINDS:
             found.append(values)
     return found

@@ -35,7 +35,7 @@ def time_notebook(command: str) -> dict[str, float]:
     except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError) as error:
         line = " ".join(f"{type(error).__name__}: {error}".split())
         remedy = f'must print one JSON object with "{_UPDATES}" and "{_JOB}" ({line})'
-        raise BadInput("beside", command, remedy) from None
+        raise BadInput("--beside", command, remedy) from None
 
 
 def compares_with_notebook(kind: str, options: BenchmarkOptions) -> bool:

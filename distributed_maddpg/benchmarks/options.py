@@ -114,7 +114,12 @@ def check_numbers(
         value = getattr(options, name)
         if not 0 <= value < below or (name in positive and value == 0):
             sign = "positive" if name in positive else "zero or positive"
-            raise BadInput(name, value, f"must be {sign}, and below {below:,}")
+            raise BadInput(_option(name), value, f"must be {sign}, and below {below:,}")
+
+
+def _option(name: str) -> str:
+    """Return a field's name as it is given on the command line: "--num-envs" of "num_envs"."""
+    return f"--{name.replace('_', '-')}"
 
 
 def to_arguments(options: Any) -> list[str]:
@@ -123,7 +128,7 @@ def to_arguments(options: Any) -> list[str]:
     for item in dataclasses.fields(options):
         value = getattr(options, item.name)
         if value != item.default:
-            arguments += [f"--{item.name.replace('_', '-')}", str(value)]
+            arguments += [_option(item.name), str(value)]
     return arguments
 
 
@@ -141,5 +146,5 @@ def _counts(name: str, text: str) -> tuple[int, ...]:
     """Return the numbers of a comma-separated list, each once, ascending."""
     words = text.split(",") if text else []
     if not all(word.strip().isdecimal() and 0 < int(word) < _MAX for word in words):
-        raise BadInput(name, text, "must be positive numbers with commas between them, as in 1,2,4")
+        raise BadInput(_option(name), text, "must be positive numbers with commas between them, as in 1,2,4")
     return tuple(sorted({int(word) for word in words}))

@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> None:
 
     progress = Progress()
     if command.out:
-        make_folder(Path(command.out), "out")
+        make_folder(Path(command.out), "--out")
     with contextlib.redirect_stdout(sys.stderr):
         entries = read_entries(command.checkpoints, command.env_id)
         result = cross_play(entries, command.options, progress.note)

@@ -42,7 +42,7 @@ class EvaluateCommand:
         check_numbers(self, positive=("episodes", "best_response_updates"), not_negative=("seed",))
         updates = self.best_response_updates
         if not self.best_response and updates != EvaluateCommand.best_response_updates:
-            raise BadInput("best_response_updates", updates, "needs --best-response")
+            raise BadInput("--best-response-updates", updates, "needs --best-response")
 
 
 def run(arguments: list[str]) -> None:

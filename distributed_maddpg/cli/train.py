@@ -54,6 +54,11 @@ class TrainCommand:
     json: bool = False
     """Print the summary as one JSON object on stdout."""
 
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if self.num_seeds < 1:
+            raise BadInput("--num-seeds", self.num_seeds, "must be at least 1")
+
 
 def run(arguments: list[str]) -> None:
     """Run the command with these arguments."""

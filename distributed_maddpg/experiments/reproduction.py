@@ -207,20 +207,22 @@ def _claim_folder(out: Path, options: ReproduceOptions, experiment: MADDPGConfig
         "settings": experiment.to_dict(),
     }
     text = json.dumps(description, indent=2) + "\n"
-    make_folder(out, "out")
+    make_folder(out, "--out")
     try:
         if path.exists():
             if path.read_bytes() != text.encode():
                 raise BadInput(
-                    "out", str(out), "holds an experiment with other settings; name another folder"
+                    "--out", str(out), "holds an experiment with other settings; name another folder"
                 )
         elif others := sorted(own.name for own in out.iterdir() if not own.name.startswith(".")):
-            raise BadInput("out", str(out), f"holds {others[0]!r}, no experiment; name a new or empty folder")
+            raise BadInput(
+                "--out", str(out), f"holds {others[0]!r}, no experiment; name a new or empty folder"
+            )
         write_atomic(path, text)
         for folder in (out / "results", out / "checkpoints", out / "runs"):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput("out", str(out), f"cannot be written to ({error.strerror})") from None
+        raise BadInput("--out", str(out), f"cannot be written to ({error.strerror})") from None
 
 
 def _result_path(out: Path, name: str) -> Path:

@@ -42,9 +42,9 @@ def read_numbers(path: Path) -> dict[str, list[float]]:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except OSError as error:
-        raise BadInput("run_dir", str(path.parent), f"holds no run ({path.name}: {error.strerror})") from None
+        raise BadInput("RUN_DIR", str(path.parent), f"holds no run ({path.name}: {error.strerror})") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise BadInput("run_dir", str(path.parent), f"{path.name} is no CSV file ({error})") from None
+        raise BadInput("RUN_DIR", str(path.parent), f"{path.name} is no CSV file ({error})") from None
     names = list(rows[0]) if rows else ["env_steps", "num_env_steps_sampled_lifetime"]
     return {name: [_number(row[name]) for row in rows] for name in names}
 

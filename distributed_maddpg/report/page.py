@@ -34,7 +34,7 @@ def write_report(run_dir: Path) -> Path:
     evaluated = (run_dir / "returns.csv").exists()
     returns = read_curves(run_dir) if evaluated else {"env_steps": []}
     if not metrics["num_env_steps_sampled_lifetime"]:
-        raise BadInput("run_dir", str(run_dir), "holds no metrics yet; train first")
+        raise BadInput("RUN_DIR", str(run_dir), "holds no metrics yet; train first")
     figures = []
     for title, unit, curves in (*_evaluation_figures(returns), *_training_figures(metrics)):
         figure = new_figure(title, "environment steps", unit)

@@ -113,7 +113,7 @@ def check_unused(run_dir: Path) -> None:
     check_not_multi_seed(run_dir)
     if (run_dir / _CONFIG).exists():
         raise BadInput(
-            "run_dir",
+            "--run-dir",
             str(run_dir),
             f"already holds a run; resume it with --resume {run_dir}, or name another",
         )
@@ -128,7 +128,7 @@ def check_not_multi_seed(run_dir: Path) -> None:
     several = sorted(run_dir.glob(f"seed_*/{_CONFIG}"))
     if several:
         remedy = f"already holds runs; resume one with --resume {several[0].parent}, or name another"
-        raise BadInput("run_dir", str(run_dir), remedy)
+        raise BadInput("--run-dir", str(run_dir), remedy)
 
 
 class RunFolder:
@@ -141,8 +141,8 @@ class RunFolder:
             BadInput: if it cannot be created or written to, or another process is using it.
         """
         self.path = path
-        make_folder(path, "run_dir")
-        self._lock = _lock_folder(path)
+        make_folder(path, "--run-dir")
+        self._lock = _lock_folder(path, "--run-dir")
         self._checkpoints_lock: TextIO | None = None
         self._config_written = False
         self._problem = ""
@@ -173,7 +173,7 @@ class RunFolder:
             self._metrics = CSVTable(self.path / _METRICS, tables.get(_METRICS))
             self._returns = CSVTable(self.path / _RETURNS, tables.get(_RETURNS))
         except OSError as error:
-            raise BadInput("run_dir", str(self.path), f"cannot be used ({error.strerror})") from None
+            raise BadInput("--run-dir", str(self.path), f"cannot be used ({error.strerror})") from None
         self._events = TensorBoardWriter(self.path, env_steps)
         self._open_files = (self._metrics, self._returns, self._events)
 
@@ -189,7 +189,7 @@ class RunFolder:
                 Path(local).mkdir(parents=True, exist_ok=True)
             except (OSError, ValueError) as error:
                 raise BadInput("--checkpoint-dir", saving.folder, f"cannot be used ({error})") from None
-            self._checkpoints_lock = _lock_folder(Path(local))
+            self._checkpoints_lock = _lock_folder(Path(local), "--checkpoint-dir")
         folder = saving.folder if is_url(saving.folder) or not local else str(Path(local).resolve())
         values = {"folder": folder, "replay": saving.replay, "keep": saving.keep, "newest": newest}
         self._try_write(
@@ -285,22 +285,22 @@ def _append_text(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _lock_folder(folder: Path) -> TextIO:
+def _lock_folder(folder: Path, option: str) -> TextIO:
     """Return an open lock file; the system releases the lock when this process ends.
 
     Raises:
-        BadInput: if another process holds the lock.
+        BadInput: naming the option, if the folder cannot be written to or another process holds the lock.
     """
     try:
         file = (folder / _LOCK).open("a+")
     except OSError as error:
-        raise BadInput("run_dir", str(folder), f"cannot be written to ({error.strerror})") from None
+        raise BadInput(option, str(folder), f"cannot be written to ({error.strerror})") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         remedy = "another process is training in it; wait until it ends, or name another folder"
-        raise BadInput("run_dir", str(folder), remedy) from None
+        raise BadInput(option, str(folder), remedy) from None
     except OSError:
         return file  # the file system has no locks
     return file

@@ -57,7 +57,7 @@ def test_a_file_in_the_way_and_a_name_that_is_none_are_refused(tmp_path: Path) -
     (tmp_path / "x").write_text("")
     with pytest.raises(BadInput, match="is a file; name a folder"):
         check_folder(tmp_path / "x")
-    with pytest.raises(BadInput, match=r"^name = '\.\./y': takes small letters"):
+    with pytest.raises(BadInput, match=r"^--name = '\.\./y': takes small letters"):
         check_name("../y")
 
 

@@ -29,13 +29,13 @@ def test_the_last_line_is_the_result(tmp_path: Path) -> None:
 def test_another_output_is_refused_in_one_line(tmp_path: Path, code: str) -> None:
     script = tmp_path / "loop.py"
     script.write_text(code)
-    with pytest.raises(BadInput, match=r"beside = .*must print one JSON object with") as raised:
+    with pytest.raises(BadInput, match=r"--beside = .*must print one JSON object with") as raised:
         time_notebook(f"{sys.executable} {script}")
     assert "\n" not in str(raised.value)
 
 
 def test_a_command_that_is_not_there_is_refused() -> None:
-    with pytest.raises(BadInput, match="beside = 'no-such-program'"):
+    with pytest.raises(BadInput, match="--beside = 'no-such-program'"):
         time_notebook("no-such-program")
 
 

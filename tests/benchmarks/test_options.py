@@ -7,22 +7,27 @@ from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
 
 
+def _on_the_command_line(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
+
+
 @pytest.mark.parametrize("option", ["num_envs", "num_threads", "seconds", "repeats"])
 def test_an_option_without_sense_is_named(option: str) -> None:
-    with pytest.raises(BadInput, match=f"^{option} = 0: must be positive"):
+    with pytest.raises(BadInput, match=f"^{_on_the_command_line(option)} = 0: must be positive"):
         BenchmarkOptions(**{option: 0})
 
 
 @pytest.mark.parametrize("option", ["batch_size", "num_workers", "env_steps", "seed"])
 def test_a_negative_option_is_named(option: str) -> None:
-    with pytest.raises(BadInput, match=f"^{option} = -1: must be zero or positive"):
+    with pytest.raises(BadInput, match=f"^{_on_the_command_line(option)} = -1: must be zero or positive"):
         BenchmarkOptions(**{option: -1})
 
 
 @pytest.mark.parametrize("text", ["1,,2", "0", "1;2", "a", "-1", "1.5", "1,", str(10**9)])
 @pytest.mark.parametrize("option", ["workers", "envs_per_worker"])
 def test_a_list_that_is_none_is_named(option: str, text: str) -> None:
-    with pytest.raises(BadInput, match=f"^{option} = '{text}': must be positive numbers with commas"):
+    line = f"^{_on_the_command_line(option)} = '{text}': must be positive numbers with commas"
+    with pytest.raises(BadInput, match=line):
         BenchmarkOptions(**{option: text})
 
 

@@ -178,13 +178,13 @@ def test_a_run_that_was_cut_goes_on_and_ends_the_same(done, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("changes", [{"num_good_agents": 4}, {"preset": "default"}, {"budget": "full"}])
 def test_a_folder_of_another_experiment_is_refused(done, changes):
-    with pytest.raises(BadInput, match=r"out = .*holds an experiment with other settings"):
+    with pytest.raises(BadInput, match=r"--out = .*holds an experiment with other settings"):
         reproduce(dataclasses.replace(SMALL, **changes), done, lambda line: None)
 
 
 def test_a_folder_with_anything_else_is_left_alone(tmp_path):
     (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(BadInput, match=r"out = .*holds 'README.md', no experiment; name a new or empty"):
+    with pytest.raises(BadInput, match=r"--out = .*holds 'README.md', no experiment; name a new or empty"):
         reproduce(SMALL, tmp_path, lambda line: None)
     assert [own.name for own in tmp_path.iterdir()] == ["README.md"]
     assert (tmp_path / "README.md").read_text() == "mine"

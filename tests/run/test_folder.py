@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import closing
 
 import pytest
 
+from distributed_maddpg.checkpoint.saver import SavingOptions
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.run import tables as run_tables
@@ -53,7 +55,7 @@ def test_a_folder_with_a_run_is_refused(tmp_path):
 
 def test_a_second_user_is_refused_until_the_first_has_gone(tmp_path):
     first = RunFolder(tmp_path)
-    with pytest.raises(BadInput, match="another process is training in it"):
+    with pytest.raises(BadInput, match=r"^--run-dir = .*another process is training in it"):
         RunFolder(tmp_path)
     refused = []
 
@@ -69,6 +71,16 @@ def test_a_second_user_is_refused_until_the_first_has_gone(tmp_path):
     assert len(refused) == 1
     first.close()
     RunFolder(tmp_path).close()
+
+
+def test_a_second_user_of_the_checkpoints_folder_is_told_which_option_names_it(tmp_path):
+    saving = SavingOptions(folder=str(tmp_path / "shared"))
+    with closing(RunFolder(tmp_path / "one")) as one, closing(RunFolder(tmp_path / "other")) as other:
+        one.record_checkpoint(saving, "")
+        with pytest.raises(
+            BadInput, match=r"^--checkpoint-dir = .*shared.*another process is training in it"
+        ):
+            other.record_checkpoint(saving, "")
 
 
 def test_the_lock_is_held_by_a_process_and_gone_with_it_however_it_ends(tmp_path):

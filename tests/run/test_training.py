@@ -614,7 +614,9 @@ def test_a_run_holds_the_folder_of_its_checkpoints(tmp_path):
         with contextlib.closing(RunFolder(tmp_path / "another")) as folder:
             folder.open_tables({}, 0)
             folder.record_checkpoint(options, "")
-            with pytest.raises(BadInput, match=r"there.*another process is training in it"):
+            with pytest.raises(
+                BadInput, match=r"^--checkpoint-dir = .*there.*another process is training in it"
+            ):
                 train_run(
                     short(), tmp_path / f"run{len(scheme)}", Progress(io.StringIO()), checkpoint, options
                 )
