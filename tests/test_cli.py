@@ -161,7 +161,7 @@ def test_a_missing_checkpoint_is_exit_code_3(arguments, capsys, tmp_path, monkey
 
 def test_what_could_be_evaluated_is_said(run, capsys, tmp_path):
     line = refused(["evaluate", str(tmp_path)], capsys, code=3)
-    assert "is not a checkpoint" in line and "name one, or the folder of a run" in line
+    assert "is not a checkpoint" in line and "name a checkpoint, a run folder or a folder" in line
     line = refused(["evaluate", __file__], capsys, code=3)
     assert "test_cli.py: is a file; name the folder of a checkpoint or of a run" in line
     assert f"holds runs; name one of them, such as {run}" in refused(

@@ -163,7 +163,7 @@ def check_checkpoints(job: Job) -> dict[str, Any]:
     missing = missing_checkpoints(saved, list(existing), KEEP_CHECKPOINTS)
     lost = [f"step_{steps} was saved and does not exist" for steps in missing]
     if broken := job.num_broken():
-        lost.append(f"{broken} were damaged and set aside")
+        lost.append(f"{broken} were damaged and renamed")
     loaded = 0
     for path in existing.values():
         try:

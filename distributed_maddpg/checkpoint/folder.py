@@ -48,7 +48,7 @@ from distributed_maddpg.types import Arrays, StoredTransitions, checked_array
 
 _PIECE_BYTES = 2**20
 _MAX_RETRIES = 20
-_REMEDY = "name one, or the folder of a run or of checkpoints"
+_REMEDY = "name a checkpoint, a run folder or a folder of checkpoints"
 _DAMAGE = {
     errno.ENOENT,
     errno.ENOTDIR,

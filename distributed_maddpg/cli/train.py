@@ -98,7 +98,7 @@ def _train_from(origin: _Origin, arguments: list[str]) -> None:
 
     progress = Progress()
     for before in {each.config.ray.address for each in checkpoints} - {"", config.ray.address}:
-        progress.note(f"the run used --ray.address {before}; a checkpoint alone does not connect to it again")
+        progress.note(f"the run used --ray.address {before}; give the option again to use that cluster")
     resumed = "" if origin.auto else command.resume
     run_dir = Path(resumed or command.run_dir or default_run_dir(command.preset))
     saving = dataclasses.replace(

@@ -71,8 +71,9 @@ def reproduction_document(result: Mapping[str, Any], command: str) -> str:
     head = (
         f"# Physical deception, {options['num_good_agents']} good agents\n\n"
         f"`{command}`: preset `{options['preset']}`, {steps // cycles:,} episodes of {cycles} steps, "
-        f"{options['seeds']} seed{'s' if options['seeds'] > 1 else ''} a row, adversary paid by the {paid}, "
-        f"agents moved by their {moved} velocity. "
+        f"{options['seeds']} seed{'s' if options['seeds'] > 1 else ''} a row. "
+        f"Reward of the adversary: minus its {paid} from the goal. "
+        f"Positions are integrated with the {moved} velocity. "
         f"Greedy policies, {options['episodes']} episodes from fresh start states, "
         f"within {SUCCESS_EPS} at the end."
     )

@@ -127,4 +127,5 @@ def _animation(run_dir: Path) -> str:
 
 _FIGURE = """<figure><img alt="greedy episodes" src="data:image/gif;base64,{data}">
 <figcaption>Greedy episodes: the adversary (red) does not know which landmark is the goal (green); the good
-agents (blue) do, and win by covering all landmarks.</figcaption></figure>"""
+agents (blue) do. Their reward grows when one of them nears the goal and when the adversary is far from it.
+</figcaption></figure>"""

@@ -48,7 +48,7 @@ def checkpoints_to_resume(
     for path in [path for folder in folders for path in checkpoints_of(folder)]:
         with suppress(OSError):
             set_aside(path, "aside")
-            note(f"set aside, because the other runs have no checkpoint with these steps: {path}")
+            note(f"renamed, because the other runs have no checkpoint with these steps: {path}")
     note(f"{', '.join(folders)} holds no checkpoint that can be read: starting a new run")
     return []
 

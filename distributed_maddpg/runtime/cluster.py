@@ -328,8 +328,8 @@ def _check_resources(config: MADDPGConfig) -> bool:
         raise BadInput(
             "num_workers" if config.sync else "ray.min_workers",
             at_least,
-            f"with the learner needs {at_least + config.learner.num_threads} CPUs, "
-            f"the cluster has {available}; lower it or add nodes",
+            f"needs {at_least + config.learner.num_threads} CPUs together with the learner, "
+            f"but the cluster has {available}; lower it or add nodes",
         )
     if _is_full(config):
         _LOG.warning(

@@ -110,7 +110,7 @@ class FaultLog:
         """Record that a process was replaced and is ready."""
         kind = process.rstrip("0123456789 ").replace(" ", "_")
         self.counts[f"num_{kind}_restarts"] += 1
-        self._add(process, "recovered", f"{process} is back after {seconds:.1f} s{detail}", seconds)
+        self._add(process, "recovered", f"{process} was replaced after {seconds:.1f} s{detail}", seconds)
 
     def _add(self, process: str, kind: str, line: str, seconds: float = 0.0) -> None:
         event = FaultEvent(time.time(), process, kind, line, seconds)

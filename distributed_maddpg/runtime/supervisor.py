@@ -269,7 +269,8 @@ class Supervisor:
             raise error
         self.faults.record_lost(process, error)
         if health.exhausted:
-            raise TrainingError(f"{MAX_CONSECUTIVE_FAILURES} times in a row: {error}")
+            times = f"{MAX_CONSECUTIVE_FAILURES} times in a row"
+            raise TrainingError(f"lost {times} without finishing a call: {error}")
         self.aborted = False
         if process == LEARNER:
             self._make_room(0 if was_ready else self._learner_cpus)
@@ -282,7 +283,8 @@ class Supervisor:
                 continue
             if health.ready:
                 ready -= 1
-                self.faults.record_lost(process, TrainingError(f"{process} makes room for the learner"))
+                line = f"{process} was ended to free its CPU for the learner"
+                self.faults.record_lost(process, TrainingError(line))
             self._abandon_calls(process)
             self.processes.end(self._actor(process))
             health.mark_deferred()
@@ -440,8 +442,8 @@ class Supervisor:
         elif now - self._enough_workers_at > self._timeout_s and not self.aborted:
             self.aborted = True
             raise TrainingError(
-                f"{self.healthy_workers} rollout workers for {self._timeout_s:g} s (ray.timeout_s), "
-                f"ray.min_workers = {self._min_workers}"
+                f"only {self.healthy_workers} of {len(self.workers)} rollout workers ran for "
+                f"{self._timeout_s:g} s (ray.timeout_s); the run needs {self._min_workers} (ray.min_workers)"
             )
 
     def _take_snapshots(self, now: float) -> None:

@@ -641,7 +641,7 @@ def test_runs_of_several_seeds_go_on_together_from_the_newest_moment_they_share(
     shutil.rmtree(folders[0])
     said: list[str] = []
     assert checkpoints_to_resume(folders, True, said.append) == []
-    assert "set aside" in said[0] and "starting a new run" in said[-1]
+    assert "renamed" in said[0] and "starting a new run" in said[-1]
     assert all(".aside." in name for name in os.listdir(folders[1])), "else they outlive newer ones"
     with pytest.raises(CheckpointError, match="not checkpoints of the seeds 5 to 6"):
         train_seeds(short(seed=5), 2, tmp_path / "cut", Progress(io.StringIO()), checkpoints)

@@ -61,7 +61,8 @@ def test_an_environment_that_raises_at_once_ends_the_run_in_one_line(caplog: Any
 def test_too_few_workers_for_too_long_end_the_run_with_a_checkpoint(tmp_path: Path) -> None:
     config = _failing(timeout_s=12.0, fail_at=0, how="sleep", spared=os.getpid())
     message, checkpoint = _run_until_it_fails(config, tmp_path / "run", StringIO())
-    assert message == "0 rollout workers for 12 s (ray.timeout_s), ray.min_workers = 1"
+    ran = "only 0 of 2 rollout workers ran for 12 s (ray.timeout_s)"
+    assert message == f"{ran}; the run needs 1 (ray.min_workers)"
     assert checkpoint.env_steps == 0
 
 
@@ -120,7 +121,7 @@ def test_processes_that_do_not_start_in_time_are_named_and_ended(sync: bool) -> 
     line = (
         r"^rollout worker 0 did not answer within 10 s$"
         if sync
-        else r"^0 rollout workers for 10 s \(ray.timeout_s\), ray.min_workers = 1$"
+        else r"^only 0 of 2 rollout workers ran for 10 s \(ray.timeout_s\); the run needs 1 \(ray.min_"
     )
     with pytest.raises(TrainingError, match=line), MADDPG(config) as algo:
         go_on(algo.train)
@@ -135,8 +136,8 @@ def test_processes_that_do_not_start_in_time_are_named_and_ended(sync: bool) -> 
     [({"sync": True}, "num_workers"), ({"ray": {"min_workers": 4}}, "ray.min_workers")],
 )
 def test_fewer_cpus_than_workers_that_are_needed_are_refused(settings: dict[str, Any], field: str) -> None:
-    message = rf"{field} = 4: with the learner needs 5 CPUs, the cluster has 4; lower it or add nodes"
-    with pytest.raises(BadInput, match=message):
+    remedy = "needs 5 CPUs together with the learner, but the cluster has 4; lower it or add nodes"
+    with pytest.raises(BadInput, match=f"{field} = 4: {remedy}"):
         MADDPG(target_config(num_workers=4, **settings)).start()
 
 

@@ -149,11 +149,11 @@ def test_restarts_are_counted_by_kind_and_lines_are_logged(clock: Clock, caplog:
     }
     lines = [
         "rollout worker 12 died: killed",
-        "rollout worker 12 is back after 2.5 s",
-        "rollout worker 3 is back after 1.2 s",
-        "replay buffer is back after 0.5 s, with its transitions",
-        "learner is back after 4.0 s",
-        "evaluator is back after 0.0 s",
+        "rollout worker 12 was replaced after 2.5 s",
+        "rollout worker 3 was replaced after 1.2 s",
+        "replay buffer was replaced after 0.5 s, with its transitions",
+        "learner was replaced after 4.0 s",
+        "evaluator was replaced after 0.0 s",
     ]
     assert caplog.messages == lines
     assert [event.message for event in events] == lines

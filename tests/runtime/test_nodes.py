@@ -52,13 +52,14 @@ def test_workers_join_when_a_node_does_and_leave_with_it() -> None:
 
 def test_too_few_workers_for_too_long_end_the_run() -> None:
     seen = _seen("too_few_workers")
-    assert seen["error"] == "1 rollout workers for 40 s (ray.timeout_s), ray.min_workers = 2"
+    ran = "only 1 of 2 rollout workers ran for 40 s (ray.timeout_s)"
+    assert seen["error"] == f"{ran}; the run needs 2 (ray.min_workers)"
     assert seen["seconds"] > 40
 
 
 def test_fewer_cpus_than_workers_that_are_needed_are_refused() -> None:
-    message = "ray.min_workers = 2: with the learner needs 3 CPUs, the cluster has 2; lower it or add nodes"
-    assert _seen("never_enough")["error"] == message
+    remedy = "needs 3 CPUs together with the learner, but the cluster has 2; lower it or add nodes"
+    assert _seen("never_enough")["error"] == f"ray.min_workers = 2: {remedy}"
 
 
 def test_a_node_with_workers_dies_and_others_take_over() -> None:
@@ -76,7 +77,7 @@ def test_workers_make_room_for_a_learner_that_finds_none() -> None:
     seen = _seen("no_room_for_the_learner")
     assert seen["workers"] == 1, "the node that is left beside the head's holds the learner"
     assert len({name.partition("/")[0] for name in seen["stages"] if name.startswith("worker_")}) == 1
-    lines = [line for line in seen["lines"] if line.endswith(" makes room for the learner")]
+    lines = [line for line in seen["lines"] if line.endswith(" was ended to free its CPU for the learner")]
     assert 2 <= len(lines) <= 4
     _check_counts(seen)
 
@@ -86,7 +87,7 @@ def test_the_node_of_learner_and_replay_buffer_dies_and_the_drivers_copies_go_on
     assert {"learner", "replay buffer"} <= set(seen["victims"]) <= set(seen["recovered"])
     assert seen["same"] and seen["together"]
     _, updates, safe = seen["at_kill"]
-    [line] = [line for line in seen["lines"] if line.startswith("replay buffer is back after ")]
+    [line] = [line for line in seen["lines"] if line.startswith("replay buffer was replaced after ")]
     rows = int(line.split(", with ")[1].split(" ")[0].replace(",", ""))
     assert line.endswith(" transitions of a snapshot")
     assert seen["mirrored"] <= rows

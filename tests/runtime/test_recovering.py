@@ -280,6 +280,7 @@ def test_transitions_that_are_gone_are_collected_anew_before_learning_goes_on(
     supervisor._mirrors[0].clear(0)
     watched.hit(signal.SIGKILL, "learner", "replay buffer")
     watched.until_back("learner", "replay buffer")
-    [line] = [event.message for event in watched.events if event.message.startswith("replay buffer is back")]
+    beginning = "replay buffer was replaced after "
+    [line] = [event.message for event in watched.events if event.message.startswith(beginning)]
     assert line.endswith(", without its transitions")
     _check_end(watched, ("learner", "replay buffer"))
