@@ -156,8 +156,8 @@ class MADDPG:
         Args:
             path: a checkpoint folder, or URL.
             config: settings to continue with instead of the checkpoint's own.
-            env_id: the checkpoint's environment, to allow that it is imported and run; not needed for those
-                of this package, mpe2 and PettingZoo.
+            env_id: confirms the checkpoint's environment, which is then imported and run; needed unless it
+                belongs to this package, mpe2 or PettingZoo.
             env: makes the environment, as in `MADDPG(config, env)`; needed where training was given one.
 
         Raises:

@@ -26,7 +26,8 @@ class ChaosOptions:
     num_workers: int = 2
     """Rollout workers."""
     env_steps: int = 0
-    """Length of both jobs; 0: what the one without faults does in 45 % of the minutes, by a short job."""
+    """Length of both jobs; 0: measured with a short job, so that the job without faults takes 45 % of
+    `minutes`."""
     kinds: str = ""
     """Kinds of faults, with commas between them; default: all."""
     final_episodes: int = 1000

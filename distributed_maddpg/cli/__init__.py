@@ -1,7 +1,8 @@
 """The command line. Exit codes: 0 success, 1 failure, 2 bad input, 3 bad checkpoint.
 
-JSON goes to stdout with --json, everything else to stderr. Each command has a file in this folder. It imports
-heavy modules only after it has parsed its options, so that --help and errors in options are quick.
+With --json, JSON goes to stdout; tables and progress go to stderr. `report`, --help and --version print on
+stdout. Each command has a file in this folder. It imports heavy modules only after it has parsed its options,
+so that --help and errors in options are quick.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _COMMANDS = ("train", "evaluate", "cross-play", "reproduce", "benchmark", "repor
 _USAGE = """usage: distributed-maddpg COMMAND ...
 
   train                      train, and write a run folder with checkpoints, curves and a report
-  evaluate CHECKPOINT        play greedy episodes and print the scorecard; --best-response tries to exploit it
+  evaluate CHECKPOINT        play greedy episodes and print scores; --best-response also trains new opponents
   cross-play CHECKPOINT...   play every team against every opponent, and print the matrix
   reproduce EXPERIMENT       train and compare the runs of the paper's table: physical-deception
   benchmark WHAT             measure env, rollout, replay, learner, train, scaling or all

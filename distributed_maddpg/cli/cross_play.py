@@ -22,12 +22,13 @@ class CrossPlayCommand:
     """Play every team of some checkpoints of one environment against every opposing team, in Ray tasks."""
 
     checkpoints: tyro.conf.Positional[tuple[str, ...]]
-    """Checkpoints, or run folders for the newest of each; one or more."""
+    """One or more checkpoints or run folders; of a run folder the newest checkpoint is used."""
     options: Annotated[CrossPlayOptions, tyro.conf.arg(name="")] = _DEFAULTS
     out: str = ""
     """Folder for cross_play.json, cross_play.csv and cross_play.html with the heat maps."""
     env_id: Annotated[str, tyro.conf.arg(name="env.id")] = ""
-    """The checkpoints' environment, to allow that it is imported and run; required for one of your own."""
+    """Confirms the checkpoints' environment, which is then imported and run. Needed unless it belongs to this
+    package, mpe2 or PettingZoo."""
     json: bool = False
     """Print one JSON object on stdout instead of tables."""
 

@@ -20,20 +20,21 @@ class EvaluateCommand:
     """Play greedy episodes from fresh start states with a checkpoint's policies."""
 
     checkpoint: tyro.conf.Positional[str]
-    """Checkpoint, or a run folder, or a folder or URL of checkpoints for the newest one."""
+    """A checkpoint; or a run folder, or a folder or URL of checkpoints, of which the newest is used."""
     episodes: int = 1000
     """Number of episodes."""
     seed: int = 0
     """Seed of the start states; the same seed gives the same numbers."""
     env_id: Annotated[str, tyro.conf.arg(name="env.id")] = ""
-    """The checkpoint's environment, to allow that it is imported and run; required for one of your own."""
+    """Confirms the checkpoint's environment, which is then imported and run. Needed unless it belongs to this
+    package, mpe2 or PettingZoo."""
     matchups: bool = True
     """Also play the teams against scripted ones: up to nine more evaluations."""
     best_response: bool = False
     """Also train a new opponent of each team, to show how far the team can be exploited. The opponents are
     weak, so the figures are optimistic: stronger ones may gain more."""
     best_response_updates: int = 5_000
-    """Updates of each of these opponents, rounded up to those of a whole fragment; about 25 s."""
+    """Updates for which each new opponent learns, rounded up to whole fragments; 5,000 take about 25 s."""
     json: bool = False
     """Print one JSON object on stdout instead of tables."""
 

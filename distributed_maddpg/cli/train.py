@@ -42,7 +42,7 @@ class TrainCommand:
     """Run folder to resume from its newest checkpoint, with the settings it was started with. Or auto, with
     --run-dir: resume there from the newest checkpoint that can be read, or start a run if there is none."""
     run_dir: str = ""
-    """Folder to create; default: runs/<preset>-<date>-<time>."""
+    """Run folder, created if it does not exist; default: runs/<preset>-<date>-<time>."""
     checkpoint_dir: str = ""
     """Where checkpoints go: a folder, or a URL like s3://bucket/run; default: in the run's folder."""
     checkpoint_replay: bool = True

@@ -51,7 +51,8 @@ class EnvConfig(Section):
     id: str = "simple_adversary"
     """"simple_adversary", or any PettingZoo parallel environment: "package.module[:callable]"."""
     backend: Literal["auto", "vectorized", "pettingzoo"] = "auto"
-    """auto: the compiled kernel if the environment has one. vectorized: always. pettingzoo: the adapter."""
+    """auto: the compiled kernel if the environment has one. vectorized: the compiled kernel, or an error if
+    there is none. pettingzoo: the original environment, stepped copy by copy."""
     kwargs: dict[str, EnvArgument] = field(default_factory=dict)
     """Arguments of the environment, by the names of its PettingZoo constructor."""
 
@@ -100,7 +101,8 @@ class AlgorithmConfig(Section):
     critic_hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the critics' hidden layers (ReLU)."""
     initial_weights: InitialWeights = "torch"
-    """Initialization: torch's of linear layers, or glorot with zero biases (paper)."""
+    """Initial weights. torch: the default of torch's linear layers. glorot: Glorot uniform, biases zero
+    (paper)."""
     policy_head: Literal["auto", "sigmoid", "gumbel"] = "auto"
     """Action from logits: sigmoid, or Gumbel-softmax. auto: sigmoid for continuous, gumbel for discrete."""
     temperature: float = 1.0
@@ -120,7 +122,8 @@ class AlgorithmConfig(Section):
     policy_delay: int = 0
     """Critic updates per update of policies and targets; 0: two if a team uses matd3, else one."""
     target_noise: float = 0.1
-    """Standard deviation of the noise on matd3's target actions, clipped at 2.5 times it; sigmoid heads."""
+    """Standard deviation of the noise that matd3 adds to target actions of sigmoid heads, clipped at 2.5
+    standard deviations."""
     lr_end: float = 1.0
     """Fraction of both learning rates at the end of the run; they decay linearly."""
     max_grad_norm: float = 0.5
@@ -134,7 +137,8 @@ class AlgorithmConfig(Section):
     regulariser_weight: float = 1e-3
     """Weight of their mean square in the actor loss."""
     random_action_rows: float = 0.0
-    """Probability that the target or other-agent actions of a batch row are replaced by uniform ones."""
+    """Probability, for each agent and batch row, that the target action is replaced by a uniform random one;
+    with other_actions = current also the action of another agent."""
 
     def __post_init__(self) -> None:
         """Check the section."""
@@ -178,7 +182,8 @@ class ExplorationConfig(Section):
 
     kind: Literal["auto", "none", "epsilon", "gaussian", "ou", "gumbel"] = "auto"
     """epsilon: uniform actions of all agents, with that probability. gaussian, ou (Ornstein-Uhlenbeck): added
-    to sigmoid actions. gumbel: added to the logits of gumbel heads. auto: gumbel, or 0.3 of gaussian."""
+    to sigmoid actions. gumbel: added to the logits of gumbel heads. auto: gumbel for gumbel heads; for
+    sigmoid heads gaussian with 0.3 times the magnitude."""
     start: float = 1.0
     """Magnitude at the first step: a probability, a standard deviation, or a factor of the Gumbel noise."""
     end: float = 1.0
@@ -229,9 +234,10 @@ class LearnerConfig(Section):
     batch_size: int = 1024
     """Transitions per update."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: with a GPU, the faster of cuda and cpu, each measured for half a second."""
+    """auto: cuda if there is a GPU, else cpu. Asynchronous runs with a GPU measure both for half a second and
+    use the faster."""
     num_threads: int = 1
-    """Learner threads on the CPU; two are a fifth faster on idle cores, slower if workers need them."""
+    """Learner threads on the CPU; two are a quarter faster on idle cores, slower if workers need them."""
 
     def __post_init__(self) -> None:
         """Check the section."""
@@ -253,7 +259,8 @@ class PacingConfig(Section):
     tolerance_updates: int = 32
     """Updates by which the workers may run ahead of the learner (asynchronous mode)."""
     publish_interval_updates: int = 4
-    """Updates between two versions of the weights; at least tolerance_updates / 4 if asynchronous."""
+    """Updates between two versions of the weights. Asynchronous runs publish at most once per learner call,
+    which makes up to tolerance_updates / 4 updates."""
     report_interval_env_steps: int = 50_000
     """Environment steps between two reports: one iteration of `train()`."""
     evaluation_interval_env_steps: int = 100_000
@@ -293,11 +300,14 @@ class RayConfig(Section):
     """The Ray cluster and its processes."""
 
     address: str = ""
-    """Address of a running cluster; empty: that of the surrounding Ray job, else a local one."""
+    """Address of a running cluster; empty: RAY_ADDRESS, which Ray sets inside a job; without it a new local
+    cluster."""
     timeout_s: float = 120.0
-    """Timeout of a start or call; later ten mean call times, at least an eighth (asynchronous mode)."""
+    """Timeout of a process start or call. Asynchronous: after a process's first call, ten times its mean call
+    time, at least timeout_s / 8 and at most timeout_s."""
     min_workers: int = 1
-    """Workers that a run needs to continue; others start when CPUs are free (asynchronous mode)."""
+    """Workers that a run needs to start and to continue; others start when CPUs are free (asynchronous
+    mode)."""
     snapshot_interval_s: float = 10.0
     """Seconds between two snapshots of the learner, from which it is restored if its process fails."""
 

@@ -19,7 +19,8 @@ class CrossPlayOptions:
     seed: int = 0
     """Seed of the start states; the same seed gives the same numbers."""
     address: str = ""
-    """Address of a running Ray cluster; empty: that of the surrounding Ray job, else a local one."""
+    """Address of a running Ray cluster; empty: RAY_ADDRESS, which Ray sets inside a job; without it a new
+    local cluster."""
     in_process: bool = False
     """Play one pairing after another in this process, without Ray."""
     timeout_s: float = 600.0
@@ -46,7 +47,8 @@ class ReproduceOptions:
     episodes: int = 1000
     """Greedy episodes of each run's evaluation, and of each pairing of the cross-play."""
     address: str = ""
-    """Address of a running Ray cluster; empty: that of the surrounding Ray job, else a local one."""
+    """Address of a running Ray cluster; empty: RAY_ADDRESS, which Ray sets inside a job; without it a new
+    local cluster."""
     in_process: bool = False
     """Train one run after another in this process, without Ray."""
     timeout_s: float = 14_400.0
