@@ -1,6 +1,6 @@
 """The numba decorator of the package's inner loops.
 
-Trap: a compiled function may call only functions of its own file. Numba's cache does not notice changes in
+Warning: a compiled function may call only functions of its own file. Numba's cache does not notice changes in
 other files.
 """
 

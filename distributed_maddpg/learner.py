@@ -110,7 +110,7 @@ class Learner:
         self._last_published = [self.weights(run) for run in range(self.num_runs)]
 
     def learn(self, batches: Sequence[FloatArray]) -> None:
-        """Make one update per batch of `[K, B, width]` packed transitions; one such array per run.
+        """Make one update per minibatch of packed transitions: `[K, B, width]`, K minibatches, for each run.
 
         Raises:
             Diverged: if a value is no longer finite; the state from before the call is restored.

@@ -1,6 +1,6 @@
 """Accumulates the reports of the stages over an iteration and builds its nested result.
 
-The keys are RLlib's, so that dashboards and Tune metrics work unchanged; docs/metrics.md explains each.
+Keys follow RLlib where RLlib has the same metric; docs/metrics.md explains each.
 """
 
 from __future__ import annotations

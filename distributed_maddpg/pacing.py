@@ -19,9 +19,9 @@ class Pacer:
 
     Once `learning_starts` steps are stored, the learner may have made
     `1 + (env_steps - learning_starts) // env_steps_per_update` updates: one at once, then one per
-    `env_steps_per_update`. Collection may be ahead of the updates made by the steps of `tolerance_updates`
-    updates. The caller counts work as started when it is submitted and as done when it is reported; in one
-    process the two coincide.
+    `env_steps_per_update`. Collection may run ahead of the updates by `tolerance_updates *
+    env_steps_per_update` env steps, or by one request if that is more. The caller counts work as started when
+    it is submitted and as done when it is reported; in one process the two coincide.
     """
 
     def __init__(self, config: PacingConfig) -> None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 Stage = Literal["env", "exploration", "replay", "learner", "evaluation", "response"]
 _STAGE_KEYS: dict[Stage, int] = {stage: key for key, stage in enumerate(get_args(Stage))}
-"""Trap: another order of the stages changes the random streams of every run."""
+"""Warning: another order of the stages changes the random streams of every run."""
 
 
 def seed_sequence(seed: int, stage: Stage, index: int = 0, incarnation: int = 0) -> np.random.SeedSequence:

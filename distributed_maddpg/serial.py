@@ -224,7 +224,8 @@ class SerialRunner:
     def _collect(self) -> None:
         version, env_steps = self._learner.weights_version, self.pacer.env_steps
         self._inconsistent = True
-        [collected] = {run.collect(env_steps, version) for run in self._runs}
+        counts = [run.collect(env_steps, version) for run in self._runs]
+        [collected] = set(counts)  # all runs collect equally many steps
         self._inconsistent = False
         self.pacer.collection_started(collected)
         self.pacer.collection_done(collected)

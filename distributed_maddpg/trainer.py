@@ -178,7 +178,7 @@ class MADDPG:
         checkpoint: Checkpoint, config: MADDPGConfig | None = None, env: EnvFactory | None = None
     ) -> MADDPG:
         """Return an algorithm that continues from a loaded checkpoint; see `from_checkpoint`."""
-        algo = MADDPG.__new__(MADDPG)  # without the checks of __init__: evaluation needs less of a machine
+        algo = MADDPG.__new__(MADDPG)  # skips the machine checks of __init__, which evaluation does not need
         settings = checkpoint_settings(checkpoint)
         own = config is None or config == settings
         try:
@@ -284,7 +284,7 @@ class MADDPG:
         return self._stop_requested
 
     def train(self) -> dict[str, Any]:
-        """Train for one report interval; return nested plain numbers under RLlib's keys.
+        """Train for one report interval; return nested plain numbers, under RLlib's keys where it has them.
 
         Raises:
             TrainingError: if a stage fails; `stop` still ends everything that was started.
@@ -402,7 +402,7 @@ class MADDPG:
         )
 
     def policy_parameters(self) -> FloatArray:
-        """Return the policies' parameters `[N, P]`; those of a checkpoint without starting anything."""
+        """Return the policies' parameters `[N, P]`; before the stages start, those of the checkpoint."""
         if self._runner is None and self._restored is not None:
             policies: FloatArray = self._restored.state["learner/policy"]
             return policies

@@ -1,8 +1,10 @@
 """Types shared by the whole package: specs, layouts and reports; needs only numpy.
 
-Shape letters, used in every docstring: `B` batch rows, `E` environment copies, `T` steps, `N` agents,
+Shape letters of the docstrings: `B` batch rows, `E` environment copies, `T` steps, `N` agents,
 `O_i` and `A_i` observation and action width of agent i, `O` and `A` the largest of these, `L` landmarks,
-`J` width of the joint observation and action, `P` parameters of one network, `H` hidden units.
+`J` width of the joint observation and action, `P` parameters of one network, `H` hidden units, `S` runs
+(seeds), `M` = S * N networks, `n` rows or episodes, `K` any other count, named where it is used. Exception:
+`envs/*adversary*.py` use MPE2's letters.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class DeviceReplay:
         """[S, capacity, width]; row number n of a run is stored at index n modulo capacity."""
         self.generators = generators
         self.inserted = [0] * len(generators)
-        """`inserted` of each run's ring when it was last copied."""
+        """Per run: rows ever added to its ring when rows were last copied."""
         self.sizes = [0] * len(generators)
         """Number of rows stored per run."""
         self._oldest = torch.zeros(len(generators), 1, dtype=torch.int64, device=device)

@@ -1,7 +1,6 @@
 """One MADDPG update of all agents at once, in the order of the paper's algorithm 1.
 
-This is the readable reference, differentiated by autograd; `handwritten.py` computes the same faster. Shape
-letters besides those of `types.py`: `S` independent runs in one stack, `M` = S * N networks.
+This is the readable reference, differentiated by autograd; `handwritten.py` computes the same faster.
 """
 
 from __future__ import annotations
@@ -347,7 +346,7 @@ class MADDPGUpdate:
         return torch.where(self._smoothed_agents.mask, (actions + noise).clamp_(0.0, 1.0), actions)
 
     def _with_random_actions(self, actions: Tensor) -> Tensor:
-        """Replace random batch columns of actions `[M, A, B]` by uniform ones, as the notebook does."""
+        """Replace actions `[M, A, B]` in random batch rows (last axis) by uniform ones (the notebook)."""
         probability = self._config.random_action_rows
         if probability == 0.0:
             return actions

@@ -82,9 +82,10 @@ def update_flops(config: MADDPGConfig, spec: EnvSpec) -> int:
     """Return the floating-point operations of one update's matrix products, the rest not counted.
 
     A forward pass costs F, the gradient of the weights F too, the gradient of the inputs F less the first
-    layer's share. Critics: two forward passes and a full backward pass for the TD error, then a forward pass
-    and the inputs' gradient for the actor loss, of whose first layer only the own action's columns count.
-    Policies: a target and an online forward pass, and a backward pass.
+    layer's share. Critics: two forward passes and a full backward pass for the TD error. For the actor loss a
+    full forward pass, the first layer's product with the agent's own action once more, and the gradient of
+    the own action: in the first layer it takes only that action's columns. Policies: a target and an online
+    forward pass, and a backward pass.
     """
     batch = config.learner.batch_size
     critic, critic_first = _forward_flops(critic_layout(spec, config.algorithm.critic_hidden_sizes), batch)

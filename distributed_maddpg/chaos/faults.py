@@ -141,8 +141,8 @@ class Plan:
 
         Args:
             is_possible: whether a kind can be injected now.
-            blocks: whether to return None instead of a later kind when this kind is not possible, because
-                otherwise it would never be.
+            blocks: whether to return None and wait for this kind instead of returning a later one. Kinds that
+                need all other faults to be over would otherwise never be injected.
         """
         for index, kind in enumerate(self._upcoming):
             if is_possible(kind):

@@ -135,7 +135,7 @@ def _save_remote(url: str, checkpoint: Checkpoint) -> str:
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as temporary:
         local = Path(temporary)
         _write_files(local, checkpoint)
-        # A folder without a manifest is not a checkpoint: it is deleted first and uploaded last.
+        # The manifest makes a folder a checkpoint, so it is deleted first and uploaded last.
         for name in sorted(existing, key=lambda name: name != MANIFEST):
             remote.delete(name)
         for name in (*FILES, MANIFEST):

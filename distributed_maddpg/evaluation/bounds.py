@@ -1,4 +1,4 @@
-"""Upper bounds for an adversary that never learns which landmark is the goal.
+"""The best distance and success of an adversary that never learns which landmark is the goal.
 
 Every landmark is the goal equally often, and within an episode an agent can reach any point of the square.
 The best that such an adversary can do is to wait at the point with the smallest mean distance to the

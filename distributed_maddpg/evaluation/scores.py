@@ -30,8 +30,8 @@ def success_masks(distances: FloatArray, eps: float) -> dict[str, npt.NDArray[np
     """Return in which episodes the last frame is a success, a mask `[n]` for each of three kinds.
 
     `agents`: the closest good agent is within eps of the goal; `adversary`: the adversary is; `coverage`:
-    every landmark has a good agent within eps, which is how deception shows. The paper's author confirmed
-    this definition; docs/deviations.md explains the choice of eps.
+    every landmark has a good agent within eps. This is necessary for deception but does not prove it. The
+    paper's author confirmed this definition; docs/deviations.md explains the choice of eps.
 
     Args:
         distances: [n, N, L] in the last frame.
@@ -56,7 +56,7 @@ def goal_distances(distances: FloatArray) -> dict[str, FloatArray]:
     """Return the distances that decide `success_masks`, `[n]` each.
 
     `agents`: from the closest good agent to the goal; `adversary`: from the adversary to the goal;
-    `coverage`: from the worst covered landmark to its closest good agent.
+    `coverage`: the largest distance of a landmark from its closest good agent.
     """
     closest = distances[:, 1:].min(axis=1)  # [n, L]
     return {"agents": closest[:, 0], "adversary": distances[:, 0, 0], "coverage": closest.max(axis=1)}

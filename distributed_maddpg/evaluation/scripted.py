@@ -40,7 +40,8 @@ def straight_to_goal_policy(
 ) -> JointPolicyFn:
     """Return a joint policy of `simple_adversary`: all agents, the adversary too, head for the goal and stop.
 
-    It knows the goal. Good agents with it do not deceive, and an adversary with it is as good as possible.
+    It reads the goal from the environment's state. Good agents with it do not deceive, and an adversary with
+    it is as good as possible.
 
     Args:
         spec: of the environment.

@@ -158,8 +158,8 @@ class RunFolder:
             tables: text of each table in the checkpoint, by file name; later rows are dropped. A table
                 that is missing here is appended to. None: there is no checkpoint.
             env_steps: environment steps of the checkpoint.
-            extended: whether the run may have finished at the checkpoint with a smaller number of steps; then
-                its final evaluation is kept.
+            extended: whether more steps are configured than the checkpoint has. The run may then have
+                finished there, and the row of that final evaluation is kept.
 
         Raises:
             BadInput: if a table cannot be written, or is not a CSV file.

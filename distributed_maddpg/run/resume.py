@@ -25,7 +25,8 @@ def checkpoints_to_resume(
         note: called with a line for display.
 
     Raises:
-        CheckpointError: if none can be read; with `auto`, only if one of them may be intact.
+        CheckpointError: without `auto`, if there is no checkpoint or the newest cannot be read; with `auto`,
+            if none can be read and one of them may be intact, or if such a one cannot be renamed.
     """
     shared = _common_checkpoints(folders)
     if not auto:

@@ -197,7 +197,10 @@ class _Run:
             self.folder.record_checkpoint(self._saving, self.checkpoint_path)
 
     def add(self, result: dict[str, Any]) -> None:
-        """Write evaluations and, of a complete iteration, the result; a resumed run completes the others."""
+        """Write the evaluations, and the result if the iteration is complete.
+
+        A resumed run completes an interrupted one.
+        """
         self.folder.write_config(self.algo.config)
         if self.algo.iteration_complete:
             self.folder.add_result(result)

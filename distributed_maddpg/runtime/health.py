@@ -10,8 +10,9 @@ from collections.abc import Callable
 from distributed_maddpg.errors import StageError, TrainingError
 from distributed_maddpg.types import FaultEvent
 
-MAX_CONSECUTIVE_FAILURES = 5
-"""Number of failures that end the run: without a successful call, or with one error in `_REPEAT_WINDOW_S`."""
+MAX_FAILURES = 5
+"""The run ends after this many losses of a process without a successful call between them, or this many equal
+errors within `_REPEAT_WINDOW_S`."""
 _REPEAT_WINDOW_S = 600.0
 _SMOOTHING = 0.2
 _KINDS = ("rollout_worker", "replay_buffer", "learner", "evaluator")
@@ -70,9 +71,9 @@ class Health:
             self._lost_at, self.ready, self._mean_call_s = self.start_at, False, None
 
     @property
-    def exhausted(self) -> bool:
+    def failed_too_often(self) -> bool:
         """Whether it was lost repeatedly without a successful call."""
-        return self._failures >= MAX_CONSECUTIVE_FAILURES
+        return self._failures >= MAX_FAILURES
 
     def mark_started(self) -> None:
         """Record that a replacement is starting."""
@@ -122,5 +123,5 @@ class FaultLog:
         self._errors.append((now, line))
         while now - self._errors[0][0] > _REPEAT_WINDOW_S:
             self._errors.popleft()
-        if sum(line == other for _, other in self._errors) >= MAX_CONSECUTIVE_FAILURES:
-            raise TrainingError(f"the same error {MAX_CONSECUTIVE_FAILURES} times: {line}")
+        if sum(line == other for _, other in self._errors) >= MAX_FAILURES:
+            raise TrainingError(f"the same error {MAX_FAILURES} times: {line}")

@@ -1,6 +1,6 @@
 """Supervises a run's actors: tracks their calls, replaces those that die or hang, connects replacements.
 
-In lock-step nothing is replaced: a run that must be reproducible fails, and is resumed from its checkpoint.
+In lock-step nothing is replaced: the run fails; resume it from its checkpoint.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from distributed_maddpg.errors import Diverged, StageError, TrainingError
 from distributed_maddpg.replay.ring import Ring, RingAddress
 from distributed_maddpg.runtime.calls import PeerLost, ProcessLost, ask, timeout_error
 from distributed_maddpg.runtime.cluster import Processes
-from distributed_maddpg.runtime.health import MAX_CONSECUTIVE_FAILURES, FaultLog, Health
+from distributed_maddpg.runtime.health import MAX_FAILURES, FaultLog, Health
 from distributed_maddpg.types import Arrays, EnvSpec, FaultEvent, FloatArray
 
 LEARNER, REPLAY, EVALUATOR = "learner", "replay buffer", "evaluator"
@@ -268,8 +268,8 @@ class Supervisor:
         if could_never_be_built:
             raise error
         self.faults.record_lost(process, error)
-        if health.exhausted:
-            times = f"{MAX_CONSECUTIVE_FAILURES} times in a row"
+        if health.failed_too_often:
+            times = f"{MAX_FAILURES} times in a row"
             raise TrainingError(f"lost {times} without finishing a call: {error}")
         self.aborted = False
         if process == LEARNER:

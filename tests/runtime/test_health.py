@@ -10,7 +10,7 @@ import pytest
 from distributed_maddpg.errors import StageError, TrainingError
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.runtime import health as module
-from distributed_maddpg.runtime.health import MAX_CONSECUTIVE_FAILURES, FaultLog, Health
+from distributed_maddpg.runtime.health import MAX_FAILURES, FaultLog, Health
 from distributed_maddpg.types import FaultEvent
 from tests.support.target import target_config
 
@@ -48,7 +48,7 @@ def _backoffs(health: Health, clock: Clock, count: int) -> list[float]:
 
 
 def test_successors_come_after_growing_pauses(clock: Clock) -> None:
-    assert _backoffs(Health("learner"), clock, MAX_CONSECUTIVE_FAILURES - 1) == [0, 1, 2, 4]
+    assert _backoffs(Health("learner"), clock, MAX_FAILURES - 1) == [0, 1, 2, 4]
 
 
 def test_work_makes_the_next_successor_come_at_once_again(clock: Clock) -> None:
@@ -62,15 +62,15 @@ def test_work_makes_the_next_successor_come_at_once_again(clock: Clock) -> None:
 
 def test_five_losses_without_work_in_between_are_hopeless(clock: Clock) -> None:
     health = Health("learner")
-    exhausted = []
+    too_often = []
     for _ in range(5):
         health.mark_lost()
-        exhausted.append(health.exhausted)
+        too_often.append(health.failed_too_often)
         health.mark_started()
         health.mark_ready()
-    assert exhausted == [False] * 4 + [True]
+    assert too_often == [False] * 4 + [True]
     health.mark_worked(0.1)
-    assert not health.exhausted
+    assert not health.failed_too_often
 
 
 def test_a_process_is_ready_down_or_starting(clock: Clock) -> None:
