@@ -14,7 +14,7 @@ from typing import Any
 
 from distributed_maddpg.benchmarks.machine import machine
 from distributed_maddpg.benchmarks.measurement import Measurement
-from distributed_maddpg.benchmarks.notebook_loop import (
+from distributed_maddpg.benchmarks.notebook_comparison import (
     compare_with_notebook,
     compares_with_notebook,
     time_notebook,
@@ -62,7 +62,7 @@ def run_benchmark(kind: Kind, options: BenchmarkOptions) -> dict[str, Any]:
 def run_all(
     options: BenchmarkOptions, note: Callable[[str], None], keep: Callable[[str, dict[str, Any]], None]
 ) -> dict[str, Any]:
-    """Measure every kind; return all results, and every ratio again by "kind: figure/ceiling".
+    """Measure every kind; return all results, and every ratio again by "kind: figure/reference".
 
     Each kind runs alone in a process of its own, because the threads and the memory that one leaves behind
     would disturb the next. The learner is also measured with several seeds, and on a GPU where there is one;

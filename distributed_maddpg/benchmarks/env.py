@@ -24,7 +24,7 @@ def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
     works = {"env_steps_per_s": _kernel(config, options.num_envs), "mpe2_env_steps_per_s": _mpe2(config)}
     return compare(
         rates(works, options.seconds, options.repeats),
-        ceilings=["mpe2_env_steps_per_s"],
+        references=["mpe2_env_steps_per_s"],
         ratios=["env_steps_per_s/mpe2_env_steps_per_s"],
         settings={"num_envs": options.num_envs, **config.env.kwargs},
     )

@@ -41,7 +41,7 @@ def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
     one_seed = [name for name in works if name != "updates_per_s"]
     return compare(
         turns,
-        ceilings=["sgemm_gflops", *one_seed],
+        references=["sgemm_gflops", *one_seed],
         ratios=["gflops/sgemm_gflops", *(f"updates_per_s/{name}" for name in one_seed)],
         settings={
             "device": str(learner.device),

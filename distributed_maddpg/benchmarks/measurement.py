@@ -13,7 +13,7 @@ from typing import Any
 class Measurement:
     """What one benchmark measured; names end in their unit.
 
-    The median of `spread[name]` is the value under `figures`, `ceilings` or `ratios` of that name; a value
+    The median of `spread[name]` is the value under `figures`, `references` or `ratios` of that name; a value
     without a spread was measured once.
     """
 
@@ -21,10 +21,10 @@ class Measurement:
     """What was measured: sizes, device, lengths."""
     figures: dict[str, float]
     """What this package reaches."""
-    ceilings: dict[str, float] = field(default_factory=dict)
+    references: dict[str, float] = field(default_factory=dict)
     """What it is compared with, measured in the same run."""
     ratios: dict[str, float] = field(default_factory=dict)
-    """By "figure/ceiling", the one divided by the other."""
+    """By "figure/reference", the one divided by the other."""
     spread: dict[str, dict[str, float]] = field(default_factory=dict)
     """Median, minimum and maximum over the repeats."""
     points: list[dict[str, Any]] = field(default_factory=list)
@@ -68,7 +68,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def compare(
     turns: Mapping[str, Sequence[float]],
-    ceilings: Collection[str],
+    references: Collection[str],
     ratios: Collection[str],
     settings: dict[str, Any],
     profile: list[dict[str, Any]] | None = None,
@@ -77,21 +77,22 @@ def compare(
 
     Args:
         turns: the value of each turn, by name.
-        ceilings: names of those that this package is compared with; the others are its own figures.
-        ratios: "figure/ceiling", divided turn by turn, so that both were measured at the same machine speed.
+        references: names of those that this package is compared with; the others are its own figures.
+        ratios: "figure/reference", divided turn by turn, so that both were measured at the same speed of the
+            machine.
         settings: what was measured.
         profile: where the time goes, if that was profiled.
     """
     divided = {}
     for ratio in ratios:
-        figure, _, ceiling = ratio.partition("/")
-        divided[ratio] = [ours / most for ours, most in zip(turns[figure], turns[ceiling], strict=True)]
+        figure, _, reference = ratio.partition("/")
+        divided[ratio] = [ours / other for ours, other in zip(turns[figure], turns[reference], strict=True)]
     spreads = {name: spread(values) for name, values in {**turns, **divided}.items()}
     medians = {name: values["median"] for name, values in spreads.items()}
     return Measurement(
         settings=settings,
-        figures={name: medians[name] for name in turns if name not in ceilings},
-        ceilings={name: medians[name] for name in ceilings},
+        figures={name: medians[name] for name in turns if name not in references},
+        references={name: medians[name] for name in references},
         ratios={name: medians[name] for name in divided},
         spread=spreads,
         profile=profile or [],

@@ -24,7 +24,7 @@ def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
     """Measure the rates of sampling from a full replay buffer in another process, and of storing in it.
 
     Three processes: one pushes rows through Ray, one stores them, and this one samples, first while no
-    process pushes and then while one does. The ceiling is `numpy.take` in this process, with indices drawn
+    process pushes and then while one does. The reference is `numpy.take` in this process, with indices drawn
     beforehand and into memory that is reused.
     """
     # Imported here: no other stage's benchmark needs Ray.
@@ -52,7 +52,7 @@ def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
                 turns[name] += values
     return compare(
         turns,
-        ceilings=["take_batches_per_s"],
+        references=["take_batches_per_s"],
         ratios=[f"{name}/take_batches_per_s" for name in ("batches_per_s", "batches_without_ingest_per_s")],
         settings={
             "capacity": config.replay.capacity,

@@ -39,7 +39,7 @@ def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
             "policy_only_gflops": gflops(turns["products"], flops),
             "sgemm_gflops": gflops(turns["sgemm"]),
         },
-        ceilings=["policy_only_env_steps_per_s", "policy_only_gflops", "sgemm_gflops"],
+        references=["policy_only_env_steps_per_s", "policy_only_gflops", "sgemm_gflops"],
         ratios=["env_steps_per_s/policy_only_env_steps_per_s", "gflops/sgemm_gflops"],
         settings={"num_envs": num_envs, "flops_per_env_step": flops, "blas_threads": 1},
         profile=profile_worker(work, num_envs),

@@ -122,7 +122,7 @@ def _summarise(points: list[dict[str, Any]], settings: dict[str, Any]) -> Measur
     return Measurement(
         settings={**chosen, **settings},
         figures={name: top[name] for name in (*_RATES, "updates_per_s")},
-        ceilings={f"ideal_{name}": top[f"ideal_{name}"] for name in _RATES},
+        references={f"ideal_{name}": top[f"ideal_{name}"] for name in _RATES},
         ratios={f"{name}/ideal_{name}": top[f"efficiency_{name}"] for name in _RATES},
         spread=top["spread"],
         points=points,

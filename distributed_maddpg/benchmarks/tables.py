@@ -14,7 +14,7 @@ _JOB_COLUMNS = {
     "more_processes_than_cores": "more processes than cores",
     "collect_env_steps_per_s": "collecting alone, env steps/s",
     "efficiency_collect_env_steps_per_s": "efficiency",
-    "collect_bottleneck": "held up by",
+    "collect_bottleneck": "bottleneck while collecting",
     "env_steps_per_s": "with learning, env steps/s",
     "updates_per_s": "updates/s",
     "efficiency_env_steps_per_s": "efficiency with learning",
@@ -73,8 +73,8 @@ def _figure_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
         own = (label(name), number(value), *extremes)
         ratios = [key for key in result["ratios"] if key.startswith(f"{name}/")]
         for key in ratios:
-            ceiling = key.removeprefix(f"{name}/")
-            compared = (label(ceiling), number(result["ceilings"][ceiling]), number(result["ratios"][key]))
+            other = key.removeprefix(f"{name}/")
+            compared = (label(other), number(result["references"][other]), number(result["ratios"][key]))
             rows.append((*own, *compared))
         if not ratios:
             rows.append((*own, "", "", ""))

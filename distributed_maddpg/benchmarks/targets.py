@@ -38,11 +38,11 @@ class Target:
 TARGETS = (
     Target("environment against MPE2", "env", _MPE2, 2_000, "x"),
     Target("rollout worker", "rollout", "env_steps_per_s", 600_000, "env steps/s"),
-    Target("learner against sgemm (goal)", "learner", "gflops/sgemm_gflops", 0.6, "of sgemm"),
+    Target("learner against sgemm", "learner", "gflops/sgemm_gflops", 0.6, "of sgemm"),
     Target("learner against the teaching notebook's loop", "learner", _OVER_NOTEBOOK, 25, "x"),
     Target("4 seeds against one, on a CPU", "learner", _OVER_ONE_SEED, 1, "x", num_seeds=4),
     Target("replay, minibatches of 1,024", "replay", "batches_per_s", 5_000, "batches/s"),
-    Target("replay, ingest meanwhile", "replay", "ingest_rows_per_s", 1_000_000, "rows/s"),
+    Target("replay, rows stored while sampling", "replay", "ingest_rows_per_s", 1_000_000, "rows/s"),
     Target(
         "the notebook's job against its own loop",
         "train",

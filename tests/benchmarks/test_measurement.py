@@ -21,12 +21,12 @@ def test_a_ratio_is_taken_turn_by_turn() -> None:
             "other_per_s": [1.0, 2.0, 3.0],
             "most_per_s": [100.0, 10.0, 10.0],
         },
-        ceilings=["most_per_s"],
+        references=["most_per_s"],
         ratios=["ours_per_s/most_per_s"],
         settings={"size": 3},
     )
     assert measured.figures == {"ours_per_s": 5.0, "other_per_s": 2.0}
-    assert measured.ceilings == {"most_per_s": 10.0}
+    assert measured.references == {"most_per_s": 10.0}
     assert measured.ratios == {"ours_per_s/most_per_s": 0.5}
     assert measured.spread["ours_per_s"] == {"median": 5.0, "min": 5.0, "max": 50.0}
     assert measured.spread["ours_per_s/most_per_s"] == {"median": 0.5, "min": 0.5, "max": 0.5}

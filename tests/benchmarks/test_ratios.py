@@ -21,7 +21,7 @@ BOUNDS = [
 
 
 @pytest.mark.parametrize(("kind", "ratio", "least", "measured"), BOUNDS)
-def test_a_stage_keeps_its_share_of_its_ceiling(
+def test_a_stage_keeps_its_share_of_its_reference(
     kind: Kind, ratio: str, least: float, measured: float
 ) -> None:
     # The notebook's ring is small enough to be filled at once; sizes are otherwise those of the paper's.

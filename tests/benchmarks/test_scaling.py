@@ -40,7 +40,7 @@ def test_scaling_over_ray_names_a_bottleneck_for_every_job(ray_cluster: None) ->
     for name in ("collect_env_steps_per_s", "env_steps_per_s"):
         ideal = 2 * first[name]
         assert second[f"efficiency_{name}"] == pytest.approx(second[name] / ideal)
-        assert result["ceilings"][f"ideal_{name}"] == pytest.approx(ideal)
+        assert result["references"][f"ideal_{name}"] == pytest.approx(ideal)
         assert result["ratios"][f"{name}/ideal_{name}"] == second[f"efficiency_{name}"]
     assert all(p["collect_env_steps_per_s"] > p["env_steps_per_s"] > 0 for p in (first, second))
     assert all(p["updates_per_s"] > 0 for p in (first, second))

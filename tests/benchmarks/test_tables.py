@@ -24,7 +24,7 @@ def result(**changes: Any) -> dict[str, Any]:
         "command": "distributed-maddpg benchmark env",
         "settings": {"num_envs": 1024, "preset": "paper"},
         "figures": {"env_steps_per_s": 20_000.0, "startup_s": 1.23456},
-        "ceilings": {"mpe2_env_steps_per_s": 8.0},
+        "references": {"mpe2_env_steps_per_s": 8.0},
         "ratios": {"env_steps_per_s/mpe2_env_steps_per_s": 2_500.0},
         "spread": {"env_steps_per_s": rates},
         "points": [],

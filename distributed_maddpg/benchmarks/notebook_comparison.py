@@ -14,7 +14,7 @@ from distributed_maddpg.benchmarks.options import BenchmarkOptions
 from distributed_maddpg.errors import BadInput
 
 _TIMEOUT_S = 600
-_UPDATES, _JOB = "updates_per_s_with_sampling", "projected_seconds_for_5000_episodes"
+UPDATES, JOB = "updates_per_s_with_sampling", "projected_seconds_for_5000_episodes"
 
 
 def time_notebook(command: str) -> dict[str, float]:
@@ -28,13 +28,13 @@ def time_notebook(command: str) -> dict[str, float]:
             shlex.split(command), capture_output=True, text=True, timeout=_TIMEOUT_S, check=True
         )
         figures = json.loads(done.stdout.strip().splitlines()[-1])
-        timed = {name: float(figures[name]) for name in (_UPDATES, _JOB)}
+        timed = {name: float(figures[name]) for name in (UPDATES, JOB)}
         if not all(0 < value < math.inf for value in timed.values()):
             raise ValueError("figures must be positive")
         return timed
     except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError) as error:
         line = " ".join(f"{type(error).__name__}: {error}".split())
-        remedy = f'must print one JSON object with "{_UPDATES}" and "{_JOB}" ({line})'
+        remedy = f'must print one JSON object with "{UPDATES}" and "{JOB}" ({line})'
         raise BadInput("--beside", command, remedy) from None
 
 
@@ -48,11 +48,11 @@ def compare_with_notebook(measurement: Measurement, kind: str, timed: Sequence[d
     """Add the notebook's rate to a learner's measurement, its projected job to that of preset notebook.
 
     Args:
-        measurement: gets a ceiling and a ratio.
+        measurement: gets a reference and a ratio.
         kind: which benchmark it is.
         timed: what `time_notebook` returned before and after the measurement; their mean counts.
     """
-    figure, timed_figure = ("updates_per_s", _UPDATES) if kind == "learner" else ("total_s", _JOB)
-    ceiling = statistics.mean(own[timed_figure] for own in timed)
-    measurement.ceilings[f"notebook_{figure}"] = ceiling
-    measurement.ratios[f"{figure}/notebook_{figure}"] = measurement.figures[figure] / ceiling
+    figure, timed_figure = ("updates_per_s", UPDATES) if kind == "learner" else ("total_s", JOB)
+    reference = statistics.mean(own[timed_figure] for own in timed)
+    measurement.references[f"notebook_{figure}"] = reference
+    measurement.ratios[f"{figure}/notebook_{figure}"] = measurement.figures[figure] / reference

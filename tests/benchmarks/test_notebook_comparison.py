@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distributed_maddpg.benchmarks.measurement import Measurement
-from distributed_maddpg.benchmarks.notebook_loop import (
+from distributed_maddpg.benchmarks.notebook_comparison import (
     compare_with_notebook,
     compares_with_notebook,
     time_notebook,
