@@ -453,10 +453,10 @@ class RolloutWorkerActor(_Process):
         self, env_steps: int, episodes: list[list[EpisodeReport]], version: int, clock: _Clock
     ) -> list[RolloutReport]:
         """Return a report per run, each with an equal share of the time."""
-        seconds = {stage: value / len(self._runs) for stage, value in clock.seconds.items()}
+        seconds = {timer: value / len(self._runs) for timer, value in clock.seconds.items()}
         joined = [EpisodeReport.concatenate(own, own[0].returns.shape[1]) for own in episodes]
         return [
-            RolloutReport(self._index, env_steps, own, version, **seconds, quarantined=run.pop_quarantined())
+            RolloutReport(self._index, env_steps, own, version, **seconds, dropped=run.pop_dropped())
             for run, own in zip(self._runs, joined, strict=True)
         ]
 
@@ -495,13 +495,13 @@ class EvaluationActor(_Process):
 
 
 class _Clock:
-    """Splits a call's time into named stages, starting with the wait for the call."""
+    """Splits a call's time into named timers, starting with the wait for the call."""
 
     def __init__(self, idle_since: float) -> None:
         self._last = time.perf_counter()
         self.seconds = {"blocked_pacing_s": self._last - idle_since, "busy_s": 0.0}
 
-    def lap(self, stage: str) -> None:
+    def lap(self, timer: str) -> None:
         now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self.seconds[timer] = self.seconds.get(timer, 0.0) + now - self._last
         self._last = now
