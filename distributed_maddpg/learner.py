@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from distributed_maddpg.algo.cuda_graphs import CUDAGraphUpdates
 from distributed_maddpg.algo.device_replay import DeviceReplay
-from distributed_maddpg.algo.graphed import CUDAGraphUpdates
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
 from distributed_maddpg.algo.maddpg import METRICS
 from distributed_maddpg.algo.restore_point import RestorePoint
@@ -96,7 +96,7 @@ class Learner:
         self._metrics_count = 0
         self._device_replays: list[DeviceReplay] = []
         self._ring_epochs: dict[int, int] = {}
-        self._graphed: list[CUDAGraphUpdates] = []
+        self._graph_updates: list[CUDAGraphUpdates] = []
         self.updates = 0
         """Number of updates of all agents, the same for each run."""
         self.weights_version = 0
@@ -136,7 +136,7 @@ class Learner:
                 DeviceReplay(capacity, width, update.generators) for update in self._stacks
             ]
             stacks = zip(self._stacks, self._device_replays, self._metrics, strict=True)
-            self._graphed = [CUDAGraphUpdates(*stack, self.batch_size) for stack in stacks]
+            self._graph_updates = [CUDAGraphUpdates(*stack, self.batch_size) for stack in stacks]
         for run, ring in enumerate(rings):
             replay, place = self._device_replays[run // self._runs_per_stack], run % self._runs_per_stack
             epoch, self._ring_epochs[run] = self._ring_epochs.get(run), ring.epoch
@@ -153,14 +153,14 @@ class Learner:
             ValueError: if no rows were copied.
             Diverged: if a value is no longer finite; the state from before the call is restored.
         """
-        if not self._graphed:
+        if not self._graph_updates:
             raise ValueError("cannot sample from an empty replay buffer")
         # Leaving the block synchronises the device, so that the time counts as learning, not as publishing.
         with self._undo_if_diverged(updates):
-            for update, graphed in zip(self._stacks, self._graphed, strict=True):
+            for update, graphs in zip(self._stacks, self._graph_updates, strict=True):
                 update.updates_made = self.updates
                 update.scale_learning_rates(self._lr_factor(self.updates))
-                graphed.learn(updates)
+                graphs.learn(updates)
 
     @contextmanager
     def _undo_if_diverged(self, updates: int) -> Iterator[None]:

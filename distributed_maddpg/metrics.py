@@ -41,7 +41,7 @@ class IterationLog:
     spec: EnvSpec
     num_workers: int
     episodes_total: int = 0
-    quarantined_total: int = 0
+    dropped_total: int = 0
     _episodes: deque[EpisodeReport] = field(default_factory=deque)
     _window_size: int = 0
     _rollout_s: FloatVector = field(default_factory=lambda: np.zeros(len(_ROLLOUT_TIMERS)))
@@ -51,8 +51,8 @@ class IterationLog:
     def add_rollout(self, report: RolloutReport, latest_version: int) -> None:
         """Add the report of a worker's fragment; `latest_version` is that of the newest published weights."""
         self._rollout_s += [getattr(report, name) for name in _ROLLOUT_TIMERS]
-        self.quarantined_total += len(report.quarantined)
-        for line in report.quarantined:
+        self.dropped_total += len(report.dropped)
+        for line in report.dropped:
             _LOG.warning("rollout worker %d: %s", report.worker, line)
         self.episodes_total += len(report.episodes.lengths)
         self._weights_lag.append((report.worker, max(0, latest_version - report.weights_version)))
@@ -81,7 +81,7 @@ class IterationLog:
             "timers": self._timers(),
             "fault_tolerance": {
                 **counters.get("fault_tolerance", {}),
-                "num_quarantined_blocks": self.quarantined_total,
+                "num_quarantined_blocks": self.dropped_total,
             },
         }
 
@@ -93,7 +93,7 @@ class IterationLog:
         """Return the iteration so far and the window of episodes."""
         episodes = self._recent_episodes()
         return {
-            "totals": np.array((self.episodes_total, self.quarantined_total), np.int64),
+            "totals": np.array((self.episodes_total, self.dropped_total), np.int64),
             "rollout_s": self._rollout_s.copy(),
             "learner_s": self._learner_s.copy(),
             "behind": np.array(self._weights_lag, np.int64).reshape(-1, 2),
@@ -126,7 +126,7 @@ class IterationLog:
         columns = (np.split(array, ends[:-1]) for array in (returns, lengths, distances))
         self._episodes = deque(map(EpisodeReport, *columns)) if len(ends) else deque()
         self._window_size = episodes
-        self.episodes_total, self.quarantined_total = totals.tolist()
+        self.episodes_total, self.dropped_total = totals.tolist()
         self._rollout_s = checked_array(state, "rollout_s", self._rollout_s.shape, np.float64)
         self._learner_s = checked_array(state, "learner_s", self._learner_s.shape, np.float64)
         self._weights_lag = [(worker, lag) for worker, lag in lags.tolist()]

@@ -40,7 +40,7 @@ def check(config: MADDPGConfig, env_factory: EnvFactory | None = None) -> EnvSpe
         BadInput: naming the first setting that cannot be used, its value and the remedy.
     """
     spec = check_settings(config, env_factory)
-    check_env_steps(config, env_factory)
+    check_environment_runs(config, env_factory)
     check_machine(config, spec)
     return spec
 
@@ -57,7 +57,7 @@ def check_settings(config: MADDPGConfig, env_factory: EnvFactory | None = None) 
     return spec
 
 
-def check_env_steps(config: MADDPGConfig, env_factory: EnvFactory | None = None) -> None:
+def check_environment_runs(config: MADDPGConfig, env_factory: EnvFactory | None = None) -> None:
     """Step one copy of the environment with random actions, as rollout workers will.
 
     An environment whose numbers are sometimes not finite passes: workers drop those fragments.
@@ -160,7 +160,7 @@ def checkpoint_settings(checkpoint: Checkpoint) -> MADDPGConfig:
     return dataclasses.replace(checkpoint.config, ray=dataclasses.replace(checkpoint.config.ray, address=""))
 
 
-def check_environment(checkpoint: Checkpoint, env_id: str) -> None:
+def check_environment_allowed(checkpoint: Checkpoint, env_id: str) -> None:
     """Refuse to import the environment that a checkpoint names, unless it is built in or is `env_id`.
 
     Raises:

@@ -29,7 +29,7 @@ from distributed_maddpg.types import (
     state_part,
 )
 
-_MAX_QUARANTINED_IN_A_ROW = 5
+_MAX_DROPPED_IN_A_ROW = 5
 """Number of consecutive dropped fragments that ends the run; the environment is then taken as broken."""
 
 
@@ -158,7 +158,7 @@ class RolloutWorker:
         self._n_step, self._gamma = algorithm.n_step, np.float32(algorithm.gamma)
         self._obs = env.reset()
         self._vector_steps = 0
-        self._quarantined: list[str] = []
+        self._dropped: list[str] = []
         self.weights_version = -1
         """Version of the current weights; -1 before the first `set_weights`."""
 
@@ -221,8 +221,8 @@ class RolloutWorker:
     def collect(self, num_steps: int, env_steps: int) -> tuple[FloatArray, EpisodeReport]:
         """Step every copy `num_steps` times.
 
-        If a value is not finite, the fragment is quarantined: it is dropped with its episodes, reported by
-        `pop_quarantined`, and collected again after all copies are reset.
+        If a value is not finite, the fragment is dropped with its episodes, reported by
+        `pop_dropped`, and collected again after all copies are reset.
 
         Args:
             num_steps: T vector steps.
@@ -234,22 +234,22 @@ class RolloutWorker:
         Raises:
             TrainingError: if too many consecutive fragments had to be dropped.
         """
-        for _ in range(_MAX_QUARANTINED_IN_A_ROW):
+        for _ in range(_MAX_DROPPED_IN_A_ROW):
             before = self._vector_steps
             try:
                 return self._collect(num_steps, env_steps)
             except _NotFinite as fault:
-                line, dropped = str(fault), (self._vector_steps - before) * self._env.num_envs
-            self._quarantined.append(f"quarantined {dropped} env steps: {line}")
+                line, num_dropped = str(fault), (self._vector_steps - before) * self._env.num_envs
+            self._dropped.append(f"dropped {num_dropped} env steps: {line}")
             self._reset_episodes()
         raise TrainingError(
-            f"environment: {_MAX_QUARANTINED_IN_A_ROW} fragments in a row were not finite, the last: {line}; "
+            f"environment: {_MAX_DROPPED_IN_A_ROW} fragments in a row were not finite, the last: {line}; "
             "check what the environment computes, especially at the bounds of the actions"
         )
 
-    def pop_quarantined(self) -> tuple[str, ...]:
+    def pop_dropped(self) -> tuple[str, ...]:
         """Return a line per fragment dropped since the last call: size, value, agent, copy, step."""
-        lines, self._quarantined = tuple(self._quarantined), []
+        lines, self._dropped = tuple(self._dropped), []
         return lines
 
     def _reset_episodes(self) -> None:

@@ -7,33 +7,35 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-Stage = Literal["env", "exploration", "replay", "learner", "evaluation", "response"]
-_STAGE_KEYS: dict[Stage, int] = {stage: key for key, stage in enumerate(get_args(Stage))}
-"""Warning: another order of the stages changes the random streams of every run."""
+StreamName = Literal["env", "exploration", "replay", "learner", "evaluation", "response"]
+_STREAM_KEYS: dict[StreamName, int] = {name: key for key, name in enumerate(get_args(StreamName))}
+"""Warning: another order of the names changes the random streams of every run."""
 
 
-def seed_sequence(seed: int, stage: Stage, index: int = 0, incarnation: int = 0) -> np.random.SeedSequence:
-    """Return the seed sequence of one stage.
+def seed_sequence(
+    seed: int, stream: StreamName, index: int = 0, incarnation: int = 0
+) -> np.random.SeedSequence:
+    """Return the seed sequence of one stream.
 
     Args:
         seed: of the run.
-        stage: the stage that draws from the stream.
+        stream: its name, after what draws from it.
         index: of the worker, or of the evaluation.
         incarnation: 0 for the first process; a replacement has another number, so that it does not repeat
             the stream.
     """
     suffix = (incarnation,) if incarnation else ()
-    return np.random.SeedSequence(seed, spawn_key=(_STAGE_KEYS[stage], index, *suffix))
+    return np.random.SeedSequence(seed, spawn_key=(_STREAM_KEYS[stream], index, *suffix))
 
 
-def generator(seed: int, stage: Stage, index: int = 0, incarnation: int = 0) -> np.random.Generator:
-    """Return a PCG64 generator for the stream of one stage; the arguments are those of `seed_sequence`."""
-    return np.random.Generator(np.random.PCG64(seed_sequence(seed, stage, index, incarnation)))
+def generator(seed: int, stream: StreamName, index: int = 0, incarnation: int = 0) -> np.random.Generator:
+    """Return a PCG64 generator for one stream; the arguments are those of `seed_sequence`."""
+    return np.random.Generator(np.random.PCG64(seed_sequence(seed, stream, index, incarnation)))
 
 
-def integer_seed(seed: int, stage: Stage, index: int = 0, incarnation: int = 0) -> int:
+def integer_seed(seed: int, stream: StreamName, index: int = 0, incarnation: int = 0) -> int:
     """Return a 63-bit integer seed for libraries that take only integers (torch, environments)."""
-    return int(seed_sequence(seed, stage, index, incarnation).generate_state(1, np.uint64)[0] >> 1)
+    return int(seed_sequence(seed, stream, index, incarnation).generate_state(1, np.uint64)[0] >> 1)
 
 
 def pack_generator(rng: np.random.Generator) -> npt.NDArray[np.uint64]:

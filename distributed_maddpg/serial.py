@@ -51,7 +51,7 @@ class Frozen(NamedTuple):
 
 
 class _Run:
-    """The stages that runs do not share: rollout worker, replay buffer and log."""
+    """What runs do not share: rollout worker, replay buffer and log."""
 
     def __init__(
         self, config: MADDPGConfig, spec: EnvSpec, greedy: Sequence[bool], env_factory: EnvFactory | None
@@ -68,10 +68,8 @@ class _Run:
         rows, episodes = self.worker.collect(self.config.rollout.fragment_steps, env_steps)
         self.replay.add(rows)
         busy_s = time.perf_counter() - started
-        quarantined = self.worker.pop_quarantined()
-        report = RolloutReport(
-            0, len(rows), episodes, self.worker.weights_version, busy_s, quarantined=quarantined
-        )
+        dropped = self.worker.pop_dropped()
+        report = RolloutReport(0, len(rows), episodes, self.worker.weights_version, busy_s, dropped=dropped)
         self.log.add_rollout(report, latest_version)
         return len(rows)
 

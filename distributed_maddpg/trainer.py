@@ -22,8 +22,8 @@ from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
 from distributed_maddpg.metrics import digest
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.preflight import (
-    check_env_steps,
-    check_environment,
+    check_environment_allowed,
+    check_environment_runs,
     check_finite,
     check_machine,
     check_settings,
@@ -121,7 +121,7 @@ class MADDPG:
             BadInput: if it cannot run; nothing has been started then.
         """
         self._prepare(_for_factory(config, env), env)
-        check_env_steps(self.config, env)
+        check_environment_runs(self.config, env)
         check_machine(self.config, self.spec)
 
     def _prepare(self, config: MADDPGConfig, env: EnvFactory | None) -> None:
@@ -167,29 +167,29 @@ class MADDPG:
         """
         checkpoint = load_checkpoint(path)
         if config is None and env is None:
-            check_environment(checkpoint, env_id)
-            own = checkpoint.config.env.id
-            if env_id and EnvConfig(env_id).id != own:
-                raise BadInput("env.id", env_id, f"{path} was trained in {own}; leave the option out")
-        return MADDPG.restored(checkpoint, config, env)
+            check_environment_allowed(checkpoint, env_id)
+            trained_env = checkpoint.config.env.id
+            if env_id and EnvConfig(env_id).id != trained_env:
+                raise BadInput("env.id", env_id, f"{path} was trained in {trained_env}; leave the option out")
+        return MADDPG.from_loaded_checkpoint(checkpoint, config, env)
 
     @staticmethod
-    def restored(
+    def from_loaded_checkpoint(
         checkpoint: Checkpoint, config: MADDPGConfig | None = None, env: EnvFactory | None = None
     ) -> MADDPG:
         """Return an algorithm that continues from a loaded checkpoint; see `from_checkpoint`."""
         algo = MADDPG.__new__(MADDPG)  # skips the machine checks of __init__, which evaluation does not need
         settings = checkpoint_settings(checkpoint)
-        own = config is None or config == settings
+        uses_own_settings = config is None or config == settings
         try:
             algo._prepare(config or settings, env)
         except BadInput as error:
-            if not own:
+            if not uses_own_settings:
                 raise
             raise CheckpointError(f"{checkpoint.path}: its settings cannot be used ({error})") from error
         check_finite(checkpoint)
         problem = incompatibility(algo.config, algo.spec, checkpoint)
-        if problem and own:
+        if problem and uses_own_settings:
             raise CheckpointError(f"{checkpoint.path}: does not fit its own settings ({BadInput(*problem)})")
         if problem:
             raise BadInput(*problem)
@@ -228,7 +228,9 @@ class MADDPG:
         if checkpoints and [each.config.seed for each in checkpoints] != list(seeds):
             raise CheckpointError(f"these are not checkpoints of the seeds {seeds[0]} to {seeds[-1]}")
         if checkpoints:
-            runs = [MADDPG.restored(*each, env) for each in zip(checkpoints, configs, strict=True)]
+            runs = [
+                MADDPG.from_loaded_checkpoint(*each, env) for each in zip(checkpoints, configs, strict=True)
+            ]
         else:
             runs = [MADDPG(each, env) for each in configs]
         check_machine(config, runs[0].spec, num_seeds)
@@ -238,7 +240,7 @@ class MADDPG:
 
     def start(self) -> None:
         """Start the stages now instead of with the first call that needs them."""
-        self._started()
+        self._ensure_started()
 
     @property
     def finished(self) -> bool:
@@ -267,12 +269,12 @@ class MADDPG:
     @property
     def device(self) -> str:
         """Where the learner runs."""
-        return self._started().device
+        return self._ensure_started().device
 
     @property
     def device_reason(self) -> str:
         """The setting that chose the device, and the rates of both devices where both were timed."""
-        return self._started().device_reason
+        return self._ensure_started().device_reason
 
     def request_stop(self) -> None:
         """Make `train` return soon; safe to call from a signal handler."""
@@ -320,7 +322,7 @@ class MADDPG:
         if self._runner is None and self._restored is not None:
             policies = self.policy_parameters()
             return evaluate_weights(self.config, policies, num_episodes, key, self._env_factory)
-        return self._started().evaluate(num_episodes, key, self._index)
+        return self._ensure_started().evaluate(num_episodes, key, self._index)
 
     def compute_actions(
         self, obs: Mapping[str, npt.NDArray[Any]], explore: bool = False
@@ -376,7 +378,7 @@ class MADDPG:
 
     def drain(self) -> None:
         """Wait for all calls in flight, so that all parts of the next checkpoint are of one moment."""
-        self._started().drain()
+        self._ensure_started().drain()
 
     def capture(self, replay: bool = True, tables: Mapping[str, str] | None = None) -> Checkpoint:
         """Return a checkpoint of the present state; training may continue while it is written.
@@ -385,7 +387,7 @@ class MADDPG:
             replay: with the stored transitions.
             tables: texts to store in it, by file name.
         """
-        captured = self._started().capture(self._index, replay)
+        captured = self._ensure_started().capture(self._index, replay)
         own = {
             "iteration": np.array(self._iteration),
             "time_total_s": np.array(self._clock.seconds()),
@@ -406,16 +408,16 @@ class MADDPG:
         if self._runner is None and self._restored is not None:
             policies: FloatArray = self._restored.state["learner/policy"]
             return policies
-        return self._started().weights(self._index).policies
+        return self._ensure_started().weights(self._index).policies
 
     def weights_digest(self) -> str:
         """Return the SHA-256 of all networks' weights; equal digests mean bit-identical training."""
-        state = self._started().learner_state(self._index)
+        state = self._ensure_started().learner_state(self._index)
         return digest(*(state[part] for part in _WEIGHT_PARTS if part in state))
 
     def checkpoint_due(self) -> bool:
         """Whether a checkpoint interval was passed since this was last asked."""
-        return self._started().pacer.checkpoint_due()
+        return self._ensure_started().pacer.checkpoint_due()
 
     def stop(self) -> None:
         """End every process that was started; counters can still be read, training cannot continue."""
@@ -434,14 +436,14 @@ class MADDPG:
         """Stop."""
         self.stop()
 
-    def _started(self) -> Runner:
+    def _ensure_started(self) -> Runner:
         if self._stopped:
             raise TrainingError(
                 "this MADDPG was stopped; continue from a checkpoint with MADDPG.from_checkpoint"
             )
         if self._runner is None:
             if self._restored is not None:
-                check_env_steps(self.config, self._env_factory)
+                check_environment_runs(self.config, self._env_factory)
             check_machine(self.config, self.spec, len(self._group))
             runner = _make_runner(self._group)
             self._runner = runner
@@ -482,7 +484,7 @@ class MADDPG:
             if counts != [checkpoint.env_steps, checkpoint.updates, checkpoint.updates]:
                 raise ValueError("its counts disagree")
             state = RunState(checkpoint.env_steps, checkpoint.updates, stages, checkpoint.replay)
-            self._started().restore(self._index, state)
+            self._ensure_started().restore(self._index, state)
         except (KeyError, TypeError, ValueError, StageError) as error:
             raise CheckpointError(
                 f"{checkpoint.path}: a part of it does not fit its settings ({error})"
@@ -498,7 +500,7 @@ def train_together(runs: Sequence[MADDPG]) -> list[dict[str, Any]]:
     """
     if list(runs) != runs[0]._group:
         raise TrainingError("train_together takes all runs of MADDPG.for_seeds, in their order")
-    runner = runs[0]._started()
+    runner = runs[0]._ensure_started()
     env_steps, updates = runner.pacer.env_steps, runner.pacer.updates
     started = time.perf_counter()
     complete = runner.run(lambda: any(run.stop_requested for run in runs))

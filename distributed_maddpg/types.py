@@ -266,7 +266,7 @@ class RolloutReport:
     """Seconds of fetching newer weights."""
     blocked_pacing_s: float = 0.0
     """Seconds of waiting for the next request."""
-    quarantined: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
     """One line per fragment dropped because it was not finite; `env_steps` does not count these."""
 
 

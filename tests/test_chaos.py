@@ -45,7 +45,7 @@ from distributed_maddpg.chaos.recovery import (
     saved_steps,
     unexplained,
 )
-from distributed_maddpg.chaos.result import by_kind, compare, losses, verdict
+from distributed_maddpg.chaos.result import by_kind, compare, failures, losses
 from distributed_maddpg.chaos.tables import tables, write_document
 from distributed_maddpg.errors import BadInput
 
@@ -489,7 +489,7 @@ def _result(**changes: Any) -> dict[str, Any]:
         "unexplained_losses": [],
         "comparison": compare(_evaluations([90.0]), _evaluations([90.0]), return_std=2.0),
         "within_noise": True,
-        "twin_s": 60.0,
+        "baseline_s": 60.0,
         "disturbed_s": 100.0,
         "load_average": [0.1, 2.5],
         **changes,
@@ -519,8 +519,8 @@ def test_what_was_lost_is_told_apart() -> None:
     ],
 )
 def test_one_thing_wrong_is_enough(changes: dict[str, Any], word: str) -> None:
-    assert verdict(_result()) == []
-    [line] = verdict(_result(**changes))
+    assert failures(_result()) == []
+    [line] = failures(_result(**changes))
     assert word in line
 
 

@@ -264,7 +264,7 @@ def test_evaluate_shows_a_table_on_stderr(run, capsys):
     assert captured.out == ""
     assert "Greedy returns, 2 episodes" in captured.err
     assert "Trained and scripted teams against each other" in captured.err
-    assert "fresh team" not in captured.err
+    assert "new team" not in captured.err
 
 
 def test_evaluate_tries_to_exploit_the_run_if_asked(run, capsys):
@@ -277,7 +277,7 @@ def test_evaluate_tries_to_exploit_the_run_if_asked(run, capsys):
     informed = found["adversary"]["bounds"]["informed"]
     assert informed["success"] > found["adversary"]["success"]["adversary"]
     assert main(["evaluate", str(run), *response]) == 0
-    assert f"A fresh team against the trained others, after {updates} updates" in capsys.readouterr().err
+    assert f"A new team against the trained others, after {updates} updates" in capsys.readouterr().err
 
 
 def test_resume_continues_counts_and_curves(capsys, tmp_path):

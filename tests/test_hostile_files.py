@@ -441,7 +441,7 @@ def run_state_case(checkpoints: list[Checkpoint], number: int) -> str:
         else:
             state[name] = nasty_array(rng, state[name])
     try:
-        with MADDPG.restored(dataclasses.replace(checkpoint, state=state)) as algo:
+        with MADDPG.from_loaded_checkpoint(dataclasses.replace(checkpoint, state=state)) as algo:
             algo.start()
             assert (algo.env_steps, algo.updates) == (checkpoint.env_steps, checkpoint.updates)
         return "read"

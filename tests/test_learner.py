@@ -356,8 +356,8 @@ def test_a_gpu_samples_and_updates_without_synchronisation():
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        stage._graphed[0].learn(21)
-        stage._graphed[0]._step()
+        stage._graph_updates[0].learn(21)
+        stage._graph_updates[0]._step()
         stage.mirror([ring(45)])
     finally:
         torch.cuda.set_sync_debug_mode(before)

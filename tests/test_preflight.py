@@ -3,7 +3,7 @@ import pytest
 from distributed_maddpg import preflight
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.preflight import check, check_env_steps
+from distributed_maddpg.preflight import check, check_environment_runs
 from tests.support.counting import CountingEnv
 from tests.support.failing import FailingEnv
 from tests.support.faulty import FaultyEnv
@@ -68,7 +68,7 @@ class Broken(CountingEnv):
 )
 def test_an_environment_that_never_works_is_refused_before_the_start(env, message):
     with pytest.raises(BadInput) as error:
-        check_env_steps(config(env={"id": "factory:mine"}), env)
+        check_environment_runs(config(env={"id": "factory:mine"}), env)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -77,8 +77,8 @@ def test_an_environment_that_hangs_is_refused_after_the_timeout():
     hanging = config(env={"id": "factory:mine"}, num_workers=1, ray={"timeout_s": 0.2})
     message = r"'factory:mine': took more than 0.2 s \(ray.timeout_s\) for its first"
     with pytest.raises(BadInput, match=message):
-        check_env_steps(hanging, lambda: FailingEnv(how="sleep"))
+        check_environment_runs(hanging, lambda: FailingEnv(how="sleep"))
 
 
 def test_an_environment_that_is_sometimes_not_finite_passes():
-    check_env_steps(config(env={"id": "factory:mine"}), lambda: FaultyEnv(part="reward", at=3))
+    check_environment_runs(config(env={"id": "factory:mine"}), lambda: FaultyEnv(part="reward", at=3))

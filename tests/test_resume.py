@@ -307,7 +307,7 @@ def checkpoints():
 def restart(checkpoint, rows, state):
     """Start a run from a checkpoint with another state or other transitions."""
     replay = dataclasses.replace(checkpoint.replay, chunks=iter(rows))
-    with MADDPG.restored(dataclasses.replace(checkpoint, state=state, replay=replay)) as algo:
+    with MADDPG.from_loaded_checkpoint(dataclasses.replace(checkpoint, state=state, replay=replay)) as algo:
         algo.start()
         return algo
 
@@ -366,7 +366,7 @@ def test_training_after_a_failed_start_raises(checkpoints):
     checkpoint, rows = checkpoints["ou"]
     state = {name: array for name, array in checkpoint.state.items() if name != "pacing/counts"}
     replay = dataclasses.replace(checkpoint.replay, chunks=iter(rows))
-    algo = MADDPG.restored(dataclasses.replace(checkpoint, state=state, replay=replay))
+    algo = MADDPG.from_loaded_checkpoint(dataclasses.replace(checkpoint, state=state, replay=replay))
     with pytest.raises(CheckpointError, match="lacks pacing/counts"):
         algo.start()
     with pytest.raises(TrainingError, match="was stopped"):

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distributed_maddpg.seeding import Stage, generator, integer_seed, pack_generator, restore_generator
+from distributed_maddpg.seeding import StreamName, generator, integer_seed, pack_generator, restore_generator
 
-STAGES = get_args(Stage)
+STREAMS = get_args(StreamName)
 PINNED = [
     *(1317536309490288386, 5769891174451087230, 8897364151550420695),
     *(2870757765332765563, 4744905141714261070, 3721064357544978052),
@@ -19,15 +19,17 @@ def test_the_same_arguments_give_the_same_stream():
     assert integer_seed(3, "env", 2) == integer_seed(3, "env", 2)
 
 
-def test_streams_of_seeds_stages_and_indices_all_differ():
-    firsts = {generator(s, stage, index).random() for s in range(3) for stage in STAGES for index in range(4)}
-    seeds = {integer_seed(s, stage, index) for s in range(3) for stage in STAGES for index in range(4)}
+def test_streams_of_seeds_names_and_indices_all_differ():
+    firsts = {
+        generator(s, stream, index).random() for s in range(3) for stream in STREAMS for index in range(4)
+    }
+    seeds = {integer_seed(s, stream, index) for s in range(3) for stream in STREAMS for index in range(4)}
     assert len(firsts) == len(seeds) == 3 * 6 * 4
 
 
 def test_the_streams_are_pinned():
     """A change here changes the results of every seed: note it in the changelog."""
-    assert [integer_seed(0, stage) for stage in STAGES] == PINNED
+    assert [integer_seed(0, stream) for stream in STREAMS] == PINNED
 
 
 def test_integer_seeds_fit_a_signed_64_bit_number():

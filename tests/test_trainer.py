@@ -171,7 +171,7 @@ def test_after_stop_counters_stay_and_training_is_refused():
 def test_a_stopped_run_lets_go_of_its_transitions_at_once():
     algo = MADDPG(config())
     algo.train()
-    ring = weakref.ref(algo._started()._runs[0].replay.ring)
+    ring = weakref.ref(algo._ensure_started()._runs[0].replay.ring)
     assert ring().rows.any()
     algo.stop()
     assert ring() is None, "whoever trains many runs in one process would fill the memory with them"

@@ -169,7 +169,7 @@ class HandwrittenUpdate(MADDPGUpdate):
         relaxed = self._relaxed(logits)
         actions = self._straight_through(relaxed, config.straight_through)
         joint = self._joint_with_other_actions(batch, actions)
-        change = columns.masked(actions - columns.padded_actions(joint))
+        change = columns.with_zero_padding(actions - columns.padded_actions(joint))
 
         layers = self.critic.masked_layers()
         own = self.critic.own_action_rows(layers[0][0])  # [M, A, H]
@@ -179,7 +179,7 @@ class HandwrittenUpdate(MADDPGUpdate):
         loss = actor_loss(q, regularised, columns.valid, config.regulariser_weight)
 
         grad_first = critics.backward(layers, memory.grad_q)
-        grad_actions = columns.masked(torch.bmm(own, grad_first.mT))
+        grad_actions = columns.with_zero_padding(torch.bmm(own, grad_first.mT))
         grad_regularised = regularised * memory.regularised_scale
         if config.regulariser == "actions":
             grad_actions += grad_regularised

@@ -112,11 +112,11 @@ class _BatchColumns:
         flat = flat if self._full else flat.index_select(1, self._kept)
         return torch.cat((obs, flat.transpose(1, 2)), dim=2)
 
-    def masked(self, values: Tensor) -> Tensor:
+    def with_zero_padding(self, values: Tensor) -> Tensor:
         """Return values `[M, A, B]` with zeros in the padding."""
         return values if self._full else values * self.valid
 
-    def without_padding(self, values: Tensor) -> Tensor:
+    def with_masked_padding(self, values: Tensor) -> Tensor:
         """Return values `[M, A, B]` with -1e9 in the padding, so that argmax and softmax ignore it."""
         return values if self._full else values.masked_fill(self.valid == 0, _MASKED_LOGIT)
 
@@ -300,7 +300,7 @@ class MADDPGUpdate:
         relaxed = self._relaxed(logits)
         actions = self._straight_through(relaxed, config.straight_through)
         joint = self._joint_with_other_actions(batch, actions.detach())
-        change = columns.masked(actions - columns.padded_actions(joint))
+        change = columns.with_zero_padding(actions - columns.padded_actions(joint))
         q = self.critic.with_own_action(joint, change)
         regularised = logits if config.regulariser == "logits" else actions
         loss = actor_loss(q, regularised, columns.valid, config.regulariser_weight)
@@ -325,7 +325,7 @@ class MADDPGUpdate:
         noisy = logits + (noise if self._frozen_mask is None else noise.masked_fill_(self._frozen_mask, 0.0))
         if self._config.temperature != 1.0:
             noisy = noisy / self._config.temperature
-        relaxed = torch.softmax(self._columns.without_padding(noisy), dim=1)
+        relaxed = torch.softmax(self._columns.with_masked_padding(noisy), dim=1)
         return (
             relaxed
             if self._gumbel_heads.all
@@ -354,7 +354,7 @@ class MADDPGUpdate:
         uniform = self._random(Tensor.uniform_, actions)
         if self._discrete_agents.any:
             uniform = torch.where(
-                self._discrete_agents.mask, one_hot_like(self._columns.without_padding(uniform)), uniform
+                self._discrete_agents.mask, one_hot_like(self._columns.with_masked_padding(uniform)), uniform
             )
         return torch.where(chosen, uniform, actions)
 

@@ -14,16 +14,16 @@ from distributed_maddpg.benchmarks.measurement import Measurement, compare, rate
 from distributed_maddpg.benchmarks.options import BenchmarkOptions
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import make_vector_env
-from distributed_maddpg.envs.adversary_rules import OPTIONS_NOT_IN_MPE2
+from distributed_maddpg.envs.adversary_options import OPTIONS_NOT_IN_MPE2
 
 _ACTION_SETS = 16
 
 
 def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
     """Measure env steps per second of `simple_adversary` with random actions, resets included."""
-    works = {"env_steps_per_s": _kernel(config, options.num_envs), "mpe2_env_steps_per_s": _mpe2(config)}
+    workloads = {"env_steps_per_s": _kernel(config, options.num_envs), "mpe2_env_steps_per_s": _mpe2(config)}
     return compare(
-        rates(works, options.seconds, options.repeats),
+        rates(workloads, options.seconds, options.repeats),
         references=["mpe2_env_steps_per_s"],
         ratios=["env_steps_per_s/mpe2_env_steps_per_s"],
         settings={"num_envs": options.num_envs, **config.env.kwargs},

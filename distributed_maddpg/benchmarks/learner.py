@@ -31,14 +31,14 @@ def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
     spec, num_seeds = env_spec(config.env.id, config.env.backend, config.env.kwargs), options.num_seeds
     learner = make_learner(config, spec)
     single = _learner_work(learner, config, spec)
-    works, flops = {"updates_per_s": single}, update_flops(config, spec)
+    workloads, flops = {"updates_per_s": single}, update_flops(config, spec)
     if num_seeds > 1:
         seeds = range(config.seed, config.seed + num_seeds)
         many = _learner_work(make_learner(config, spec, seeds), config, spec)
-        works = {"updates_of_one_seed_per_s": single, "updates_per_s": many}
-    turns = rates({**works, "sgemm": _sgemm(learner.device)}, options.seconds, options.repeats)
+        workloads = {"updates_of_one_seed_per_s": single, "updates_per_s": many}
+    turns = rates({**workloads, "sgemm": _sgemm(learner.device)}, options.seconds, options.repeats)
     turns |= {"gflops": gflops(turns["updates_per_s"], flops), "sgemm_gflops": gflops(turns.pop("sgemm"))}
-    one_seed = [name for name in works if name != "updates_per_s"]
+    one_seed = [name for name in workloads if name != "updates_per_s"]
     return compare(
         turns,
         references=["sgemm_gflops", *one_seed],

@@ -33,22 +33,22 @@ class Measurement:
     """Where the time of one update or vector step goes, part by part."""
 
 
-def rates(works: Mapping[str, Callable[[], int]], seconds: float, repeats: int) -> dict[str, list[float]]:
+def rates(workloads: Mapping[str, Callable[[], int]], seconds: float, repeats: int) -> dict[str, list[float]]:
     """Measure several kinds of work in turn, so that a change of the machine's speed affects all of them.
 
     Args:
-        works: name to a function that does a little work and returns how many units it did.
+        workloads: name to a function that does a little work and returns how many units it did.
         seconds: how long each is repeated per turn.
         repeats: turns.
 
     Returns:
         Units per second of each turn, by name. The first call of each is a warm-up and is not counted.
     """
-    for work in works.values():
+    for work in workloads.values():
         work()
-    measured: dict[str, list[float]] = {name: [] for name in works}
+    measured: dict[str, list[float]] = {name: [] for name in workloads}
     for _ in range(repeats):
-        for name, work in works.items():
+        for name, work in workloads.items():
             units, started = 0, time.perf_counter()
             while (elapsed := time.perf_counter() - started) < seconds:
                 units += work()

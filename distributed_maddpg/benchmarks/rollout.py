@@ -28,8 +28,8 @@ def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
     config = replace(config, rollout=replace(config.rollout, num_envs=num_envs))
     spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
     work = rollout_work(config, spec)
-    works = {"worker": work, "products": _products(config, spec), "sgemm": _sgemm()}
-    turns = rates(works, options.seconds, options.repeats)
+    workloads = {"worker": work, "products": _products(config, spec), "sgemm": _sgemm()}
+    turns = rates(workloads, options.seconds, options.repeats)
     flops = env_step_flops(policy_layout(spec, config.algorithm.policy_hidden_sizes))
     return compare(
         {

@@ -135,9 +135,9 @@ def _cluster(config: MADDPGConfig) -> Iterator[None]:
     # Imported here: only this benchmark needs Ray before a job does.
     from distributed_maddpg.runtime.cluster import connect, disconnect  # noqa: PLC0415
 
-    ours = connect(config)
+    owns_connection = connect(config)
     try:
         yield
     finally:
-        if ours:
+        if owns_connection:
             disconnect()

@@ -20,7 +20,7 @@ from distributed_maddpg.chaos.injector import FaultInjector, InjectionResult
 from distributed_maddpg.chaos.job import Job
 from distributed_maddpg.chaos.options import KEEP_CHECKPOINTS, ChaosOptions, JobSettings
 from distributed_maddpg.chaos.recovery import env_steps_of, missing_checkpoints, unexplained
-from distributed_maddpg.chaos.result import by_kind, compare, good_return_std, losses, verdict
+from distributed_maddpg.chaos.result import by_kind, compare, failures, good_return_std, losses
 from distributed_maddpg.checkpoint.folder import load_checkpoint
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
 from distributed_maddpg.files import write_atomic
@@ -61,16 +61,16 @@ def run_chaos(options: ChaosOptions, run_dir: Path, note: Callable[[str], None])
     load = os.getloadavg()[0]
     with _killed_at_exit(jobs):
         settings = JobSettings.of(options, options.env_steps or _calibrate(options, new_job, note))
-        baseline = new_job("twin", settings)
+        baseline = new_job("baseline", settings)
         note(f"the job without faults: {settings.env_steps:,} env steps")
-        baseline_s = _run_baseline(baseline, settings.patience_s(options))
+        baseline_s = _run_baseline(baseline, settings.stall_timeout_s(options))
         disturbed = new_job("disturbed", settings)
         note("the same job under faults")
         injection = FaultInjector(disturbed, settings, options, note).run()
-        result = _result(options, settings, baseline, disturbed, injection) | {"twin_s": baseline_s}
+        result = _result(options, settings, baseline, disturbed, injection) | {"baseline_s": baseline_s}
     result["load_average"] = [load, os.getloadavg()[0]]
-    result["against"] = verdict(result)
-    result["passed"] = not result["against"]
+    result["failures"] = failures(result)
+    result["passed"] = not result["failures"]
     write_atomic(run_dir / "chaos.json", json.dumps(result, indent=1) + "\n")
     return result
 
@@ -84,7 +84,7 @@ def _calibrate(
     settings = JobSettings.of(options, 10 * _CALIBRATION_ENV_STEPS)
     settings = dataclasses.replace(settings, env_steps=_CALIBRATION_ENV_STEPS)
     job = new_job("calibration", settings)
-    _run_baseline(job, settings.patience_s(options))
+    _run_baseline(job, settings.stall_timeout_s(options))
     rows = job.rows()
     seconds = sum(float(row["time_this_iter_s"]) for row in rows[1:])
     rate = (env_steps_of(rows[-1]) - env_steps_of(rows[0])) / seconds
@@ -92,19 +92,19 @@ def _calibrate(
     return max(_CALIBRATION_ENV_STEPS, 1000 * round(_BASELINE_SHARE * 60 * options.minutes * rate / 1000))
 
 
-def _run_baseline(job: Job, patience_s: float) -> float:
+def _run_baseline(job: Job, stall_timeout_s: float) -> float:
     """Run a job to its end; return the seconds it took.
 
     Raises:
-        TrainingError: if it fails, or reports nothing for `patience_s`.
+        TrainingError: if it fails, or reports nothing for `stall_timeout_s`.
     """
     started = time.monotonic()
     job.start()
     while job.exit_code is None:
         time.sleep(_POLL_S)
         job.poll()
-        if job.silent_s > patience_s:
-            line = f"the job without faults reported nothing for {patience_s:.0f} s: {job.run_dir}"
+        if job.seconds_since_progress > stall_timeout_s:
+            line = f"the job without faults reported nothing for {stall_timeout_s:.0f} s: {job.run_dir}"
             raise TrainingError(line)
     if job.exit_code:
         raise TrainingError(f"the job without faults failed: {job.last_line()}")
@@ -145,7 +145,7 @@ def _result(
         "last_process_gone_after_s": disturbed.slowest_end_s,
         "unexplained_losses": unexplained(events, injection.faults),
         "scorecard": summary.get("evaluation", {}) if completed else {},
-        "twin": baseline_card,
+        "baseline": baseline_card,
         "comparison": comparison,
         "within_noise": completed and all(each["within"] for each in comparison),
         "disturbed_s": injection.seconds,

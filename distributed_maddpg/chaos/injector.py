@@ -71,12 +71,12 @@ class FaultInjector:
         """Run the job to its end under faults, and return what happened."""
         self._started_at = time.monotonic()
         self._job.start()
-        patience_s = self._settings.patience_s(self._options)
-        while self._job.exit_code is None and self._job.silent_s < patience_s:
+        stall_timeout_s = self._settings.stall_timeout_s(self._options)
+        while self._job.exit_code is None and self._job.seconds_since_progress < stall_timeout_s:
             time.sleep(_POLL_S)
             self._poll()
         if self._job.exit_code is None:
-            self.result.problems.append(f"the job reported nothing for {patience_s:.0f} s")
+            self.result.problems.append(f"the job reported nothing for {stall_timeout_s:.0f} s")
             self.result.hangs += 1
         self._finish()
         self.result.seconds = self._elapsed_s

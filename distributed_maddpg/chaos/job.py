@@ -88,7 +88,7 @@ class Job:
         return self.incarnations[-1].poll()
 
     @property
-    def silent_s(self) -> float:
+    def seconds_since_progress(self) -> float:
         """Seconds since a poll last found progress."""
         return time.monotonic() - self._progress_at
 

@@ -73,7 +73,7 @@ class JobSettings:
             timeout_s=options.timeout_s,
         )
 
-    def patience_s(self, options: ChaosOptions) -> float:
+    def stall_timeout_s(self, options: ChaosOptions) -> float:
         """Return how long a job may report nothing before it counts as stalled."""
         return 2 * options.deadline_s + self.timeout_s
 

@@ -55,16 +55,16 @@ def losses(counts: Counts, injection: InjectionResult, events: Sequence[Event]) 
     }
 
 
-def verdict(result: Mapping[str, Any]) -> list[str]:
-    """Return the reasons for which the trainer failed, a line each; none if it passed."""
-    failures = {
+def failures(result: Mapping[str, Any]) -> list[str]:
+    """Return why the experiment failed, a line each; empty if it passed."""
+    reasons = {
         "the job did not complete": not result["completed"],
         f"{result['hangs']} hangs": result["hangs"],
         f"{len(result['lost_checkpoints'])} checkpoints lost": result["lost_checkpoints"],
         f"{result['leftover_processes']} processes left over": result["leftover_processes"],
         "the scores are not those of the job without faults within noise": not result["within_noise"],
     }
-    return [line for line, failed in failures.items() if failed] + list(result["problems"])
+    return [line for line, applies in reasons.items() if applies] + list(result["problems"])
 
 
 def compare(
@@ -98,7 +98,7 @@ def compare(
         compared.append(
             {
                 "measure": name,
-                "twin": means[0],
+                "baseline": means[0],
                 "disturbed": means[1],
                 "difference": difference,
                 "bound": bound,

@@ -80,7 +80,7 @@ def _summary(result: Mapping[str, Any]) -> Table:
         "processes left over": str(result["leftover_processes"]),
         "last process ended after its driver by": f"{result['last_process_gone_after_s']:.1f} s",
         "losses that no fault explains": str(len(result["unexplained_losses"])),
-        "time with faults, without": f"{result['disturbed_s']:.0f} s, {result['twin_s']:.0f} s",
+        "time with faults, without": f"{result['disturbed_s']:.0f} s, {result['baseline_s']:.0f} s",
         "load average before, after": ", ".join(f"{load:.1f}" for load in result["load_average"]),
         "within noise of the job without faults": _yes(result["within_noise"]),
     }
@@ -91,7 +91,7 @@ def _scores(result: Mapping[str, Any]) -> Table:
     headers = ("last evaluations", "without faults", "with faults", "difference", "bound", "within")
     rows = []
     for each in result["comparison"]:
-        figures = [f"{each[key]:.2f}" for key in ("twin", "disturbed", "difference", "bound")]
+        figures = [f"{each[key]:.2f}" for key in ("baseline", "disturbed", "difference", "bound")]
         rows.append((each["measure"].replace("_", " "), *figures, _yes(each["within"])))
     return Table("scorecard", headers, rows)
 

@@ -98,10 +98,10 @@ def remove_drafts(folder: str | Path) -> None:
         match, names = _DRAFT_NAME.fullmatch(path.name), plain_files(path)
         if match is None or names is None or not names <= ALL_FILES:
             continue
-        home = path.with_name(match[1])
-        if match[2] == "old" and not home.exists() and is_checkpoint(path):
+        original = path.with_name(match[1])
+        if match[2] == "old" and not original.exists() and is_checkpoint(path):
             with suppress(OSError):
-                path.rename(home)
+                path.rename(original)
         else:
             shutil.rmtree(path, ignore_errors=True)
 

@@ -21,7 +21,7 @@ class ChaosCommand:
     """Train over Ray while processes of the job are killed and frozen at random, and once without faults.
 
     Exit code 0 means: the job completed, nothing hung, no checkpoint was lost, no process was left over, and
-    its scores equal those of the job without faults ("twin" in the JSON) within noise. Nodes are not killed:
+    its scores equal those of the job without faults within noise. Nodes are not killed:
     a single machine is one node.
     """
 
@@ -49,4 +49,4 @@ def run(arguments: list[str]) -> None:
         write_document(Path(command.out), result)
     print_result(result, tables(result), command.json, progress, machine_text(result["machine"]))
     if not result["passed"]:
-        raise TrainingError("; ".join(result["against"]))
+        raise TrainingError("; ".join(result["failures"]))

@@ -177,7 +177,7 @@ def _checkpoints(named: argparse.Namespace, env_id: str) -> tuple[list[Checkpoin
         if getattr(named, option):
             remedy = "cannot be combined with --resume, which uses the run's own settings and folder"
             raise BadInput(f"--{option.replace('_', '-')}", getattr(named, option), remedy)
-    from distributed_maddpg.preflight import check_environment  # noqa: PLC0415
+    from distributed_maddpg.preflight import check_environment_allowed  # noqa: PLC0415
     from distributed_maddpg.run.folder import (  # noqa: PLC0415
         check_checkpoints_present,
         checkpoints_folder,
@@ -198,7 +198,7 @@ def _checkpoints(named: argparse.Namespace, env_id: str) -> tuple[list[Checkpoin
         check_checkpoints_present(run, folder)
     checkpoints = checkpoints_to_resume(folders, auto, lambda line: print(line, file=sys.stderr))
     for checkpoint in checkpoints:
-        check_environment(checkpoint, env_id)
+        check_environment_allowed(checkpoint, env_id)
     return checkpoints, read_checkpoint_record(runs[0]).saving
 
 

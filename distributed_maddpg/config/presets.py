@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-_SIMPLE_ADVERSARY = {"N": 2, "max_cycles": 25, "continuous_actions": True}
-_PAPERS_ADVERSARY = {**_SIMPLE_ADVERSARY, "squared_adversary_reward": True, "velocity_first": True}
+_MPE2_KWARGS = {"N": 2, "max_cycles": 25, "continuous_actions": True}
+_PAPER_ENV_KWARGS = {**_MPE2_KWARGS, "squared_adversary_reward": True, "velocity_first": True}
 
 # Result of the search in docs/learning.md.
 _RECIPE: dict[str, dict[str, Any]] = {
@@ -27,19 +27,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The best known recipe; a run takes about 90 s on two cores.
     "default": {
         **_RECIPE,
-        "env": {"kwargs": _SIMPLE_ADVERSARY},
+        "env": {"kwargs": _MPE2_KWARGS},
         "pacing": {"env_steps_per_update": 50.0, "evaluation_interval_env_steps": 50_000},
     },
     # The same in the paper's environment, for as many episodes as in the paper.
     "deception": {
         **_RECIPE,
-        "env": {"kwargs": _PAPERS_ADVERSARY},
+        "env": {"kwargs": _PAPER_ENV_KWARGS},
         "replay": {"capacity": 1_500_000},
         "pacing": {"total_env_steps": 1_500_000, "env_steps_per_update": 50.0},
     },
     # The settings of the teaching notebook: 5 000 episodes of 40 steps.
     "notebook": {
-        "env": {"kwargs": {**_SIMPLE_ADVERSARY, "max_cycles": 40, "dynamic_rescaling": True}},
+        "env": {"kwargs": {**_MPE2_KWARGS, "max_cycles": 40, "dynamic_rescaling": True}},
         "algorithm": {
             "policy_head": "sigmoid",
             "max_grad_norm": 0.0,
@@ -62,7 +62,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Lowe et al. 2017 with the choices of the authors' code and environment: 60 000 episodes of 25 steps.
     "paper": {
-        "env": {"kwargs": _PAPERS_ADVERSARY},
+        "env": {"kwargs": _PAPER_ENV_KWARGS},
         "algorithm": {"policy_head": "gumbel", "initial_weights": "glorot", "grad_norm_of": "parameter"},
         "pacing": {"total_env_steps": 1_500_000, "learning_starts": 25_600},
     },

@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from distributed_maddpg.types import ActionType, EnvSpec, FloatArray
+from distributed_maddpg.errors import did_you_mean
+from distributed_maddpg.types import ActionType, EnvSpec, FloatArray, checked_array
 
 Observations = tuple[FloatArray, ...]
 """N arrays [E, O_i] float32."""
@@ -131,3 +132,23 @@ def nan_error(agent: str, copy: int) -> ValueError:
 def range_error(agent: str, copy: int, action: int, size: int) -> ValueError:
     """Return the error for a discrete action out of range."""
     return ValueError(f"action of {agent} in copy {copy} is {action}, expected 0 to {size - 1}")
+
+
+def check_keys(state: Mapping[str, npt.NDArray[Any]], expected: list[str]) -> None:
+    """Raise ValueError unless a state has exactly the expected arrays."""
+    for name in expected:
+        if name not in state:
+            raise ValueError(f"the state lacks {name}")
+    for name in state:
+        if name not in expected:
+            raise ValueError(f"the state holds an unknown {name}, {did_you_mean(name, expected)}")
+
+
+def checked_integers(
+    state: Mapping[str, npt.NDArray[Any]], name: str, num_envs: int, limit: int
+) -> npt.NDArray[np.int64]:
+    """Return a copy of a saved array [E] int64; ValueError unless its values are in [0, limit)."""
+    values = checked_array(dict(state), name, (num_envs,), np.int64)
+    if ((values < 0) | (values >= limit)).any():
+        raise ValueError(f"{name} holds values outside 0 to {limit - 1}")
+    return values

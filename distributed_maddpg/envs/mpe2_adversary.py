@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.envs import streams
-from distributed_maddpg.envs.adversary_rules import (
+from distributed_maddpg.envs.adversary_options import (
     OPTIONS_NOT_IN_MPE2,
     AdversaryOptions,
     checked_state,

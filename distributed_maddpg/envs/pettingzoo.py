@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.envs import streams
-from distributed_maddpg.envs.adversary_rules import check_keys, checked_integers
 from distributed_maddpg.envs.base import (
     Actions,
     Observations,
     State,
     StepResult,
     VectorEnv,
+    check_keys,
+    checked_integers,
     count_error,
 )
 from distributed_maddpg.envs.spaces import action_codec, observation_codec
@@ -152,7 +153,7 @@ class PettingZooVectorEnv(VectorEnv):
         """
         names = [f"actions_{agent}" for agent in self.agents]
         check_keys(state, ["generator_state", "episode_seed", "episode_step", *names])
-        packed = streams.checked(state, self.num_envs)
+        packed = streams.checked_generator_states(state, self.num_envs)
         seeds = checked_integers(state, "episode_seed", self.num_envs, _INT31_LIMIT)
         steps = checked_integers(state, "episode_step", self.num_envs, _INT31_LIMIT)
         replayed = self._checked_history(state, int(steps.max()))

@@ -22,7 +22,7 @@ from distributed_maddpg.envs.adversary_kernel import (
     reset_all,
     step_all,
 )
-from distributed_maddpg.envs.adversary_rules import NUM_ACTIONS, AdversaryOptions, checked_state
+from distributed_maddpg.envs.adversary_options import NUM_ACTIONS, AdversaryOptions, checked_state
 from distributed_maddpg.envs.base import (
     Actions,
     Observations,
@@ -79,7 +79,7 @@ class SimpleAdversary(VectorEnv):
             np.zeros((num_envs, landmarks, 2)),
             np.zeros(num_envs, np.int64),
             np.zeros(num_envs, np.int64),
-            streams.pack_all(seed, num_envs),
+            streams.initial_generator_states(seed, num_envs),
         )
         rows = landmarks + 1 if self._params.continuous else 0
         self._actions = JointActions(
@@ -95,7 +95,7 @@ class SimpleAdversary(VectorEnv):
     def reset(self, seed: int | None = None) -> Observations:
         """Start a new episode in every copy; with `seed`, re-seed all random streams first."""
         if seed is not None:
-            self._state.generator_state[:] = streams.pack_all(seed, self.num_envs)
+            self._state.generator_state[:] = streams.initial_generator_states(seed, self.num_envs)
         obs = np.empty(self._obs_slices[-1].stop, np.float32)
         reset_all(self._state, self._params, obs)
         self._started = True
@@ -125,7 +125,7 @@ class SimpleAdversary(VectorEnv):
         return buffers.result_with_ends if num_ended else buffers.result
 
     def get_state(self) -> State:
-        """Return a copy of the full state, see `adversary_rules.checked_state`."""
+        """Return a copy of the full state, see `adversary_options.checked_state`."""
         if not self._started:
             raise RuntimeError("call reset() before get_state()")
         return {name: array.copy() for name, array in self._state._asdict().items()}

@@ -15,7 +15,7 @@ from distributed_maddpg.types import ActionType, FloatArray
 
 
 @dataclass(frozen=True)
-class ContinuousActions:
+class ContinuousActionCodec:
     """Actions in [0, 1]^A_i for a bounded Box of any shape and dtype."""
 
     agent: str
@@ -55,7 +55,7 @@ class ContinuousActions:
 
 
 @dataclass(frozen=True)
-class DiscreteActions:
+class DiscreteActionCodec:
     """Actions 0 to n - 1 for a Discrete space, whose own `start` may differ from 0."""
 
     agent: str
@@ -88,7 +88,7 @@ class DiscreteActions:
         return int(action) + int(self.space.start)
 
 
-ActionCodec = ContinuousActions | DiscreteActions
+ActionCodec = ContinuousActionCodec | DiscreteActionCodec
 
 
 def action_codec(env_id: str, agent: str, space: Any) -> ActionCodec:
@@ -98,13 +98,13 @@ def action_codec(env_id: str, agent: str, space: Any) -> ActionCodec:
         BadInput: names the agent and the space if no policy of this package can act in it.
     """
     if isinstance(space, Discrete):
-        return DiscreteActions(agent, space)
+        return DiscreteActionCodec(agent, space)
     if not isinstance(space, Box):
         raise BadInput("env.id", env_id, f"{agent} acts in {space}; only Box and Discrete are supported")
     if not space.is_bounded():
         remedy = f"{agent} acts in {space}, which is unbounded; give it bounds, to which [0, 1] is scaled"
         raise BadInput("env.id", env_id, remedy)
-    codec = ContinuousActions(agent, space)
+    codec = ContinuousActionCodec(agent, space)
     if codec.size == 0:
         raise BadInput("env.id", env_id, f"{agent} acts in {space}, which has size 0")
     return codec

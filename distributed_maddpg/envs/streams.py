@@ -30,12 +30,12 @@ def unpack(packed: UintArray) -> np.random.Generator:
     return generator
 
 
-def pack_all(seed: int, num_envs: int) -> UintArray:
+def initial_generator_states(seed: int, num_envs: int) -> UintArray:
     """Return the initial states of all copies' streams, [E, 6] uint64."""
     return np.stack([pack_generator(stream(seed, copy)) for copy in range(num_envs)])
 
 
-def checked(state: Mapping[str, npt.NDArray[Any]], num_envs: int) -> UintArray:
+def checked_generator_states(state: Mapping[str, npt.NDArray[Any]], num_envs: int) -> UintArray:
     """Validate and return a copy of a saved state's `generator_state`, [E, 6] uint64.
 
     Raises:

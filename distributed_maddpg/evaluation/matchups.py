@@ -15,11 +15,11 @@ from distributed_maddpg.evaluation.scripted import combine_teams, random_policy,
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import FloatArray
 
-_MAX_TEAMS_FOR_ALL_PAIRINGS = 2
+_MAX_TEAMS_FOR_ALL_MATCHUPS = 2
 _SUMMARY_KEYS = ("agent_episode_returns_mean", "success", "delta", "final_distance_mean")
 
 _CROSS_PLAY_COPIES = 64
-"""Not the runs' setting: the number of copies decides the start states, which all pairings must share."""
+"""Not the runs' setting: the number of copies decides the start states, which all matchups must share."""
 
 
 def evaluate_matchups(
@@ -27,23 +27,23 @@ def evaluate_matchups(
 ) -> list[dict[str, Any]]:
     """Play trained teams, of policies `[N, P]`, against scripted and random ones.
 
-    Each pairing plays `num_episodes` episodes from the same start states, whose seed derives from `seed`.
+    Each matchup plays `num_episodes` episodes from the same start states, whose seed derives from `seed`.
 
     Returns:
-        For each pairing `players`, the player of each team ("trained", "random" or, where the environment
-        has landmarks, "straight" to the goal), and the scores that pairings are compared by. With more than
-        two teams, only pairings with one trained team, one random team or the same player for all teams.
+        For each matchup `players`, the player of each team ("trained", "random" or, where the environment
+        has landmarks, "straight" to the goal), and the scores that matchups are compared by. With more than
+        two teams, only matchups with one trained team, one random team or the same player for all teams.
     """
     env_seed = integer_seed(seed, "evaluation", 0)
     with evaluation_env(config, 1, env_seed) as env:
         teams, has_landmarks = tuple(dict.fromkeys(env.spec.teams)), env.final_distances() is not None
     names = ("trained", "random", "straight") if has_landmarks else ("trained", "random")
     rows = []
-    for pairing in itertools.product(names, repeat=len(teams)):
-        one_differs = 1 in (pairing.count("trained"), pairing.count("random"))
-        if len(teams) > _MAX_TEAMS_FOR_ALL_PAIRINGS and not one_differs and len(set(pairing)) > 1:
+    for matchup in itertools.product(names, repeat=len(teams)):
+        one_differs = 1 in (matchup.count("trained"), matchup.count("random"))
+        if len(teams) > _MAX_TEAMS_FOR_ALL_MATCHUPS and not one_differs and len(set(matchup)) > 1:
             continue
-        players = dict(zip(teams, pairing, strict=True))
+        players = dict(zip(teams, matchup, strict=True))
         card = evaluate_matchup(config, parameters, players, num_episodes, env_seed).to_dict()
         rows.append({"players": players, **{key: card[key] for key in _SUMMARY_KEYS if key in card}})
     return rows

@@ -87,33 +87,33 @@ def cross_play(
     """Play every team against every opponent; return plain numbers.
 
     Returns:
-        The entries, the scorecard of each pairing with its confidence intervals, and where several
-        algorithms trained the teams the means over all pairings of two algorithms.
+        The entries, the scorecard of each matchup with its confidence intervals, and where several
+        algorithms trained the teams the means over all matchups of two algorithms.
     """
     columns, rows = entries[0].algorithms  # simple_adversary: adversary, agent
     seed = integer_seed(options.seed, "evaluation", 0)
-    pairings = {
+    indices = {
         f"{rows} of {one.label} against {columns} of {other.label}": (i, j)
         for (i, one), (j, other) in itertools.product(enumerate(entries), repeat=2)
     }
     calls = {
         name: ({columns: entries[j].source, rows: entries[i].source}, options.episodes, seed)
-        for name, (i, j) in pairings.items()
+        for name, (i, j) in indices.items()
     }
     if len(calls) < len(entries) ** 2:
         raise BadInput("checkpoints", [entry.label for entry in entries], "names one of them twice")
-    note(f"{len(calls)} pairing{'s' if len(calls) > 1 else ''} of {options.episodes} episodes")
-    found = dict(run_tasks(play_match, calls, options))
-    matches = [{rows: i, columns: j, **found[name]} for name, (i, j) in pairings.items()]
+    note(f"{len(calls)} matchup{'s' if len(calls) > 1 else ''} of {options.episodes} episodes")
+    found = dict(run_tasks(play_matchup, calls, options))
+    matchups = [{rows: i, columns: j, **found[name]} for name, (i, j) in indices.items()]
     return {
         "teams": [rows, columns],
         "episodes": options.episodes,
         "seed": options.seed,
-        "entrants": [
+        "entries": [
             {"label": own.label, "path": own.path, "algorithms": dict(own.algorithms)} for own in entries
         ],
-        "matches": matches,
-        "by_algorithm": _by_algorithm(entries, matches, rows, columns),
+        "matchups": matchups,
+        "by_algorithm": _by_algorithm(entries, matchups, rows, columns),
     }
 
 
@@ -121,10 +121,10 @@ def write_cross_play(folder: Path, result: Mapping[str, Any]) -> list[Path]:
     """Write `cross_play.json`, `.csv` and `.html`, a heat map of each number; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, columns = result["teams"]
-    labels = [entry["label"] for entry in result["entrants"]]
+    labels = [entry["label"] for entry in result["entries"]]
     table = [
-        {rows: labels[match[rows]], columns: labels[match[columns]], **_numbers(match)}
-        for match in result["matches"]
+        {rows: labels[matchup[rows]], columns: labels[matchup[columns]], **_numbers(matchup)}
+        for matchup in result["matchups"]
     ]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(table[0]))
@@ -143,9 +143,9 @@ def write_cross_play(folder: Path, result: Mapping[str, Any]) -> list[Path]:
     return paths
 
 
-def play_match(sides: Mapping[str, TeamSource], num_episodes: int, seed: int) -> dict[str, Any]:
-    """Return the numbers of one pairing by which it is compared with others."""
-    card = evaluate_teams(sides, num_episodes, seed).with_intervals()
+def play_matchup(sources: Mapping[str, TeamSource], num_episodes: int, seed: int) -> dict[str, Any]:
+    """Return the numbers of one matchup by which it is compared with others."""
+    card = evaluate_teams(sources, num_episodes, seed).with_intervals()
     ci95 = {name: value for name, value in card["ci95"].items() if name in _COMPARED}
     return {**{name: card[name] for name in _COMPARED if name in card}, "ci95": ci95}
 
@@ -163,31 +163,31 @@ def run_tasks(
 
 
 def _by_algorithm(
-    entries: Sequence[CrossPlayEntry], matches: Sequence[Mapping[str, Any]], rows: str, columns: str
+    entries: Sequence[CrossPlayEntry], matchups: Sequence[Mapping[str, Any]], rows: str, columns: str
 ) -> list[dict[str, Any]]:
-    """Return means over the pairings of each two algorithms; none where one trained all teams.
+    """Return means over the matchups of each two algorithms; none where one trained all teams.
 
     Teams that learned in the same run are left out: they have adapted to each other.
     """
     grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for match in (own for own in matches if own[rows] != own[columns]):
-        pair = entries[match[rows]].algorithms[rows], entries[match[columns]].algorithms[columns]
-        grouped.setdefault(pair, []).append(_numbers(match))
+    for matchup in (own for own in matchups if own[rows] != own[columns]):
+        pair = entries[matchup[rows]].algorithms[rows], entries[matchup[columns]].algorithms[columns]
+        grouped.setdefault(pair, []).append(_numbers(matchup))
     if len(grouped) <= 1:
         return []
     return [
         {
             rows: own,
             columns: other,
-            "matches": len(group),
+            "matchups": len(group),
             **{name: float(np.mean([numbers[name] for numbers in group])) for name in group[0]},
         }
         for (own, other), group in grouped.items()
     ]
 
 
-def _numbers(match: Mapping[str, Any]) -> dict[str, Any]:
-    return flatten({name: match[name] for name in _COMPARED if name in match})
+def _numbers(matchup: Mapping[str, Any]) -> dict[str, Any]:
+    return flatten({name: matchup[name] for name in _COMPARED if name in matchup})
 
 
 def _labels(paths: Sequence[str]) -> list[str]:

@@ -15,16 +15,16 @@ class CrossPlayOptions:
     """Options of cross-play."""
 
     episodes: int = 1000
-    """Episodes of each pairing, all from the same start states."""
+    """Episodes of each matchup, all from the same start states."""
     seed: int = 0
     """Seed of the start states; the same seed gives the same numbers."""
     address: str = ""
     """Address of a running Ray cluster; empty: RAY_ADDRESS, which Ray sets inside a job; without it a new
     local cluster."""
     in_process: bool = False
-    """Play one pairing after another in this process, without Ray."""
+    """Play one matchup after another in this process, without Ray."""
     timeout_s: float = 600.0
-    """Timeout until the next pairing ends."""
+    """Timeout until the next matchup ends."""
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -45,7 +45,7 @@ class ReproduceOptions:
     preset: str = "paper"
     """Settings of all runs: paper (its authors' choices), deception (our recipe) or another preset."""
     episodes: int = 1000
-    """Greedy episodes of each run's evaluation, and of each pairing of the cross-play."""
+    """Greedy episodes of each run's evaluation, and of each matchup of the cross-play."""
     address: str = ""
     """Address of a running Ray cluster; empty: RAY_ADDRESS, which Ray sets inside a job; without it a new
     local cluster."""

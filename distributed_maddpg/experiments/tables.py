@@ -13,8 +13,8 @@ from distributed_maddpg.report.tables import Table, markdown_table
 def cross_play_tables(result: Mapping[str, Any]) -> list[Table]:
     """Return a matrix of each success rate, or return, and means by algorithm where there are several."""
     rows, columns = result["teams"]
-    labels = [entry["label"] for entry in result["entrants"]]
-    numbers = [_compared_numbers(match) for match in result["matches"]]  # row by row
+    labels = [entry["label"] for entry in result["entries"]]
+    numbers = [_compared_numbers(matchup) for matchup in result["matchups"]]  # row by row
     tables = []
     for name in numbers[0]:
         cells = iter(f"{own[name]:.1f}" for own in numbers)
@@ -30,9 +30,9 @@ def _by_algorithm(result: Mapping[str, Any], title: str) -> Table:
     rows, columns = result["teams"]
     groups = result["by_algorithm"]
     names = [name for name in groups[0] if name.startswith(("success/", "delta", "agent_episode"))]
-    headers = (rows, columns, "pairings", *map(_header, names))
+    headers = (rows, columns, "matchups", *map(_header, names))
     lines = [
-        (str(of[rows]), str(of[columns]), str(of["matches"]), *(f"{of[name]:.1f}" for name in names))
+        (str(of[rows]), str(of[columns]), str(of["matchups"]), *(f"{of[name]:.1f}" for name in names))
         for of in groups
     ]
     return Table(title, headers, lines)
@@ -43,11 +43,11 @@ def _header(name: str) -> str:
     return f"{who} %" if kind == "success" else f"return {who}" if kind else name
 
 
-def _compared_numbers(match: Mapping[str, Any]) -> dict[str, float]:
+def _compared_numbers(matchup: Mapping[str, Any]) -> dict[str, float]:
     """Return success in percent, or returns where the environment has no landmarks."""
-    if "success" not in match:
-        return dict(match["agent_episode_returns_mean"])
-    return {**{f"{name} %": rate for name, rate in match["success"].items()}, "delta": match["delta"]}
+    if "success" not in matchup:
+        return dict(matchup["agent_episode_returns_mean"])
+    return {**{f"{name} %": rate for name, rate in matchup["success"].items()}, "delta": matchup["delta"]}
 
 
 def reproduction_tables(result: Mapping[str, Any]) -> list[Table]:

@@ -58,10 +58,10 @@ def _matchups(card: Mapping[str, Any]) -> Iterator[Table]:
     if "matchups" not in card:
         return
     rows: list[tuple[str, ...]] = []
-    for pairing in card["matchups"]:
-        returns = (f"{value:+.2f}" for value in pairing["agent_episode_returns_mean"].values())
-        rates = (*_rates(pairing["success"]), f"{pairing['delta']:.1f}") if "success" in pairing else ()
-        rows.append((*pairing["players"].values(), *returns, *rates))
+    for matchup in card["matchups"]:
+        returns = (f"{value:+.2f}" for value in matchup["agent_episode_returns_mean"].values())
+        rates = (*_rates(matchup["success"]), f"{matchup['delta']:.1f}") if "success" in matchup else ()
+        rows.append((*matchup["players"].values(), *returns, *rates))
     first = card["matchups"][0]
     headers = [*first["players"], *(f"return of {agent}" for agent in first["agent_episode_returns_mean"])]
     if "success" in first:
@@ -83,8 +83,8 @@ def _responses(card: Mapping[str, Any]) -> Iterator[Table]:
         for name, of in found.get("bounds", {}).items():
             limits.append((name, f"{of['success']:.1f}", f"{of['final_distance']:.3f}"))
     known_headers = (*_RATE_HEADERS, "adversary's final distance") if "success" in card else ()
-    title = f"A fresh team against the trained others, after {card['best_response']['updates']:,} updates"
-    yield Table(title, ("fresh team", "gain in return", *known_headers), rows)
+    title = f"A new team against the trained others, after {card['best_response']['updates']:,} updates"
+    yield Table(title, ("new team", "gain in return", *known_headers), rows)
     if limits:
         yield Table("The best an adversary can reach", ("adversary", "success %", "final distance"), limits)
 

@@ -70,7 +70,7 @@ def train_run(
         algo = MADDPG(config)
     else:
         checkpoint.check_resumable()
-        algo = MADDPG.restored(checkpoint, config)
+        algo = MADDPG.from_loaded_checkpoint(checkpoint, config)
         check_machine(algo.config, algo.spec)
     [summary] = _train([algo], [run_dir], progress, saving)
     return summary

@@ -29,7 +29,7 @@ from distributed_maddpg.pacing import in_chunks
 from distributed_maddpg.replay.buffer import ReplayBuffer, make_replay_buffer
 from distributed_maddpg.replay.ring import Ring, RingAddress, RingSnapshot
 from distributed_maddpg.rollout import make_rollout_worker
-from distributed_maddpg.runtime.calls import ProcessLost, ask
+from distributed_maddpg.runtime.calls import ProcessLost, wait_for_result
 from distributed_maddpg.runtime.orphans import end_with_raylet
 from distributed_maddpg.seeding import generator
 from distributed_maddpg.types import (
@@ -162,7 +162,7 @@ class ReplayBufferActor(_Process):
         return self._buffers[run].ring.read_from(position)
 
     @ray.method
-    def restart(self, run: int, first: int) -> None:
+    def clear(self, run: int, first: int) -> None:
         """Remove a run's transitions; the next one gets the number `first`."""
         self._buffers[run].ring.clear(first)
 
@@ -217,7 +217,7 @@ class LearnerActor(_Process):
     def connect(self, replay: ActorProxy[ReplayBufferActor]) -> None:
         """Set the replay buffer to draw minibatches from and to publish to."""
         self._replay, self._prefetched, self._published = replay, None, None
-        addresses = ask("replay buffer", replay.ring_addresses.remote(), self._timeout_s)
+        addresses = wait_for_result("replay buffer", replay.ring_addresses.remote(), self._timeout_s)
         rings = [Ring.attach(address) if address else None for address in addresses]
         reached = [ring for ring in rings if ring is not None]
         whole = len(reached) == len(rings)
@@ -295,7 +295,7 @@ class LearnerActor(_Process):
         """Return the state of the generator that draws a run's minibatches, wherever they are drawn."""
         if self._shared:
             return self._shared[run].generator_state()
-        return ask("replay buffer", self._replay.generator_state.remote(run), self._timeout_s)
+        return wait_for_result("replay buffer", self._replay.generator_state.remote(run), self._timeout_s)
 
     @ray.method
     def set_generator_state(self, run: int, state: npt.NDArray[np.uint64]) -> None:
@@ -303,7 +303,9 @@ class LearnerActor(_Process):
         if self._shared:
             self._shared[run].set_generator_state(state)
         else:
-            ask("replay buffer", self._replay.set_generator_state.remote(run, state), self._timeout_s)
+            wait_for_result(
+                "replay buffer", self._replay.set_generator_state.remote(run, state), self._timeout_s
+            )
 
     def _sample(self, updates: int) -> Sequence[FloatArray]:
         """Return each run's minibatches `[updates, B, width]` for this call.
@@ -318,7 +320,7 @@ class LearnerActor(_Process):
         ready, self._prefetched = self._prefetched, None
         if ready is None or ready[0] != updates:
             ready = (updates, self._replay.sample.remote(updates, self._batch_size))
-        batches = ask("replay buffer", ready[1], self._timeout_s)
+        batches = wait_for_result("replay buffer", ready[1], self._timeout_s)
         if not self._sync and updates == self._last_updates:
             self._prefetched = (updates, self._replay.sample.remote(updates, self._batch_size))
         self._last_updates = updates
@@ -337,7 +339,7 @@ class LearnerActor(_Process):
         """Wait until the weights that were sent last have arrived."""
         published, self._published = self._published, None
         if published is not None:
-            ask("replay buffer", published, self._timeout_s)
+            wait_for_result("replay buffer", published, self._timeout_s)
 
 
 class RolloutWorkerActor(_Process):
@@ -411,7 +413,7 @@ class RolloutWorkerActor(_Process):
     @ray.method
     def push(self) -> None:
         """Store the held fragment."""
-        ask("replay buffer", self._replay.add.remote(self._held), self._timeout_s)
+        wait_for_result("replay buffer", self._replay.add.remote(self._held), self._timeout_s)
 
     @ray.method
     def refresh_weights(self) -> None:
@@ -451,23 +453,25 @@ class RolloutWorkerActor(_Process):
         self, env_steps: int, episodes: list[list[EpisodeReport]], version: int, clock: _Clock
     ) -> list[RolloutReport]:
         """Return a report per run, each with an equal share of the time."""
-        seconds = {stage: value / len(self._runs) for stage, value in clock.seconds.items()}
+        seconds = {timer: value / len(self._runs) for timer, value in clock.seconds.items()}
         joined = [EpisodeReport.concatenate(own, own[0].returns.shape[1]) for own in episodes]
         return [
-            RolloutReport(self._index, env_steps, own, version, **seconds, quarantined=run.pop_quarantined())
+            RolloutReport(self._index, env_steps, own, version, **seconds, dropped=run.pop_dropped())
             for run, own in zip(self._runs, joined, strict=True)
         ]
 
     def _pull_weights(self) -> None:
         # Apart from `refresh_weights`: to the type checker, methods marked for Ray cannot be called directly.
-        for reference in ask("replay buffer", self._replay.newest_weights.remote(), self._timeout_s):
-            newest = ask("replay buffer", reference, self._timeout_s)
+        for reference in wait_for_result(
+            "replay buffer", self._replay.newest_weights.remote(), self._timeout_s
+        ):
+            newest = wait_for_result("replay buffer", reference, self._timeout_s)
             for run, weights in zip(self._runs, newest, strict=True):
                 run.set_weights(weights)
 
     def _acknowledge(self, push: ray.ObjectRef[int], clock: _Clock) -> None:
         """Wait for a push, and fetch newer weights if it reports any."""
-        version = ask("replay buffer", push, self._timeout_s)
+        version = wait_for_result("replay buffer", push, self._timeout_s)
         clock.lap("blocked_push_s")
         if version > self._weights_version:
             self._pull_weights()
@@ -491,13 +495,13 @@ class EvaluationActor(_Process):
 
 
 class _Clock:
-    """Splits a call's time into named stages, starting with the wait for the call."""
+    """Splits a call's time into named timers, starting with the wait for the call."""
 
     def __init__(self, idle_since: float) -> None:
         self._last = time.perf_counter()
         self.seconds = {"blocked_pacing_s": self._last - idle_since, "busy_s": 0.0}
 
-    def lap(self, stage: str) -> None:
+    def lap(self, timer: str) -> None:
         now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self.seconds[timer] = self.seconds.get(timer, 0.0) + now - self._last
         self._last = now

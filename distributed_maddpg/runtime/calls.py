@@ -21,7 +21,7 @@ class PeerLost(TrainingError):
     """A process is running, but another one that it called died or did not answer in time."""
 
 
-def ask(process: str, call: ray.ObjectRef[T], timeout_s: float) -> T:
+def wait_for_result(process: str, call: ray.ObjectRef[T], timeout_s: float) -> T:
     """Return the result of a call.
 
     Raises:

@@ -29,7 +29,7 @@ from distributed_maddpg.runtime.actors import (
     ReplayBufferActor,
     RolloutWorkerActor,
 )
-from distributed_maddpg.runtime.calls import ask
+from distributed_maddpg.runtime.calls import wait_for_result
 from distributed_maddpg.runtime.orphans import kill_orphans, mark_processes, marked_processes_of_this_run
 from distributed_maddpg.types import EnvSpec
 
@@ -74,22 +74,22 @@ class Processes:
 
     def _start_all(self) -> None:
         one_node = _one_node()
-        first = not one_node or _is_full(self._config)
-        if first:  # the learner is scheduled before workers can fill the GPU's node
+        learner_first = not one_node or _has_too_few_cpus(self._config)
+        if learner_first:  # the learner is scheduled before workers can fill the GPU's node
             self.start_learner()
         for index in range(self._config.num_workers):
             self.workers.append(self._new_worker(index, 0))
-        if not first:
+        if not learner_first:
             self.start_learner()
         if one_node:
             self.start_replay()
         else:
-            location = ask("learner", self._started[self.learner], self._config.ray.timeout_s)
+            location = wait_for_result("learner", self._started[self.learner], self._config.ray.timeout_s)
             self.start_replay(location.node)
 
     @property
     def evaluator(self) -> ActorProxy[EvaluationActor]:
-        """The evaluator, started at its first use, so that its start does not slow down the others'."""
+        """The evaluator, started at its first use: a start takes CPU time, although Ray reserves no CPU."""
         if self._evaluator is None:
             self._evaluator = self._start(EvaluationActor, self._config, self._env_factory, num_cpus=0)
         return self._evaluator
@@ -126,7 +126,7 @@ class Processes:
         if not ray.wait([location], timeout=0)[0]:
             return None
         try:
-            return ask("learner", location, self._config.ray.timeout_s).node
+            return wait_for_result("learner", location, self._config.ray.timeout_s).node
         except TrainingError:
             return None  # the learner is being replaced
 
@@ -314,7 +314,7 @@ def _num_cpus() -> int:
     return math.floor(total.get("CPU", 0))
 
 
-def _is_full(config: MADDPGConfig) -> bool:
+def _has_too_few_cpus(config: MADDPGConfig) -> bool:
     """Whether the cluster has too few CPUs for the learner and all workers."""
     return config.num_workers + config.learner.num_threads > _num_cpus()
 
@@ -331,7 +331,7 @@ def _check_resources(config: MADDPGConfig) -> bool:
             f"needs {at_least + config.learner.num_threads} CPUs together with the learner, "
             f"but the cluster has {available}; lower it or add nodes",
         )
-    if _is_full(config):
+    if _has_too_few_cpus(config):
         _LOG.warning(
             "the cluster has %d CPUs: of %d rollout workers, those without a CPU start when nodes are added",
             available,

@@ -23,7 +23,7 @@ from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
 from distributed_maddpg.metrics import IterationLog
 from distributed_maddpg.pacing import Pacer
-from distributed_maddpg.runtime.calls import ask
+from distributed_maddpg.runtime.calls import wait_for_result
 from distributed_maddpg.runtime.cluster import check_can_be_sent, connect, disconnect, start_processes
 from distributed_maddpg.runtime.supervisor import EVALUATOR, LEARNER, REPLAY, RecoveryCallbacks, Supervisor
 from distributed_maddpg.seeding import generator, integer_seed, pack_generator
@@ -112,7 +112,7 @@ class RayRunner:
         return self._device()[1]
 
     def _device(self) -> tuple[str, str]:
-        device: tuple[str, str] = self._ask("learner", self._processes.learner.device.remote())
+        device: tuple[str, str] = self._wait_for_result("learner", self._processes.learner.device.remote())
         return device
 
     def run(self, stop: Callable[[], bool]) -> bool:
@@ -137,8 +137,8 @@ class RayRunner:
 
         The learner answers after its queued calls; the other processes continue meanwhile.
         """
-        stored = self._wait_for(REPLAY, lambda: self._processes.replay.size.remote())
-        metrics = self._wait_for(LEARNER, lambda: self._processes.learner.metrics.remote())
+        stored = self._call_with_retry(REPLAY, lambda: self._processes.replay.size.remote())
+        metrics = self._call_with_retry(LEARNER, lambda: self._processes.learner.metrics.remote())
         counters = {
             "num_env_steps_sampled_lifetime": self.pacer.env_steps,
             "num_updates_lifetime": self.pacer.updates,
@@ -153,7 +153,7 @@ class RayRunner:
 
     def next_iteration(self) -> None:
         """Reset what is counted per iteration."""
-        self._wait_for(LEARNER, lambda: self._processes.learner.next_iteration.remote())
+        self._call_with_retry(LEARNER, lambda: self._processes.learner.next_iteration.remote())
         for log in self._logs:
             log.next_iteration()
 
@@ -166,18 +166,18 @@ class RayRunner:
 
     def weights(self, run: int) -> Weights:
         """Return a run's current policies."""
-        weights: Weights = self._wait_for(LEARNER, lambda: self._processes.learner.weights.remote(run))
+        weights: Weights = self._call_with_retry(LEARNER, lambda: self._processes.learner.weights.remote(run))
         return weights
 
     def learner_state(self, run: int) -> Arrays:
         """Return the learner's state of a run, after its queued calls."""
         self._supervisor.resolve_all(LEARNER)
-        return self._wait_for(LEARNER, lambda: self._processes.learner.get_state.remote(run))
+        return self._call_with_retry(LEARNER, lambda: self._processes.learner.get_state.remote(run))
 
     def drain(self) -> None:
         """Wait for all calls in flight, so that counts, transitions and weights belong to one moment."""
         self._drained = True
-        while any(map(self._supervisor.is_pending, (LEARNER, *self._workers))):
+        while any(map(self._supervisor.has_call_with_deadline, (LEARNER, *self._workers))):
             self._step()
 
     def capture(self, run: int, with_replay: bool) -> RunState:
@@ -209,9 +209,9 @@ class RayRunner:
     def restore(self, run: int, state: RunState) -> None:
         """Continue from what `capture` returned."""
         stages, learner, replay = state.stages, self._processes.learner, self._processes.replay
-        self._ask(LEARNER, learner.set_state.remote(state_part(stages, "learner"), run))
+        self._wait_for_result(LEARNER, learner.set_state.remote(state_part(stages, "learner"), run))
         sampling = checked_array(stages, "replay/generator", (6,), np.uint64)
-        self._ask(LEARNER, learner.set_generator_state.remote(run, sampling))
+        self._wait_for_result(LEARNER, learner.set_generator_state.remote(run, sampling))
         self._restore_workers(run, stages)
         self._latest_version = int(checked_array(stages, "learner/weights_version", (), np.int64))
         self._supervisor.set_latest_version(self._latest_version)
@@ -220,17 +220,17 @@ class RayRunner:
         self.pacer.set_state(state_part(stages, "pacing"))
         if state.replay is not None:
             capacity = self._config.replay.capacity
-            self._ask(REPLAY, replay.restart.remote(run, state.replay.first_row_number(capacity)))
+            self._wait_for_result(REPLAY, replay.clear.remote(run, state.replay.first_row_number(capacity)))
             for rows in state.replay.chunks:
-                self._ask(REPLAY, replay.refill.remote(run, rows[-capacity:]))
-        if self._ask(REPLAY, replay.size.remote()) == 0:
+                self._wait_for_result(REPLAY, replay.refill.remote(run, rows[-capacity:]))
+        if self._wait_for_result(REPLAY, replay.size.remote()) == 0:
             self.pacer.restart_warmup()
 
     def evaluate(self, num_episodes: int, seed: int, run: int) -> Scorecard:
         """Play greedy episodes with a run's current policies."""
         self._supervisor.resolve_all(EVALUATOR)  # it plays one evaluation at a time
         weights = self.weights(run)
-        answer: tuple[int, Scorecard] = self._wait_for(
+        answer: tuple[int, Scorecard] = self._call_with_retry(
             EVALUATOR,
             lambda: self._processes.evaluator.evaluate.remote(weights, num_episodes, seed),
             self._evaluation_timeout_s(num_episodes),
@@ -249,7 +249,7 @@ class RayRunner:
 
     def _can_answer(self, process: str) -> bool:
         """Whether a call may still be answered: a process lost after the run has failed is not replaced."""
-        return not self._supervisor.aborted or self._supervisor.ready(process)
+        return not self._supervisor.aborted or self._supervisor.is_ready(process)
 
     def _evaluation_pending(self, run: int) -> bool:
         """Whether an evaluation that was due is not in the run's table yet."""
@@ -261,22 +261,24 @@ class RayRunner:
         fresh_generator = pack_generator(generator(self._seeds[run], "replay", self.pacer.env_steps))
         if not self._can_answer(LEARNER) and self._supervisor.snapshots:
             return self._supervisor.snapshots[run], fresh_generator
-        learner = self._wait_for(LEARNER, lambda: self._processes.learner.get_state.remote(run))
+        learner = self._call_with_retry(LEARNER, lambda: self._processes.learner.get_state.remote(run))
         if not self._can_answer(REPLAY):  # it holds the generator where memory is not shared
             return learner, fresh_generator
-        sampling = self._wait_for(LEARNER, lambda: self._processes.learner.generator_state.remote(run))
+        sampling = self._call_with_retry(LEARNER, lambda: self._processes.learner.generator_state.remote(run))
         return learner, sampling
 
     def _stored_rows(self, run: int) -> StoredTransitions:
         """Take a snapshot of a run's replay buffer; its rows are read in chunks, on demand."""
         replay = self._processes.replay
-        number, inserted, num_rows = self._wait_for(
+        number, inserted, num_rows = self._call_with_retry(
             REPLAY, lambda: self._processes.replay.begin_snapshot.remote(run)
         )
 
         def chunks() -> Iterator[FloatArray]:
             while ray.is_initialized():  # otherwise the call would start a new cluster
-                rows = self._ask(REPLAY, replay.read_snapshot.remote(run, number, self._chunk_rows))
+                rows = self._wait_for_result(
+                    REPLAY, replay.read_snapshot.remote(run, number, self._chunk_rows)
+                )
                 if len(rows) == 0:
                     return
                 yield rows
@@ -289,7 +291,7 @@ class RayRunner:
         states: dict[str, Arrays] = {}
         waiting: set[int] = set()
         for index, (process, worker) in enumerate(zip(self._workers, self._processes.workers, strict=True)):
-            if not self._config.sync and not self._supervisor.ready(process):
+            if not self._config.sync and not self._supervisor.is_ready(process):
                 continue
             waiting.add(index)
 
@@ -321,7 +323,7 @@ class RayRunner:
             calls: tuple[ray.ObjectRef[Any], ...] = (restored, worker.refresh_weights.remote())
             for call in calls:
                 if self._config.sync:
-                    log_line(self._ask(process, call))
+                    log_line(self._wait_for_result(process, call))
                 else:
                     self._supervisor.watch(call, process, log_line, timeout_s=math.inf, is_work=False)
         while not self._config.sync and not self._supervisor.has_enough_workers:
@@ -461,14 +463,16 @@ class RayRunner:
                 [worker.collect_and_hold.remote(env_steps) for worker in workers], self._on_held
             )
             for worker in workers:
-                self._ask("replay buffer", worker.push.remote())
+                self._wait_for_result("replay buffer", worker.push.remote())
             self._inconsistent = False
         updates = self.pacer.updates_due()
         if updates == 0:
             return
         self.pacer.learning_started(updates)
         publish = self.pacer.publish_due()
-        self._on_learned(self._ask("learner", self._processes.learner.learn.remote(updates, publish)))
+        self._on_learned(
+            self._wait_for_result("learner", self._processes.learner.learn.remote(updates, publish))
+        )
         if publish:
             self._refresh_weights()
 
@@ -484,7 +488,7 @@ class RayRunner:
     def _get_from_workers(self, calls: list[ray.ObjectRef[Any]], finish: Callable[[Any], None]) -> None:
         """Wait for one call of each worker, and handle the results in the workers' order."""
         for index, call in enumerate(calls):
-            finish(self._ask(self._workers[index], call))
+            finish(self._wait_for_result(self._workers[index], call))
 
     # Waiting
 
@@ -492,7 +496,9 @@ class RayRunner:
         """Return how long an evaluation may take: it grows with the number of episodes."""
         return self._config.ray.timeout_s * (1 + num_episodes / _EPISODES_PER_TIMEOUT)
 
-    def _wait_for(self, process: str, call: Callable[[], ray.ObjectRef[T]], timeout_s: float = 0.0) -> T:
+    def _call_with_retry(
+        self, process: str, call: Callable[[], ray.ObjectRef[T]], timeout_s: float = 0.0
+    ) -> T:
         """Wait for a call's result while the run continues; retry it if the process is replaced."""
         answers: list[T] = []
         sent = failed = False
@@ -502,7 +508,7 @@ class RayRunner:
             sent, failed = False, True
 
         while not answers:
-            if self._supervisor.aborted and (failed or not self._supervisor.ready(process)):
+            if self._supervisor.aborted and (failed or not self._supervisor.is_ready(process)):
                 raise TrainingError(f"{process} was lost")
             if not sent and (self._config.sync or self._supervisor.is_available(process)):
                 sent = True
@@ -517,5 +523,5 @@ class RayRunner:
         else:
             self._step_async()
 
-    def _ask(self, process: str, call: ray.ObjectRef[T]) -> T:
-        return ask(process, call, self._config.ray.timeout_s)
+    def _wait_for_result(self, process: str, call: ray.ObjectRef[T]) -> T:
+        return wait_for_result(process, call, self._config.ray.timeout_s)

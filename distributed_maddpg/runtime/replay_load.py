@@ -16,7 +16,7 @@ from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.replay.buffer import ReplayBuffer, make_replay_buffer
 from distributed_maddpg.replay.ring import Ring
 from distributed_maddpg.runtime.actors import PUSH_WINDOW, ReplayBufferActor
-from distributed_maddpg.runtime.calls import ask
+from distributed_maddpg.runtime.calls import wait_for_result
 from distributed_maddpg.runtime.cluster import connect, disconnect
 from distributed_maddpg.types import EnvSpec
 
@@ -43,9 +43,9 @@ class PusherActor:
             waiting.append(self._replay.add.remote(self._rows))
             pushed += self._rows.shape[1]
             if len(waiting) == PUSH_WINDOW:
-                ask("replay buffer", waiting.popleft(), self._timeout_s)
+                wait_for_result("replay buffer", waiting.popleft(), self._timeout_s)
         for call in waiting:
-            ask("replay buffer", call, self._timeout_s)
+            wait_for_result("replay buffer", call, self._timeout_s)
         return pushed
 
 
@@ -62,11 +62,11 @@ class LoadedReplay:
         """Push for `seconds` during the block; afterwards wait until all rows are stored."""
         call = self._pusher.push.remote(seconds, 1)
         yield
-        ask("pusher", call, seconds + self._timeout_s)
+        wait_for_result("pusher", call, seconds + self._timeout_s)
 
     def fill(self) -> None:
         """Push until the ring is full."""
-        ask("pusher", self._pusher.push.remote(0.0, self.shared.ring.capacity), self._timeout_s)
+        wait_for_result("pusher", self._pusher.push.remote(0.0, self.shared.ring.capacity), self._timeout_s)
 
 
 @contextmanager
@@ -76,12 +76,12 @@ def loaded_replay(config: MADDPGConfig, spec: EnvSpec, rows_per_push: int) -> It
     Raises:
         TrainingError: if they do not start, or this process cannot reach the transitions.
     """
-    ours = connect(config)
+    owns_connection = connect(config)
     try:
         replay = ray.remote(ReplayBufferActor).options(num_cpus=0).remote([config], spec)
         pusher = ray.remote(PusherActor).options(num_cpus=0)
         width = spec.transitions.width
-        [address] = ask("replay buffer", replay.ring_addresses.remote(), config.ray.timeout_s)
+        [address] = wait_for_result("replay buffer", replay.ring_addresses.remote(), config.ray.timeout_s)
         ring = Ring.attach(address) if address else None
         if ring is None:
             raise TrainingError("replay buffer: its memory cannot be shared on this system")
@@ -90,5 +90,5 @@ def loaded_replay(config: MADDPGConfig, spec: EnvSpec, rows_per_push: int) -> It
         loaded.fill()
         yield loaded
     finally:
-        if ours:
+        if owns_connection:
             disconnect()

@@ -19,7 +19,7 @@ import ray
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import Diverged, StageError, TrainingError
 from distributed_maddpg.replay.ring import Ring, RingAddress
-from distributed_maddpg.runtime.calls import PeerLost, ProcessLost, ask, timeout_error
+from distributed_maddpg.runtime.calls import PeerLost, ProcessLost, timeout_error, wait_for_result
 from distributed_maddpg.runtime.cluster import Processes
 from distributed_maddpg.runtime.health import MAX_FAILURES, FaultLog, Health
 from distributed_maddpg.types import Arrays, EnvSpec, FaultEvent, FloatArray
@@ -86,8 +86,8 @@ class Supervisor:
         self._snapshot_at = self._heartbeat_at = -math.inf
         self._enough_workers_at, self._paused_until = time.monotonic(), 0.0
         shape = (config.replay.capacity, spec.transitions.width)
-        self._mirrors = [Ring(*shape) for _ in configs]  # pages are allocated when they are written
-        self._mirrored = [0] * len(configs)
+        self._row_copies = [Ring(*shape) for _ in configs]  # pages are allocated when they are written
+        self._copied_up_to = [0] * len(configs)
         self._rings: list[Ring | None] = [None] * len(configs)
         self._latest_version = 0
         self.diverged = False
@@ -101,7 +101,7 @@ class Supervisor:
         """Whether a process can be given work now."""
         return self._health[process].ready and time.monotonic() >= self._paused_until
 
-    def ready(self, process: str) -> bool:
+    def is_ready(self, process: str) -> bool:
         """Whether a process is running, even if a process it depends on is being replaced."""
         return self._health[process].ready
 
@@ -109,8 +109,11 @@ class Supervisor:
         """Return the number of a process's calls in flight."""
         return self._pending[process]
 
-    def is_pending(self, process: str) -> bool:
-        """Whether a process has a call with a deadline; one that is not scheduled yet has none."""
+    def has_call_with_deadline(self, process: str) -> bool:
+        """Whether a process has a call with a deadline.
+
+        Calls to a worker that is not scheduled yet have none.
+        """
         return any(call.process == process and math.isfinite(call.timeout_s) for call in self._calls.values())
 
     @property
@@ -202,7 +205,7 @@ class Supervisor:
             return  # abandoned since
         self._pending[call.process] -= 1
         try:
-            answer = ask(
+            answer = wait_for_result(
                 call.process, done, call.timeout_s if math.isfinite(call.timeout_s) else self._timeout_s
             )
         except TrainingError as error:
@@ -273,16 +276,17 @@ class Supervisor:
             raise TrainingError(f"lost {times} without finishing a call: {error}")
         self.aborted = False
         if process == LEARNER:
-            self._make_room(0 if was_ready else self._learner_cpus)
+            # One that was running frees its own CPUs; one that was not may never have been given any.
+            self._free_cpus(0 if was_ready else self._learner_cpus)
 
-    def _make_room(self, ready: int) -> None:
-        """End workers that are not scheduled, and `ready` running ones, to free CPUs for the learner."""
+    def _free_cpus(self, num_running: int) -> None:
+        """End unscheduled workers, and `num_running` running ones, to free CPUs for the learner."""
         for process in self.workers:
             health = self._health[process]
-            if health.down or (health.ready and ready == 0):
+            if health.down or (health.ready and num_running == 0):
                 continue
             if health.ready:
-                ready -= 1
+                num_running -= 1
                 line = f"{process} was ended to free its CPU for the learner"
                 self.faults.record_lost(process, TrainingError(line))
             self._abandon_calls(process)
@@ -375,13 +379,13 @@ class Supervisor:
         self.faults.record_recovered(REPLAY, self._health[REPLAY].mark_ready(), detail)
 
     def _refill(self) -> int:
-        """Send a new replay buffer the mirrored rows of the previous one; return their number."""
-        for run, mirror in enumerate(self._mirrors):
-            self._ask(REPLAY, self.processes.replay.restart.remote(run, 0))
-            for rows in mirror.snapshot().stored(_REFILL_ROWS).chunks:
-                self._ask(REPLAY, self.processes.replay.refill.remote(run, rows))
-            self._mirrored[run] = mirror.size
-        return self._mirrors[0].size
+        """Send a new replay buffer the copies of the previous one's rows; return their number."""
+        for run, copy in enumerate(self._row_copies):
+            self._wait_for_result(REPLAY, self.processes.replay.clear.remote(run, 0))
+            for rows in copy.snapshot().stored(_REFILL_ROWS).chunks:
+                self._wait_for_result(REPLAY, self.processes.replay.refill.remote(run, rows))
+            self._copied_up_to[run] = copy.size
+        return self._row_copies[0].size
 
     def _connect(self) -> None:
         """Connect the learner and the workers that are not yet connected to the current replay buffer."""
@@ -398,7 +402,7 @@ class Supervisor:
             timeout_s = math.inf if waits and not health.ready else self._timeout_s
             calls = [actor.connect.remote(self.processes.replay)]
             if not health.ready and health.incarnation:
-                calls += self._restored(process, actor)
+                calls += self._start_restoring(process, actor)
             again = self._reconnect(process)
             for call in calls[:-1]:
                 self.watch(call, process, lambda _: None, again, timeout_s=timeout_s, is_work=False)
@@ -414,7 +418,7 @@ class Supervisor:
 
         return reconnect
 
-    def _restored(self, process: str, actor: Any) -> list[ray.ObjectRef[Any]]:
+    def _start_restoring(self, process: str, actor: Any) -> list[ray.ObjectRef[Any]]:
         """Start the calls that give a replacement the newest weights, or the learner its snapshots."""
         if process != LEARNER:
             return [actor.refresh_weights.remote()]
@@ -423,7 +427,7 @@ class Supervisor:
         return [actor.set_state.remote({**state, **version}, run) for run, state in enumerate(self.snapshots)]
 
     def _on_connected(self, process: str) -> Callable[[Any], None]:
-        def answered(_: Any) -> None:
+        def on_connected(_: Any) -> None:
             health = self._health[process]
             was_ready, missed_s = health.ready, health.mark_ready()
             if was_ready or health.incarnation == 0 or not missed_s:
@@ -433,7 +437,7 @@ class Supervisor:
                 self._callbacks.on_learner_restored(updates)
             self.faults.record_recovered(process, missed_s)
 
-        return answered
+        return on_connected
 
     def _check_min_workers(self, now: float) -> None:
         """Raise TrainingError if there have been too few rollout workers for `ray.timeout_s`."""
@@ -456,29 +460,29 @@ class Supervisor:
 
         def keep(state: Arrays, run: int) -> None:
             captured[run] = state
-            if len(captured) == len(self._mirrors):
+            if len(captured) == len(self._row_copies):
                 self.snapshots = [captured[run] for run in sorted(captured)]
                 self._snapshot_at = time.monotonic()
 
         def again() -> None:
             self._snapshot_at = -math.inf
 
-        for run in range(len(self._mirrors)):
+        for run in range(len(self._row_copies)):
             state = self.processes.learner.get_state.remote(run)
             self.watch(state, LEARNER, functools.partial(keep, run=run), again)
         if None in self._rings and self._health[REPLAY].ready:
-            for run in range(len(self._mirrors)):
-                call = self.processes.replay.read_from.remote(run, self._mirrored[run])
-                self.watch(call, REPLAY, self._mirror(run))
+            for run in range(len(self._row_copies)):
+                call = self.processes.replay.read_from.remote(run, self._copied_up_to[run])
+                self.watch(call, REPLAY, self._copy_rows(run))
 
-    def _mirror(self, run: int) -> Callable[[tuple[FloatArray, int]], None]:
-        """Return a function that adds the rows from `read_from` to a run's mirror."""
+    def _copy_rows(self, run: int) -> Callable[[tuple[FloatArray, int]], None]:
+        """Return a function that adds the rows from `read_from` to the copy of a run's rows."""
 
         def copy(answer: tuple[FloatArray, int]) -> None:
-            rows, self._mirrored[run] = answer
-            self._mirrors[run].add(rows)
+            rows, self._copied_up_to[run] = answer
+            self._row_copies[run].add(rows)
 
         return copy
 
-    def _ask(self, process: str, call: ray.ObjectRef[Any]) -> Any:
-        return ask(process, call, self._timeout_s)
+    def _wait_for_result(self, process: str, call: ray.ObjectRef[Any]) -> Any:
+        return wait_for_result(process, call, self._timeout_s)

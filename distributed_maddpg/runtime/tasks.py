@@ -12,7 +12,7 @@ import ray
 
 from distributed_maddpg.config import MADDPGConfig, RayConfig
 from distributed_maddpg.errors import TrainingError
-from distributed_maddpg.runtime.calls import ask, timeout_error
+from distributed_maddpg.runtime.calls import timeout_error, wait_for_result
 from distributed_maddpg.runtime.cluster import connect, disconnect
 
 R = TypeVar("R")
@@ -49,7 +49,7 @@ def run_in_parallel(
     Raises:
         TrainingError: if a task fails or none finishes in time; the others are cancelled.
     """
-    ours = connect(MADDPGConfig(ray=RayConfig(address=address)))
+    owns_connection = connect(MADDPGConfig(ray=RayConfig(address=address)))
     waiting: dict[ray.ObjectRef[R], str] = {}
     try:
         task = ray.remote(work).options(
@@ -62,10 +62,10 @@ def run_in_parallel(
                 if not ready:
                     raise timeout_error(", ".join(waiting.values()), timeout_s)
                 name = waiting.pop(ready[0])
-                yield name, ask(name, ready[0], _RESULT_TIMEOUT_S)
+                yield name, wait_for_result(name, ready[0], _RESULT_TIMEOUT_S)
     finally:
         for call in waiting:
             with suppress(ray.exceptions.RayError, TrainingError):
                 ray.cancel(call, force=True)
-        if ours:
+        if owns_connection:
             disconnect()

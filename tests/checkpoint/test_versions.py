@@ -105,7 +105,7 @@ def test_resuming_an_older_version_is_one_line_before_anything_is_started(older,
 
 def test_nothing_else_trains_or_saves_from_an_older_version(older, tmp_path):
     checkpoint = load_checkpoint(folder(older))
-    algo = MADDPG.restored(checkpoint)
+    algo = MADDPG.from_loaded_checkpoint(checkpoint)
     for use in (
         algo.train,
         lambda: algo.save(tmp_path / "new"),

@@ -33,7 +33,7 @@ def test_index_equals_numpys_where_draws_are_rejected(size):
 
 
 def test_index_of_one_landmark_draws_nothing():
-    packed = streams.pack_all(0, 1)[0]
+    packed = streams.initial_generator_states(0, 1)[0]
     before = packed.copy()
     assert kernel._next_index(packed, 1) == 0
     assert (packed == before).all()

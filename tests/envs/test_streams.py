@@ -19,26 +19,26 @@ def test_stream_is_numpys_generator_for_seed_and_copy():
 
 
 def test_stream_of_a_copy_does_not_depend_on_their_number():
-    assert (streams.pack_all(9, 2) == streams.pack_all(9, 5)[:2]).all()
-    assert len({row.tobytes() for row in streams.pack_all(9, 5)}) == 5
+    assert (streams.initial_generator_states(9, 2) == streams.initial_generator_states(9, 5)[:2]).all()
+    assert len({row.tobytes() for row in streams.initial_generator_states(9, 5)}) == 5
 
 
 @pytest.mark.parametrize(
     ("column", "value"), [(3, 2), (4, 2), (5, 2**32)], ids=["even increment", "flag", "half too large"]
 )
 def test_checked_refuses_states_no_generator_has(column, value):
-    packed = streams.pack_all(0, 3)
+    packed = streams.initial_generator_states(0, 3)
     packed[1, column] = value
     with pytest.raises(ValueError, match="no PCG64 generator has"):
-        streams.checked({"generator_state": packed}, 3)
+        streams.checked_generator_states({"generator_state": packed}, 3)
 
 
 def test_checked_refuses_other_shapes_and_types_and_copies():
-    packed = streams.pack_all(0, 3)
+    packed = streams.initial_generator_states(0, 3)
     with pytest.raises(ValueError, match=r"generator_state has shape \(3, 6\)"):
-        streams.checked({"generator_state": packed}, 2)
+        streams.checked_generator_states({"generator_state": packed}, 2)
     with pytest.raises(ValueError, match="type int64"):
-        streams.checked({"generator_state": packed.astype(np.int64)}, 3)
-    copied = streams.checked({"generator_state": packed}, 3)
+        streams.checked_generator_states({"generator_state": packed.astype(np.int64)}, 3)
+    copied = streams.checked_generator_states({"generator_state": packed}, 3)
     assert (copied == packed).all()
     assert not np.shares_memory(copied, packed)

@@ -13,7 +13,7 @@ from distributed_maddpg.evaluation.matchups import TeamSource, evaluate_teams
 from distributed_maddpg.experiments.cross_play import (
     _labels,
     cross_play,
-    play_match,
+    play_matchup,
     read_entries,
     write_cross_play,
 )
@@ -35,7 +35,7 @@ def saved(folder, seed=0, env=None, **algorithm):
 
 @pytest.fixture(scope="module")
 def entries(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("entrants")
+    folder = tmp_path_factory.mktemp("entries")
     paths = [
         saved(folder / "narrow", 1, policy_hidden_sizes=[4]),
         saved(
@@ -49,34 +49,37 @@ def entries(tmp_path_factory):
     return read_entries(paths, "")
 
 
-def test_a_matrix_of_all_pairings_by_value(entries):
+def test_a_matrix_of_all_matchups_by_value(entries):
     said = []
     result = cross_play(entries, HERE, said.append)
-    assert said == ["4 pairings of 20 episodes"]
+    assert said == ["4 matchups of 20 episodes"]
     assert result["teams"] == ["agent", "adversary"]
-    assert [(match["agent"], match["adversary"]) for match in result["matches"]] == [
+    assert [(matchup["agent"], matchup["adversary"]) for matchup in result["matchups"]] == [
         (0, 0),
         (0, 1),
         (1, 0),
         (1, 1),
     ]
-    for match in result["matches"]:
-        sides = {"agent": entries[match["agent"]].source, "adversary": entries[match["adversary"]].source}
-        expected = play_match(sides, 20, integer_seed(3, "evaluation", 0))
-        assert {name: match[name] for name in expected} == expected
+    for matchup in result["matchups"]:
+        sources = {
+            "agent": entries[matchup["agent"]].source,
+            "adversary": entries[matchup["adversary"]].source,
+        }
+        expected = play_matchup(sources, 20, integer_seed(3, "evaluation", 0))
+        assert {name: matchup[name] for name in expected} == expected
     # Against itself a run plays as it always does.
     narrow = entries[0].source
     alone = evaluate_weights(narrow.config, narrow.parameters, 20, integer_seed(3, "evaluation", 0)).to_dict()
-    assert result["matches"][0]["success"] == alone["success"]
-    assert result["matches"][0]["agent_episode_returns_mean"] == alone["agent_episode_returns_mean"]
+    assert result["matchups"][0]["success"] == alone["success"]
+    assert result["matchups"][0]["agent_episode_returns_mean"] == alone["agent_episode_returns_mean"]
 
 
 def test_each_team_acts_as_its_own_run(entries):
     still = entries[0].source.parameters.copy()
     still[0] = 0.0  # an adversary that idles
     idle = TeamSource(entries[0].source.config, still)
-    sides = {"agent": entries[1].source, "adversary": idle}
-    first = evaluate_teams(sides, 30, 0).episodes.final_distances
+    sources = {"agent": entries[1].source, "adversary": idle}
+    first = evaluate_teams(sources, 30, 0).episodes.final_distances
     other = evaluate_teams({"agent": entries[0].source, "adversary": idle}, 30, 0).episodes.final_distances
     assert (first[:, 0] == other[:, 0]).all()  # regardless of the other team
     assert (first[:, 1:] != other[:, 1:]).any()
@@ -84,14 +87,14 @@ def test_each_team_acts_as_its_own_run(entries):
 
 def test_algorithms_are_compared_where_there_are_several(entries):
     groups = cross_play(entries, HERE, lambda line: None)["by_algorithm"]
-    assert [(group["agent"], group["adversary"], group["matches"]) for group in groups] == [
+    assert [(group["agent"], group["adversary"], group["matchups"]) for group in groups] == [
         ("maddpg", "maddpg", 1),
         ("ddpg", "maddpg", 1),
     ]
     result = cross_play(entries[:1], HERE, lambda line: None)
     assert result["by_algorithm"] == []
-    matches = cross_play(entries, HERE, lambda line: None)["matches"]
-    assert groups[1]["delta"] == matches[2]["delta"]  # not with matches[3], whose teams learnt together
+    matchups = cross_play(entries, HERE, lambda line: None)["matchups"]
+    assert groups[1]["delta"] == matchups[2]["delta"]  # not with matchups[3], whose teams learnt together
 
 
 def test_results_are_files_and_tables(entries, tmp_path):
@@ -101,7 +104,7 @@ def test_results_are_files_and_tables(entries, tmp_path):
     with paths[1].open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["agent"], row["adversary"]) for row in rows][1] == ("narrow", "wide")
-    assert float(rows[2]["delta"]) == result["matches"][2]["delta"]
+    assert float(rows[2]["delta"]) == result["matchups"][2]["delta"]
     assert paths[2].read_text().count("Plotly.newPlot(") == len(rows[0]) - 2  # a map of each number
     titles = [table.title for table in cross_play_tables(result)]
     assert titles[0] == "agents %: agent of a row against adversary of a column"
@@ -144,7 +147,7 @@ def test_the_command_prints_and_writes(entries, tmp_path, capsys):
     paths = [entry.path for entry in entries]
     options = ["--episodes", "5", "--in-process", "--out", str(tmp_path / "out")]
     assert main(["cross-play", *paths, *options, "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["matches"]) == 4
+    assert len(json.loads(capsys.readouterr().out)["matchups"]) == 4
     assert main(["cross-play", *paths, *options]) == 0
     captured = capsys.readouterr()
     assert captured.out == "" and "delta: agent of a row against adversary of a column" in captured.err

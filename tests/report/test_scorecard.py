@@ -17,7 +17,7 @@ CARD = {
         "delta": (40.0, 60.0),
     },
 }
-PAIRING = {
+MATCHUP = {
     "players": {"adversary": "random", "agent": "trained"},
     "agent_episode_returns_mean": {"adversary_0": -1.0, "agent_0": 2.0},
 }
@@ -28,11 +28,11 @@ def titled(card):
 
 
 def test_every_number_of_a_card_stands_in_a_table():
-    pairing = {**PAIRING, "success": RATES, "delta": 50.0}
-    fresh = {"return_gain": 1.5, "success": RATES, "final_distance_mean": CARD["final_distance_mean"]}
+    matchup = {**MATCHUP, "success": RATES, "delta": 50.0}
+    new_team = {"return_gain": 1.5, "success": RATES, "final_distance_mean": CARD["final_distance_mean"]}
     bounds = {"bounds": {"uninformed": {"success": 67.2, "final_distance": 0.521}}}
-    response = {"updates": 5000, "adversary": {**fresh, **bounds}, "agent": fresh}
-    tables = titled({**CARD, "matchups": [pairing], "best_response": response})
+    response = {"updates": 5000, "adversary": {**new_team, **bounds}, "agent": new_team}
+    tables = titled({**CARD, "matchups": [matchup], "best_response": response})
     rows = [table.rows for table in tables.values()]
     assert rows == [
         [("adversary_0", "-14.50", "-15.00 to -14.00"), ("agent_0", "+5.25", "")],
@@ -54,7 +54,7 @@ def test_every_number_of_a_card_stands_in_a_table():
 def test_without_landmarks_only_returns_are_shown():
     card = {name: CARD[name] for name in ("episodes", "agent_episode_returns_mean", "ci95")}
     response = {"updates": 10, "speaker": {"return_gain": 0.5}}
-    tables = titled({**card, "matchups": [PAIRING], "best_response": response})
+    tables = titled({**card, "matchups": [MATCHUP], "best_response": response})
     assert [table.rows for table in tables.values()][1:] == [
         [("random", "trained", "-1.00", "+2.00")],
         [("speaker", "+0.50")],

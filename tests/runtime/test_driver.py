@@ -145,15 +145,15 @@ def test_no_transition_passes_through_the_driver(learner_bound: Any, monkeypatch
     from distributed_maddpg.runtime import supervisor
 
     runner, answers = learner_bound, []
-    ask, before = supervisor.ask, runner.pacer.env_steps
+    wait, before = supervisor.wait_for_result, runner.pacer.env_steps
 
     def weigh(process: str, call: Any, timeout_s: float) -> Any:
-        answer = ask(process, call, timeout_s)
+        answer = wait(process, call, timeout_s)
         if process.startswith("rollout worker"):
             answers.append(len(pickle.dumps(answer)))
         return answer
 
-    monkeypatch.setattr(supervisor, "ask", weigh)
+    monkeypatch.setattr(supervisor, "wait_for_result", weigh)
     while runner.pacer.env_steps < before + 2_000:
         runner.run(lambda: False)
     collected = (runner.pacer.env_steps - before) * 13 * 4  # bytes

@@ -90,7 +90,7 @@ def test_the_node_of_learner_and_replay_buffer_dies_and_the_drivers_copies_go_on
     [line] = [line for line in seen["lines"] if line.startswith("replay buffer was replaced after ")]
     rows = int(line.split(", with ")[1].split(" ")[0].replace(",", ""))
     assert line.endswith(" transitions of a snapshot")
-    assert seen["mirrored"] <= rows
+    assert seen["copied"] <= rows
     assert seen["faults"]["updates_lost"] <= updates - safe + 100
     _check_counts(seen)
 

@@ -36,9 +36,9 @@ def test_the_driver_counts_and_tells_what_workers_dropped(
     while result["fault_tolerance"]["num_quarantined_blocks"] < 2:
         runner.run(lambda: False)
         [result] = runner.results()
-    told = sorted(message for message in caplog.messages if "quarantined" in message)
+    told = sorted(message for message in caplog.messages if "dropped" in message)
     where = "reward of counter_0 in copy 0 is nan at vector step 3"
-    assert told == [f"rollout worker {index}: quarantined 24 env steps: {where}" for index in range(2)]
+    assert told == [f"rollout worker {index}: dropped 24 env steps: {where}" for index in range(2)]
 
 
 def test_an_environment_that_stays_broken_ends_the_run(

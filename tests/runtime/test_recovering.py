@@ -111,7 +111,7 @@ def test_a_killed_learner_takes_over_its_predecessors_state(start: Callable[...,
     watched = start()
     seen: list[Any] = []
     supervisor = watched.runner._supervisor
-    restored = supervisor._restored
+    restored = supervisor._start_restoring
 
     def note(process: str, actor: Any) -> list[Any]:
         calls = restored(process, actor)
@@ -119,7 +119,7 @@ def test_a_killed_learner_takes_over_its_predecessors_state(start: Callable[...,
             seen.append((supervisor.snapshots[0], actor.get_state.remote(0)))
         return calls
 
-    supervisor._restored = note
+    supervisor._start_restoring = note
     watched.hit(signal.SIGKILL, "learner")
     watched.until_back("learner")
     ((snapshot, got),) = seen
@@ -245,25 +245,25 @@ def _without_sharing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor.Ring, "attach", staticmethod(lambda address: None))
 
 
-def test_where_memory_is_out_of_reach_mirrored_transitions_come_back(
+def test_where_memory_is_out_of_reach_copied_transitions_come_back(
     start: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _without_sharing(monkeypatch)
     watched = start()
     supervisor = watched.runner._supervisor
-    watched.until(lambda: supervisor._mirrored[0] > 0)
+    watched.until(lambda: supervisor._copied_up_to[0] > 0)
     watched.until(lambda: not supervisor.num_pending("replay buffer"))
-    mirrored = supervisor._mirrors[0].read_from(0)[0]
-    np.testing.assert_array_equal(watched.rows()[: len(mirrored)], mirrored)
+    copied = supervisor._row_copies[0].read_from(0)[0]
+    np.testing.assert_array_equal(watched.rows()[: len(copied)], copied)
     before, env_steps = watched.updates, watched.runner.pacer.env_steps
     assert before and supervisor._rings == [None]
     watched.hit(signal.SIGKILL, "replay buffer")
     watched.until_back("replay buffer")
     [line] = [event.message for event in watched.events if event.kind == "recovered"]
     rows = int(line.split(", with ")[1].split(" ")[0].replace(",", ""))
-    assert rows >= len(mirrored) and line.endswith(" transitions of a snapshot")
+    assert rows >= len(copied) and line.endswith(" transitions of a snapshot")
     after = watched.rows()
-    np.testing.assert_array_equal(after[: len(mirrored)], mirrored)
+    np.testing.assert_array_equal(after[: len(copied)], copied)
     print(f"{rows} of {env_steps} transitions came back")
     _check_end(watched, ("replay buffer",))
 
@@ -274,10 +274,10 @@ def test_transitions_that_are_gone_are_collected_anew_before_learning_goes_on(
     _without_sharing(monkeypatch)
     watched = start()
     supervisor, runner = watched.runner._supervisor, watched.runner
-    supervisor._snapshot_interval_s = float("inf")  # nothing more is mirrored
+    supervisor._snapshot_interval_s = float("inf")  # nothing more is copied
     watched.until(lambda: not supervisor.num_pending("replay buffer"))
     watched.until(lambda: runner.pacer.updates > int(supervisor.snapshots[0]["updates"]) + 100)
-    supervisor._mirrors[0].clear(0)
+    supervisor._row_copies[0].clear(0)
     watched.hit(signal.SIGKILL, "learner", "replay buffer")
     watched.until_back("learner", "replay buffer")
     beginning = "replay buffer was replaced after "

@@ -173,7 +173,7 @@ def node_of_workers_dies() -> dict[str, Any]:
 
 
 def node_of_learner_and_replay_dies() -> dict[str, Any]:
-    """Kill the raylet of the node with learner and replay buffer, whose rows the driver mirrors."""
+    """Kill the raylet of the node with learner and replay buffer, whose rows the driver copies."""
     # The head has too few CPUs for such a learner, so that it is elsewhere.
     config = _config(learner={"num_threads": 3})
     from distributed_maddpg.runtime import supervisor as module
@@ -182,20 +182,20 @@ def node_of_learner_and_replay_dies() -> dict[str, Any]:
     module.Ring.attach = staticmethod(lambda address: None)  # type: ignore[method-assign]
     with _cluster(2, 5, 5) as (_, nodes), _run(config) as watched:
         runner, supervisor = watched.runner, watched.runner._supervisor
-        watched.until(lambda: runner.pacer.updates > 300 and supervisor._mirrored[0] > 0, _WITHIN_S)
+        watched.until(lambda: runner.pacer.updates > 300 and supervisor._copied_up_to[0] > 0, _WITHIN_S)
         places = {process: _node_of(watched, process) for process in watched.actors}
         [victim] = [node for node in nodes if node.node_id == places["learner"]]
         lost = [process for process, place in places.items() if place == victim.node_id]
-        mirrored = supervisor._mirrors[0].read_from(0)[0].copy()
+        copied = supervisor._row_copies[0].read_from(0)[0].copy()
         env_steps, updates, safe = runner.pacer.env_steps, runner.pacer.updates, watched.updates_before(4.0)
         started = time.monotonic()
         _kill_raylet(victim)
         watched.until(lambda: set(lost) <= set(watched.happened("recovered")), _WITHIN_S)
         seconds = time.monotonic() - started
-        same = bool(np.array_equal(watched.rows()[: len(mirrored)], mirrored))
+        same = bool(np.array_equal(watched.rows()[: len(copied)], copied))
         together = _node_of(watched, "learner") == _node_of(watched, "replay buffer") != victim.node_id
         seen = {"victims": lost, "seconds": seconds, "same": same, "together": together}
-        seen |= {"mirrored": len(mirrored), "at_kill": [env_steps, updates, safe]}
+        seen |= {"copied": len(copied), "at_kill": [env_steps, updates, safe]}
         return seen | _end(watched)
 
 

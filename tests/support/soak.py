@@ -34,7 +34,7 @@ def _processes(algo: MADDPG) -> dict[str, int]:
         return named
     from tests.support.watched import Watched
 
-    named |= Watched(algo._started()).pids()
+    named |= Watched(algo._ensure_started()).pids()
     for child in psutil.Process().children(recursive=True):
         for name in ("gcs_server", "raylet"):
             if child.name() == name:

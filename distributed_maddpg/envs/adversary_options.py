@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.envs import streams
-from distributed_maddpg.envs.base import State
+from distributed_maddpg.envs.base import State, check_keys, checked_integers
 from distributed_maddpg.errors import BadInput, did_you_mean
 from distributed_maddpg.types import EnvSpec, FloatArray, checked_array
 
@@ -127,25 +127,5 @@ def checked_state(state: Mapping[str, npt.NDArray[Any]], num_envs: int, options:
             raise ValueError(f"{name} holds values that are not finite")
     for name, limit in limits.items():
         checked[name] = checked_integers(state, name, num_envs, limit)
-    checked["generator_state"] = streams.checked(state, num_envs)
+    checked["generator_state"] = streams.checked_generator_states(state, num_envs)
     return checked
-
-
-def check_keys(state: Mapping[str, npt.NDArray[Any]], expected: list[str]) -> None:
-    """Raise ValueError unless a state has exactly the expected arrays."""
-    for name in expected:
-        if name not in state:
-            raise ValueError(f"the state lacks {name}")
-    for name in state:
-        if name not in expected:
-            raise ValueError(f"the state holds an unknown {name}, {did_you_mean(name, expected)}")
-
-
-def checked_integers(
-    state: Mapping[str, npt.NDArray[Any]], name: str, num_envs: int, limit: int
-) -> npt.NDArray[np.int64]:
-    """Return a copy of a saved array [E] int64; ValueError unless its values are in [0, limit)."""
-    values = checked_array(dict(state), name, (num_envs,), np.int64)
-    if ((values < 0) | (values >= limit)).any():
-        raise ValueError(f"{name} holds values outside 0 to {limit - 1}")
-    return values

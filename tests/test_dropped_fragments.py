@@ -53,9 +53,9 @@ def test_a_fragment_with_a_fault_is_reported_dropped_and_collected_again(part, v
     assert [rows.shape for rows, _ in collected] == [(12, layout.width)] * 4
     assert all(np.isfinite(rows).all() for rows, _ in collected)
     dropped = 3 * (at - 4)
-    line = f"quarantined {dropped} env steps: {part} of counter_1 in copy 1 is {seen} at vector step {at}"
-    assert worker.pop_quarantined() == (line,)
-    assert worker.pop_quarantined() == ()
+    line = f"dropped {dropped} env steps: {part} of counter_1 in copy 1 is {seen} at vector step {at}"
+    assert worker.pop_dropped() == (line,)
+    assert worker.pop_dropped() == ()
     for rows, report in collected:  # fragments hold whole episodes: all copies started new ones
         assert rows[:, layout.rewards].tolist() == [[t, t] for t in (1, 2, 3, 4) for _ in range(3)]
         assert report.lengths.tolist() == [4, 4, 4]
@@ -81,7 +81,7 @@ def test_a_first_observation_that_is_not_finite_is_never_acted_on(at):
     assert report.lengths.tolist() == [4] * 3
     dropped, steps = (0, 0) if at == 1 else (12, 4)
     line = f"observation of counter_0 in copy 1 is nan after vector step {steps}"
-    assert worker.pop_quarantined() == (f"quarantined {dropped} env steps: {line}",)
+    assert worker.pop_dropped() == (f"dropped {dropped} env steps: {line}",)
 
 
 @pytest.mark.parametrize("part", ["reward", "next observation", "observation"])
@@ -94,7 +94,7 @@ def test_a_permanent_fault_raises_after_five_fragments(part):
     beginning = f"environment: 5 fragments in a row were not finite, the last: {part} of counter_1 "
     assert message.startswith(beginning)
     assert " in copy 1 is nan " in message and "check what the environment computes" in message
-    assert len(worker.pop_quarantined()) == 5
+    assert len(worker.pop_dropped()) == 5
 
 
 def test_a_worker_continues_after_three_faults_in_a_row():
@@ -108,7 +108,7 @@ def test_a_worker_continues_after_three_faults_in_a_row():
     env.step = faulty_for_three_steps
     rows, _ = worker.collect(4, 0)
     assert np.isfinite(rows).all()
-    assert [line.split()[1] for line in worker.pop_quarantined()] == ["3"] * 3
+    assert [line.split()[1] for line in worker.pop_dropped()] == ["3"] * 3
     assert worker._vector_steps == 3 + 4
 
 
@@ -120,7 +120,7 @@ def test_exploration_noise_is_reset_after_a_dropped_fragment():
         worker.collect(2, 0)
     actions = noisy._env.spec.transitions.actions[0]
     assert np.array_equal(noisy.collect(2, 100)[0][:, actions], silent.collect(2, 100)[0][:, actions])
-    assert noisy.pop_quarantined() == silent.pop_quarantined() != ()
+    assert noisy.pop_dropped() == silent.pop_dropped() != ()
 
 
 class CorruptedEnv:
@@ -157,7 +157,7 @@ def test_an_environment_that_refuses_nan_gets_none_after_a_fault(at, part, line)
     worker = worker_on(CorruptedEnv(inner, at, part))
     rows, _ = worker.collect(8, 0)
     assert len(rows) == 24 and np.isfinite(rows).all()
-    assert worker.pop_quarantined() == (f"quarantined {3 * at} env steps: {line}",)
+    assert worker.pop_dropped() == (f"dropped {3 * at} env steps: {line}",)
 
 
 def test_each_column_is_named_by_its_part_and_agent():
@@ -214,7 +214,7 @@ def test_a_run_with_a_fault_finishes_and_is_reproducible(caplog):
         counts = [result["fault_tolerance"]["num_quarantined_blocks"] for result in results]
         assert counts == ([0, 1, 1] if faulty else [0, 0, 0])
         line = "next observation of counter_1 in copy 2 is nan at vector step 21"
-        assert caplog.messages == [f"rollout worker 0: quarantined 4 env steps: {line}"] * faulty
+        assert caplog.messages == [f"rollout worker 0: dropped 4 env steps: {line}"] * faulty
         assert all(record.levelname == "WARNING" for record in caplog.records)
     assert outcomes[0] == outcomes[1] != outcomes[2]  # the run without the fault differs
 
@@ -247,10 +247,10 @@ def test_a_run_with_a_permanent_fault_raises_one_line():
     assert np.isfinite(runner._runs[0].replay.ring.rows[: runner._runs[0].replay.size]).all()
 
 
-def test_quarantined_fragments_are_counted_beside_other_faults():
+def test_dropped_fragments_are_counted_beside_other_faults():
     spec = env_spec(FAULTY, "auto", {})
     log = IterationLog(spec, 0)
-    report = RolloutReport(3, 8, EpisodeReport.empty(2), 0, 1.0, quarantined=("one", "two"))
+    report = RolloutReport(3, 8, EpisodeReport.empty(2), 0, 1.0, dropped=("one", "two"))
     log.add_rollout(report, 0)
     counters = {"fault_tolerance": {"num_restarts": 4}}
     for _ in range(2):  # counts are not reset between iterations

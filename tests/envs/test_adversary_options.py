@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from distributed_maddpg.envs.adversary_rules import AdversaryOptions, checked_state
+from distributed_maddpg.envs.adversary_options import AdversaryOptions, checked_state
 from distributed_maddpg.envs.simple_adversary import SimpleAdversary
 from distributed_maddpg.errors import BadInput
 

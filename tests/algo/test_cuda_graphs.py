@@ -8,8 +8,8 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+from distributed_maddpg.algo.cuda_graphs import CUDAGraphUpdates
 from distributed_maddpg.algo.device_replay import DeviceReplay
-from distributed_maddpg.algo.graphed import CUDAGraphUpdates
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
 from distributed_maddpg.algo.maddpg import METRICS
 from distributed_maddpg.config import AlgorithmConfig
@@ -31,7 +31,7 @@ class Setup:
         self.update = HandwrittenUpdate(config, spec, torch.device(device), (1, 2))
         self.metrics = torch.zeros(len(METRICS), 4, device=device)
         self.replay = DeviceReplay(20, SPEC.transitions.width, self.update.generators)
-        self.graphed = CUDAGraphUpdates(self.update, self.replay, self.metrics, BATCH)
+        self.graph_updates = CUDAGraphUpdates(self.update, self.replay, self.metrics, BATCH)
         self.add(30, newest=30)
 
     def add(self, count, newest):
@@ -61,7 +61,7 @@ def difference(first, second):
 def test_updates_are_those_of_a_plain_loop(case):
     ours, plain = Setup(*CASES[case]), Setup(*CASES[case])
     for updates, newest in ((3, 34), (0, 40), (21, 41)):
-        ours.graphed.learn(updates)
+        ours.graph_updates.learn(updates)
         plain.loop(updates)
         assert difference(ours.state(), plain.state()) == 0
         for setup in (ours, plain):
@@ -72,14 +72,14 @@ def test_runs_without_rows_are_refused():
     setup = Setup()
     setup.replay.clear(1)
     with pytest.raises(ValueError, match="empty replay buffer"):
-        setup.graphed.learn(1)
+        setup.graph_updates.learn(1)
 
 
 def test_preserve_state_restores_everything_an_update_changes():
     setup = Setup()
     setup.loop(2)
     before = setup.state()
-    with setup.graphed._preserve_state():
+    with setup.graph_updates._preserve_state():
         setup.loop(3)
         after = setup.state()
         assert difference({**after, "generators": before["generators"]}, before) > 0
@@ -115,7 +115,7 @@ def recorder(monkeypatch):
     recordings = []
 
     def believe(setup, fail_after=10**9):
-        step, recording = setup.graphed._step, []
+        step, recording = setup.graph_updates._step, []
 
         def counting():
             if recording:
@@ -133,8 +133,8 @@ def recorder(monkeypatch):
             finally:
                 recordings.append(recording.pop())
 
-        monkeypatch.setattr(setup.graphed, "_step", counting)
-        monkeypatch.setattr(setup.graphed, "_use_graphs", True)
+        monkeypatch.setattr(setup.graph_updates, "_step", counting)
+        monkeypatch.setattr(setup.graph_updates, "_use_graphs", True)
         monkeypatch.setattr(torch.cuda, "graph", record)
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", RecordedSteps)
@@ -149,7 +149,7 @@ def test_any_count_is_composed_of_graphs_and_capture_changes_no_state(recorder):
     ours, plain = Setup(), Setup()
     believe(ours)
     for updates in (2, 27, 16):
-        ours.graphed.learn(updates)
+        ours.graph_updates.learn(updates)
         plain.loop(updates)
         assert difference(ours.state(), plain.state()) == 0
     assert [recording.count for recording in recordings] == [16, 4, 1]
@@ -161,7 +161,7 @@ def test_a_failed_capture_falls_back_to_single_steps_with_one_warning(recorder, 
     ours, plain = Setup(), Setup()
     recorder[0](ours, fail_after)
     for updates in (3, 18):
-        ours.graphed.learn(updates)
+        ours.graph_updates.learn(updates)
         plain.loop(updates)
         assert difference(ours.state(), plain.state()) == 0
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -173,12 +173,12 @@ def test_a_failed_capture_falls_back_to_single_steps_with_one_warning(recorder, 
 def test_graphs_equal_single_steps(case):
     ours, plain = Setup(*CASES[case], "cuda"), Setup(*CASES[case], "cuda")
     for updates, newest in ((1, 34), (0, 40), (27, 41), (16, 50)):
-        ours.graphed.learn(updates)
+        ours.graph_updates.learn(updates)
         plain.loop(updates)
         assert difference(ours.state(), plain.state()) < 1e-4
         for setup in (ours, plain):
             setup.add(4, newest)
-    assert [count for count, _ in ours.graphed._plan] == [16, 4, 1], "not recorded"
+    assert [count for count, _ in ours.graph_updates._plan] == [16, 4, 1], "not recorded"
 
 
 @pytest.mark.gpu
@@ -186,8 +186,8 @@ def test_recording_changes_nothing():
     setup = Setup(device="cuda")
     setup.loop(2)
     before = setup.state()
-    setup.graphed.learn(0)
-    assert len(setup.graphed._plan) == 3
+    setup.graph_updates.learn(0)
+    assert len(setup.graph_updates._plan) == 3
     assert difference(setup.state(), before) == 0
 
 
@@ -195,32 +195,32 @@ def test_recording_changes_nothing():
 def test_graphs_honour_a_state_that_is_set_later():
     ours, plain = Setup(device="cuda"), Setup(device="cuda")
     for setup in (ours, plain):
-        setup.graphed.learn(5)
+        setup.graph_updates.learn(5)
     saved = {name: tensor.clone() for name, tensor in plain.update.state().items()}
     generators = [generator.get_state() for generator in plain.update.generators]
-    ours.graphed.learn(20)
+    ours.graph_updates.learn(20)
     for name, tensor in ours.update.state().items():
         tensor.copy_(saved[name])
     for generator, state in zip(ours.update.generators, generators, strict=True):
         generator.set_state(state)
     for setup in (ours, plain):
         setup.metrics.zero_()
-        setup.graphed.learn(23)
+        setup.graph_updates.learn(23)
     assert difference(ours.state(), plain.state()) < 1e-4
 
 
 @pytest.mark.gpu
 def test_a_recording_that_fails_is_one_warning_and_no_more(monkeypatch, caplog):
     ours, plain = Setup(device="cuda"), Setup(device="cuda")
-    record = ours.graphed._step
+    record = ours.graph_updates._step
 
     def synchronising():
         record()
         torch.cuda.synchronize()  # forbidden while recording
 
-    monkeypatch.setattr(ours.graphed, "_step", synchronising)
+    monkeypatch.setattr(ours.graph_updates, "_step", synchronising)
     with caplog.at_level(logging.WARNING):
-        ours.graphed.learn(3)
+        ours.graph_updates.learn(3)
     monkeypatch.undo()
     plain.loop(3)
     assert len(caplog.records) == 1 and "without CUDA graphs" in caplog.text
