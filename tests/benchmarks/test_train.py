@@ -27,4 +27,5 @@ def test_a_job_that_never_learns_has_no_learning_rate() -> None:
     assert result["figures"]["updates"] == 0
     assert result["figures"]["env_steps"] == 1_024  # whole fragments
     assert "learning_updates_per_s" not in result["figures"]
-    assert result["points"][0]["bottleneck"] == "worker CPU"
+    # It lasts milliseconds: on a busy machine it may wait longer for a core than it works.
+    assert result["points"][0]["bottleneck"] in ("worker CPU", "pacing")

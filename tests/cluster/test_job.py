@@ -176,6 +176,7 @@ def test_the_dashboard_listens_on_loopback_only(head: Head) -> None:
     assert listening == {"127.0.0.1"}
 
 
+@pytest.mark.slow
 def test_a_job_runs_stops_with_a_checkpoint_and_is_resumed(head: Head) -> None:
     run_dir = head.home / "maddpg" / "first"
     submit = _readme_command("ray job submit", "--run-dir")

@@ -113,6 +113,7 @@ def test_an_interrupted_run_is_resumed_to_its_end(interrupted: Command) -> None:
     assert json.loads((run_dir / "summary.json").read_text()) == summary
 
 
+@pytest.mark.slow
 def test_sigterm_saves_a_checkpoint(tmp_path: Path) -> None:
     command = Command(tmp_path / "run", *_ENDLESS, f"--run-dir={tmp_path / 'run'}", *_CALM.split())
     command.wait_for("env-steps/s")
@@ -123,6 +124,7 @@ def test_sigterm_saves_a_checkpoint(tmp_path: Path) -> None:
     assert json.loads((command.run_dir / "summary.json").read_text())["interrupted"]
 
 
+@pytest.mark.slow
 def test_an_environment_that_fails_ends_the_command_with_one_line(tmp_path: Path) -> None:
     command = Command(tmp_path / "run", *_TINY, f"--run-dir={tmp_path / 'run'}", *_FAILING.split())
     code, stdout, stderr = command.end(within_s=180)  # five starts of a worker, with what lies between

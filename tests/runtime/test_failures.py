@@ -188,6 +188,7 @@ def test_an_environment_that_raises_the_same_error_again_and_again_ends_the_run(
     assert checkpoint.replay is not None and checkpoint.replay.num_rows >= checkpoint.env_steps
 
 
+@pytest.mark.slow
 def test_an_environment_that_raises_at_its_first_steps_again_and_again_ends_the_run(tmp_path: Path) -> None:
     config = MADDPGConfig.from_dict({"num_workers": 1}, _failing(fail_at=2, spared=os.getpid()))
     started = time.monotonic()

@@ -73,7 +73,9 @@ def _check_end(watched: Watched, names: tuple[str, ...]) -> dict[str, Any]:
     return dict(faults)
 
 
-@pytest.mark.parametrize("names", [_WORKERS[1:], _WORKERS], ids=["one", "all"])
+@pytest.mark.parametrize(
+    "names", [_WORKERS[1:], pytest.param(_WORKERS, marks=pytest.mark.slow)], ids=["one", "all"]
+)
 def test_killed_workers_are_replaced_by_others(start: Callable[..., Watched], names: tuple[str, ...]) -> None:
     watched = start()
     first = watched.pids()
@@ -94,39 +96,37 @@ def test_killed_workers_are_replaced_by_others(start: Callable[..., Watched], na
 def test_a_killed_learner_goes_on_from_its_snapshot(start: Callable[..., Watched]) -> None:
     watched = start()
     watched.until(lambda: watched.runner.pacer.updates > 300)
+    restored = _states_of_restored_learners(watched)
     safe = watched.updates_before(_INTERVAL_S + 2.0)
     before, version = watched.runner.pacer.updates, watched.runner._latest_version
     [killed] = watched.hit(signal.SIGKILL, "learner").values()
     seconds = watched.until_back("learner")
     print(f"learner back after {seconds:.1f} s")
-    state = watched.runner.learner_state(0)
-    assert state["weights_version"] >= version
+    ((snapshot, state),) = restored
+    for name, array in ray.get(state, timeout=60).items():
+        if name != "weights_version":
+            np.testing.assert_array_equal(array, snapshot[name], err_msg=name)
+    assert watched.runner.learner_state(0)["weights_version"] >= version
     faults = _check_end(watched, ("learner",))
     assert faults["updates_lost"] <= before + 2 * watched.runner._updates_per_call - safe
     print(f"{faults['updates_lost']} of {before} updates lost")
     assert watched.pids()["learner"] != killed
 
 
-def test_a_killed_learner_takes_over_its_predecessors_state(start: Callable[..., Watched]) -> None:
-    watched = start()
-    seen: list[Any] = []
+def _states_of_restored_learners(watched: Watched) -> list[tuple[Any, Any]]:
+    """Return a list that gets the snapshot and the first state of each learner restored from now on."""
+    found: list[tuple[Any, Any]] = []
     supervisor = watched.runner._supervisor
-    restored = supervisor._start_restoring
+    start_restoring = supervisor._start_restoring
 
     def note(process: str, actor: Any) -> list[Any]:
-        calls = restored(process, actor)
+        calls = start_restoring(process, actor)
         if process == "learner":
-            seen.append((supervisor.snapshots[0], actor.get_state.remote(0)))
+            found.append((supervisor.snapshots[0], actor.get_state.remote(0)))
         return calls
 
     supervisor._start_restoring = note
-    watched.hit(signal.SIGKILL, "learner")
-    watched.until_back("learner")
-    ((snapshot, got),) = seen
-    for name, array in ray.get(got, timeout=60).items():
-        if name != "weights_version":
-            np.testing.assert_array_equal(array, snapshot[name], err_msg=name)
-    assert snapshot["updates"] > 0
+    return found
 
 
 def test_a_killed_replay_buffers_transitions_survive_it(start: Callable[..., Watched]) -> None:
@@ -150,18 +150,6 @@ def test_a_killed_replay_buffers_transitions_survive_it(start: Callable[..., Wat
     assert sampled_from == len(after) == watched.runner._supervisor._rings[0].inserted
 
 
-def test_the_memory_outlives_learner_and_replay_buffer_together(start: Callable[..., Watched]) -> None:
-    watched = start()
-    before, inserted = watched.runner._supervisor._rings[0].read_from(0)
-    watched.hit(signal.SIGKILL, "learner", "replay buffer")
-    seconds = watched.until_back("learner", "replay buffer")
-    print(f"learner and replay buffer back after {seconds:.1f} s")
-    _check_end(watched, ("learner", "replay buffer"))
-    after = watched.rows()
-    np.testing.assert_array_equal(after[:inserted], before)
-    assert watched.ask("learner", lambda actor: actor._shared[0].inserted) == len(after)
-
-
 def test_everybody_killed_at_once_comes_back(start: Callable[..., Watched]) -> None:
     watched = start()
     before, inserted = watched.runner._supervisor._rings[0].read_from(0)
@@ -169,10 +157,16 @@ def test_everybody_killed_at_once_comes_back(start: Callable[..., Watched]) -> N
     watched.hit(signal.SIGKILL, *names)
     print(f"all back after {watched.until_back(*names):.1f} s")
     _check_end(watched, names)
-    np.testing.assert_array_equal(watched.rows()[:inserted], before)
+    after = watched.rows()
+    np.testing.assert_array_equal(after[:inserted], before)
+    assert watched.ask("learner", lambda actor: actor._shared[0].inserted) == len(after)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)],
+    ids=["killed", "stopped"],
+)
 def test_an_evaluation_whose_process_is_lost_is_made_again(
     start: Callable[..., Watched], number: int
 ) -> None:
