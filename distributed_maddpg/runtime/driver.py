@@ -462,8 +462,8 @@ class RayRunner:
             self._get_from_workers(
                 [worker.collect_and_hold.remote(env_steps) for worker in workers], self._on_held
             )
-            for worker in workers:
-                self._wait_for_result("replay buffer", worker.push.remote())
+            for process, worker in zip(self._workers, workers, strict=True):
+                self._wait_for_result(process, worker.push.remote())
             self._inconsistent = False
         updates = self.pacer.updates_due()
         if updates == 0:
