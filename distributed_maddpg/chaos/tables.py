@@ -71,9 +71,9 @@ def _summary(result: Mapping[str, Any]) -> Table:
         "hangs": str(result["hangs"]),
         "problems": "; ".join(result["problems"]) or "none",
         "lost with processes": f"{lost['env_steps_of_dead_processes']:,} env steps in flight, "
-        f"{lost['updates_of_dead_processes']:,} updates, made up for",
+        f"{lost['updates_of_dead_processes']:,} updates, repeated",
         "lost with the whole job": f"{env_steps:,} env steps and {updates:,} updates after the checkpoint "
-        f"in {result['restarts']} restarts, made up for",
+        f"in {result['restarts']} restarts, repeated",
         "replay buffers that came back empty": str(lost["replay_buffers_back_empty"]),
         "checkpoints saved": str(checkpoints["saved"]),
         "checkpoints lost": "; ".join(result["lost_checkpoints"]) or "0",
