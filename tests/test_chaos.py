@@ -149,7 +149,7 @@ def test_processes_of_a_session_are_found_frozen_and_killed() -> None:
     try:
         [found] = session_processes(child.pid)
         send_fault([found], "freeze")
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while found.status() != "stopped":
             assert time.monotonic() < deadline
         send_fault([found], "kill")

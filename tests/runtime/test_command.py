@@ -44,23 +44,23 @@ class Command:
                 start_new_session=True,
             )
 
-    def wait_for(self, text: str, within_s: float = 60) -> None:
+    def wait_for(self, text: str, within_s: float = 180) -> None:
         deadline = time.monotonic() + within_s
         while text not in self.stderr.read_text():
             assert time.monotonic() < deadline and self.process.poll() is None, self.stderr.read_text()
             time.sleep(0.05)
 
-    def wait_for_process(self, name: str, within_s: float = 60) -> None:
+    def wait_for_process(self, name: str, within_s: float = 180) -> None:
         deadline = time.monotonic() + within_s
         while not any(name in command for command in session_processes(self.process.pid).values()):
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
-    def end(self, within_s: float = 60) -> tuple[int, str, str]:
-        """Return exit code, stdout and stderr; require that all processes end within two seconds."""
+    def end(self, within_s: float = 180) -> tuple[int, str, str]:
+        """Return exit code, stdout and stderr; require that no process outlives it."""
         try:
             stdout, _ = self.process.communicate(timeout=within_s)
-            deadline = time.monotonic() + 2
+            deadline = time.monotonic() + 10
             while (left := session_processes(self.process.pid)) and time.monotonic() < deadline:
                 time.sleep(0.05)
             assert not left
@@ -92,7 +92,7 @@ def test_ctrl_c_saves_a_checkpoint_and_names_the_command_to_resume(interrupted: 
     command = interrupted
     command.wait_for("env-steps/s")
     os.killpg(command.process.pid, signal.SIGINT)  # a terminal signals the whole group
-    code, _, stderr = command.end(within_s=30)
+    code, _, stderr = command.end(within_s=60)
     assert code == 0, stderr
     assert f"--resume {command.run_dir}" in stderr and "Traceback" not in stderr
     [checkpoint] = (command.run_dir / "checkpoints").iterdir()
@@ -118,7 +118,7 @@ def test_sigterm_saves_a_checkpoint(tmp_path: Path) -> None:
     command = Command(tmp_path / "run", *_ENDLESS, f"--run-dir={tmp_path / 'run'}", *_CALM.split())
     command.wait_for("env-steps/s")
     command.process.send_signal(signal.SIGTERM)
-    code, _, stderr = command.end(within_s=30)
+    code, _, stderr = command.end(within_s=60)
     assert code == 0, stderr
     assert list((command.run_dir / "checkpoints").glob("step_*/manifest.json"))
     assert json.loads((command.run_dir / "summary.json").read_text())["interrupted"]
@@ -127,7 +127,7 @@ def test_sigterm_saves_a_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_environment_that_fails_ends_the_command_with_one_line(tmp_path: Path) -> None:
     command = Command(tmp_path / "run", *_TINY, f"--run-dir={tmp_path / 'run'}", *_FAILING.split())
-    code, stdout, stderr = command.end(within_s=180)  # five starts of a worker, with what lies between
+    code, stdout, stderr = command.end(within_s=300)  # five starts of a worker, with what lies between
     assert code == 1 and stdout == ""
     error = "error: the same error 5 times: rollout worker 0 failed: RuntimeError: boom at step 60"
     assert stderr.splitlines()[-1] == error

@@ -82,9 +82,9 @@ def test_a_killed_process_ends_a_run_in_lock_step_by_name(
     started = time.monotonic()
     message = _until_it_fails(runner)
     assert message.startswith(f"{name} died: ") and "\n" not in message
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
     runner.close()
-    assert gone(pids, within_s=5)
+    assert gone(pids, within_s=15)
 
 
 @pytest.mark.parametrize(("victim", "name"), [("worker", "rollout worker 0"), ("replay", "replay buffer")])
@@ -104,9 +104,9 @@ def test_a_silent_process_ends_a_run_in_lock_step_by_name(
         started = time.monotonic()
         message = _until_it_fails(runner)
         assert message.startswith(f"{name} did not answer within ")
-        assert time.monotonic() - started < 12
+        assert time.monotonic() - started < 30
         runner.close()
-        assert gone(pids, within_s=10)
+        assert gone(pids, within_s=15)
     finally:
         if not gone([stopped], within_s=0.1):
             os.kill(stopped, signal.SIGCONT)
@@ -125,7 +125,7 @@ def test_processes_that_do_not_start_in_time_are_named_and_ended(sync: bool) -> 
     )
     with pytest.raises(TrainingError, match=line), MADDPG(config) as algo:
         go_on(algo.train)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while ray.available_resources().get("CPU") != 4.0 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert ray.available_resources().get("CPU") == 4.0, "their CPUs are free again"
@@ -156,7 +156,7 @@ def test_workers_that_find_no_cpu_are_done_without(
         collected(reports)
 
     runner._on_collected = count
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while runner._supervisor.healthy_workers < 3 or sum(steps) < 3200:
         assert time.monotonic() < deadline
         runner.run(lambda: False)

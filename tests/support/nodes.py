@@ -94,7 +94,7 @@ def _end(watched: Watched) -> dict[str, Any]:
 
 def _node_of(watched: Watched, process: str) -> str:
     started = watched.runner._processes._started
-    return str(ray.get(started[watched.actors[process]], timeout=60).node)
+    return str(ray.get(started[watched.actors[process]], timeout=120).node)
 
 
 def _kill_raylet(node: Any) -> None:

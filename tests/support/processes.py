@@ -25,12 +25,12 @@ def go_on(step: Callable[[], object], within_s: float = 120) -> None:
 
 def pid(actor: Any) -> int:
     """Return the id of an actor's process."""
-    return ray.get(actor.__ray_call__.remote(lambda _: os.getpid()), timeout=60)
+    return ray.get(actor.__ray_call__.remote(lambda _: os.getpid()), timeout=120)
 
 
 def modules(actor: Any) -> set[str]:
     """Return the names of the top-level modules that an actor's process has loaded."""
-    return set(ray.get(actor.__ray_call__.remote(lambda _: [*sys.modules]), timeout=60))
+    return set(ray.get(actor.__ray_call__.remote(lambda _: [*sys.modules]), timeout=120))
 
 
 def gone(pids: Iterable[int], within_s: float) -> bool:
