@@ -133,7 +133,7 @@ def head() -> Iterator[Head]:
     process = subprocess.Popen(words, env=env, cwd=home, stdout=log, stderr=subprocess.STDOUT)
     started = Head(home, dashboard, env, process)
     try:
-        _wait_for_dashboard(started)
+        _wait_until_started(started)
         yield started
     finally:
         log.close()  # the head has it open itself
@@ -141,17 +141,22 @@ def head() -> Iterator[Head]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _wait_for_dashboard(head: Head) -> None:
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            return head._get("version", {})
-        except urllib.error.HTTPError as answer:
-            return answer.close()  # the dashboard is up: it refuses a request without a token
-        except OSError:
-            assert head.process.poll() is None, (head.home / "head.log").read_text()
-            assert time.monotonic() < deadline, (head.home / "head.log").read_text()
-            time.sleep(0.2)
+def _wait_until_started(head: Head) -> None:
+    """Wait until the dashboard answers, and a signal to `ray start` ends what it has started."""
+    log, deadline = head.home / "head.log", time.monotonic() + 120
+    while "block forever until terminated by a signal" not in log.read_text() or not _answers(head):
+        assert head.process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+
+
+def _answers(head: Head) -> bool:
+    try:
+        head._get("version", {})
+    except urllib.error.HTTPError as answer:
+        answer.close()  # the dashboard is up: it refuses a request without a token
+    except OSError:
+        return False
+    return True
 
 
 def test_only_the_owner_can_read_the_token_file(head: Head) -> None:
