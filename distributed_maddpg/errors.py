@@ -70,6 +70,15 @@ def _repr(value: object) -> str:
         return f"<{type(value).__name__}>"
 
 
+def reason(error: BaseException) -> str:
+    """Return type and message of an error that somebody else's code raised, in one line."""
+    try:
+        text = str(error)
+    except Exception as own:  # noqa: BLE001 - the message is somebody else's code as well
+        text = f"its message raises {type(own).__name__}"
+    return " ".join(f"{type(error).__name__}: {text}".split())
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Suggest the most similar of the `known` names, or list them all if none is similar."""
     names = sorted(known)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,9 +23,11 @@ from distributed_maddpg.envs import (
     make_vector_env,
 )
 from distributed_maddpg.envs.finite import bad_observation
-from distributed_maddpg.errors import BadInput, CheckpointError
+from distributed_maddpg.errors import BadInput, CheckpointError, reason
 from distributed_maddpg.evaluation.scripted import random_policy
 from distributed_maddpg.types import EnvSpec, critic_layout, policy_layout
+
+T = TypeVar("T")
 
 _TRIAL_STEPS = 5
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -51,66 +55,87 @@ def check_settings(config: MADDPGConfig, env_factory: EnvFactory | None = None) 
     Raises:
         BadInput: see `check`.
     """
-    spec = env_spec(env_factory or config.env.id, config.env.backend, config.env.kwargs)
+    spec = _try_environment(
+        config, env_factory, lambda env_id, _: env_spec(env_id, config.env.backend, config.env.kwargs)
+    )
     config.algorithm.per_agent(spec)
     config.exploration.check_heads(config.algorithm.heads(spec))
     return spec
 
 
 def check_environment_runs(config: MADDPGConfig, env_factory: EnvFactory | None = None) -> None:
-    """Step one copy of the environment with random actions, as rollout workers will.
+    """Step copies of the environment with random actions, as rollout workers will.
 
     An environment whose numbers are sometimes not finite passes: workers drop those fragments.
 
     Raises:
-        BadInput: if the environment raises, if no step gives finite observations and rewards, or, with
-            workers, if the steps take longer than `ray.timeout_s`.
+        BadInput: if the environment raises, hangs, or no step gives finite observations and rewards.
     """
-    timeout_s = config.ray.timeout_s if config.num_workers else None
-    trial: Future[list[str]] = Future()
-
-    def run() -> None:
-        try:
-            trial.set_result(_trial_step_problems(config, env_factory))
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            trial.set_exception(error)
-
-    if timeout_s is None:
-        run()
-    else:  # a daemon: does not block the exit if the environment hangs
-        threading.Thread(target=run, daemon=True).start()
-    try:
-        problems = trial.result(timeout_s)
-    except BadInput:
-        raise
-    except (Exception, SystemExit) as error:  # the environment may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        remedy = f"fails when it is stepped ({reason})"
-        if not trial.done():
-            remedy = f"took more than {timeout_s:g} s (ray.timeout_s) for its first {_TRIAL_STEPS} steps"
-        raise BadInput("env.id", config.env.id, remedy) from error
+    problems = _try_environment(
+        config, env_factory, lambda env_id, calls: _trial_step_problems(config, env_id, calls)
+    )
     if all(problems):
         remedy = f"{problems[0]}; check what the environment computes"
         raise BadInput("env.id", config.env.id, remedy)
 
 
-def _trial_step_problems(config: MADDPGConfig, env_factory: EnvFactory | None) -> list[str]:
+def _try_environment(
+    config: MADDPGConfig,
+    env_factory: EnvFactory | None,
+    trial: Callable[[str | EnvFactory, list[str]], T],
+) -> T:
+    """Return the result of `trial`, a function of the environment and of a list of what happens to it next.
+
+    An environment that is not built in runs in a thread, which is left behind after `ray.timeout_s`.
+
+    Raises:
+        BadInput: if the environment raises anything, or takes longer.
+    """
+    env_id: str | EnvFactory = config.env.id if env_factory is None else env_factory
+    calls = ["created or closed"]
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(trial(env_id, calls))
+        except BaseException as error:  # noqa: BLE001 - the environment may raise anything
+            outcome.set_exception(error)
+
+    if env_factory is None and is_builtin(config.env.id):
+        run()
+    else:  # a daemon does not block the exit if the environment hangs
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(min(config.ray.timeout_s, threading.TIMEOUT_MAX))
+    if not outcome.done():
+        remedy = f"took more than {config.ray.timeout_s:g} s (ray.timeout_s) when it was {calls[-1]}"
+        raise BadInput("env.id", config.env.id, remedy)
+    error = outcome.exception()
+    if error is None or isinstance(error, BadInput | KeyboardInterrupt):
+        return outcome.result()
+    raise BadInput("env.id", config.env.id, f"fails when it is {calls[-1]} ({reason(error)})") from error
+
+
+def _trial_step_problems(config: MADDPGConfig, env_id: str | EnvFactory, calls: list[str]) -> list[str]:
     """Return for each trial step what is not finite, or an empty string."""
-    env_id = env_factory or config.env.id
-    env = make_vector_env(env_id, 1, config.seed, backend=config.env.backend, **config.env.kwargs)
+    copies = min(2, config.rollout.num_envs)  # a second one shows a callable that always returns the same
+    env = make_vector_env(env_id, copies, config.seed, backend=config.env.backend, **config.env.kwargs)
     try:
         if is_compiled(env):
             return [""]  # part of the package; compiling it here would delay a first start by seconds
         act = random_policy(env.spec, np.random.default_rng(config.seed))
+        calls.append("reset")
         obs = env.reset()
+        calls.append("stepped")
         problems = []
         for _ in range(_TRIAL_STEPS):
             problem = bad_observation(obs, env.agents)
             result = env.step(act(obs))
             obs = result.obs
-            finite = bool(np.isfinite(result.rewards).all())
             problem = problem or bad_observation(result.final_obs, env.agents)
-            problems.append(problem or ("" if finite else f"rewards are {result.rewards[0].tolist()}"))
+            bad = result.rewards[~np.isfinite(result.rewards).all(axis=1)]
+            problems.append(problem or (f"rewards are {bad[0].tolist()}" if len(bad) else ""))
+        calls.append("closed")
         return problems
     finally:
         env.close()

@@ -338,7 +338,7 @@ def make_rollout_worker(
         env_factory: creates the environment, if it was given as a callable.
     """
     env = make_vector_env(
-        env_factory or config.env.id,
+        config.env.id if env_factory is None else env_factory,
         config.rollout.num_envs,
         integer_seed(config.seed, "env", index, incarnation),
         backend=config.env.backend,

@@ -120,6 +120,7 @@ class MADDPG:
         Raises:
             BadInput: if it cannot run; nothing has been started then.
         """
+        _check_callable(env)
         self._prepare(_for_factory(config, env), env)
         check_environment_runs(self.config, env)
         check_machine(self.config, self.spec)
@@ -178,13 +179,14 @@ class MADDPG:
         checkpoint: Checkpoint, config: MADDPGConfig | None = None, env: EnvFactory | None = None
     ) -> MADDPG:
         """Return an algorithm that continues from a loaded checkpoint; see `from_checkpoint`."""
+        _check_callable(env)
         algo = MADDPG.__new__(MADDPG)  # skips the machine checks of __init__, which evaluation does not need
         settings = checkpoint_settings(checkpoint)
         uses_own_settings = config is None or config == settings
         try:
             algo._prepare(config or settings, env)
         except BadInput as error:
-            if not uses_own_settings:
+            if env is not None or not uses_own_settings:
                 raise
             raise CheckpointError(f"{checkpoint.path}: its settings cannot be used ({error})") from error
         check_finite(checkpoint)
@@ -554,6 +556,12 @@ def _make_runner(runs: Sequence[MADDPG]) -> Runner:
     from distributed_maddpg.runtime.driver import RayRunner  # noqa: PLC0415
 
     return RayRunner(configs, first.spec, lambda event: first.on_event(event), first._env_factory)
+
+
+def _check_callable(env: EnvFactory | None) -> None:
+    if env is not None and not callable(env):
+        remedy = "must be a callable that returns a PettingZoo parallel environment"
+        raise BadInput("env", env, remedy)
 
 
 def _for_factory(config: MADDPGConfig, env: EnvFactory | None) -> MADDPGConfig:

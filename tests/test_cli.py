@@ -587,6 +587,20 @@ def test_an_environment_that_can_never_work_is_refused_before_anything_starts(
     assert not list(tmp_path.iterdir())
 
 
+def test_an_environment_that_hangs_does_not_keep_the_command_from_its_end(tmp_path):
+    (tmp_path / "hangs_at_import.py").write_text("import time\ntime.sleep(3600)\n")
+    command = [sys.executable, "-m", "distributed_maddpg", "train", "--num-workers", "0"]
+    command += ["--env.id", "hangs_at_import", "--ray.timeout-s", "0.5", "--run-dir", str(tmp_path / "run")]
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    remedy = "took more than 0.5 s (ray.timeout_s) when it was created or closed"
+    assert done.stderr == f"error: env.id = 'hangs_at_import': {remedy}\n"
+    assert not (tmp_path / "run").exists()
+
+
 def test_several_seeds_cannot_go_on_together(tmp_path, capsys):
     assert main(["train", "--preset", "notebook", "--num-seeds", "0"]) == 2
     assert "--num-seeds = 0: must be at least 1" in capsys.readouterr().err

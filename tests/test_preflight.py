@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from distributed_maddpg import preflight
@@ -5,7 +7,6 @@ from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.preflight import check, check_environment_runs
 from tests.support.counting import CountingEnv
-from tests.support.failing import FailingEnv
 from tests.support.faulty import FaultyEnv
 
 
@@ -73,11 +74,83 @@ def test_an_environment_that_never_works_is_refused_before_the_start(env, messag
     assert "\n" not in str(error.value)
 
 
-def test_an_environment_that_hangs_is_refused_after_the_timeout():
-    hanging = config(env={"id": "factory:mine"}, num_workers=1, ray={"timeout_s": 0.2})
-    message = r"'factory:mine': took more than 0.2 s \(ray.timeout_s\) for its first"
+def check_with(timeout_s=60.0, **methods):
+    settings = {"env": {"id": "factory:mine"}, "algorithm": {"policy_head": "auto"}}
+    return check(config(ray={"timeout_s": timeout_s}, **settings), type("Changed", (CountingEnv,), methods))
+
+
+def raising(error):
+    def call(*args, **kwargs):
+        raise error
+
+    return call
+
+
+class Stop(BaseException):
+    pass
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ({"__init__": raising(Stop("now"))}, "created or closed (Stop: now)"),
+        ({"close": raising(OSError("busy"))}, "created or closed (OSError: busy)"),
+        ({"observation_space": raising(KeyError("x"))}, "created or closed (KeyError: 'x')"),
+        ({"action_space": None}, "created or closed (TypeError: 'NoneType' object is not callable)"),
+        ({"reset": raising(GeneratorExit("early"))}, "reset (GeneratorExit: early)"),
+        ({"reset": raising(SystemExit(5))}, "reset (SystemExit: 5)"),
+        ({"step": raising(Mute())}, "stepped (Mute: its message raises ValueError)"),
+    ],
+)
+def test_whatever_an_environment_raises_is_one_line_that_says_when(methods, message):
+    with pytest.raises(BadInput) as error:
+        check_with(**methods)
+    assert str(error.value) == f"env.id = 'factory:mine': fails when it is {message}"
+
+
+def test_whatever_a_module_raises_when_it_is_imported_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "stops_at_import.py").write_text("raise GeneratorExit('early')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BadInput, match=r"'stops_at_import': fails when .* \(GeneratorExit: early\)"):
+        check(config(env={"id": "stops_at_import"}))
+
+
+def test_an_interrupt_stays_one(monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        check_with(reset=raising(KeyboardInterrupt()))
+    monkeypatch.setattr(preflight, "make_vector_env", raising(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        check(config())
+
+
+@pytest.mark.parametrize(
+    ("method", "when"),
+    [
+        ("__init__", "created or closed"),
+        ("close", "created or closed"),
+        ("reset", "reset"),
+        ("step", "stepped"),
+    ],
+)
+def test_an_environment_that_hangs_is_refused_after_the_timeout(method, when):
+    message = rf"= 'factory:mine': took more than 0.5 s \(ray.timeout_s\) when it was {when}$"
     with pytest.raises(BadInput, match=message):
-        check_environment_runs(hanging, lambda: FailingEnv(how="sleep"))
+        check_with(0.5, **{method: lambda *args, **kwargs: time.sleep(3600)})
+
+
+def test_a_timeout_longer_than_any_thread_can_wait_is_no_error():
+    assert check_with(9e14).agents == ("counter_0", "counter_1")
+
+
+def test_a_callable_that_always_returns_the_same_environment_is_refused_before_the_start():
+    same = CountingEnv()
+    with pytest.raises(BadInput, match="returns the same environment twice"):
+        check_environment_runs(config(env={"id": "factory:mine"}), lambda: same)
 
 
 def test_an_environment_that_is_sometimes_not_finite_passes():

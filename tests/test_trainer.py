@@ -299,6 +299,35 @@ def test_a_checkpoint_needs_the_callable_that_training_was_given(tmp_path):
         MADDPG.from_checkpoint(path, env=CountingEnv)
 
 
+@pytest.mark.parametrize("env", [TargetEnv(), "tests.support.target:parallel_env", 5, 0, False, ""])
+def test_an_environment_that_is_not_a_callable_is_refused(env, saved):
+    for use in (lambda: MADDPG(target_config(), env=env), lambda: MADDPG.from_checkpoint(saved[0], env=env)):
+        with pytest.raises(BadInput) as caught:
+            use()
+        assert str(caught.value).startswith("env = ")
+        assert str(caught.value).endswith(
+            ": must be a callable that returns a PettingZoo parallel environment"
+        )
+
+
+def test_a_callable_counts_even_if_it_is_false():
+    class Empty:
+        def __len__(self):
+            return 0
+
+        def __call__(self):
+            return TargetEnv()
+
+    with MADDPG(target_config(), env=Empty()) as algo:
+        assert train_all(algo).evaluate(2)["episodes"] == 2
+        assert "odd_0" in algo.spec.agents
+
+
+def test_an_unusable_callable_is_not_the_checkpoints_fault(saved):
+    with pytest.raises(BadInput, match="has no possible_agents"):
+        MADDPG.from_checkpoint(saved[0], env=lambda **_: None)
+
+
 def test_checkpoints_are_due_once_per_interval():
     with MADDPG(config(pacing={"report_interval_env_steps": 20})) as algo:
         due = []

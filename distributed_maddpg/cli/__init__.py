@@ -12,7 +12,7 @@ import sys
 from importlib import import_module
 
 from distributed_maddpg._version import __version__
-from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError, did_you_mean
+from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError, did_you_mean, reason
 
 _DEBUG = "DISTRIBUTED_MADDPG_DEBUG"
 _COMMANDS = ("train", "evaluate", "cross-play", "reproduce", "benchmark", "report", "chaos")
@@ -51,8 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         # Any error of a user's environment or a full disk becomes one line as well.
         if os.environ.get(_DEBUG):
             raise
-        line = " ".join(f"{type(error).__name__}: {error}".split())
-        return _fail(f"{line} ({_DEBUG}=1 in the environment shows where)", 1)
+        return _fail(f"{reason(error)} ({_DEBUG}=1 in the environment shows where)", 1)
 
 
 def _fail(error: object, code: int) -> int:

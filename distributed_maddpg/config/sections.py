@@ -303,8 +303,8 @@ class RayConfig(Section):
     """Address of a running cluster; empty: RAY_ADDRESS, which Ray sets inside a job; without it a new local
     cluster."""
     timeout_s: float = 120.0
-    """Timeout of a process start or call. Asynchronous: after a process's first call, ten times its mean call
-    time, at least timeout_s / 8 and at most timeout_s."""
+    """Timeout of a process start or call, and of the environment's trial before them. Asynchronous: after a
+    process's first call, ten times its mean call time, at least timeout_s / 8 and at most timeout_s."""
     min_workers: int = 1
     """Workers that a run needs to start and to continue; others start when CPUs are free (asynchronous
     mode)."""

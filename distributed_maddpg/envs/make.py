@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from distributed_maddpg.envs.base import VectorEnv
-from distributed_maddpg.errors import BadInput, did_you_mean
+from distributed_maddpg.errors import BadInput, did_you_mean, reason
 from distributed_maddpg.types import EnvSpec
 
 _ADVERSARY = "simple_adversary"
@@ -114,8 +114,8 @@ def _make_copy(factory: Callable[..., Any], env_id: str, kwargs: dict[str, Any])
     try:
         return factory(**kwargs)
     except (Exception, SystemExit) as error:  # an environment may raise anything for bad keywords
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise BadInput("env.kwargs", kwargs, f"{env_id} cannot be created ({reason})") from error
+        given = f" with env.kwargs = {kwargs}" if kwargs else ""
+        raise BadInput("env.id", env_id, f"cannot be created{given} ({reason(error)})") from error
 
 
 def _find_factory(env_id: str) -> Callable[..., Any]:
@@ -150,8 +150,7 @@ def _import(env_id: str, module_name: str) -> Any:
             raise BadInput("env.id", env_id, _unknown_environment(module_name)) from error
         raise BadInput("env.id", env_id, f"its module needs {missing!r}, which is not installed") from error
     except (Exception, SystemExit) as error:  # importing third-party code may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise BadInput("env.id", env_id, f"its module cannot be imported ({reason})") from error
+        raise BadInput("env.id", env_id, f"its module cannot be imported ({reason(error)})") from error
 
 
 def _unknown_environment(module_name: str) -> str:

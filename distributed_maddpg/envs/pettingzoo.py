@@ -9,11 +9,12 @@ memory.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pettingzoo import AECEnv
 
 from distributed_maddpg.envs import streams
 from distributed_maddpg.envs.base import (
@@ -26,8 +27,8 @@ from distributed_maddpg.envs.base import (
     checked_integers,
     count_error,
 )
-from distributed_maddpg.envs.spaces import action_codec, observation_codec
-from distributed_maddpg.errors import BadInput, NotReproducible
+from distributed_maddpg.envs.spaces import ActionCodec, ObservationCodec, action_codec, observation_codec
+from distributed_maddpg.errors import BadInput, NotReproducible, reason
 from distributed_maddpg.seeding import pack_generator
 from distributed_maddpg.types import EnvSpec, FloatArray, checked_array
 
@@ -35,6 +36,9 @@ os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame prints to std
 
 _INT31_LIMIT = 2**31
 _INITIAL_HISTORY_STEPS = 32
+_RESET = ("observations", "infos")
+_STEP = ("observations", "rewards", "terminations", "truncations", "infos")
+_RESERVED_NAMES = ("env_steps", "updates", "episodes")  # other columns of returns.csv
 
 
 class PettingZooVectorEnv(VectorEnv):
@@ -51,14 +55,13 @@ class PettingZooVectorEnv(VectorEnv):
         self.num_envs = num_envs
         self.envs = tuple(factory() for _ in range(num_envs))
         self._id = env_id
-        first = self.envs[0]
-        agents: tuple[str, ...] = tuple(getattr(first, "possible_agents", ()))
-        if not agents:
-            raise BadInput("env.id", env_id, "the environment has no possible_agents")
-        self._action_codecs = [action_codec(env_id, agent, first.action_space(agent)) for agent in agents]
-        self._obs_codecs = [
-            observation_codec(env_id, agent, first.observation_space(agent)) for agent in agents
-        ]
+        if len({id(env) for env in self.envs}) < num_envs:
+            raise BadInput(
+                "env.id", env_id, "returns the same environment twice; make a new one in each call"
+            )
+        (agents, self._action_codecs, self._obs_codecs), *others = map(self._agents_and_codecs, self.envs)
+        if any(other != (agents, self._action_codecs, self._obs_codecs) for other in others):
+            raise BadInput("env.id", env_id, "makes copies with different agents or spaces")
         self.spec = EnvSpec(
             agents,
             tuple(codec.size for codec in self._obs_codecs),
@@ -72,6 +75,28 @@ class PettingZooVectorEnv(VectorEnv):
             codec.zeros(num_envs, _INITIAL_HISTORY_STEPS) for codec in self._action_codecs
         ]
         self._started = False
+
+    def _agents_and_codecs(
+        self, env: Any
+    ) -> tuple[tuple[str, ...], list[ActionCodec], list[ObservationCodec]]:
+        """Return names of one copy's agents and what converts their actions and observations."""
+        if isinstance(env, AECEnv):
+            remedy = "is an AEC environment; convert it with pettingzoo.utils.aec_to_parallel"
+            raise BadInput("env.id", self._id, remedy)
+        given = getattr(env, "possible_agents", ())
+        agents = () if isinstance(given, str) else tuple(given)
+        if not agents:
+            raise BadInput("env.id", self._id, "the environment has no possible_agents")
+        for agent in agents:
+            if not isinstance(agent, str) or not agent or not agent.isprintable():
+                raise BadInput("env.id", self._id, f"the agent {agent!r} must have a printable name")
+            if agent in _RESERVED_NAMES or agents.count(agent) > 1:
+                raise BadInput("env.id", self._id, f"the name {agent!r} of an agent is already taken")
+        return (
+            agents,
+            [action_codec(self._id, agent, env.action_space(agent)) for agent in agents],
+            [observation_codec(self._id, agent, env.observation_space(agent)) for agent in agents],
+        )
 
     def reset(self, seed: int | None = None) -> Observations:
         """Start a new episode in every copy; with `seed`, re-seed all random streams first."""
@@ -173,8 +198,8 @@ class PettingZooVectorEnv(VectorEnv):
         try:
             _, _, terminations, truncations, _ = self._step_copy(e, actions)
         except Exception as error:  # an environment may raise anything for a damaged state
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ValueError(f"copy {e} raised while its saved actions were replayed ({reason})") from error
+            cause = reason(error)
+            raise ValueError(f"copy {e} raised while its saved actions were replayed ({cause})") from error
         return any(terminations.values()) or any(truncations.values())
 
     def final_distances(self) -> FloatArray | None:
@@ -197,19 +222,27 @@ class PettingZooVectorEnv(VectorEnv):
         self._episode_seed[e], self._episode_step[e] = episode_seed, 0
         return self._check_all_agents_present(self.envs[e].reset(seed=episode_seed), e)
 
-    def _check_all_agents_present(self, reset_result: tuple[dict[str, Any], Any], e: int) -> dict[str, Any]:
+    def _check_all_agents_present(self, reset_result: Any, e: int) -> dict[str, Any]:
         """Return the first observations; BadInput unless the episode starts with all agents."""
+        observations: dict[str, Any] = self._parts(reset_result, "reset", _RESET)[0]
         present = set(self.envs[e].agents)
         if present != set(self.agents):
             odd = ", ".join(sorted(present ^ set(self.agents)))
             raise BadInput("env.id", self._id, f"an episode started with missing or extra agents: {odd}")
-        return reset_result[0]
+        return observations
 
-    def _step_copy(self, e: int, actions: list[Any]) -> tuple[Any, ...]:
+    def _parts(self, result: Any, call: str, names: tuple[str, ...]) -> Sequence[Any]:
+        """Return what a call returned; BadInput unless it is what the parallel API prescribes."""
+        if not isinstance(result, tuple | list) or len(result) != len(names):
+            raise BadInput("env.id", self._id, f"its {call} must return ({', '.join(names)})")
+        return result
+
+    def _step_copy(self, e: int, actions: list[Any]) -> Sequence[Any]:
         """Record the actions and step one copy."""
         self._record_actions(e, actions)
         decoded = zip(self.agents, self._action_codecs, actions, strict=True)
-        result: tuple[Any, ...] = self.envs[e].step({agent: codec.decode(a) for agent, codec, a in decoded})
+        taken = {agent: codec.decode(a) for agent, codec, a in decoded}
+        result = self._parts(self.envs[e].step(taken), "step", _STEP)
         for part in result[:4]:
             missing = [agent for agent in self.agents if agent not in part]
             if missing:

@@ -114,6 +114,8 @@ def action_codec(env_id: str, agent: str, space: Any) -> ActionCodec:
 class ObservationCodec:
     """Observations of one agent as O_i float32 values: a Box flattened, a Discrete one-hot."""
 
+    env_id: str
+    agent: str
     space: Any
 
     @property
@@ -124,16 +126,30 @@ class ObservationCodec:
         return int(np.prod(self.space.shape, dtype=np.int64))
 
     def encode(self, observation: Any, row: FloatArray) -> None:
-        """Write one observation into a row, [O_i]."""
-        if isinstance(self.space, Discrete):
-            row[:] = 0.0
-            row[int(observation) - int(self.space.start)] = 1.0
-        else:
-            row[:] = np.asarray(observation).reshape(-1)
+        """Write one observation into a row, [O_i]; BadInput if it has another size or is no number."""
+        values = np.asarray(observation)
+        discrete = isinstance(self.space, Discrete)
+        if values.size != (1 if discrete else row.size) or values.dtype.kind not in "fiub":
+            raise self._error(observation)
+        if not discrete:
+            row[:] = values.reshape(-1)
+            return
+        index = values.item() - int(self.space.start)
+        if index not in range(row.size):
+            raise self._error(observation)
+        row[:] = 0.0
+        row[int(index)] = 1.0
+
+    def _error(self, observation: Any) -> BadInput:
+        remedy = f"{self.agent} observed {observation!r}, which is not in its observation space {self.space}"
+        return BadInput("env.id", self.env_id, remedy)
 
 
 def observation_codec(env_id: str, agent: str, space: Any) -> ObservationCodec:
     """Return the codec of an agent's observation space; BadInput unless it is Box or Discrete."""
     if not isinstance(space, Box | Discrete):
         raise BadInput("env.id", env_id, f"{agent} observes {space}; only Box and Discrete are supported")
-    return ObservationCodec(space)
+    codec = ObservationCodec(env_id, agent, space)
+    if codec.size == 0:
+        raise BadInput("env.id", env_id, f"{agent} observes {space}, which has size 0")
+    return codec

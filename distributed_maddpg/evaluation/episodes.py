@@ -139,7 +139,7 @@ def evaluation_env(
     It has at most one copy per episode, and at most `max_copies` or, if that is 0, `rollout.num_envs` copies.
     """
     copies = min(num_episodes, max_copies or config.rollout.num_envs)
-    env_id = env_factory or config.env.id
+    env_id = config.env.id if env_factory is None else env_factory
     env = make_vector_env(env_id, copies, seed, backend=config.env.backend, **config.env.kwargs)
     try:
         yield env

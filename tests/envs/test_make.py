@@ -100,13 +100,13 @@ HERE = "tests.envs.test_make"
         (
             "tests.support.counting",
             {"zzz": 3},
-            "env.kwargs = {'zzz': 3}: tests.support.counting cannot be created (TypeError: "
+            "env.id = 'tests.support.counting': cannot be created with env.kwargs = {'zzz': 3} (TypeError: "
             "CountingEnv.__init__() got an unexpected keyword argument 'zzz')",
         ),
         (
             f"{HERE}:refused_environment",
             {},
-            f"env.kwargs = {{}}: {HERE}:refused_environment cannot be created (AssertionError: two lines)",
+            f"env.id = '{HERE}:refused_environment': cannot be created (AssertionError: two lines)",
         ),
         (
             "simple_adversary",

@@ -266,3 +266,77 @@ def test_agents_that_do_not_stay_together_are_refused(way, remedy):
 def test_environment_without_agents_is_refused():
     with pytest.raises(BadInput, match="has no possible_agents"):
         PettingZooVectorEnv(object, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("names", "remedy"),
+    [
+        ("ab", "the environment has no possible_agents"),
+        ([0, 1], "the agent 0 must have a printable name"),
+        ([["a"]], "the agent ['a'] must have a printable name"),
+        (["", "b"], "the agent '' must have a printable name"),
+        (["\ud800", "b"], r"the agent '\ud800' must have a printable name"),
+        (["a\nb"], r"the agent 'a\nb' must have a printable name"),
+        (["a", "b", "a"], "the name 'a' of an agent is already taken"),
+        (["a", "env_steps"], "the name 'env_steps' of an agent is already taken"),
+    ],
+)
+def test_agents_need_names_that_can_be_stored(names, remedy):
+    class Named(CountingEnv):
+        def __init__(self):
+            super().__init__()
+            self.possible_agents = names
+
+    with pytest.raises(BadInput) as caught:
+        counting(cls=Named)
+    assert str(caught.value) == f"env.id = 'counting': {remedy}"
+
+
+def test_an_aec_environment_is_refused():
+    make = importlib.import_module("mpe2.simple_spread_v3").env
+    with pytest.raises(BadInput, match=r"is an AEC environment; convert it with .*aec_to_parallel$"):
+        PettingZooVectorEnv(make, 1, 0)
+
+
+def test_all_copies_must_be_alike_and_none_twice():
+    copies = [CountingEnv(num_agents=2), CountingEnv(num_agents=2), CountingEnv(num_agents=3)]
+    assert PettingZooVectorEnv(iter(copies).__next__, 2, 0).num_envs == 2
+    with pytest.raises(BadInput, match="makes copies with different agents or spaces"):
+        PettingZooVectorEnv(iter(copies).__next__, 3, 0)
+    bounds = [CountingEnv(continuous=True), CountingEnv(continuous=True, bounds=(0, 2))]
+    with pytest.raises(BadInput, match="makes copies with different agents or spaces"):
+        PettingZooVectorEnv(iter(bounds).__next__, 2, 0)
+    with pytest.raises(BadInput, match="returns the same environment twice; make a new one in each call"):
+        PettingZooVectorEnv(lambda: copies[0], 2, 0)
+
+
+class ShortEnv(CountingEnv):
+    """Returns only the first parts of what the API prescribes."""
+
+    def __init__(self, of_reset, of_step):
+        super().__init__()
+        self.of_reset, self.of_step = of_reset, of_step
+
+    def reset(self, seed=None, options=None):
+        result = super().reset(seed, options)
+        return result[: self.of_reset] if self.of_reset else result[0]
+
+    def step(self, actions):
+        return super().step(actions)[: self.of_step] if self.of_step else None
+
+
+@pytest.mark.parametrize(
+    ("of_reset", "of_step", "remedy"),
+    [
+        (0, 5, "its reset must return (observations, infos)"),
+        (1, 5, "its reset must return (observations, infos)"),
+        (2, 4, "its step must return (observations, rewards, terminations, truncations, infos)"),
+        (2, 0, "its step must return (observations, rewards, terminations, truncations, infos)"),
+    ],
+)
+def test_results_of_an_older_api_are_refused(of_reset, of_step, remedy):
+    env = counting(cls=ShortEnv, of_reset=of_reset, of_step=of_step)
+    with pytest.raises(BadInput) as caught:
+        env.reset()
+        env.step(zeros(env))
+    assert str(caught.value) == f"env.id = 'counting': {remedy}"

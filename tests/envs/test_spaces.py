@@ -88,6 +88,44 @@ def test_observations_are_flattened_or_one_hot():
 
 
 @pytest.mark.parametrize(
+    ("space", "observation"),
+    [
+        (Box(-1, 1, (3,)), 0.5),
+        (Box(-1, 1, (3,)), [0.5]),
+        (Box(-1, 1, (3,)), [0.5] * 4),
+        (Box(-1, 1, (3,)), ["1", "2", "3"]),
+        (Box(-1, 1, (3,)), [1j, 1j, 1j]),
+        (Box(-1, 1, (1,)), None),
+        (Discrete(3), -1),
+        (Discrete(3), 3),
+        (Discrete(3), 1.7),
+        (Discrete(3), [1, 2]),
+        (Discrete(3, start=5), 4),
+    ],
+)
+def test_observations_that_are_not_in_the_space_are_refused(space, observation):
+    codec = observation_codec("some.env", "pilot_0", space)
+    with pytest.raises(BadInput) as caught:
+        codec.encode(observation, np.empty(codec.size, np.float32))
+    remedy = f"pilot_0 observed {observation!r}, which is not in its observation space {space}"
+    assert str(caught.value) == f"env.id = 'some.env': {remedy}"
+
+
+def test_lists_flags_and_arrays_of_one_number_are_observations_too():
+    row = np.empty(3, np.float32)
+    observation_codec("x", "a", Box(0, 1, (3,))).encode([True, 0, 0.5], row)
+    assert row.tolist() == [1, 0, 0.5]
+    for index in (1, 1.0, np.array([1])):
+        observation_codec("x", "a", Discrete(3)).encode(index, row)
+        assert row.tolist() == [0, 1, 0]
+
+
+def test_an_observation_space_without_values_is_refused():
+    with pytest.raises(BadInput, match=r"'some.env': pilot_0 observes Box.*, which has size 0"):
+        observation_codec("some.env", "pilot_0", Box(0, 1, (0,)))
+
+
+@pytest.mark.parametrize(
     "space",
     [Dict({"x": Discrete(2)}), Tuple([Discrete(2)]), MultiDiscrete([2])],
     ids=lambda s: type(s).__name__,
