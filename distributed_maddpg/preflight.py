@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distributed_maddpg.acting.joint_policy import JointPolicy
 from distributed_maddpg.checkpoint.folder import Checkpoint
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import (
@@ -213,6 +214,18 @@ def check_finite(checkpoint: Checkpoint) -> None:
             raise CheckpointError(
                 f"{checkpoint.path}: the {part} weights are missing, or not all finite numbers"
             )
+
+
+def check_acts(config: MADDPGConfig, spec: EnvSpec, checkpoint: Checkpoint) -> None:
+    """Refuse policies so large that their actions are not finite; for weights that fit the settings.
+
+    Raises:
+        CheckpointError: if an observation of ones gives such actions.
+    """
+    policies = JointPolicy(config.algorithm, spec, 1)
+    policies.set_parameters(checkpoint.state["learner/policy"])
+    if not policies.have_finite_logits(tuple(np.ones((1, n), np.float32) for n in spec.observation_sizes)):
+        raise CheckpointError(f"{checkpoint.path}: its policies give actions that are not finite")
 
 
 def incompatibility(
