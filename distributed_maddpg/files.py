@@ -6,6 +6,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import stat
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import Any
 
 from distributed_maddpg.errors import BadInput
 
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 # Errors of kernels and file systems that cannot exchange two names.
 _CANNOT_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
@@ -176,6 +178,25 @@ def write_atomic(path: Path, text: str) -> None:
         draft.unlink(missing_ok=True)
 
 
+def local_path(field: str, value: str | Path) -> Path:
+    """Return a path of this machine, which need not exist.
+
+    Raises:
+        BadInput: naming it as the value of `field`, if it is empty or a URL, holds a control character, leads
+            through a file, or is too long.
+    """
+    text = str(value)
+    if not text or "://" in text or _CONTROL_CHARACTER.search(text):
+        raise BadInput(field, text, "must be a path of this machine, without control characters")
+    try:
+        os.lstat(text)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise BadInput(field, text, f"cannot be used ({error.strerror}); name another") from None
+    return Path(text)
+
+
 def make_folder(folder: Path, field: str) -> None:
     """Create a folder where it does not exist.
 
@@ -183,7 +204,7 @@ def make_folder(folder: Path, field: str) -> None:
         BadInput: naming it as the value of `field`, if it is a file, or cannot be created or written to.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        local_path(field, folder).mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise BadInput(field, str(folder), "is a file; name a folder") from None
     except OSError as error:

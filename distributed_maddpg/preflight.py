@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from distributed_maddpg.acting.joint_policy import JointPolicy
 from distributed_maddpg.checkpoint.folder import Checkpoint
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import (
@@ -157,16 +158,37 @@ def check_machine(config: MADDPGConfig, spec: EnvSpec, num_runs: int = 1) -> Non
 
 
 def _check_memory(config: MADDPGConfig, spec: EnvSpec, num_runs: int) -> None:
+    available = _memory_bytes()
+    networks = _network_bytes(config, spec) * num_runs
+    if networks > available:
+        algorithm = config.algorithm
+        raise BadInput(
+            "algorithm.critic_hidden_sizes",
+            algorithm.critic_hidden_sizes,
+            f"with algorithm.policy_hidden_sizes {algorithm.policy_hidden_sizes} needs "
+            f"{networks / 2**30:.1f} GiB, this machine has {available / 2**30:.1f} GiB; lower them",
+        )
     row = spec.transitions.width * 4 * num_runs  # bytes of a transition of each run
     size_bytes = config.replay.capacity * row
-    available = _memory_bytes()
+    available -= networks
     if size_bytes > available:
         raise BadInput(
             "replay.capacity",
             config.replay.capacity,
             f"needs {size_bytes / 2**30:.1f} GiB ({row} bytes per transition of all runs), this machine has "
-            f"{available / 2**30:.1f} GiB; at most {int(available * 0.8) // row} is reasonable",
+            f"{available / 2**30:.1f} GiB beside the networks; at most "
+            f"{int(available * 0.8) // row} is reasonable",
         )
+
+
+def _network_bytes(config: MADDPGConfig, spec: EnvSpec) -> int:
+    """Return the bytes of a run's networks: weights, targets, gradients and both moments of Adam."""
+    algorithm = config.algorithm
+    policies = policy_layout(spec, algorithm.policy_hidden_sizes)
+    critics = critic_layout(spec, algorithm.critic_hidden_sizes)
+    critics_per_agent = 2 if "matd3" in algorithm.per_agent(spec) else 1
+    per_agent = policies.num_parameters + critics_per_agent * critics.num_parameters
+    return spec.num_agents * per_agent * 5 * 4
 
 
 def _memory_bytes() -> int:
@@ -217,6 +239,18 @@ def check_finite(checkpoint: Checkpoint) -> None:
             raise CheckpointError(
                 f"{checkpoint.path}: the {part} weights are missing, or not all finite numbers"
             )
+
+
+def check_acts(config: MADDPGConfig, spec: EnvSpec, checkpoint: Checkpoint) -> None:
+    """Refuse policies so large that their actions are not finite; for weights that fit the settings.
+
+    Raises:
+        CheckpointError: if an observation of ones gives such actions.
+    """
+    policies = JointPolicy(config.algorithm, spec, 1)
+    policies.set_parameters(checkpoint.state["learner/policy"])
+    if not policies.have_finite_logits(tuple(np.ones((1, n), np.float32) for n in spec.observation_sizes)):
+        raise CheckpointError(f"{checkpoint.path}: its policies give actions that are not finite")
 
 
 def incompatibility(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from distributed_maddpg.acting.joint_policy import JointPolicy
 from distributed_maddpg.checkpoint.folder import Checkpoint, load_checkpoint, save_checkpoint
 from distributed_maddpg.config import EnvConfig, MADDPGConfig
+from distributed_maddpg.config.sections import require
 from distributed_maddpg.envs import EnvFactory, factory_id, is_factory_id
 from distributed_maddpg.errors import BadInput, CheckpointError, StageError, TrainingError, did_you_mean
 from distributed_maddpg.evaluation.episodes import evaluate_weights
@@ -22,6 +24,7 @@ from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
 from distributed_maddpg.metrics import digest
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.preflight import (
+    check_acts,
     check_environment_allowed,
     check_environment_runs,
     check_finite,
@@ -44,6 +47,7 @@ from distributed_maddpg.types import (
     state_part,
 )
 
+_MAX_SEEDS = 1_000
 _WEIGHT_PARTS = ("policy", "critic", "target_policy", "target_critic", "critic2", "target_critic2")
 
 
@@ -120,6 +124,7 @@ class MADDPG:
         Raises:
             BadInput: if it cannot run; nothing has been started then.
         """
+        _require_config(config)
         _check_callable(env)
         self._prepare(_for_factory(config, env), env)
         check_environment_runs(self.config, env)
@@ -166,6 +171,7 @@ class MADDPG:
             BadInput: if `config` does not fit the checkpoint's networks or this machine, or `env_id` names
                 another environment.
         """
+        require(isinstance(path, str | Path), "path", path, "must be a path or URL")
         checkpoint = load_checkpoint(path)
         if config is None and env is None:
             check_environment_allowed(checkpoint, env_id)
@@ -195,6 +201,7 @@ class MADDPG:
             raise CheckpointError(f"{checkpoint.path}: does not fit its own settings ({BadInput(*problem)})")
         if problem:
             raise BadInput(*problem)
+        check_acts(algo.config, algo.spec, checkpoint)
         algo._restored = checkpoint
         return algo
 
@@ -221,21 +228,23 @@ class MADDPG:
             BadInput: if they cannot run.
             CheckpointError: if the checkpoints are not of these runs.
         """
-        if num_seeds < 1:
-            raise BadInput("num_seeds", num_seeds, "must be at least 1")
+        _require_config(config)
+        _require_integer("num_seeds", num_seeds, 1, _MAX_SEEDS)
         seeds = range(config.seed, config.seed + num_seeds)
-        configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
         for checkpoint in checkpoints:
             checkpoint.check_resumable()
         if checkpoints and [each.config.seed for each in checkpoints] != list(seeds):
             raise CheckpointError(f"these are not checkpoints of the seeds {seeds[0]} to {seeds[-1]}")
-        if checkpoints:
-            runs = [
-                MADDPG.from_loaded_checkpoint(*each, env) for each in zip(checkpoints, configs, strict=True)
-            ]
-        else:
-            runs = [MADDPG(each, env) for each in configs]
+
+        def make(index: int) -> MADDPG:
+            own = dataclasses.replace(config, seed=seeds[index])
+            if checkpoints:
+                return MADDPG.from_loaded_checkpoint(checkpoints[index], own, env)
+            return MADDPG(own, env)
+
+        runs = [make(0)]
         check_machine(config, runs[0].spec, num_seeds)
+        runs += map(make, range(1, num_seeds))
         for index, run in enumerate(runs):
             run._group, run._index = runs, index
         return runs
@@ -318,9 +327,10 @@ class MADDPG:
 
     def scorecard(self, num_episodes: int, seed: int | None = None) -> Scorecard:
         """Play as `evaluate` does; return the episodes with their scores."""
-        if num_episodes < 1:
-            raise BadInput("num_episodes", num_episodes, "must be at least 1")
-        key = integer_seed(self.config.seed if seed is None else seed, "evaluation", 0)
+        _require_integer("num_episodes", num_episodes, 1)
+        seed = self.config.seed if seed is None else seed
+        _require_integer("seed", seed, 0)
+        key = integer_seed(seed, "evaluation", 0)
         if self._runner is None and self._restored is not None:
             policies = self.policy_parameters()
             return evaluate_weights(self.config, policies, num_episodes, key, self._env_factory)
@@ -340,23 +350,28 @@ class MADDPG:
 
         Raises:
             BadInput: if `obs` names no agent or an unknown one, or holds a wrong shape or values that are
-                not finite.
+                not finite, or too large for finite actions.
         """
-        if not obs:
-            raise BadInput("obs", obs, "must hold the observation of at least one agent")
+        if not isinstance(obs, Mapping) or not obs:
+            raise BadInput("obs", obs, "must hold the observation of at least one agent, by its name")
         if unknown := [agent for agent in obs if agent not in self.spec.agents]:
-            raise BadInput("obs", unknown[0], f"no such agent; {did_you_mean(unknown[0], self.spec.agents)}")
-        shape = np.shape(next(iter(obs.values())))
+            near = did_you_mean(str(unknown[0]), self.spec.agents)
+            raise BadInput("obs", unknown[0], f"no such agent; {near}")
+        arrays = {agent: _as_array(f"obs[{agent!r}]", values) for agent, values in obs.items()}
+        shape = next(iter(arrays.values())).shape
         copies = shape[:1] if len(shape) > 1 else ()
         num_envs = copies[0] if copies else 1
         stacked = tuple(
-            _observation(agent, obs[agent], copies, size)
+            _observation(f"obs[{agent!r}]", arrays[agent], (*copies, size))
             if agent in obs
             else np.zeros((num_envs, size), np.float32)
             for agent, size in zip(self.spec.agents, self.spec.observation_sizes, strict=True)
         )
         policies = JointPolicy(self.config.algorithm, self.spec, num_envs)
         policies.set_parameters(self.policy_parameters())
+        if not policies.have_finite_logits(stacked):
+            largest = max(float(np.abs(values).max(initial=0)) for values in stacked)
+            raise BadInput("obs", largest, "is too large for the policies, whose actions would not be finite")
         if explore:
             policies.add_exploration(self.config.exploration, self._acting_rng)
             actions = policies.explore(stacked, self.env_steps)[1]
@@ -375,6 +390,7 @@ class MADDPG:
             path: a local folder, or a URL such as "s3://bucket/folder" where its fsspec package is installed.
             replay: with the stored transitions; without them, a resumed run fills its replay buffer again.
         """
+        require(isinstance(path, str | Path), "path", path, "must be a path or URL")
         self.drain()
         return str(save_checkpoint(path, self.capture(replay)))
 
@@ -500,7 +516,7 @@ def train_together(runs: Sequence[MADDPG]) -> list[dict[str, Any]]:
     Raises:
         TrainingError: if a stage fails; everything started is still ended by `stop`.
     """
-    if list(runs) != runs[0]._group:
+    if not runs or list(runs) != runs[0]._group:
         raise TrainingError("train_together takes all runs of MADDPG.for_seeds, in their order")
     runner = runs[0]._ensure_started()
     env_steps, updates = runner.pacer.env_steps, runner.pacer.updates
@@ -522,12 +538,31 @@ def train_together(runs: Sequence[MADDPG]) -> list[dict[str, Any]]:
     return finished
 
 
-def _observation(agent: str, values: Any, copies: tuple[int, ...], size: int) -> FloatArray:
+def _require_config(config: MADDPGConfig) -> None:
+    require(isinstance(config, MADDPGConfig), "config", config, "must be a MADDPGConfig")
+
+
+def _require_integer(name: str, value: int, least: int, most: int | None = None) -> None:
+    fits = isinstance(value, Integral) and least <= value and (most is None or value <= most)
+    require(fits, name, value, f"must be an integer from {least}" + (f" to {most}" if most else ""))
+
+
+def _as_array(name: str, values: Any) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(name, type(values).__name__, f"cannot be read as an array ({error})") from None
+
+
+def _observation(name: str, array: npt.NDArray[Any], shape: tuple[int, ...]) -> FloatArray:
     """Check an agent's observation and return it as `[E, O_i]`."""
-    array = np.asarray(values)
-    if array.shape != (*copies, size) or array.dtype.kind not in "fiub" or not np.isfinite(array).all():
-        raise BadInput(f"obs[{agent!r}]", array.shape, f"must be finite numbers of shape {(*copies, size)}")
-    return array.astype(np.float32).reshape(-1, size)
+    require(array.shape == shape, name, array.shape, f"must have shape {shape}")
+    require(array.dtype.kind in "fiub", name, str(array.dtype), "must be an array of numbers")
+    with np.errstate(over="ignore"):
+        values = array.astype(np.float32)
+    if (bad := array[~np.isfinite(values)]).size:
+        raise BadInput(name, bad[0].item(), "must be finite in float32, without NaN or infinity")
+    return values.reshape(-1, shape[-1])
 
 
 class _Clock:

@@ -115,6 +115,36 @@ BAD = {
         "preset = 'papper': did you mean 'paper'?",
     ),
     "no name of a file": (["benchmark", "env", "--name", "a/b"], "name = 'a/b': takes small letters"),
+    **{
+        f"{name} of a train {option}": (["train", option, value], f"{option} = {value!r}: {remedy}"[:200])
+        for option in ("--run-dir", "--resume")
+        for name, value, remedy in (
+            ("empty name", "", "is empty; give it a value, or leave the option out"),
+            ("URL", "s3://a/b", "must be a path of this machine"),
+            ("newline", "a\nb", "must be a path of this machine, without control characters"),
+            ("NUL", "a\0b", "must be a path of this machine, without control characters"),
+        )
+    },
+    "long name of a run": (
+        ["train", "--run-dir", "x" * 300],
+        "cannot be used (File name too long); name another",
+    ),
+    "long name to report": (["report", "x" * 300], "cannot be used (File name too long); name another"),
+    "NUL to report": (["report", "a\0b"], r"RUN_DIR = 'a\x00b': must be a path of this machine"),
+    "empty configuration": (["train", "--config", ""], "--config = '': is empty"),
+    "empty variable": (["train", "--run-dir=", "--seed", "3"], "--run-dir = '': is empty"),
+    "checkpoints in a file": (
+        ["train", "--checkpoint-dir", __file__],
+        "test_cli.py': is a file; name a folder",
+    ),
+    "checkpoints by an unknown protocol": (
+        ["train", "--checkpoint_dir", "foo://x"],
+        "--checkpoint-dir = 'foo://x': cannot be opened",
+    ),
+    "checkpoints in memory": (
+        ["train", "--checkpoint-dir", "memory://x"],
+        "--checkpoint-dir = 'memory://x': is lost when the process ends",
+    ),
     "noise without a head": (
         ["train", "--exploration.kind", "ou"],
         "exploration.kind = 'ou': needs a sigmoid",
@@ -528,7 +558,7 @@ def test_auto_needs_a_folder_begins_there_and_goes_on(tmp_path, capsys):
 
 
 def test_where_checkpoints_go_and_what_they_hold(tmp_path, capsys):
-    url = f"memory://{tmp_path}/far"
+    url = f"file://{tmp_path}/far"
     options = ["--checkpoint-dir", url, "--no-checkpoint-replay", "--keep-checkpoints", "1"]
     assert main(["train", *TINY, *options, "--run-dir", str(tmp_path / "run")]) == 0
     assert [str(path) for path in checkpoints_of(url)] == [f"{url}/step_200"]

@@ -40,10 +40,23 @@ def test_settings_that_do_not_fit_the_environment_are_refused_in_one_line(values
 
 def test_a_replay_buffer_larger_than_memory_is_refused_with_a_size_that_fits(monkeypatch):
     monkeypatch.setattr(preflight, "_memory_bytes", lambda: 2**30)
-    fits = int(0.8 * 2**30) // (77 * 4)
-    with pytest.raises(BadInput, match=f"this machine has 1.0 GiB; at most {fits} is reasonable"):
+    networks = 3 * (5_189 + 7_041) * 5 * 4  # parameters of policy and critic; float32
+    fits = int(0.8 * (2**30 - networks)) // (77 * 4)
+    with pytest.raises(BadInput, match=f"has 1.0 GiB beside the networks; at most {fits} is reasonable"):
         check(config(replay={"capacity": 2**30 // (77 * 4) + 1}))
     check(config(replay={"capacity": fits}))
+
+
+def test_networks_larger_than_memory_are_refused_with_their_size(monkeypatch):
+    monkeypatch.setattr(preflight, "_memory_bytes", lambda: 2**30)
+    large = config(algorithm={"critic_hidden_sizes": [8000, 8000]}, replay={"capacity": 20_000})
+    critic = 44 * 8000 + 8001 * 8000 + 8001  # 43 observations and actions of all agents
+    policy = 11 * 64 + 65 * 64 + 65 * 5
+    gib = 3 * (critic + policy) * 5 * 4 / 2**30
+    message = rf"critic_hidden_sizes = \(8000, 8000\): with .*\(64, 64\) needs {gib:.1f} GiB, this .* 1.0 GiB"
+    with pytest.raises(BadInput, match=message):
+        check(large)
+    check(config(algorithm={"critic_hidden_sizes": [2000, 2000]}, replay={"capacity": 20_000}))
 
 
 @pytest.mark.parametrize(("text", "limit"), [("1048576\n", 1048576), ("max\n", None), ("9" * 30, None)])

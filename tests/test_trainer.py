@@ -4,12 +4,14 @@ import weakref
 
 import numpy as np
 import pytest
+import torch
 
-from distributed_maddpg import MADDPG, MADDPGConfig
+from distributed_maddpg import MADDPG, MADDPGConfig, preflight
 from distributed_maddpg.checkpoint.folder import load_checkpoint, save_checkpoint
 from distributed_maddpg.config import AlgorithmConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
 from distributed_maddpg.metrics import flatten
+from distributed_maddpg.trainer import train_together
 from tests.support.counting import CountingEnv
 from tests.support.target import TargetEnv
 
@@ -143,11 +145,21 @@ def test_other_networks_cannot_continue_a_checkpoint(saved, changes, field):
         MADDPG.from_checkpoint(saved[0], other)
 
 
-def test_weights_that_do_not_fit_are_the_checkpoints_fault(saved, tmp_path):
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.nan, r"bad: the policy weights are missing, or not all finite"),
+        (3e38, r"bad: its policies give actions that are not finite"),
+    ],
+)
+def test_weights_that_do_not_fit_are_the_checkpoints_fault(saved, tmp_path, value, message):
     checkpoint = load_checkpoint(saved[0])
-    broken = {**checkpoint.state, "learner/policy": checkpoint.state["learner/policy"] * np.nan}
-    path = save_checkpoint(tmp_path / "nan", dataclasses.replace(checkpoint, state=broken))
-    with pytest.raises(CheckpointError, match=r"nan: the policy weights are missing, or not all finite"):
+    broken = {
+        **checkpoint.state,
+        "learner/policy": np.full_like(checkpoint.state["learner/policy"], value),
+    }
+    path = save_checkpoint(tmp_path / "bad", dataclasses.replace(checkpoint, state=broken))
+    with pytest.raises(CheckpointError, match=message):
         MADDPG.from_checkpoint(path)
 
 
@@ -178,11 +190,41 @@ def test_a_stopped_run_lets_go_of_its_transitions_at_once():
     assert algo.env_steps > 0
 
 
-@pytest.mark.parametrize("wrong", [np.zeros(3), np.float32(1), np.full(10, np.nan), np.zeros((2, 10))])
-def test_an_observation_that_does_not_fit_is_named(wrong):
+@pytest.fixture(scope="module")
+def acting():
+    """Return an algorithm that acts and never trains."""
+    with MADDPG(config()) as algo:
+        yield algo
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.zeros(3), "(3,): must have shape (10,)"),
+        (np.float32(1), "(): must have shape (10,)"),
+        (np.zeros((2, 10)), "(2, 10): must have shape (10,)"),
+        (["x"] * 10, "'<U1': must be an array of numbers"),
+        (np.full(10, np.nan), "nan: must be finite in float32, without NaN or infinity"),
+        (np.full(10, 1e300), "1e+300: must be finite in float32, without NaN or infinity"),
+        ([[1.0], [1.0, 2.0]], "'list': cannot be read as an array (setting an array element"),
+        (torch.zeros(10, requires_grad=True), "'Tensor': cannot be read as an array (Can't call numpy()"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_observation_that_does_not_fit_is_named(acting, wrong, message):
     obs = {"adversary_0": np.zeros(8), "agent_0": wrong, "agent_1": np.zeros(10)}
-    with MADDPG(config()) as algo, pytest.raises(BadInput, match=r"^obs\['agent_0'\] = "):
-        algo.compute_actions(obs)
+    with pytest.raises(BadInput) as error:
+        acting.compute_actions(obs)
+    assert str(error.value).startswith(f"obs['agent_0'] = {message}")
+
+
+@pytest.mark.parametrize("changes", [{}, DISCRETE])
+def test_an_observation_too_large_for_the_policies_is_refused(changes):
+    with (
+        MADDPG(config(algorithm={"policy_hidden_sizes": [64, 64]}, **changes)) as algo,
+        pytest.raises(BadInput, match=r"^obs = 3\.0*\d*e\+38: is too large"),
+    ):
+        algo.compute_actions({"agent_0": np.full(10, 3e38)})
 
 
 def test_a_missing_checkpoint_is_refused(tmp_path):
@@ -198,9 +240,50 @@ def test_evaluations_follow_their_seed():
     assert set(first["success"]) == {"agents", "adversary", "coverage"}
 
 
-def test_no_episodes_are_refused():
-    with pytest.raises(BadInput, match="num_episodes = 0"), MADDPG(config()) as algo:
-        algo.evaluate(0)
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda algo: MADDPG(None), "config = None: must be a MADDPGConfig"),
+        (lambda algo: MADDPG({"seed": 3}), "config = {'seed': 3}: must be a MADDPGConfig"),
+        (lambda algo: MADDPG.for_seeds(None, 2), "config = None: must be a MADDPGConfig"),
+        (lambda algo: MADDPG.from_checkpoint(None), "path = None: must be a path or URL"),
+        (lambda algo: algo.save(None), "path = None: must be a path or URL"),
+        (lambda algo: algo.save("a\0b"), r"path = 'a\x00b': must be a path of this machine"),
+        (lambda algo: algo.save("a" * 300), f"path = '{'a' * 145}"),
+        (lambda algo: algo.evaluate(0), "num_episodes = 0: must be an integer from 1"),
+        (lambda algo: algo.evaluate("3"), "num_episodes = '3': must be an integer from 1"),
+        (lambda algo: algo.evaluate(3, seed=-1), "seed = -1: must be an integer from 0"),
+        (lambda algo: algo.evaluate(3, seed=1.5), "seed = 1.5: must be an integer from 0"),
+        *(
+            (
+                lambda algo, n=n: MADDPG.for_seeds(config(), n),
+                f"num_seeds = {n!r}: must be an integer from 1 to 1000",
+            )
+            for n in (0, 1.5, "2", None, 100_000)
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_argument_that_cannot_be_used_is_named(acting, call, message):
+    with pytest.raises(BadInput) as error:
+        call(acting)
+    assert str(error.value).startswith(message)
+
+
+def test_many_seeds_are_checked_before_they_are_made(monkeypatch):
+    monkeypatch.setattr(preflight, "_memory_bytes", lambda: 2**27)
+    made = []
+    monkeypatch.setattr(
+        MADDPG, "_prepare", lambda self, *given, own=MADDPG._prepare: made.append(own(self, *given))
+    )
+    with pytest.raises(BadInput, match=r"replay\.capacity = 1000: needs"):
+        MADDPG.for_seeds(config(), 1000)
+    assert len(made) == 1
+
+
+def test_no_runs_cannot_be_trained_together():
+    with pytest.raises(TrainingError, match=r"takes all runs of MADDPG\.for_seeds"):
+        train_together([])
 
 
 def test_actions_of_one_observation_and_of_many_agree():
@@ -249,12 +332,16 @@ def test_any_agents_act_without_the_others(names, explore):
     ("obs", "message"),
     [
         ({}, "obs = {}: must hold the observation of at least one agent"),
+        (np.zeros(10), r"obs = array\(.*: must hold the observation of at least one agent, by its name"),
+        ([0.0], r"obs = \[0.0\]: must hold the observation of at least one agent, by its name"),
+        ({None: np.zeros(10)}, "obs = None: no such agent; known: adversary_0"),
+        ({3: np.zeros(10)}, "obs = 3: no such agent; known: adversary_0"),
         ({"agent0": np.zeros(10)}, "obs = 'agent0': no such agent; did you mean 'agent_0'"),
     ],
 )
-def test_no_agent_and_an_unknown_one_are_refused(obs, message):
-    with MADDPG(config()) as algo, pytest.raises(BadInput, match=message):
-        algo.compute_actions(obs)
+def test_no_agent_and_an_unknown_one_are_refused(acting, obs, message):
+    with pytest.raises(BadInput, match=message):
+        acting.compute_actions(obs)
 
 
 # An environment given as a callable
@@ -374,8 +461,3 @@ def test_one_of_several_runs_cannot_train_alone():
     runs = MADDPG.for_seeds(MADDPGConfig(num_workers=0), 2)
     with pytest.raises(TrainingError, match="train_together"):
         runs[1].train()
-
-
-def test_several_means_at_least_one():
-    with pytest.raises(BadInput, match="num_seeds = 0: must be at least 1"):
-        MADDPG.for_seeds(MADDPGConfig(num_workers=0), 0)

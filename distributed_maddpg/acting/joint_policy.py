@@ -43,6 +43,12 @@ class JointPolicy:
         """Use policy parameters `[N, P]` from now on."""
         self._policy.set_parameters(flat)
 
+    def have_finite_logits(self, obs: tuple[FloatArray, ...]) -> bool:
+        """Return whether the policies compute finite logits from observations `[E, O_i]`."""
+        with np.errstate(all="ignore"):
+            logits = self._policy.logits(obs)
+        return bool(np.isfinite(np.where(self._head.is_own_column, logits, 0)).all())
+
     def act(self, obs: tuple[FloatArray, ...]) -> EnvActions:
         """Return greedy actions for observations `[E, O_i]`."""
         return self._head.to_critic_and_env(self._head.relaxed(self._policy.logits(obs)))[1]

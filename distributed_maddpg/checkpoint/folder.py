@@ -43,7 +43,7 @@ from distributed_maddpg.checkpoint.remote import RemoteFolder, is_url
 from distributed_maddpg.checkpoint.tensors import MAX_HEADER_BYTES, read_rows, read_tensors, write_rows
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable
-from distributed_maddpg.files import open_regular, read_bytes, replace_folder, sync
+from distributed_maddpg.files import local_path, open_regular, read_bytes, replace_folder, sync
 from distributed_maddpg.types import Arrays, StoredTransitions, checked_array
 
 _PIECE_BYTES = 2**20
@@ -112,7 +112,7 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint) -> str | Path:
     """
     if is_url(folder):
         return _save_remote(str(folder), checkpoint)
-    path = Path(folder).resolve()
+    path = local_path("path", folder).resolve()
     if path.exists() and not is_checkpoint(path):
         raise BadInput("path", str(path), "holds something other than a checkpoint; name a new folder")
     path.parent.mkdir(parents=True, exist_ok=True)

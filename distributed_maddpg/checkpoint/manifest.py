@@ -156,7 +156,7 @@ def parse_manifest(data: bytes) -> Manifest:
 
     Raises:
         ValueError: naming the part that is wrong.
-        CheckpointUnavailable: if its format version is unknown.
+        CheckpointUnavailable: if its format version is a later one.
     """
     if len(data) > MAX_MANIFEST_BYTES:
         raise ValueError(f"larger than {MAX_MANIFEST_BYTES} bytes")
@@ -167,7 +167,9 @@ def parse_manifest(data: bytes) -> Manifest:
     if not isinstance(values, dict):
         raise ValueError("does not hold a JSON object")
     version = values.get("format_version")
-    if type(version) is not int or version not in (*OLDER_FORMATS, FORMAT_VERSION):
+    if type(version) is not int or version < 1:
+        raise ValueError(f"format version {_short(version)} does not exist; the file was altered")
+    if version > FORMAT_VERSION:
         raise CheckpointUnavailable(
             f"format version {_short(version)}, this package reads 1 to {FORMAT_VERSION}; "
             "upgrade distributed-maddpg"

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from distributed_maddpg.errors import BadInput, one_line
+from distributed_maddpg.files import local_path
 
 _PIECE_BYTES = 2**20
 
@@ -20,11 +21,28 @@ def is_url(folder: str | Path) -> bool:
     return isinstance(folder, str) and "://" in folder
 
 
+def check_checkpoints_place(field: str, folder: str) -> None:
+    """Refuse a place where checkpoints cannot be saved, or would not last.
+
+    Raises:
+        BadInput: naming it as the value of `field`.
+    """
+    if "memory://" in folder:
+        raise BadInput(field, folder, "is lost when the process ends; name a folder or another URL")
+    if not is_url(folder):
+        path = local_path(field, folder)
+        if path.exists() and not path.is_dir():
+            raise BadInput(field, folder, "is a file; name a folder")
+        return
+    with suppress(OSError):  # a file system that does not answer now is reported when it is used
+        RemoteFolder(folder, field)
+
+
 class RemoteFolder:
     """One folder behind a URL."""
 
-    def __init__(self, url: str) -> None:
-        """Open the file system of a URL, without accessing the folder itself.
+    def __init__(self, url: str, field: str = "path") -> None:
+        """Open the file system of a URL, without accessing the folder itself; errors call the URL `field`.
 
         Raises:
             BadInput: if the protocol is unknown, or its package is not installed.
@@ -35,9 +53,9 @@ class RemoteFolder:
         try:
             self._system, root = url_to_fs(url)
         except ImportError as error:
-            raise BadInput("path", url, _missing_package(error)) from error
+            raise BadInput(field, url, _missing_package(error)) from error
         except ValueError as error:
-            raise BadInput("path", url, f"cannot be opened ({error})") from error
+            raise BadInput(field, url, f"cannot be opened ({error})") from error
         except Exception as error:
             raise _as_os_error(error) from error
         self._root = root.rstrip("/")

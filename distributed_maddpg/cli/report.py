@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 
 from distributed_maddpg.cli.parsing import parse
+from distributed_maddpg.errors import BadInput
+from distributed_maddpg.files import local_path
 
 
 @dataclass(frozen=True)
@@ -23,4 +24,9 @@ def run(arguments: list[str]) -> None:
     command = parse(ReportCommand, "report", arguments)
     from distributed_maddpg.report.page import write_report  # noqa: PLC0415
 
-    print(write_report(Path(command.run_dir)))
+    run_dir = local_path("RUN_DIR", command.run_dir)
+    try:
+        print(write_report(run_dir))
+    except OSError as error:
+        remedy = f"report.html cannot be written ({error.strerror})"
+        raise BadInput("RUN_DIR", command.run_dir, remedy) from None

@@ -17,6 +17,7 @@ from distributed_maddpg.cli.output import print_json
 from distributed_maddpg.cli.parsing import parse
 from distributed_maddpg.config import EnvArgument, MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable, TrainingError
+from distributed_maddpg.files import local_path
 
 if TYPE_CHECKING:
     from distributed_maddpg.checkpoint.folder import Checkpoint
@@ -137,14 +138,15 @@ def _read_origin(arguments: list[str]) -> _Origin:
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--preset", "--config", "--resume", "--run-dir", "--checkpoint-dir", "--env.id"):
-        parser.add_argument(name, default="")
+        parser.add_argument(name, default=None)
     try:
         # tyro takes underscores in option names as well.
         hyphenated = [re.sub("^--[^=]+", lambda name: name[0].replace("_", "-"), word) for word in arguments]
         named, _ = parser.parse_known_args(hyphenated)
     except argparse.ArgumentError as error:
         raise BadInput(str(error.argument_name), "", str(error.message)) from None
-    env_id = getattr(named, "env.id")  # first, because each environment has other arguments
+    _check_values(named)
+    env_id = getattr(named, "env.id") or ""  # first, because each environment has other arguments
     checkpoints, saving = _checkpoints(named, env_id) if named.resume else ([], SavingOptions())
     if checkpoints:
         base = _resumed_settings(checkpoints[0], named.config)
@@ -154,6 +156,20 @@ def _read_origin(arguments: list[str]) -> _Origin:
             base = MADDPGConfig.from_toml(named.config, base)
     base = MADDPGConfig.from_dict({"env": {"id": env_id}}, base) if env_id else base
     return _Origin(base, checkpoints, saving, named.resume == _AUTO)
+
+
+def _check_values(named: argparse.Namespace) -> None:
+    """Refuse empty values, as of an unset variable of the shell, and places that cannot be used."""
+    from distributed_maddpg.checkpoint.remote import check_checkpoints_place  # noqa: PLC0415
+
+    for name, value in vars(named).items():
+        option = f"--{name.replace('_', '-')}"
+        if value == "":
+            raise BadInput(option, value, "is empty; give it a value, or leave the option out")
+        if value and name in ("run_dir", "resume"):
+            local_path(option, value)
+        if value and name == "checkpoint_dir":
+            check_checkpoints_place(option, value)
 
 
 def _resumed_settings(checkpoint: Checkpoint, config_file: str) -> MADDPGConfig:

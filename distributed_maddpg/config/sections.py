@@ -17,6 +17,7 @@ Algorithm = Literal["maddpg", "ddpg", "matd3"]
 Head = Literal["sigmoid", "gumbel"]
 EnvArgument = int | float | bool | str
 _MAX_NUMBER, _MAX_WIDTH, MAX_WORKERS, _MAX_THREADS = 10**15, 65_536, 10_000, 1_024
+_MIN_TEMPERATURE = 1e-6
 
 
 def require(condition: bool, name: str, value: object, remedy: str) -> None:
@@ -145,6 +146,8 @@ class AlgorithmConfig(Section):
         _require_hidden_sizes("algorithm.policy_hidden_sizes", self.policy_hidden_sizes)
         _require_hidden_sizes("algorithm.critic_hidden_sizes", self.critic_hidden_sizes)
         _require_positive("algorithm", self, "n_step", "temperature", "actor_lr", "critic_lr")
+        remedy = f"must be at least {_MIN_TEMPERATURE:g}"
+        require(self.temperature >= _MIN_TEMPERATURE, "algorithm.temperature", self.temperature, remedy)
         zero_allowed = ("max_grad_norm", "regulariser_weight", "policy_delay", "target_noise")
         _require_positive("algorithm", self, *zero_allowed, or_zero=True)
         for name, value in (("gamma", self.gamma), ("random_action_rows", self.random_action_rows)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.files import write_atomic
+from distributed_maddpg.files import read_small, write_atomic
 from distributed_maddpg.report.html import new_figure, page
 
 Curves = Mapping[str, Sequence[float]]
 """Columns of a run's `returns.csv`."""
 _COUNTS = ("env_steps", "updates", "episodes")
 _SUCCESS = "success_"
+_MAX_TABLE_BYTES = 256 * 2**20
 _COLOURS = ("#4a78c9", "#d9534f", "#3aa655", "#8e6bb3", "#c98f2d", "#5b5b5b")
 
 
@@ -29,23 +31,27 @@ def read_curves(run_dir: Path) -> dict[str, list[float]]:
     Raises:
         BadInput: if the folder holds none.
     """
-    return read_numbers(run_dir / "returns.csv")
+    return read_numbers(run_dir / "returns.csv", ("env_steps",))
 
 
-def read_numbers(path: Path) -> dict[str, list[float]]:
+def read_numbers(path: Path, needed: Sequence[str]) -> dict[str, list[float]]:
     """Return the columns of a run's CSV file as numbers; other text becomes NaN.
 
     Raises:
-        BadInput: if the file does not exist, or is no CSV file.
+        BadInput: if the file does not exist, is no CSV file, or has rows without a column that is needed.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        text = read_small(path, _MAX_TABLE_BYTES).decode("utf-8")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        if any(None in row for row in rows):
+            raise ValueError("a row is longer than the header")
+        if rows and (missing := sorted(set(needed) - set(rows[0]))):
+            raise ValueError(f"it lacks the column {missing[0]}")
     except OSError as error:
         raise BadInput("RUN_DIR", str(path.parent), f"holds no run ({path.name}: {error.strerror})") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadInput("RUN_DIR", str(path.parent), f"{path.name} is no CSV file ({error})") from None
-    names = list(rows[0]) if rows else ["env_steps", "num_env_steps_sampled_lifetime"]
+    except (ValueError, csv.Error) as error:
+        raise BadInput("RUN_DIR", str(path.parent), f"{path.name} is not a run's table ({error})") from None
+    names = list(rows[0]) if rows else needed
     return {name: [_number(row[name]) for row in rows] for name in names}
 
 

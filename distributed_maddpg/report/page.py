@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.files import write_atomic
+from distributed_maddpg.files import read_small, write_atomic
 from distributed_maddpg.report.curves import read_curves, read_numbers, write_curves
 from distributed_maddpg.report.html import new_figure, page, table
 
+_NEEDED_METRICS = ("num_env_steps_sampled_lifetime", "env_steps_per_s", "updates_per_s")
+_MAX_BYTES = 64 * 2**20
 _SMOOTHING = 9
 """Points of the moving average over returns, as in the teaching notebook."""
 
@@ -23,13 +27,16 @@ def write_report(run_dir: Path) -> Path:
     Where the folder holds the runs of several seeds, the page shows their curves together.
 
     Raises:
-        BadInput: if the folder holds no run.
+        BadInput: if the folder holds no run, or a file of it is damaged.
     """
     path, seeds = run_dir / "report.html", sorted(run_dir.glob("seed_*/returns.csv"))
     if seeds and not (run_dir / "metrics.csv").exists():
-        write_curves(path, run_dir.name, {"": [read_curves(each.parent) for each in seeds]})
+        runs = [read_curves(each.parent) for each in seeds]
+        if not all(each["env_steps"] for each in runs):
+            raise BadInput("RUN_DIR", str(run_dir), "a run in it holds no evaluation yet; train first")
+        write_curves(path, run_dir.name, {"": runs})
         return path
-    metrics = read_numbers(run_dir / "metrics.csv")
+    metrics = read_numbers(run_dir / "metrics.csv", _NEEDED_METRICS)
     # A run interrupted before its first evaluation has no returns yet.
     evaluated = (run_dir / "returns.csv").exists()
     returns = read_curves(run_dir) if evaluated else {"env_steps": []}
@@ -105,15 +112,26 @@ def _summary(run_dir: Path) -> str:
     path = run_dir / "summary.json"
     if not path.exists():
         return ""
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    rows: dict[str, str] = {
-        "environment steps": f"{summary['env_steps']:,} ({summary['env_steps_per_s']:,.0f}/s)",
-        "updates of all agents": f"{summary['updates']:,} ({summary['updates_per_s']:,.1f}/s)",
-        "weights digest": summary["weights_digest"][:16],
-    }
-    for name, rate in summary.get("evaluation", {}).get("success", {}).items():
-        rows[f"greedy success, {name}"] = f"{rate:.1f} %"
-    return table(rows.items())
+    with _naming(path):
+        summary: dict[str, Any] = json.loads(read_small(path, _MAX_BYTES))
+        rows: dict[str, str] = {
+            "environment steps": f"{summary['env_steps']:,} ({summary['env_steps_per_s']:,.0f}/s)",
+            "updates of all agents": f"{summary['updates']:,} ({summary['updates_per_s']:,.1f}/s)",
+            "weights digest": summary["weights_digest"][:16],
+        }
+        for name, rate in summary.get("evaluation", {}).get("success", {}).items():
+            rows[f"greedy success, {name}"] = f"{rate:.1f} %"
+        return table(rows.items())
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Refuse a file of a run whose content is not what `train` wrote."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{path.name} cannot be used ({type(error).__name__}: {error}); repair or delete it"
+        raise BadInput("RUN_DIR", str(path.parent), reason) from None
 
 
 def _animation(run_dir: Path) -> str:
@@ -121,7 +139,8 @@ def _animation(run_dir: Path) -> str:
     path = run_dir / "episodes.gif"
     if not path.exists():
         return ""
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    with _naming(path):
+        data = base64.b64encode(read_small(path, _MAX_BYTES)).decode("ascii")
     return _FIGURE.format(data=data)
 
 

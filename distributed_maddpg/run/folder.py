@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import json
 import uuid
@@ -25,6 +26,7 @@ from distributed_maddpg.types import FaultEvent
 _CONFIG = "config.toml"
 _LOCK = ".lock"
 _CHECKPOINT_RECORD = "checkpoints.json"
+_RECORD_TYPES = {"folder": str, "replay": bool, "keep": int, "newest": str}
 _MAX_BYTES = 2**16
 _METRICS, _RETURNS, _EVENTS = "metrics.csv", "returns.csv", "events.jsonl"
 
@@ -47,16 +49,16 @@ def read_checkpoint_record(run_dir: Path) -> CheckpointRecord:
     path = run_dir / _CHECKPOINT_RECORD
     try:
         values = parse_json(read_small(path, _MAX_BYTES))
-        record = CheckpointRecord(
-            SavingOptions(values["folder"], values["replay"], values["keep"]), values["newest"]
-        )
-        kinds = (record.saving.folder, str), (record.saving.replay, bool), (record.newest, str)
-        if not all(isinstance(*each) for each in kinds) or not record.saving.folder.isprintable():
-            raise ValueError("a value has the wrong type")
-        return record
+        if not isinstance(values, dict) or {k: type(values.get(k)) for k in _RECORD_TYPES} != _RECORD_TYPES:
+            expected = ", ".join(f"{name}: {kind.__name__}" for name, kind in _RECORD_TYPES.items())
+            raise ValueError(f"it must hold {expected}")
+        if not values["folder"].isprintable():
+            raise ValueError("the folder's name cannot be printed")
+        saving = SavingOptions(values["folder"], values["replay"], values["keep"])
+        return CheckpointRecord(saving, values["newest"])
     except FileNotFoundError:
         return CheckpointRecord(SavingOptions())
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError) as error:
         remedy = "repair it, or delete it and name the folder with --checkpoint-dir if it is not the default"
         raise CheckpointUnavailable(f"{path}: cannot be read ({error}); {remedy}") from None
 
@@ -163,7 +165,9 @@ class RunFolder:
 
         Raises:
             BadInput: if a table cannot be written, or is not a CSV file.
+            CheckpointError: if that is the checkpoint's.
         """
+        restored = bool(tables)
         if tables is None and read_checkpoint_record(self.path).newest:
             self._rename_tables()  # those of a run whose checkpoints cannot be used; a new run starts
         tables = {_METRICS: "", _RETURNS: ""} if tables is None else dict(tables)
@@ -173,6 +177,8 @@ class RunFolder:
             self._metrics = CSVTable(self.path / _METRICS, tables.get(_METRICS))
             self._returns = CSVTable(self.path / _RETURNS, tables.get(_RETURNS))
         except OSError as error:
+            if restored and error.errno == errno.EBADMSG:
+                raise CheckpointError(f"the checkpoint cannot be resumed from ({error.strerror})") from None
             raise BadInput("--run-dir", str(self.path), f"cannot be used ({error.strerror})") from None
         self._events = TensorBoardWriter(self.path, env_steps)
         self._open_files = (self._metrics, self._returns, self._events)

@@ -31,19 +31,24 @@ def checkpoints_to_resume(
     shared = _common_checkpoints(folders)
     if not auto:
         if not shared:
-            raise CheckpointError(f"{', '.join(folders)}: holds no checkpoint to resume from")
+            raise CheckpointError(
+                f"{', '.join(folders)}: holds no checkpoint to resume from; name a run folder"
+            )
         return [_load(path) for path in shared[0]]
     skipped: list[_Skipped] = []
     for together in shared:
-        loaded = [_load_or_skip(path, skipped, note) for path in together]
+        loaded = [_load_or_skip(path, skipped) for path in together]
         found = [each for each in loaded if each is not None]
         if len(found) == len(together):
+            _note_skipped(skipped, note)
             _set_aside(skipped)
             note(f"resuming from {', '.join(map(str, together))}")
             return found
     for _, problem in skipped:
         if isinstance(problem, CheckpointUnavailable):
+            _note_skipped([each for each in skipped if each[1] is not problem], note)
             raise problem
+    _note_skipped(skipped, note)
     _set_aside(skipped)
     # The other runs have no checkpoints with these steps; left here, they would count as the newest.
     for path in [path for folder in folders for path in checkpoints_of(folder)]:
@@ -67,15 +72,17 @@ def _load(path: str | Path) -> Checkpoint:
     return checkpoint
 
 
-def _load_or_skip(
-    path: str | Path, skipped: list[_Skipped], note: Callable[[str], None]
-) -> Checkpoint | None:
+def _load_or_skip(path: str | Path, skipped: list[_Skipped]) -> Checkpoint | None:
     try:
         return _load(path)
     except CheckpointError as error:
-        note(f"skipped: {error}")
         skipped.append((path, error))
         return None
+
+
+def _note_skipped(skipped: Sequence[_Skipped], note: Callable[[str], None]) -> None:
+    for _, problem in skipped:
+        note(f"skipped: {problem}")
 
 
 def _set_aside(skipped: Sequence[_Skipped]) -> None:

@@ -288,8 +288,11 @@ def _try_write(summary: dict[str, Any], write: Callable[[], object], progress: P
     try:
         write()
     except (BadInput, OSError) as error:
-        reason = getattr(error, "strerror", None) or error
-        line = f"{summary['files']['run_dir']}: cannot be written to ({reason})"
+        line = (
+            f"report.html was not written ({error})"
+            if isinstance(error, BadInput)
+            else f"{summary['files']['run_dir']}: cannot be written to ({error.strerror or error})"
+        )
         progress.note(line)
         summary.setdefault("problem", line)
         return False

@@ -95,6 +95,13 @@ DAMAGE = {
         lambda f: rewrite(f, format_version=4),
         "format version 4, this package reads 1 to 3; upgrade",
     ),
+    **{
+        f"format {version!r}": (
+            lambda f, version=version: rewrite(f, format_version=version),
+            f"format version {version!r} does not exist; the file was altered",
+        )
+        for version in (0, -1, "3")
+    },
     "no format": (lambda f: rewrite(f, format_version="drop"), "format version None"),
     "float format": (lambda f: rewrite(f, format_version=3.0), "format version 3.0"),
     "bool format": (lambda f: rewrite(f, format_version=True), "format version True"),

@@ -6,6 +6,7 @@ import pytest
 
 from distributed_maddpg.checkpoint.folder import load_checkpoint, save_checkpoint
 from distributed_maddpg.checkpoint.listing import checkpoints_of
+from distributed_maddpg.checkpoint.remote import check_checkpoints_place
 from distributed_maddpg.errors import BadInput, CheckpointError
 from tests.checkpoint.samples import assert_equal, assert_one_line, make, rows
 
@@ -28,6 +29,28 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_an_unknown_protocol_is_bad_input():
     with pytest.raises(BadInput, match=r"path = 'nonsense://x': .*Protocol not known"):
         load_checkpoint("nonsense://x")
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("memory://x", "is lost when the process ends"),
+        ("nonsense://x", "cannot be opened .*Protocol not known"),
+        (__file__, "is a file; name a folder"),
+        (f"{__file__}/x", r"cannot be used \(Not a directory\)"),
+        ("/dev/null", "is a file; name a folder"),
+        ("x" * 300, r"cannot be used \(File name too long\)"),
+        ("a\x1b[2J", "must be a path of this machine, without control characters"),
+    ],
+)
+def test_a_place_where_checkpoints_would_not_last_is_named(folder, message):
+    with pytest.raises(BadInput, match=rf"^--checkpoint-dir = '.*': {message}"):
+        check_checkpoints_place("--checkpoint-dir", folder)
+
+
+def test_a_folder_and_a_url_are_places_for_checkpoints(tmp_path):
+    for place in (str(tmp_path), str(tmp_path / "new"), f"file://{tmp_path}"):
+        check_checkpoints_place("--checkpoint-dir", place)
 
 
 def test_a_file_system_that_fails_is_one_line(url, monkeypatch):

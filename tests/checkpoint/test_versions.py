@@ -96,7 +96,7 @@ def test_resuming_an_older_version_is_one_line_before_anything_is_started(older,
     captured = capsys.readouterr()
     line = captured.err.splitlines()[-1]
     assert captured.out == ""
-    assert len(captured.err.splitlines()) == (2 if auto else 1)  # auto says first what it skips
+    assert len(captured.err.splitlines()) == 1
     assert f"step_64: format version {older}: its policies can be evaluated" in line
     assert f"commit {OLDER_FORMATS[older].commit} can (it was written by version 0.1.0)" in line
     assert [path.name for path in run.iterdir()] == ["checkpoints"]

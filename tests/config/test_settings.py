@@ -32,6 +32,7 @@ BAD = [
     ({"algorithm": {"critic_lr": 0.0}}, "algorithm.critic_lr = 0.0: must be a positive number"),
     ({"algorithm": {"critic_lr": float("inf")}}, "algorithm.critic_lr = inf: must be a positive number"),
     ({"algorithm": {"temperature": 0.0}}, "algorithm.temperature = 0.0: must be a positive number"),
+    ({"algorithm": {"temperature": 1e-300}}, "algorithm.temperature = 1e-300: must be at least 1e-06"),
     ({"algorithm": {"gamma": 1.1}}, "algorithm.gamma = 1.1: must lie in [0, 1]"),
     ({"algorithm": {"gamma": float("nan")}}, "algorithm.gamma = nan: must lie in [0, 1]"),
     ({"algorithm": {"tau": 0.0}}, "algorithm.tau = 0.0: must lie in (0, 1]"),

@@ -41,6 +41,12 @@ def test_a_folder_of_seeds_gets_a_page_with_their_bands(tmp_path):
     assert read_curves(tmp_path / "seed_1")["success_agents"] == [50.0, 61.0]
 
 
+def test_seeds_without_an_evaluation_have_no_page_yet(tmp_path):
+    write(tmp_path / "seed_0", [])
+    with pytest.raises(BadInput, match="a run in it holds no evaluation yet; train first"):
+        write_report(tmp_path)
+
+
 def test_groups_stand_in_one_figure_with_their_names(tmp_path):
     write_curves(tmp_path / "c.html", "title", {"maddpg": [run(0)], "ddpg": [run(1), run(2)]})
     text = (tmp_path / "c.html").read_text()

@@ -1,8 +1,10 @@
 import json
+import os
 import re
 
 import pytest
 
+from distributed_maddpg.cli import main
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.report.page import moving_average, write_report
 
@@ -86,6 +88,47 @@ def test_a_run_without_metrics_is_refused(run_dir, text):
     (run_dir / "metrics.csv").write_text(text)
     with pytest.raises(BadInput, match="holds no metrics yet; train first"):
         write_report(run_dir)
+
+
+def make_folder(path):
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+def make_fifo(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        (
+            "metrics.csv",
+            "a,b\n1,2\n",
+            "metrics.csv is not a run's table (it lacks the column env_steps_per_s)",
+        ),
+        ("metrics.csv", f"{METRICS}1,2,3,4,5,6\n", "metrics.csv is not a run's table (a row is longer"),
+        ("metrics.csv", make_fifo, "holds no run (metrics.csv: not a regular file)"),
+        ("returns.csv", make_fifo, "holds no run (returns.csv: not a regular file)"),
+        ("returns.csv", "a,b\n1,2\n", "returns.csv is not a run's table (it lacks the column env_steps)"),
+        ("returns.csv", f"{RETURNS}1,2,3,4,5,6\n", "returns.csv is not a run's table (a row is longer"),
+        ("summary.json", "{", "summary.json cannot be used (JSONDecodeError: "),
+        ("summary.json", "[]", "summary.json cannot be used (TypeError: "),
+        ("summary.json", "{}", "summary.json cannot be used (KeyError: 'env_steps'); repair or delete it"),
+        ("summary.json", b"\xff", "summary.json cannot be used (UnicodeDecodeError: "),
+        ("episodes.gif", make_folder, "episodes.gif cannot be used (OSError: "),
+        ("report.html", make_folder, "report.html cannot be written (Is a directory)"),
+    ],
+)
+def test_a_damaged_file_is_named(run_dir, name, damage, message, capsys):
+    path = run_dir / name
+    if callable(damage):
+        damage(path)
+    else:
+        path.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
+    assert main(["report", str(run_dir)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: RUN_DIR = {str(run_dir)!r}: {message}")
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

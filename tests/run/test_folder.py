@@ -10,7 +10,7 @@ import pytest
 
 from distributed_maddpg.checkpoint.saver import SavingOptions
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.errors import BadInput
+from distributed_maddpg.errors import BadInput, CheckpointError
 from distributed_maddpg.run import tables as run_tables
 from distributed_maddpg.run.folder import RunFolder, check_unused
 from distributed_maddpg.types import FaultEvent
@@ -168,6 +168,13 @@ def test_of_another_text_or_another_moment_nothing_stays(begun, tmp_path):
     assert begun(kept, 150, True).tables() == kept
     folder = begun({"returns.csv": kept["returns.csv"].replace("1.5", "2.5"), "metrics.csv": ""}, 200, True)
     assert "\r\n200," not in folder.tables()["returns.csv"]
+
+
+def test_a_table_of_a_checkpoint_without_a_header_is_the_checkpoints_fault(begun):
+    with pytest.raises(
+        CheckpointError, match=r"cannot be resumed from \(returns.csv has no header: field larger"
+    ):
+        begun({"returns.csv": "x" * 200_000 + "\n"}, 0)
 
 
 def test_rows_that_cannot_be_written_for_a_while_are_written_later(begun, tmp_path, monkeypatch):

@@ -79,7 +79,7 @@ def test_the_default_folder_has_the_presets_name_and_the_time():
 
 def test_a_folder_that_cannot_be_created_is_refused_before_anything_starts(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match=r"cannot be created \(Not a directory\)"):
+    with pytest.raises(BadInput, match=r"cannot be used \(Not a directory\)"):
         train(short(), tmp_path / "file" / "run")
 
 
@@ -396,6 +396,14 @@ def test_a_file_that_cannot_be_written_at_the_end_is_a_problem_in_the_summary(tm
     )
 
 
+def test_a_report_that_a_damaged_table_prevents_names_the_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.RunFolder, "add_result", lambda self, result: junk.write_text("a,b\n1,2\n"))
+    junk = tmp_path / "metrics.csv"
+    summary = train_run(short(), tmp_path, Progress(io.StringIO()))
+    problem = f"report.html was not written (RUN_DIR = {str(tmp_path)!r}: metrics.csv is not a run's table"
+    assert summary["problem"].startswith(problem)
+
+
 def test_a_report_of_several_seeds_that_cannot_be_written_is_a_problem_in_their_summary(
     tmp_path, monkeypatch
 ):
@@ -581,9 +589,16 @@ def test_a_run_remembers_where_its_checkpoints_are_and_how_they_are_saved(tmp_pa
         "{",
         '{"folder": "a\\u0000b", "replay": true, "keep": 3, "newest": ""}',
         "[" * 9999,
+        '{"folder": "", "replay": true, "keep": 1e5, "newest": ""}',
+        '{"folder": "", "replay": true, "keep": true, "newest": ""}',
+        '{"folder": "", "replay": 1, "keep": 3, "newest": ""}',
+        '{"folder": 3}',
     ):
         (tmp_path / "run" / "checkpoints.json").write_text(text)
-        with pytest.raises(CheckpointError, match=r"checkpoints\.json: cannot be read"):
+        reason = (
+            "" if "folder" not in text else r".*folder(: str, replay: bool, keep: int, newest: str|'s name)"
+        )
+        with pytest.raises(CheckpointError, match=rf"checkpoints\.json: cannot be read{reason}"):
             read_checkpoint_record(tmp_path / "run")
 
 
