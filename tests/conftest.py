@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -18,6 +19,8 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores: threads only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell in a script ignores it for background jobs
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else so would the runs that tests interrupt
 os.environ.pop("RAY_ADDRESS", None)  # each process has a cluster of its own, whatever the shell has joined
 
 # Chosen here, before there are several processes, so that all of them have the same.
