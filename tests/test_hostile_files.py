@@ -11,6 +11,7 @@ import dataclasses
 import faulthandler
 import hashlib
 import json
+import os
 import random
 import resource
 import shutil
@@ -472,7 +473,11 @@ def in_a_child(call: str) -> subprocess.CompletedProcess[str]:
     """Run a call of this module in a fresh interpreter."""
     code = f"from tests.test_hostile_files import *; {call}"
     command = [sys.executable, "-W", "error", "-c", code]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1_200, check=False)
+    # Of one arena: for each thread, malloc would reserve more addresses than the limit allows.
+    env = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    return subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1_200, check=False
+    )
 
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits memory by /proc and RLIMIT_AS")
