@@ -35,7 +35,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Start Ray once in this process for all tests that need it; it takes four seconds."""
     import ray
 
-    # One process after the other: Ray gives a start thirty seconds, which several at once may exceed.
+    # One process after the other: Ray gives its agents 15 seconds, which several starts at once may exceed.
     with (tmp_path_factory.getbasetemp().parent / "ray.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         ray.init(

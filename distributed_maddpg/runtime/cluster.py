@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 _OBJECT_STORE_BYTES = 256 * 2**20
 _EXIT_GRACE_S = 0.5
 _CONNECT_TIMEOUT_S = 10.0
+_SLOW_START = "timed out during startup"
+"""In the message of a local cluster's start if an agent of Ray's needs more than 15 s, a limit that cannot be
+set (github.com/ray-project/ray/issues/65983)."""
 _HELPERS = ("monitor.py", "dashboard.py")  # ends of the names of Ray's monitors, such as log_monitor.py
 _LOG = logging.getLogger("distributed_maddpg")
 
@@ -173,25 +177,32 @@ class Processes:
 def connect(config: MADDPGConfig) -> bool:
     """Initialise Ray if necessary; return whether this call did, so that the caller must `disconnect`.
 
+    A local cluster that does not start on a busy machine is started again, within `ray.timeout_s`.
+
     Raises:
-        TrainingError: if the cluster named by `ray.address` or the surrounding job does not answer.
+        TrainingError: if the cluster named by `ray.address` or the surrounding job does not answer, or the
+            local one does not start.
     """
     if ray.is_initialized():
         return False
     address = config.ray.address or os.environ.get("RAY_ADDRESS", "")
     _check_reachable(address)
-    try:
-        with _signals_deferred():
-            if address:
-                ray.init(address=address, logging_level=logging.WARNING)
-            else:
-                _start_local(config)
-    except BaseException as error:
-        disconnect()  # ends processes that were started before the error
-        if not isinstance(error, Exception):  # Ray raises many types, plain Exception among them
-            raise
-        raise TrainingError(f"ray.address = {address or 'local'!r}: {_first_line(error)}") from error
-    return True
+    deadline = time.monotonic() + config.ray.timeout_s
+    while True:
+        try:
+            with _signals_deferred():
+                if address:
+                    ray.init(address=address, logging_level=logging.WARNING)
+                else:
+                    _start_local(config)
+            return True
+        except BaseException as error:
+            disconnect()  # ends processes that were started before the error
+            if not isinstance(error, Exception):  # Ray raises many types, plain Exception among them
+                raise
+            if address or _SLOW_START not in str(error) or time.monotonic() > deadline:
+                raise TrainingError(f"ray.address = {address or 'local'!r}: {_first_line(error)}") from error
+            _LOG.warning("Ray did not start, as happens on a busy machine; starting it again")
 
 
 def _check_reachable(address: str) -> None:
@@ -275,9 +286,11 @@ def _signals_deferred() -> Iterator[None]:
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
-        if seen:
-            raise KeyboardInterrupt
+        try:
+            yield
+        finally:
+            if seen:
+                raise KeyboardInterrupt
     except SystemExit:
         raise KeyboardInterrupt from None  # from Ray's handler
     finally:

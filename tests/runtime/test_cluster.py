@@ -1,10 +1,15 @@
+import signal
 import socket
 
 import pytest
 
 pytest.importorskip("ray")
+import ray
+
+from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import TrainingError
-from distributed_maddpg.runtime.cluster import _check_reachable
+from distributed_maddpg.runtime import cluster
+from distributed_maddpg.runtime.cluster import _check_reachable, connect
 
 
 @pytest.fixture
@@ -29,3 +34,63 @@ def test_an_address_where_nobody_listens_is_refused():
 def test_an_address_where_somebody_listens_or_that_is_a_word_is_left_to_ray(listener):
     for address in (f"127.0.0.1:{listener}", f"ray://127.0.0.1:{listener}", "auto", "local", ""):
         _check_reachable(address)
+
+
+SLOW = "The current node timed out during startup. This could happen because some of the raylet failed"
+
+
+def slow_start():
+    return Exception(SLOW)
+
+
+def interrupted_start():
+    signal.raise_signal(signal.SIGINT)
+    return Exception(SLOW)
+
+
+@pytest.fixture
+def starts(monkeypatch):
+    """Let Ray's starts fail with the errors that these functions return, then succeed; keep a log."""
+    failures, log = [], []
+
+    def start(**options):
+        log.append("start")
+        if failures:
+            raise failures.pop(0)()
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(cluster, "disconnect", lambda: log.append("clean up"))
+    return failures, log
+
+
+def test_ray_is_started_again_where_a_busy_machine_kept_its_agents_from_starting(starts, caplog):
+    failures, log = starts
+    failures += [slow_start] * 2
+    assert connect(MADDPGConfig())
+    assert log == ["start", "clean up", "start", "clean up", "start"]
+    assert caplog.text.count("starting it again") == 2
+
+
+@pytest.mark.parametrize(
+    ("failure", "settings"),
+    [
+        (lambda: Exception("no space left"), {}),
+        (slow_start, {"timeout_s": 1e-9}),
+        (slow_start, {"address": "auto"}),
+    ],
+)
+def test_any_other_failed_start_is_named_at_once(starts, failure, settings):
+    failures, log = starts
+    failures.append(failure)
+    with pytest.raises(TrainingError, match=r"ray.address = .*(no space left|timed out during startup)"):
+        connect(MADDPGConfig.from_dict({"ray": settings}))
+    assert log == ["start", "clean up"]
+
+
+def test_an_interrupt_during_a_failed_start_is_not_lost(starts):
+    failures, log = starts
+    failures.append(interrupted_start)
+    with pytest.raises(KeyboardInterrupt):
+        connect(MADDPGConfig())
+    assert log == ["start", "clean up"]

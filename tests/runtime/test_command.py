@@ -85,7 +85,8 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     run_dir = tmp_path_factory.mktemp("runs") / "interrupted"
     command = Command(run_dir, *_ENDLESS, f"--run-dir={run_dir}")
     yield command
-    command.process.kill()
+    with command.process:  # which closes its pipe
+        command.process.kill()
 
 
 def test_ctrl_c_saves_a_checkpoint_and_names_the_command_to_resume(interrupted: Command) -> None:
