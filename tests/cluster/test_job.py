@@ -100,7 +100,7 @@ class Head:
         for process in tree:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=120)
         assert ended
 
     def processes(self) -> list[psutil.Process]:

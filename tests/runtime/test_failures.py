@@ -82,9 +82,9 @@ def test_a_killed_process_ends_a_run_in_lock_step_by_name(
     started = time.monotonic()
     message = _until_it_fails(runner)
     assert message.startswith(f"{name} died: ") and "\n" not in message
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60
     runner.close()
-    assert gone(pids, within_s=15)
+    assert gone(pids, within_s=30)
 
 
 @pytest.mark.parametrize(("victim", "name"), [("worker", "rollout worker 0"), ("replay", "replay buffer")])
@@ -104,9 +104,9 @@ def test_a_silent_process_ends_a_run_in_lock_step_by_name(
         started = time.monotonic()
         message = _until_it_fails(runner)
         assert message.startswith(f"{name} did not answer within ")
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - started < 60
         runner.close()
-        assert gone(pids, within_s=15)
+        assert gone(pids, within_s=30)
     finally:
         if not gone([stopped], within_s=0.1):
             os.kill(stopped, signal.SIGCONT)
