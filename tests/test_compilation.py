@@ -41,7 +41,7 @@ def test_an_older_versions_cache_is_not_read(tmp_path):
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         assert run.stdout == "42.0\n", run.stderr
     assert len(list(tmp_path.glob("__pycache__/*.nbi"))) == 2

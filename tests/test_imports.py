@@ -26,7 +26,7 @@ NUMPY_ONLY = [
 def loaded_after(statements):
     """Return the top-level modules that a fresh interpreter has loaded after `statements`."""
     script = f"{statements}\nimport sys\nprint(*(name for name in sys.modules if '.' not in name))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
 

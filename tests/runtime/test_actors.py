@@ -51,7 +51,7 @@ def processes(ray_cluster: None, spec: EnvSpec) -> Iterator[Processes]:
 
 
 def _get(call: Any) -> Any:
-    return ray.get(call, timeout=120)
+    return ray.get(call, timeout=300)
 
 
 def test_a_workers_transitions_reach_replay_by_value(processes: Processes, spec: EnvSpec) -> None:

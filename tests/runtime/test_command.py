@@ -44,19 +44,19 @@ class Command:
                 start_new_session=True,
             )
 
-    def wait_for(self, text: str, within_s: float = 180) -> None:
+    def wait_for(self, text: str, within_s: float = 400) -> None:
         deadline = time.monotonic() + within_s
         while text not in self.stderr.read_text():
             assert time.monotonic() < deadline and self.process.poll() is None, self.stderr.read_text()
             time.sleep(0.05)
 
-    def wait_for_process(self, name: str, within_s: float = 180) -> None:
+    def wait_for_process(self, name: str, within_s: float = 400) -> None:
         deadline = time.monotonic() + within_s
         while not any(name in command for command in session_processes(self.process.pid).values()):
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
-    def end(self, within_s: float = 180) -> tuple[int, str, str]:
+    def end(self, within_s: float = 400) -> tuple[int, str, str]:
         """Return exit code, stdout and stderr; require that no process outlives it."""
         try:
             stdout, _ = self.process.communicate(timeout=within_s)
@@ -93,7 +93,7 @@ def test_ctrl_c_saves_a_checkpoint_and_names_the_command_to_resume(interrupted: 
     command = interrupted
     command.wait_for("env-steps/s")
     os.killpg(command.process.pid, signal.SIGINT)  # a terminal signals the whole group
-    code, _, stderr = command.end(within_s=60)
+    code, _, stderr = command.end(within_s=200)
     assert code == 0, stderr
     assert f"--resume {command.run_dir}" in stderr and "Traceback" not in stderr
     [checkpoint] = (command.run_dir / "checkpoints").iterdir()
@@ -119,7 +119,7 @@ def test_sigterm_saves_a_checkpoint(tmp_path: Path) -> None:
     command = Command(tmp_path / "run", *_ENDLESS, f"--run-dir={tmp_path / 'run'}", *_CALM.split())
     command.wait_for("env-steps/s")
     command.process.send_signal(signal.SIGTERM)
-    code, _, stderr = command.end(within_s=60)
+    code, _, stderr = command.end(within_s=200)
     assert code == 0, stderr
     assert list((command.run_dir / "checkpoints").glob("step_*/manifest.json"))
     assert json.loads((command.run_dir / "summary.json").read_text())["interrupted"]

@@ -63,7 +63,7 @@ def test_a_diverged_learner_arrives_as_such_and_its_state_can_still_be_had(
         [update] = actor._learner._stacks
         update._config = replace(update._config, actor_lr=1e14, critic_lr=1e14)
 
-    ray.get(runner._processes.learner.__ray_call__.remote(spoil), timeout=120)
+    ray.get(runner._processes.learner.__ray_call__.remote(spoil), timeout=300)
     with pytest.raises(Diverged, match=r"^learner: \w+ of .* stopped being finite between updates \d+ and "):
         go_on(lambda: runner.run(lambda: False))
     state = runner.learner_state(0)

@@ -103,7 +103,7 @@ def test_a_killed_learner_goes_on_from_its_snapshot(start: Callable[..., Watched
     seconds = watched.until_back("learner")
     print(f"learner back after {seconds:.1f} s")
     ((snapshot, state),) = restored
-    for name, array in ray.get(state, timeout=120).items():
+    for name, array in ray.get(state, timeout=300).items():
         if name != "weights_version":
             np.testing.assert_array_equal(array, snapshot[name], err_msg=name)
     assert watched.runner.learner_state(0)["weights_version"] >= version

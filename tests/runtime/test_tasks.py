@@ -64,7 +64,7 @@ def test_a_reproduction_that_is_stopped_leaves_nobody_and_goes_on(tmp_path, numb
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, stderr=log, start_new_session=True)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not list((out / "results").glob("*.json")):
             assert time.monotonic() < deadline and process.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.05)

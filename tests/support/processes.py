@@ -16,7 +16,7 @@ import ray
 _SHARED_MEMORY = Path("/dev/shm")
 
 
-def go_on(step: Callable[[], object], within_s: float = 120) -> None:
+def go_on(step: Callable[[], object], within_s: float = 300) -> None:
     """Repeat a step until it raises what a test waits for, but no longer than this."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
@@ -25,12 +25,12 @@ def go_on(step: Callable[[], object], within_s: float = 120) -> None:
 
 def pid(actor: Any) -> int:
     """Return the id of an actor's process."""
-    return ray.get(actor.__ray_call__.remote(lambda _: os.getpid()), timeout=120)
+    return ray.get(actor.__ray_call__.remote(lambda _: os.getpid()), timeout=300)
 
 
 def modules(actor: Any) -> set[str]:
     """Return the names of the top-level modules that an actor's process has loaded."""
-    return set(ray.get(actor.__ray_call__.remote(lambda _: [*sys.modules]), timeout=120))
+    return set(ray.get(actor.__ray_call__.remote(lambda _: [*sys.modules]), timeout=300))
 
 
 def gone(pids: Iterable[int], within_s: float) -> bool:

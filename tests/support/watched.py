@@ -14,7 +14,7 @@ import ray
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.types import FaultEvent
 
-WITHIN_S = 120.0
+WITHIN_S = 300.0
 """Far more than anything here takes on an idle machine."""
 
 
