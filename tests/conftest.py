@@ -35,6 +35,8 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Start Ray once in this process for all tests that need it; it takes four seconds."""
     import ray
 
+    from distributed_maddpg.runtime.cluster import suppress_messages_of_lost_processes
+
     # One process after the other: Ray gives its agents 15 seconds, which several starts at once may exceed.
     with (tmp_path_factory.getbasetemp().parent / "ray.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -45,6 +47,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             log_to_driver=False,
             object_store_memory=256 * 2**20,
         )
+    suppress_messages_of_lost_processes()  # another test may capture what this process prints
     yield
     ray.shutdown()
 

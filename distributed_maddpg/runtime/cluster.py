@@ -313,7 +313,11 @@ def _start_local(config: MADDPGConfig) -> None:
             logging_level=logging.ERROR,  # at WARNING it only reports the token
             object_store_memory=_OBJECT_STORE_BYTES + 16 * _batch_bytes(config),
         )
-    # Suppresses Ray's long message on each lost process, for which Ray has no option; the supervisor logs it.
+    suppress_messages_of_lost_processes()
+
+
+def suppress_messages_of_lost_processes() -> None:
+    """Suppress Ray's long line on each lost process, for which Ray has no option; the supervisor logs it."""
     if hasattr(ray._private.worker, "print_to_stdstream"):
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
