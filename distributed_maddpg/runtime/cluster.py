@@ -177,7 +177,7 @@ class Processes:
 def connect(config: MADDPGConfig) -> bool:
     """Initialise Ray if necessary; return whether this call did, so that the caller must `disconnect`.
 
-    A local cluster that does not start on a busy machine is started again, within `ray.timeout_s`.
+    A local cluster that does not start on a busy machine is started again, until `ray.timeout_s` have passed.
 
     Raises:
         TrainingError: if the cluster named by `ray.address` or the surrounding job does not answer, or the

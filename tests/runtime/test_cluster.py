@@ -58,6 +58,7 @@ def starts(monkeypatch):
         if failures:
             raise failures.pop(0)()
 
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "unused")  # else a start would leave one to the other tests
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", start)
     monkeypatch.setattr(cluster, "disconnect", lambda: log.append("clean up"))
