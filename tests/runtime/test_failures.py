@@ -59,9 +59,9 @@ def test_an_environment_that_raises_at_once_ends_the_run_in_one_line(caplog: Any
 
 
 def test_too_few_workers_for_too_long_end_the_run_with_a_checkpoint(tmp_path: Path) -> None:
-    config = _failing(timeout_s=12.0, fail_at=0, how="sleep", spared=os.getpid())
+    config = _failing(timeout_s=30.0, fail_at=0, how="sleep", spared=os.getpid())
     message, checkpoint = _run_until_it_fails(config, tmp_path / "run", StringIO())
-    ran = "only 0 of 2 rollout workers ran for 12 s (ray.timeout_s)"
+    ran = "only 0 of 2 rollout workers ran for 30 s (ray.timeout_s)"
     assert message == f"{ran}; the run needs 1 (ray.min_workers)"
     assert checkpoint.env_steps == 0
 
@@ -116,12 +116,12 @@ def test_a_silent_process_ends_a_run_in_lock_step_by_name(
 @pytest.mark.parametrize("sync", [True, False])
 def test_processes_that_do_not_start_in_time_are_named_and_ended(sync: bool) -> None:
     config = MADDPGConfig.from_dict(
-        {"sync": sync}, _failing(timeout_s=10.0, fail_at=0, how="sleep", spared=os.getpid())
+        {"sync": sync}, _failing(timeout_s=20.0, fail_at=0, how="sleep", spared=os.getpid())
     )
     line = (
-        r"^rollout worker 0 did not answer within 10 s$"
+        r"^rollout worker 0 did not answer within 20 s$"
         if sync
-        else r"^only 0 of 2 rollout workers ran for 10 s \(ray.timeout_s\); the run needs 1 \(ray.min_"
+        else r"^only 0 of 2 rollout workers ran for 20 s \(ray.timeout_s\); the run needs 1 \(ray.min_"
     )
     with pytest.raises(TrainingError, match=line), MADDPG(config) as algo:
         go_on(algo.train)
