@@ -96,7 +96,7 @@ class Head:
         """Stop the head and its descendants, but no other cluster; require that all have exited."""
         tree = self.processes()
         self.process.send_signal(signal.SIGTERM)
-        ended = gone([process.pid for process in tree], within_s=30)
+        ended = gone([process.pid for process in tree], within_s=120)
         for process in tree:
             with suppress(psutil.NoSuchProcess):
                 process.kill()

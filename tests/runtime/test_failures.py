@@ -82,9 +82,9 @@ def test_a_killed_process_ends_a_run_in_lock_step_by_name(
     started = time.monotonic()
     message = _until_it_fails(runner)
     assert message.startswith(f"{name} died: ") and "\n" not in message
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 300
     runner.close()
-    assert gone(pids, within_s=30)
+    assert gone(pids, within_s=120)
 
 
 @pytest.mark.parametrize(("victim", "name"), [("worker", "rollout worker 0"), ("replay", "replay buffer")])
@@ -92,21 +92,22 @@ def test_a_silent_process_ends_a_run_in_lock_step_by_name(
     make_runner: Callable[..., Any], endless: Callable[..., MADDPGConfig], victim: str, name: str
 ) -> None:
     runner = make_runner(endless(num_workers=1, sync=True))
-    object.__setattr__(runner._config.ray, "timeout_s", 4.0)  # after the start, which may take longer
     processes = runner._processes
     stopped = pid(processes.workers[0] if victim == "worker" else processes.replay)
     pids = [pid(actor) for actor in (*processes.workers, processes.learner, processes.replay)]
-    for actor in (*processes.workers, processes.learner):
-        ray.get(actor.__ray_call__.remote(lambda self: setattr(self, "_timeout_s", 2.0)))
     runner.run(lambda: False)
+    # Only now, since the start may take longer. Whoever waits for the replay buffer gives up first.
+    object.__setattr__(runner._config.ray, "timeout_s", 20.0 if victim == "worker" else 60.0)
+    for actor in (*processes.workers, processes.learner):
+        ray.get(actor.__ray_call__.remote(lambda self: setattr(self, "_timeout_s", 3.0)))
     os.kill(stopped, signal.SIGSTOP)
     try:
         started = time.monotonic()
         message = _until_it_fails(runner)
         assert message.startswith(f"{name} did not answer within ")
-        assert time.monotonic() - started < 60
+        assert time.monotonic() - started < 300
         runner.close()
-        assert gone(pids, within_s=30)
+        assert gone(pids, within_s=120)
     finally:
         if not gone([stopped], within_s=0.1):
             os.kill(stopped, signal.SIGCONT)
@@ -125,7 +126,7 @@ def test_processes_that_do_not_start_in_time_are_named_and_ended(sync: bool) -> 
     )
     with pytest.raises(TrainingError, match=line), MADDPG(config) as algo:
         go_on(algo.train)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while ray.available_resources().get("CPU") != 4.0 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert ray.available_resources().get("CPU") == 4.0, "their CPUs are free again"

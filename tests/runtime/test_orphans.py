@@ -86,10 +86,10 @@ def test_a_killed_drivers_processes_end_and_another_runs_do_not(runs: tuple[Run,
     os.kill(stopped, signal.SIGSTOP)
     started = time.monotonic()
     killed.process.kill()
-    assert gone(killed.actors.values(), within_s=60), "even the one that was stopped"
+    assert gone(killed.actors.values(), within_s=120), "even the one that was stopped"
     print(f"all actors ended after {time.monotonic() - started:.1f} s")
     kill_orphans()  # what the next run does as it starts
-    assert gone(mine, within_s=30)
+    assert gone(mine, within_s=120)
     assert not gone(others, within_s=0.2), "they belong to a run that lives"
     assert others <= other.family(), "not one of them"
     assert other.process.poll() is None
@@ -140,7 +140,7 @@ def test_orphans_are_told_by_their_starter() -> None:
         starter.kill()
         starter.wait()
         kill_orphans()
-        assert gone([marked], within_s=30)
+        assert gone([marked], within_s=120)
         assert not gone([bare], within_s=0.3), "it is not marked"
     finally:
         for number in (marked, bare):
@@ -156,7 +156,7 @@ def test_own_processes_are_found_with_their_children_and_the_environment_is_as_b
     assert dict(os.environ) == before
     bare = subprocess.Popen(["sleep", "600"])
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while len(family := marked_processes_of_this_run()) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert len(family) == 2 and child.pid in {process.pid for process in family}

@@ -188,7 +188,7 @@ def test_an_evaluation_whose_process_is_lost_is_made_again(
     asked = runner.pacer.evaluation_number
     object.__setattr__(runner._config.evaluation, "episodes", 20)
     watched.until_back("evaluator")
-    assert gone([lost], within_s=30)
+    assert gone([lost], within_s=120)
     runner.pop_evaluations(0)
     watched.until(lambda: bool(runner._evaluations[0]))
     [again, *_] = runner.pop_evaluations(0)
@@ -207,13 +207,13 @@ def test_a_stopped_process_is_replaced_and_ended(start: Callable[..., Watched], 
     watched.until(lambda: process in watched.happened("lost"))
     silent_s = time.monotonic() - started
     watched.until_back(process)
-    assert gone(stopped.values(), within_s=30)
+    assert gone(stopped.values(), within_s=120)
     print(f"{process}: noticed after {silent_s:.1f} s, back after {time.monotonic() - started:.1f} s")
     assert silent_s < 48.0 / 2
     _check_end(watched, (process,))
     [line] = [event.message for event in watched.events if event.kind == "lost"]
     assert line.startswith(f"{process} did not answer within ")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while ray.available_resources().get("CPU") != 1.0 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert ray.available_resources().get("CPU") == 1.0, "of 4, two workers and the learner have one each"

@@ -29,9 +29,17 @@ def test_results_come_by_name_from_other_processes(ray_cluster):
     assert os.getpid() not in {result[1] for result in found.values()}
 
 
-def test_whoever_ends_first_comes_first(ray_cluster):
-    names = [name for name, _ in run_in_parallel(work, {"slow": (1, 3.0), "fast": (2, 0.0)}, "", 60.0)]
-    assert names == ["fast", "slow"]
+def wait_for(path):
+    while path and not os.path.exists(path):
+        time.sleep(0.05)
+
+
+def test_whoever_ends_first_comes_first(ray_cluster, tmp_path):
+    seen = tmp_path / "the fast one was seen"
+    ended = run_in_parallel(wait_for, {"slow": (str(seen),), "fast": ("",)}, "", 300.0)
+    assert next(ended)[0] == "fast"
+    seen.touch()
+    assert [name for name, _ in ended] == ["slow"]
 
 
 def test_a_failure_names_the_piece(ray_cluster):
@@ -44,7 +52,7 @@ def test_a_piece_that_never_ends_is_given_up(ray_cluster):
     started = time.monotonic()
     with pytest.raises(TrainingError, match="the endless one did not answer within 2 s"):
         list(run_in_parallel(work, {"the endless one": (1, 600.0)}, "", 2.0))
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 300
 
 
 @pytest.mark.slow
@@ -69,9 +77,9 @@ def test_a_reproduction_that_is_stopped_leaves_nobody_and_goes_on(tmp_path, numb
             assert time.monotonic() < deadline and process.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.05)
         process.send_signal(number)
-        assert process.wait(timeout=60) == 1
+        assert process.wait(timeout=300) == 1
         assert (tmp_path / "log").read_text().splitlines()[-1] == "error: interrupted"
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 120
         while (left := session_processes(process.pid)) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not left

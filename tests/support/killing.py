@@ -132,7 +132,7 @@ class Attempt:
     def end(self, within_s: float) -> int:
         """Wait for the end; require that no process outlives it."""
         code = self.process.wait(within_s)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (left := session_processes(self.process.pid)) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not left

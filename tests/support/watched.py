@@ -39,7 +39,7 @@ class Watched:
     def pids(self) -> dict[str, int]:
         """Return the ids of their processes, busy or not."""
         started = self.runner._processes._started
-        return {process: ray.get(started[actor], timeout=60).pid for process, actor in self.actors.items()}
+        return {process: ray.get(started[actor], timeout=300).pid for process, actor in self.actors.items()}
 
     def until(self, reached: Callable[[], bool], within_s: float = WITHIN_S) -> None:
         """Train until something is so."""
@@ -86,14 +86,14 @@ class Watched:
 
     def ask(self, process: str, what: Callable[[Any], Any]) -> Any:
         """Return what a function finds in a process."""
-        return ray.get(self.actors[process].__ray_call__.remote(what), timeout=60)
+        return ray.get(self.actors[process].__ray_call__.remote(what), timeout=300)
 
     def rows(self) -> Any:
         """Return all transitions that the replay buffer itself holds, oldest first."""
         replay = self.actors["replay buffer"]
-        number, *_ = ray.get(replay.begin_snapshot.remote(0), timeout=60)
+        number, *_ = ray.get(replay.begin_snapshot.remote(0), timeout=300)
         chunks = []
-        while len(chunk := ray.get(replay.read_snapshot.remote(0, number, 1 << 20), timeout=60)):
+        while len(chunk := ray.get(replay.read_snapshot.remote(0, number, 1 << 20), timeout=300)):
             chunks.append(chunk)
         return np.concatenate(chunks)
 
