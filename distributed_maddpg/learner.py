@@ -19,7 +19,6 @@ import torch
 from distributed_maddpg.algo.cuda_graphs import CUDAGraphUpdates
 from distributed_maddpg.algo.device_replay import DeviceReplay
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
-from distributed_maddpg.algo.maddpg import METRICS
 from distributed_maddpg.algo.restore_point import RestorePoint
 from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConfig
 from distributed_maddpg.errors import BadInput, Diverged
@@ -85,7 +84,7 @@ class Learner:
         streams = [integer_seed(seed, "learner") for seed in seeds]
         stacks = [streams] if self.device.type == "cuda" else [[stream] for stream in streams]
         self._stacks = [HandwrittenUpdate(algorithm, spec, self.device, stack) for stack in stacks]
-        shape = (len(METRICS), len(stacks[0]) * spec.num_agents)
+        shape = (len(self._stacks[0].metrics), len(stacks[0]) * spec.num_agents)
         self._metrics = [torch.zeros(shape, device=self.device) for _ in stacks]
         stacked = zip(self._stacks, self._metrics, strict=True)
         self._restore_points = [RestorePoint(update, metrics) for update, metrics in stacked]
@@ -212,7 +211,7 @@ class Learner:
         """Return each run's means per agent, `[N]`, over the iteration so far; NaN without updates."""
         means = torch.cat(self._metrics, dim=1).cpu().numpy() / (self._metrics_count or float("nan"))
         runs = np.split(means.astype(np.float64), self.num_runs, axis=1)
-        return [dict(zip(METRICS, run, strict=True)) for run in runs]
+        return [dict(zip(self._stacks[0].metrics, run, strict=True)) for run in runs]
 
     def next_iteration(self) -> None:
         """Reset the metrics."""

@@ -60,6 +60,7 @@ def check_settings(config: MADDPGConfig, env_factory: EnvFactory | None = None) 
         config, env_factory, lambda env_id, _: env_spec(env_id, config.env.backend, config.env.kwargs)
     )
     config.algorithm.per_agent(spec)
+    config.algorithm.private_parts(spec)
     config.exploration.check_heads(config.algorithm.heads(spec))
     return spec
 
@@ -291,6 +292,11 @@ def _learning_incompatibility(
     if own.updates_per_policy_update(spec) > 1 and old.updates_per_policy_update(spec) == 1:
         remedy = "the checkpoint was trained with a policy update in every update; start a new run"
         return "algorithm.policy_delay", own.policy_delay, remedy
+    if own.updates_per_policy_update(spec) > 1:
+        measured, remedy = old.measures_information(spec), "with a policy delay, this must stay on or off"
+        if own.measures_information(spec) != measured:
+            was = old.information_weight
+            return "algorithm.information_weight", own.information_weight, f"{remedy}; it was {was:g}"
     if own.gamma != old.gamma:
         return "algorithm.gamma", own.gamma, f"its transitions are stored with {old.gamma}; start a new run"
     return None

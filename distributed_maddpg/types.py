@@ -28,6 +28,21 @@ InitialWeights = Literal["torch", "glorot"]
 
 
 @dataclass(frozen=True)
+class PrivatePart:
+    """The part of an observation that opponents should not learn, and what else could stand there.
+
+    The private columns repeat one of the candidates, except where an observation leaves the true one out.
+    Columns are given as (start, stop).
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 (read by pydantic, never changed)
+    columns: tuple[int, int]
+    """The private columns of the observation."""
+    candidates: tuple[tuple[int, int], ...]
+    """The columns of each value that could stand there, the true one among them; all as many columns."""
+
+
+@dataclass(frozen=True)
 class EnvSpec:
     """Agents, sizes and action types of an environment; all that the stages need without its code."""
 
@@ -35,6 +50,8 @@ class EnvSpec:
     observation_sizes: tuple[int, ...]
     action_sizes: tuple[int, ...]
     action_types: tuple[ActionType, ...]
+    private_parts: tuple[PrivatePart | None, ...] = ()
+    """Of each agent's observation; empty if no agent has one."""
 
     @property
     def num_agents(self) -> int:

@@ -28,6 +28,14 @@ def test_a_valid_configuration_gives_the_environments_spec():
         ({"env": {"kwargs": {"max_cycle": 3}}}, "max_cycle"),
         ({"env": {"id": "mpe2.simple_tag_v3", "backend": "vectorized"}}, "env.backend = 'vectorized'"),
         ({"algorithm": {"team_overrides": {"agents": "ddpg"}}}, "did you mean 'agent'?"),
+        (
+            {"algorithm": {"private": {"agnt": {"columns": [0, 2], "candidates": [[2, 4], [4, 6]]}}}},
+            "algorithm.private = 'agnt': did you mean 'agent'?",
+        ),
+        (
+            {"algorithm": {"private": {"agent": {"columns": [0, 2], "candidates": [[2, 4], [90, 92]]}}}},
+            "algorithm.private.agent = (90, 92): observations have 10 columns",
+        ),
         ({"exploration": {"kind": "gaussian"}}, "exploration.kind = 'gaussian': needs a sigmoid policy head"),
     ],
 )

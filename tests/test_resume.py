@@ -51,12 +51,14 @@ CONFIGS = {
     "continuous": small(),
     "discrete": small(env={"kwargs": {"continuous_actions": False}}),
     "ou": small(exploration={"kind": "ou", "start": 0.3}, algorithm={"policy_head": "sigmoid"}),
-    "ddpg for one team": small(algorithm={"team_overrides": {"agent": "ddpg"}}),
+    "ddpg for one team": small(algorithm={"team_overrides": {"agent": "ddpg"}, "information_weight": 1.0}),
     "the default recipe": small(
         algorithm={"policy_head": "gumbel", "share_policies": True, "n_step": 3, "lr_end": 0.1},
         exploration={"episode_offset": 1.0},
     ),
-    "matd3": small(algorithm={"name": "matd3", "team_overrides": {"adversary": "maddpg"}}),
+    "matd3": small(
+        algorithm={"name": "matd3", "team_overrides": {"adversary": "maddpg"}, "information_weight": 1.0}
+    ),
     "an environment of PettingZoo": on_target(),
 }
 
@@ -417,3 +419,15 @@ def test_settings_that_a_checkpoint_cannot_resume_with_are_refused_before_the_st
         path = algo.save(tmp_path / "saved")
     with pytest.raises(BadInput, match=message):
         MADDPG.from_checkpoint(path, small(algorithm=changes))
+
+
+def test_with_delayed_policies_the_information_term_stays_as_it_was(tmp_path):
+    delayed = {"policy_delay": 2, "information_weight": 1.0}
+    with MADDPG(small(algorithm=delayed)) as algo:
+        algo.train()
+        path = algo.save(tmp_path / "saved")
+    message = r"algorithm\.information_weight = 0\.0: with a policy delay, this must stay on or off; it was 1"
+    with pytest.raises(BadInput, match=message):
+        MADDPG.from_checkpoint(path, small(algorithm={**delayed, "information_weight": 0.0}))
+    with MADDPG.from_checkpoint(path, small(algorithm={**delayed, "information_weight": 3.0})) as algo:
+        assert "information" in algo.train()["learners"]["agent_0"]

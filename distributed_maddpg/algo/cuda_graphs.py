@@ -30,7 +30,7 @@ class CUDAGraphUpdates:
     def __init__(
         self, update: HandwrittenUpdate, replay: DeviceReplay, metrics: Tensor, batch_size: int
     ) -> None:
-        """Use an update, the rows of its runs and its metrics `[5, M]`; modify all tensors only in place.
+        """Use an update, the rows of its runs and its metrics `[K, M]`; modify all tensors only in place.
 
         `replay` must sample with `update.generators`, so that a run's saved state covers its samples.
         """

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distributed_maddpg.algo.adam import Adam
-from distributed_maddpg.algo.losses import actor_loss, critic_loss, td_target
+from distributed_maddpg.algo.losses import actor_loss, critic_loss, information_loss, td_target
 from distributed_maddpg.algo.maddpg import MADDPGUpdate
 from distributed_maddpg.algo.networks import CriticNetwork, Layers, StackedNetworks
 from distributed_maddpg.config import AlgorithmConfig
@@ -92,10 +92,18 @@ class _UpdateWorkspace:
     """Memory and constants of an update with one batch size."""
 
     def __init__(
-        self, networks: tuple[StackedNetworks, StackedNetworks], batch_size: int, valid: Tensor, weight: float
+        self,
+        networks: tuple[StackedNetworks, StackedNetworks],
+        batch_size: int,
+        information_rows: int,
+        valid: Tensor,
+        weight: float,
     ) -> None:
         """Allocate for (policies, critics); `valid [M, A, 1]`, `weight` of the regulariser."""
-        self.policies, self.critics = (_MLPWorkspace(of, batch_size) for of in networks)
+        self.target_policies, self.critics = (_MLPWorkspace(of, batch_size) for of in networks)
+        self.policies = self.target_policies
+        if information_rows:  # the policies also act on that many changed observations
+            self.policies = _MLPWorkspace(networks[0], batch_size + information_rows)
         self.regularised_scale = valid * (2.0 * weight / batch_size) / valid.sum(dim=1, keepdim=True)
         """[M, A, 1] gradient of the regulariser per unit of the regularised values."""
         self.grad_q = torch.full_like(valid[:, :1], -1.0 / batch_size).expand(-1, -1, batch_size).contiguous()
@@ -115,7 +123,7 @@ class HandwrittenUpdate(MADDPGUpdate):
 
     @torch.inference_mode()
     def __call__(self, batch: Tensor) -> Tensor:
-        """Update every agent once on packed transitions `[S, B, width]`; return `METRICS` as `[5, M]`."""
+        """Update every agent once on packed transitions `[S, B, width]`; return `metrics` as `[K, M]`."""
         if batch.shape[1] != self._batch_size:
             self._select_workspace(batch.shape[1])
         return super().__call__(batch)
@@ -125,12 +133,15 @@ class HandwrittenUpdate(MADDPGUpdate):
         self._batch_size = batch_size
         if batch_size not in self._workspaces:
             networks, weight = (self.policy, self.critic), self._config.regulariser_weight
-            self._workspaces[batch_size] = _UpdateWorkspace(networks, batch_size, self._columns.valid, weight)
+            rows = self._information_rows(batch_size)
+            self._workspaces[batch_size] = _UpdateWorkspace(
+                networks, batch_size, rows, self._columns.valid, weight
+            )
         self._workspace = self._workspaces[batch_size]
 
     def _update_critics(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         columns, critics = self._columns, self._workspace.critics
-        logits = self._workspace.policies.forward(
+        logits = self._workspace.target_policies.forward(
             self.target_policy.detached_layers, columns.padded_next_obs(batch)
         )
         next_joint = self.target_critic.repeat(self._next_joint(batch, logits))
@@ -161,11 +172,14 @@ class HandwrittenUpdate(MADDPGUpdate):
             critic.grad_layers[0][0].mul_(critic.mask)
         return loss, q_mean, self._apply_gradient(critic, optimiser)
 
-    def _update_policies(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+    def _update_policies(self, batch: Tensor) -> tuple[Tensor, ...]:
         columns, config, memory = self._columns, self._config, self._workspace
-        critics = memory.critics
+        critics, rows = memory.critics, self._information_rows(self._batch_size)
         obs = columns.padded_obs(batch)
-        logits = memory.policies.forward(self.policy.detached_layers, obs)  # [M, A, B]
+        if rows:
+            obs = torch.cat((obs, self._counterfactuals(obs[:, :rows])), dim=1)
+        all_logits = memory.policies.forward(self.policy.detached_layers, obs)  # [M, A, B + R]
+        logits = all_logits[:, :, : self._batch_size]
         relaxed = self._relaxed(logits)
         actions = self._straight_through(relaxed, config.straight_through)
         joint = self._joint_with_other_actions(batch, actions)
@@ -186,9 +200,31 @@ class HandwrittenUpdate(MADDPGUpdate):
         grad_logits = self._relaxed_gradient(relaxed, grad_actions)
         if config.regulariser == "logits":
             grad_logits += grad_regularised
+        information: tuple[Tensor, ...] = ()
+        if rows:
+            measured, own, other = self._information_gradients(all_logits, rows)
+            grad_logits[:, :, :rows] += own
+            grad_logits, information = torch.cat((grad_logits, other), dim=2), (measured,)
         grad = memory.policies.backward(self.policy.detached_layers, grad_logits, self.policy.grad_layers)
         _layer_gradient(obs, grad, self.policy.grad_layers[0])
-        return loss, self._apply_gradient(self.policy, self.policy_optimiser)
+        return loss, self._apply_gradient(self.policy, self.policy_optimiser), *information
+
+    def _information_gradients(self, logits: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the information loss `[M]` and its gradients, weighted, for R = `rows` pairs of logits.
+
+        Args:
+            logits: [M, A, B + R]; the last R rows are for changed observations of the first R.
+            rows: R.
+
+        Returns:
+            (loss [M], gradient of the first R rows, of the last R rows, both [M, A, R]).
+        """
+        pairs = torch.cat((logits[:, :, :rows], logits[:, :, -rows:]), dim=2)
+        actions = self._columns.with_zero_padding(self._noiseless(pairs))
+        own, other = actions[:, :, :rows], actions[:, :, rows:]
+        grad = (own - other).mul_(2.0 * self._config.information_weight / rows)
+        grads = self._relaxed_gradient(actions, torch.cat((grad, -grad), dim=2))
+        return information_loss(own, other), grads[:, :, :rows], grads[:, :, rows:]
 
     def _relaxed_gradient(self, relaxed: Tensor, grad: Tensor) -> Tensor:
         """Return the gradient `[M, A, B]` of the logits, given that of the actions `relaxed`."""

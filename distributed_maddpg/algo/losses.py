@@ -61,6 +61,16 @@ def actor_loss(q: Tensor, regularised: Tensor, valid: Tensor, weight: float) -> 
     return weight * square - q.mean(dim=1)
 
 
+def information_loss(actions: Tensor, counterfactual: Tensor) -> Tensor:
+    """Return the mean squared distance between actions and those with another private part, `[N]`.
+
+    Args:
+        actions: [N, A, R] without noise; zero in padding.
+        counterfactual: [N, A, R] actions of the same policies for another candidate in the private part.
+    """
+    return (actions - counterfactual).square().sum(dim=1).mean(dim=1)
+
+
 def gumbel_noise(uniform: Tensor) -> Tensor:
     """Convert uniform numbers u in [0, 1) to standard Gumbel noise g = -log(-log u), in place.
 

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from distributed_maddpg.algo.adam import Adam
+from distributed_maddpg.algo.information import Counterfactuals
 from distributed_maddpg.algo.losses import (
     actor_loss,
     critic_loss,
     gumbel_noise,
+    information_loss,
     one_hot_like,
     smoothing_noise,
     straight_through,
@@ -34,6 +36,8 @@ from distributed_maddpg.types import (
 )
 
 METRICS = ("critic_loss", "actor_loss", "q_mean", "critic_grad_norm", "actor_grad_norm")
+INFORMATION_ROWS = 0.25
+"""Share of a minibatch that information regularisation uses."""
 _MASKED_LOGIT = -1e9
 
 
@@ -191,10 +195,15 @@ class MADDPGUpdate:
         """Critic updates per update of policies and target networks."""
         self.updates_made = 0
         """Number of updates; decides when policies are updated. The learner sets it before each call."""
-        self._policy_metrics = torch.zeros(2, len(seeds) * spec.num_agents, device=device)
-        """[2, M] loss and gradient norm of the latest policy update."""
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         self._columns = _BatchColumns(spec, len(seeds), device)
+        parts = config.private_parts(spec) if config.information_weight else ()
+        self._counterfactuals = Counterfactuals(parts, len(seeds), device)
+        self.metrics = (*METRICS, "information") if self._counterfactuals else METRICS
+        """Names of the metrics that an update returns."""
+        count = len(self.metrics) - 3  # without those of the critics
+        self._policy_metrics = torch.zeros(count, len(seeds) * spec.num_agents, device=device)
+        """Loss and gradient norm of the latest policy update, and its information if that is measured."""
         self._gumbel_heads = _AgentMask([head == "gumbel" for head in config.heads(spec)], len(seeds), device)
         discrete = [kind == "discrete" for kind in spec.action_types]
         self._discrete_agents = _AgentMask(discrete, len(seeds), device)
@@ -244,18 +253,19 @@ class MADDPGUpdate:
             networks.flat.copy_(torch.where(frozen[:, None], rows, networks.flat))
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """Update every agent once on packed transitions `[S, B, width]`; return `METRICS` as `[5, M]`."""
+        """Update every agent once on packed transitions `[S, B, width]`; return `metrics` as `[K, M]`."""
         due = self.updates_made % self.policy_delay == 0
         self.updates_made += 1
         loss, q_mean, critic_norm = self._update_critics(batch)
         if due:
-            self._policy_metrics[0], self._policy_metrics[1] = self._update_policies(batch)
+            for row, value in zip(self._policy_metrics, self._update_policies(batch), strict=True):
+                row.copy_(value)
             with torch.no_grad():
                 for name, online in self._networks.items():
                     if target := self._networks.get(f"target_{name}"):
                         target.flat.lerp_(online.flat, self._config.tau)
-        actor, actor_norm = self._policy_metrics
-        return torch.stack((loss, actor, q_mean, critic_norm, actor_norm))
+        actor, *others = self._policy_metrics
+        return torch.stack((loss, actor, q_mean, critic_norm, *others))
 
     def per_network_state(self) -> dict[str, Tensor]:
         """Return the state with one row per network, `[M, ...]`: parameters, targets, Adam's moments."""
@@ -293,8 +303,8 @@ class MADDPGUpdate:
             return values[0]
         return torch.where(self._twin_critics.mask[:, :, 0], torch.minimum(*values), values[0])
 
-    def _update_policies(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Step the policies; return (losses, gradient norms), each `[M]`."""
+    def _update_policies(self, batch: Tensor) -> tuple[Tensor, ...]:
+        """Step the policies; return losses, gradient norms and, if measured, information, each `[M]`."""
         columns, config = self._columns, self._config
         logits = self.policy(columns.padded_obs(batch)).transpose(1, 2)  # [M, A, B]
         relaxed = self._relaxed(logits)
@@ -304,7 +314,24 @@ class MADDPGUpdate:
         q = self.critic.with_own_action(joint, change)
         regularised = logits if config.regulariser == "logits" else actions
         loss = actor_loss(q, regularised, columns.valid, config.regulariser_weight)
-        return loss.detach(), self._backward_and_apply(self.policy, self.policy_optimiser, loss)
+        if not self._counterfactuals:
+            return loss.detach(), self._backward_and_apply(self.policy, self.policy_optimiser, loss)
+        information = self._information(batch, logits)
+        total = loss + config.information_weight * information
+        norm = self._backward_and_apply(self.policy, self.policy_optimiser, total)
+        return loss.detach(), norm, information.detach()
+
+    def _information(self, batch: Tensor, logits: Tensor) -> Tensor:
+        """Return the information loss `[M]` in the first rows, whose logits are `[M, A, B]`."""
+        rows = self._information_rows(batch.shape[1])
+        obs = self._counterfactuals(self._columns.padded_obs(batch[:, :rows]))
+        counterfactual = self.policy(obs).transpose(1, 2)
+        actions = (self._noiseless(each) for each in (logits[:, :, :rows], counterfactual))
+        return information_loss(*(self._columns.with_zero_padding(each) for each in actions))
+
+    def _information_rows(self, batch_size: int) -> int:
+        """Return how many of a minibatch's rows information regularisation uses; 0 if it is off."""
+        return max(1, int(INFORMATION_ROWS * batch_size)) if self._counterfactuals else 0
 
     def _next_joint(self, batch: Tensor, logits: Tensor) -> Tensor:
         """Return the target critics' input `[S, B, J]`: next observations, actions for logits `[M, A, B]`."""
@@ -323,14 +350,26 @@ class MADDPGUpdate:
             return torch.sigmoid(logits)
         noise = gumbel_noise(self._random(Tensor.uniform_, logits))
         noisy = logits + (noise if self._frozen_mask is None else noise.masked_fill_(self._frozen_mask, 0.0))
-        if self._config.temperature != 1.0:
-            noisy = noisy / self._config.temperature
-        relaxed = torch.softmax(self._columns.with_masked_padding(noisy), dim=1)
+        relaxed = self._softmax(noisy)
         return (
             relaxed
             if self._gumbel_heads.all
             else torch.where(self._gumbel_heads.mask, relaxed, torch.sigmoid(logits))
         )
+
+    def _noiseless(self, logits: Tensor) -> Tensor:
+        """Return actions `[M, A, B]` for logits without noise, by head: sigmoid or softmax."""
+        if not self._gumbel_heads.any:
+            return torch.sigmoid(logits)
+        if self._gumbel_heads.all:
+            return self._softmax(logits)
+        return torch.where(self._gumbel_heads.mask, self._softmax(logits), torch.sigmoid(logits))
+
+    def _softmax(self, logits: Tensor) -> Tensor:
+        """Return the softmax of `logits [M, A, B]` over each agent's own actions, at the temperature."""
+        if self._config.temperature != 1.0:
+            logits = logits / self._config.temperature
+        return torch.softmax(self._columns.with_masked_padding(logits), dim=1)
 
     def _straight_through(self, relaxed: Tensor, hard: bool) -> Tensor:
         """Return actions `[M, A, B]`; if `hard`, those of discrete agents as one-hot vectors."""

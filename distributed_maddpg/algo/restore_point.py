@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distributed_maddpg.algo.maddpg import METRICS, MADDPGUpdate
+from distributed_maddpg.algo.maddpg import MADDPGUpdate
 
 
 class RestorePoint:
     """A copy of everything that an update changes and of its metrics; the memory is allocated once."""
 
     def __init__(self, update: MADDPGUpdate, metrics: Tensor) -> None:
-        """Save the state and metrics `[5, M]` of an update; all tensors must only be modified in place."""
+        """Save the state and metrics `[K, M]` of an update; all tensors must only be modified in place."""
         self._update, self._metrics = update, metrics
         self._tensors = [*update.state().values(), metrics]
         self._saved = [torch.empty_like(tensor) for tensor in self._tensors]
@@ -37,7 +37,7 @@ class RestorePoint:
 
     def find_not_finite(self) -> tuple[str, list[int]] | None:
         """Return the name of the first metric or state that is not finite, and in which of the M networks."""
-        metrics = dict(zip(METRICS, self._metrics[:, :, None], strict=True))
+        metrics = dict(zip(self._update.metrics, self._metrics[:, :, None], strict=True))
         for name, rows in (metrics | self._update.per_network_state()).items():
             bad = ~rows.isfinite().all(dim=1)
             if bad.any():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -47,8 +47,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise BadInput("config", str(path), f"is not valid TOML ({error})") from None
 
 
-def as_bad_input(error: Any, config_type: type) -> BadInput:
-    """Turn the first error of pydantic into a BadInput of one line."""
+def as_bad_input(errors: Sequence[Any], config_type: type) -> BadInput:
+    """Turn the first of pydantic's errors into a BadInput of one line; a missing setting is named last."""
+    error = min(errors, key=lambda each: each["type"] == "missing")
     path = [str(part) for part in error["loc"]]
     name = ".".join(path) or "config"
     if error["type"] == "value_error":
@@ -60,6 +61,8 @@ def as_bad_input(error: Any, config_type: type) -> BadInput:
             error["input"],
             f"no such setting; {did_you_mean(path[-1], _known_settings(config_type, path[:-1]))}",
         )
+    if error["type"] == "missing":
+        return BadInput(".".join(path[:-1]), error["input"], f"needs {path[-1]!r}")
     return BadInput(name, error["input"], error["msg"].lower())
 
 
@@ -67,5 +70,7 @@ def _known_settings(config_type: type, path: list[str]) -> list[str]:
     """Return the settings of the section at `path`."""
     section: Any = config_type
     for part in path:
-        section = get_type_hints(section)[part]
+        # A table with free keys, such as algorithm.private, has one type for all its values.
+        named = dataclasses.is_dataclass(section)
+        section = get_type_hints(section)[part] if named else get_args(section)[1]
     return [item.name for item in dataclasses.fields(section)]

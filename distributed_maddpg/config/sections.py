@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from distributed_maddpg.errors import BadInput, did_you_mean
-from distributed_maddpg.types import EnvSpec, InitialWeights
+from distributed_maddpg.types import EnvSpec, InitialWeights, PrivatePart
 
 Algorithm = Literal["maddpg", "ddpg", "matd3"]
 Head = Literal["sigmoid", "gumbel"]
@@ -37,6 +37,19 @@ def _require_positive(section: str, settings: object, *names: str, or_zero: bool
 def _require_hidden_sizes(name: str, sizes: tuple[int, ...]) -> None:
     fits = len(sizes) > 0 and all(0 < size <= _MAX_WIDTH for size in sizes)
     require(fits, name, sizes, f"needs one or more widths from 1 to {_MAX_WIDTH}")
+
+
+def _require_private_part(name: str, part: PrivatePart) -> None:
+    spans = (part.columns, *part.candidates)
+    for span in spans:
+        require(0 <= span[0] < span[1], name, span, "columns need a start of 0 or more and a later stop")
+    count, widths = len(part.candidates), {stop - start for start, stop in spans}
+    require(count > 1, f"{name}.candidates", part.candidates, "needs two or more")
+    require(len(widths) == 1, name, spans, "the private columns and all candidates need the same width")
+    for start, stop in part.candidates:
+        apart = stop <= part.columns[0] or start >= part.columns[1]
+        remedy = "a candidate must lie outside the private columns"
+        require(apart, f"{name}.candidates", (start, stop), remedy)
 
 
 class Section:
@@ -137,6 +150,11 @@ class AlgorithmConfig(Section):
     """Regularise the logits or the actions in the actor loss."""
     regulariser_weight: float = 1e-3
     """Weight of their mean square in the actor loss."""
+    information_weight: float = 0.0
+    """Weight of information regularisation in the actor loss: how much an agent's action differs if another
+    candidate stands in the private part of its observation. 0: off."""
+    private: dict[str, PrivatePart] = field(default_factory=dict)
+    """The private part of a team's observations, where the environment does not say it."""
     random_action_rows: float = 0.0
     """Probability, for each agent and batch row, that the target action is replaced by a uniform random one;
     with other_actions = current also the action of another agent."""
@@ -148,10 +166,18 @@ class AlgorithmConfig(Section):
         _require_positive("algorithm", self, "n_step", "temperature", "actor_lr", "critic_lr")
         remedy = f"must be at least {_MIN_TEMPERATURE:g}"
         require(self.temperature >= _MIN_TEMPERATURE, "algorithm.temperature", self.temperature, remedy)
-        zero_allowed = ("max_grad_norm", "regulariser_weight", "policy_delay", "target_noise")
+        zero_allowed = (
+            "max_grad_norm",
+            "regulariser_weight",
+            "policy_delay",
+            "target_noise",
+            "information_weight",
+        )
         _require_positive("algorithm", self, *zero_allowed, or_zero=True)
         for name, value in (("gamma", self.gamma), ("random_action_rows", self.random_action_rows)):
             require(0 <= value <= 1, f"algorithm.{name}", value, "must lie in [0, 1]")
+        for team, part in self.private.items():
+            _require_private_part(f"algorithm.private.{team}", part)
         for name, value in (("tau", self.tau), ("lr_end", self.lr_end)):
             require(0 < value <= 1, f"algorithm.{name}", value, "must lie in (0, 1]")
 
@@ -160,6 +186,22 @@ class AlgorithmConfig(Section):
         for team in self.team_overrides:
             require(team in spec.teams, "algorithm.team_overrides", team, did_you_mean(team, set(spec.teams)))
         return tuple(self.team_overrides.get(team, self.name) for team in spec.teams)
+
+    def private_parts(self, spec: EnvSpec) -> tuple[PrivatePart | None, ...]:
+        """Return the private part of each agent's observation: the setting's, or the environment's."""
+        for team in self.private:
+            require(team in spec.teams, "algorithm.private", team, did_you_mean(team, set(spec.teams)))
+        known = spec.private_parts or (None,) * spec.num_agents
+        parts = tuple(self.private.get(team, own) for team, own in zip(spec.teams, known, strict=True))
+        for team, part, size in zip(spec.teams, parts, spec.observation_sizes, strict=True):
+            for start, stop in (part.columns, *part.candidates) if part else ():
+                remedy = f"observations have {size} columns"
+                require(stop <= size, f"algorithm.private.{team}", (start, stop), remedy)
+        return parts
+
+    def measures_information(self, spec: EnvSpec) -> bool:
+        """Return whether the actor loss of any agent contains the information term."""
+        return self.information_weight > 0 and any(self.private_parts(spec))
 
     def updates_per_policy_update(self, spec: EnvSpec) -> int:
         """Return the number of critic updates per update of policies and targets."""

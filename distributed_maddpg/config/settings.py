@@ -105,7 +105,7 @@ class MADDPGConfig(Section):
             # Through JSON, where "strict" accepts a list for a tuple, but not "3" for 3.
             config: MADDPGConfig = _parser().validate_json(text, strict=True)
         except ValidationError as error:
-            raise as_bad_input(error.errors(include_url=False)[0], MADDPGConfig) from None
+            raise as_bad_input(error.errors(include_url=False), MADDPGConfig) from None
         return config
 
     @staticmethod

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from distributed_maddpg.envs import streams
 from distributed_maddpg.envs.base import State, check_keys, checked_integers
 from distributed_maddpg.errors import BadInput, did_you_mean
-from distributed_maddpg.types import EnvSpec, FloatArray, checked_array
+from distributed_maddpg.types import EnvSpec, FloatArray, PrivatePart, checked_array
 
 NUM_ACTIONS = 5
 OPTIONS_NOT_IN_MPE2 = ("squared_adversary_reward", "velocity_first")
@@ -81,11 +81,15 @@ class AdversaryOptions:
         landmarks = self.N if self.num_landmark_neighbors is None else self.num_landmark_neighbors
         others = self.N if self.num_agent_neighbors is None else self.num_agent_neighbors
         width = 2 * (landmarks + others)
+        # A good agent observes the goal, then the landmarks; with fewer than two it could be no other.
+        candidates = tuple((2 + 2 * k, 4 + 2 * k) for k in range(min(landmarks, self.N)))
+        goal = PrivatePart((0, 2), candidates) if len(candidates) > 1 else None
         return EnvSpec(
             agents=("adversary_0", *(f"agent_{i}" for i in range(self.N))),
             observation_sizes=(width,) + (width + 2,) * self.N,
             action_sizes=(NUM_ACTIONS,) * (self.N + 1),
             action_types=("continuous" if self.continuous_actions else "discrete",) * (self.N + 1),
+            private_parts=(None,) + (goal,) * self.N if goal else (),
         )
 
 

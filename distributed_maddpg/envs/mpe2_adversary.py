@@ -6,6 +6,7 @@ It uses the kernel's state format and random streams, so each can continue from 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ class MPE2AdversaryEnv(PettingZooVectorEnv):
         self.options = AdversaryOptions.from_kwargs(kwargs)
         squared, velocity_first = (kwargs.pop(name, False) for name in OPTIONS_NOT_IN_MPE2)
         super().__init__(lambda: factory(**kwargs), num_envs, seed, "simple_adversary")
+        self.spec = replace(self.spec, private_parts=self.options.spec.private_parts)
         for env in self.envs:
             if squared:
                 env.unwrapped.scenario.adversary_reward = _minus_squared_distance

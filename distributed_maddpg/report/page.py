@@ -84,12 +84,19 @@ def _training_figures(metrics: dict[str, list[float]]) -> list[Figure]:
             if name.startswith(prefix) and name.endswith(suffix)
         ]
 
+    # An agent without a private part gives nothing away.
+    information = [
+        curve for curve in curves("learners/", "/information") if any(value > 0 for value in curve[1][1])
+    ]
+    title = "How much actions tell of the private part of observations"
+    given_away = [(title, "squared distance of actions", information)] if information else []
     return [
         (
             "Training return per episode, with exploration",
             "return",
             curves("env_runners/agent_episode_returns_mean/"),
         ),
+        *given_away,
         ("Critic loss", "mean squared TD error", curves("learners/", "/critic_loss")),
         ("Mean Q", "value", curves("learners/", "/q_mean")),
         ("Collecting", "env steps per second", [("env steps", (x, metrics["env_steps_per_s"]), True)]),

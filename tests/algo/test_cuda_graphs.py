@@ -11,16 +11,21 @@ import torch
 from distributed_maddpg.algo.cuda_graphs import CUDAGraphUpdates
 from distributed_maddpg.algo.device_replay import DeviceReplay
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
-from distributed_maddpg.algo.maddpg import METRICS
 from distributed_maddpg.config import AlgorithmConfig
-from distributed_maddpg.types import EnvSpec
+from distributed_maddpg.types import EnvSpec, PrivatePart
 
 SPEC = EnvSpec(("red_0", "blue_0"), (3, 2), (2, 3), ("continuous", "discrete"))
 CONTINUOUS = EnvSpec(SPEC.agents, (3, 2), (2, 3), ("continuous", "continuous"))
 NOISY = AlgorithmConfig(policy_hidden_sizes=(6, 5), critic_hidden_sizes=(6,), policy_head="auto")
 QUIET = replace(NOISY, policy_head="sigmoid")
 MIXED = replace(NOISY, random_action_rows=0.3, other_actions="current", team_overrides={"red": "ddpg"})
-CASES = {"noisy": (NOISY, SPEC), "quiet": (QUIET, CONTINUOUS), "mixed": (MIXED, SPEC)}
+PRIVATE = replace(NOISY, information_weight=2.0, private={"red": PrivatePart((0, 1), ((1, 2), (2, 3)))})
+CASES = {
+    "noisy": (NOISY, SPEC),
+    "quiet": (QUIET, CONTINUOUS),
+    "mixed": (MIXED, SPEC),
+    "information": (PRIVATE, SPEC),
+}
 BATCH = 8
 
 
@@ -29,7 +34,7 @@ class Setup:
 
     def __init__(self, config=NOISY, spec=SPEC, device="cpu"):
         self.update = HandwrittenUpdate(config, spec, torch.device(device), (1, 2))
-        self.metrics = torch.zeros(len(METRICS), 4, device=device)
+        self.metrics = torch.zeros(len(self.update.metrics), 4, device=device)
         self.replay = DeviceReplay(20, SPEC.transitions.width, self.update.generators)
         self.graph_updates = CUDAGraphUpdates(self.update, self.replay, self.metrics, BATCH)
         self.add(30, newest=30)

@@ -10,7 +10,7 @@ from torch import nn
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
 from distributed_maddpg.algo.maddpg import METRICS, MADDPGUpdate, _PaddedGather
 from distributed_maddpg.config import AlgorithmConfig
-from distributed_maddpg.types import EnvSpec
+from distributed_maddpg.types import EnvSpec, PrivatePart
 
 CPU = torch.device("cpu")
 NAMES = ("red_0", "blue_0", "blue_1")
@@ -18,6 +18,12 @@ CONTINUOUS = EnvSpec(NAMES, (3, 2, 4), (2, 3, 1), ("continuous",) * 3)
 DISCRETE = EnvSpec(NAMES, (3, 2, 4), (2, 3, 4), ("discrete",) * 3)
 MIXED = EnvSpec(NAMES, (3, 2, 4), (2, 3, 1), ("continuous", "discrete", "continuous"))
 EVEN = EnvSpec(NAMES, (3, 3, 3), (2, 2, 2), ("continuous",) * 3)
+OF_TWO, OF_THREE = PrivatePart((0, 1), ((1, 2), (2, 3))), PrivatePart((1, 2), ((0, 1), (2, 3), (3, 4)))
+OF_TWO_OTHERS = PrivatePart((1, 2), ((0, 1), (2, 3)))
+PRIVATE = EnvSpec(NAMES, (3, 4, 4), (2, 3, 3), ("continuous",) * 3, (OF_TWO, OF_THREE, OF_THREE))
+PRIVATE_MIXED = EnvSpec(
+    NAMES, (3, 2, 4), (2, 3, 1), ("continuous", "discrete", "continuous"), (OF_TWO, None, OF_THREE)
+)
 SMALL = AlgorithmConfig(
     policy_hidden_sizes=(7, 5), critic_hidden_sizes=(8,), regulariser_weight=0.1, max_grad_norm=0.05, tau=0.1
 )
@@ -46,6 +52,9 @@ def make_batch(spec, size=16, seed=0):
     for columns, count, kind in zip(layout.actions, spec.action_sizes, spec.action_types, strict=True):
         draws = torch.rand(size, count, generator=generator)
         batch[:, columns] = one_hot(draws) if kind == "discrete" else draws
+    for part, columns in zip(spec.private_parts, layout.obs, strict=False):
+        for row, obs in enumerate(batch[:, columns] if part else ()):
+            obs[slice(*part.columns)] = obs[slice(*part.candidates[row % len(part.candidates)])]
     terminated = torch.rand(size, 3, generator=generator) < 0.3
     batch[:, layout.discounts] = torch.where(terminated, 0.0, 0.95).to(batch.dtype)
     return batch
@@ -113,7 +122,7 @@ class PlainUpdate:
             self.actor_metrics = self.delayed(batch)
         self.updates += 1
         return torch.tensor([own + late for own, late in zip(metrics, self.actor_metrics, strict=True)]).T[
-            [0, 3, 1, 2, 4]
+            [0, 3, 1, 2, 4, 5][: 6 if self.config.information_weight else 5]
         ]
 
     def delayed(self, batch):
@@ -126,15 +135,17 @@ class PlainUpdate:
         if config.other_actions == "current":
             others = self.randomised([action.detach() for action in actions])
         losses = [self.policy_loss(i, batch, logits[i], actions[i], others) for i in range(3)]
+        told = [self.information(i, batch) for i in range(3)]
         norms = {}
         for group in self.groups:
-            agent, loss = self.agents[group[0]], sum(losses[i] for i in group) / len(group)
+            total = [losses[i] + config.information_weight * told[i] for i in group]
+            agent, loss = self.agents[group[0]], sum(total) / len(group)
             norms |= dict.fromkeys(group, self.step(agent.policy, agent.policy_optimiser, loss))
             polyak(agent.policy, agent.target_policy, config.tau)
         for a in self.agents:
             for critic, target in zip(a.critics, a.target_critics, strict=True):
                 polyak(critic, target, config.tau)
-        return [[losses[i].item(), norms[i]] for i in range(3)]
+        return [[losses[i].item(), norms[i], told[i].item()] for i in range(3)]
 
     def critic_step(self, i, batch, next_joint):
         layout, agent = self.spec.transitions, self.agents[i]
@@ -155,6 +166,27 @@ class PlainUpdate:
         q = agent.critic(self.seen(i, torch.cat(joint, 1)))
         small = logits if self.config.regulariser == "logits" else action
         return self.config.regulariser_weight * (small**2).mean() - q.mean()
+
+    def information(self, i, batch):
+        """Return how far an action is from that for each other candidate in turn, row by row."""
+        part = self.config.private_parts(self.spec)[i]
+        if part is None or self.config.information_weight == 0:
+            return torch.zeros(())
+        distances = []
+        for row in range(len(batch) // 4):
+            obs = batch[row, self.spec.transitions.obs[i]]
+            other = obs.clone()
+            values = [obs[slice(*columns)] for columns in part.candidates]
+            values = [value for value in values if not torch.equal(value, obs[slice(*part.columns)])]
+            other[slice(*part.columns)] = values[row % (len(part.candidates) - 1)]
+            own, else_ = (self.noiseless(i, self.agents[i].policy(each)) for each in (obs, other))
+            distances.append(((own - else_) ** 2).sum())
+        return torch.stack(distances).mean()
+
+    def noiseless(self, i, logits):
+        if self.config.heads(self.spec)[i] == "sigmoid":
+            return torch.sigmoid(logits)
+        return torch.softmax(logits / self.config.temperature, 0)
 
     def step(self, network, optimiser, loss):
         optimiser.zero_grad()
@@ -250,6 +282,17 @@ CASES = {
     "matd3_without_smoothing": (CONTINUOUS, {"name": "matd3", "target_noise": 0.0, "policy_delay": 3}),
     "delayed_policies": (DISCRETE, {"policy_delay": 2}),
     "matd3_beside_ddpg": (CONTINUOUS, {"name": "matd3", "team_overrides": {"red": "ddpg"}}),
+    "information": (PRIVATE, {"information_weight": 2.0}),
+    "information_gumbel_shared": (
+        PRIVATE,
+        {"information_weight": 2.0, "policy_head": "gumbel", "temperature": 0.7, "share_policies": True},
+    ),
+    "information_mixed": (PRIVATE_MIXED, {"information_weight": 0.5, "max_grad_norm": 0.0}),
+    "information_matd3": (PRIVATE, {"information_weight": 2.0, "name": "matd3"}),
+    "information_of_a_setting": (
+        PRIVATE_MIXED,
+        {"information_weight": 2.0, "private": {"red": OF_TWO_OTHERS}},
+    ),
     "random_rows": (CONTINUOUS, {"random_action_rows": 0.4}),
     "random_rows_current": (MIXED, {"random_action_rows": 0.4, "other_actions": "current"}),
     "random_rows_discrete": (DISCRETE, {"random_action_rows": 1.0, "other_actions": "current"}),

@@ -17,6 +17,11 @@ from distributed_maddpg.types import EnvSpec
 SPEC = EnvSpec(("adversary_0", "agent_0", "agent_1"), (8, 10, 10), (5,) * 3, ("continuous",) * 3)
 DISCRETE = EnvSpec(("adversary_0", "agent_0"), (8, 10), (5, 5), ("continuous", "discrete"))
 
+
+def private(columns, candidates):
+    return {"algorithm": {"private": {"a": {"columns": columns, "candidates": candidates}}}}
+
+
 BAD = [
     ({"sed": 1}, "sed = 1: no such setting; did you mean 'seed'?"),
     ({"learner": {"batchsize": 8}}, "learner.batchsize = 8: no such setting; did you mean 'batch_size'?"),
@@ -70,6 +75,22 @@ BAD = [
         {"learner": {"batch_size": 2_000_000}},
         "learner.batch_size = 2000000: is more than replay.capacity (1000000)",
     ),
+    ({"algorithm": {"information_weight": -1.0}}, "algorithm.information_weight = -1.0: must be zero or"),
+    ({"algorithm": {"private": {"a": {}}}}, "algorithm.private.a = {}: needs 'columns'"),
+    (private([0, 2], [[2, 4]]), "algorithm.private.a.candidates = ((2, 4),): needs two or more"),
+    (
+        private([0, 2], [[2, 4], [4, 5]]),
+        "algorithm.private.a = ((0, 2), (2, 4), (4, 5)): the private columns",
+    ),
+    (private([2, 2], [[2, 4], [4, 6]]), "algorithm.private.a = (2, 2): columns need a start of 0 or more"),
+    (private([-2, 0], [[2, 4], [4, 6]]), "algorithm.private.a = (-2, 0): columns need a start of 0 or more"),
+    (private([0, 2], [[1, 3], [4, 6]]), "algorithm.private.a.candidates = (1, 3): a candidate must lie"),
+    (private([0], [[2, 4], [4, 6]]), "algorithm.private.a.columns"),
+    (private([0, 2], 3), "algorithm.private.a.candidates = 3: input should be a valid array"),
+    (
+        {"algorithm": {"private": {"a": {"columns": [0, 1], "candidate": []}}}},
+        "algorithm.private.a.candidate = []: no such setting; did you mean 'candidates'?",
+    ),
     ({"algorithm": {"n_step": 5}}, "algorithm.n_step = 5: is more than rollout.fragment_steps (4)"),
     ({"algorithm": {"lr_end": 0.0}}, "algorithm.lr_end = 0.0: must lie in (0, 1]"),
     ({"exploration": {"episode_offset": -1.0}}, "exploration.episode_offset = -1.0: must be zero or"),
@@ -98,6 +119,13 @@ def test_presets_are_valid_and_survive_toml(name, tmp_path):
     (tmp_path / "config.toml").write_text(config.to_toml())
     assert MADDPGConfig.from_toml(tmp_path / "config.toml") == config
     assert MADDPGConfig.from_dict(config.to_dict()) == config
+
+
+def test_private_parts_survive_toml(tmp_path):
+    config = MADDPGConfig.from_dict(private([0, 2], [[2, 4], [4, 6]]))
+    (tmp_path / "config.toml").write_text(config.to_toml())
+    assert MADDPGConfig.from_toml(tmp_path / "config.toml") == config
+    assert config.algorithm.private["a"].candidates == ((2, 4), (4, 6))
 
 
 def test_an_unknown_preset_names_the_nearest():

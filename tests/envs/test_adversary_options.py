@@ -4,6 +4,7 @@ import pytest
 from distributed_maddpg.envs.adversary_options import AdversaryOptions, checked_state
 from distributed_maddpg.envs.simple_adversary import SimpleAdversary
 from distributed_maddpg.errors import BadInput
+from distributed_maddpg.types import PrivatePart
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,26 @@ def test_sizes_follow_the_neighbours():
     assert AdversaryOptions(N=2).spec.observation_sizes == (8, 10, 10)
     assert AdversaryOptions(N=3, num_agent_neighbors=1).spec.observation_sizes == (8, 10, 10, 10)
     assert AdversaryOptions(N=1, num_landmark_neighbors=4).spec.observation_sizes == (10, 12)
+
+
+def test_the_goal_is_private_to_good_agents_and_could_be_any_landmark():
+    def parts(**kwargs):
+        return AdversaryOptions(**kwargs).spec.private_parts
+
+    assert parts(N=2) == (None, *[PrivatePart((0, 2), ((2, 4), (4, 6)))] * 2)
+    assert parts(N=3, num_landmark_neighbors=2) == (None, *[PrivatePart((0, 2), ((2, 4), (4, 6)))] * 3)
+    assert parts(N=2, num_landmark_neighbors=5) == parts(N=2), "the rest are zeros"
+    assert parts(N=1) == parts(N=3, num_landmark_neighbors=1) == (), "there is nothing else it could be"
+
+
+def test_the_private_part_is_one_of_its_candidates():
+    env = SimpleAdversary(50, 0, N=4)
+    obs = env.reset()
+    for own, part in zip(obs, env.spec.private_parts, strict=True):
+        if part:
+            candidates = np.stack([own[:, slice(*columns)] for columns in part.candidates])
+            goal = env.get_state()["goal_landmark"]
+            np.testing.assert_array_equal(candidates[goal, np.arange(50)], own[:, slice(*part.columns)])
 
 
 def a_state():

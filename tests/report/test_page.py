@@ -54,6 +54,18 @@ def test_curves_carry_the_smoothed_and_the_raw_values(run_dir):
     assert re.search(r'"name":"coverage"[^}]*"y":\[10\.0,35\.0\]', page)
 
 
+def test_what_is_given_away_is_drawn_for_those_with_something_to_hide(run_dir):
+    assert "How much actions tell" not in write_report(run_dir).read_text()
+    header, *rows = METRICS.splitlines()
+    table = [f"{header},learners/red_0/information,learners/blue_0/information"]
+    table += [f"{row},{told}" for row, told in zip(rows, ("nan,nan", "0.125,0"), strict=True)]
+    (run_dir / "metrics.csv").write_text("\n".join(table) + "\n")
+    page = write_report(run_dir).read_text()
+    assert "How much actions tell of the private part" in page
+    assert re.search(r'"name":"red_0","x":\[100\.0,200\.0\],"y":\[null,0\.125\]', page)
+    assert '"name":"blue_0"' not in page
+
+
 def test_the_folders_name_is_escaped(run_dir):
     page = write_report(run_dir).read_text()
     assert "<h1>a &lt;run&gt;</h1>" in page
