@@ -93,13 +93,10 @@ BAD = {
         "config = 'none.toml': cannot be read (No such file",
     ),
     "no episodes": (["evaluate", "x", "--episodes", "0"], "--episodes = 0: must be positive"),
-    "updates of nothing": (
-        ["evaluate", "x", "--best-response-updates", "9"],
-        "--best-response-updates = 9: needs --best-response",
-    ),
-    "updates without end": (
-        ["evaluate", "x", "--best-response", "--best-response-updates", str(10**18)],
-        "--best-response-updates = 1000000000000000000: must be positive, and below 1,000,000,000",
+    "budget of nothing": (["evaluate", "x", "--budget", "9"], "--budget = 9.0: needs --best-response"),
+    "budget without end": (
+        ["evaluate", "x", "--best-response", "--budget", "inf"],
+        "--budget = inf: must be positive, and below 1,000,000,000",
     ),
     "negative seed": (["evaluate", "x", "--seed", "-1"], "seed = -1"),
     "no checkpoint named": (["evaluate"], "checkpoint"),
@@ -294,20 +291,23 @@ def test_evaluate_shows_a_table_on_stderr(run, capsys):
     assert captured.out == ""
     assert "Greedy returns, 2 episodes" in captured.err
     assert "Trained and scripted teams against each other" in captured.err
-    assert "new team" not in captured.err
+    assert "strongest opponent" not in captured.err
 
 
 def test_evaluate_tries_to_exploit_the_run_if_asked(run, capsys):
-    response = ["--best-response", "--best-response-updates", "11", "--episodes", "50"]
+    response = ["--best-response", "--budget", "0.002", "--episodes", "50"]
     assert main(["evaluate", str(run), *response, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["best_response"]
-    updates = found["updates"]
-    assert 11 <= updates < 30 and found["agent"]["episodes"] == 50
-    assert "bounds" not in found["agent"]
-    informed = found["adversary"]["bounds"]["informed"]
-    assert informed["success"] > found["adversary"]["success"]["adversary"]
+    adversary, agents = (found["teams"][team] for team in ("adversary", "agent"))
+    assert agents["strongest"]["return"]["episodes"] == 50
+    assert "bounds" not in agents
+    informed = adversary["bounds"]["informed"]
+    strongest = adversary["strongest"]["final_distance"]
+    assert informed["final_distance"] < strongest["final_distance_mean"]["adversary"]
     assert main(["evaluate", str(run), *response]) == 0
-    assert f"A new team against the trained others, after {updates} updates" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "The strongest opponent in the place of adversary, on other start states" in shown
+    assert "How well the history of observations tells the private part" in shown
 
 
 def test_resume_continues_counts_and_curves(capsys, tmp_path):

@@ -31,27 +31,26 @@ class EvaluateCommand:
     matchups: bool = True
     """Also play the teams against scripted ones: up to nine more evaluations."""
     best_response: bool = False
-    """Also train a new opponent of each team, to show how far the team can be exploited. The opponents are
-    weak, so the figures are optimistic: stronger ones may gain more."""
-    best_response_updates: int = 5_000
-    """Updates for which each new opponent learns, rounded up to whole fragments; 5,000 take about 25 s."""
+    """Also search for the strongest opponent of each team, and learn to tell from outside what is private to
+    a team. In environments other than simple_adversary the opponents are weak and the figures optimistic."""
+    budget: float = 1.0
+    """Multiplies how long each opponent of --best-response learns; 1 takes about three minutes."""
     json: bool = False
     """Print one JSON object on stdout instead of tables."""
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_numbers(self, positive=("episodes", "best_response_updates"), not_negative=("seed",))
-        updates = self.best_response_updates
-        if not self.best_response and updates != EvaluateCommand.best_response_updates:
-            raise BadInput("--best-response-updates", updates, "needs --best-response")
+        check_numbers(self, positive=("episodes", "budget"), not_negative=("seed",))
+        if not self.best_response and self.budget != EvaluateCommand.budget:
+            raise BadInput("--budget", self.budget, "needs --best-response")
 
 
 def run(arguments: list[str]) -> None:
     """Run the command with these arguments."""
     command = parse(EvaluateCommand, "evaluate", arguments)
 
+    from distributed_maddpg.best_response.search import best_responses  # noqa: PLC0415
     from distributed_maddpg.evaluation.matchups import evaluate_matchups  # noqa: PLC0415
-    from distributed_maddpg.experiments.exploitability import best_responses  # noqa: PLC0415
     from distributed_maddpg.report.scorecard import scorecard_tables  # noqa: PLC0415
     from distributed_maddpg.run.folder import newest_checkpoint  # noqa: PLC0415
     from distributed_maddpg.run.progress import Progress  # noqa: PLC0415
@@ -69,7 +68,7 @@ def run(arguments: list[str]) -> None:
         if command.matchups:
             card["matchups"] = evaluate_matchups(*run, command.episodes, command.seed)
         if command.best_response:
-            budget = (command.best_response_updates, command.seed)
-            card["best_response"] = best_responses(*run, scorecard, *budget, progress.note)
+            found = best_responses(*run, scorecard, command.budget, command.seed, progress.note)
+            card["best_response"] = found
     result = {"checkpoint": path, "seed": command.seed, **card}
     print_result(result, scorecard_tables(card), command.json, progress)

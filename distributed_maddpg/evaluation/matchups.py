@@ -11,7 +11,12 @@ import numpy as np
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.evaluation.episodes import evaluate, evaluation_env, greedy_policy
 from distributed_maddpg.evaluation.scorecard import Scorecard
-from distributed_maddpg.evaluation.scripted import combine_teams, random_policy, straight_to_goal_policy
+from distributed_maddpg.evaluation.scripted import (
+    combine_teams,
+    goal_targets,
+    random_policy,
+    scripted_policy,
+)
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import FloatArray
 
@@ -58,7 +63,7 @@ def evaluate_matchup(
         policies = {
             "trained": greedy_policy(config, env, parameters),
             "random": random_policy(env.spec, np.random.default_rng(seed)),
-            "straight": straight_to_goal_policy(env.spec, env.get_state, velocity_first),
+            "straight": scripted_policy(env.spec, env.get_state, goal_targets, velocity_first),
         }
         policy = combine_teams(env.spec, {team: policies[player] for team, player in players.items()})
         return evaluate(env, policy, num_episodes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from distributed_maddpg.report.tables import Table
@@ -70,23 +70,71 @@ def _matchups(card: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _responses(card: Mapping[str, Any]) -> Iterator[Table]:
-    if "best_response" not in card:
+    found = card.get("best_response")
+    if found is None:
         return
-    responses = {team: found for team, found in card["best_response"].items() if team != "updates"}
-    rows: list[tuple[str, ...]] = []
-    limits: list[tuple[str, ...]] = []
-    for team, found in responses.items():
+    for team, own in found["teams"].items():
+        yield _opponents(team, own["opponents"])
+        yield _strongest(team, own["strongest"], own["optimistic"])
+        if "bounds" in own:
+            yield _bounds(own["bounds"])
+    if found["private"]:
+        yield _told(found["private"])
+
+
+def _opponents(team: str, opponents: Sequence[Mapping[str, Any]]) -> Table:
+    rows = []
+    for own in opponents:
+        updates = f"{own['curve'][-1]['updates']:,}" if own["curve"] else ""
+        seed, distance = _optional(own["seed"], "d"), _optional(own["final_distance"], ".3f")
+        rows.append((own["name"], seed, updates, f"{own['episode_return']:+.2f}", distance))
+    headers = ("opponent", "seed", "updates", "return", "adversary's final distance")
+    return Table(f"Opponents tried in the place of {team}, one of which is chosen", headers, rows)
+
+
+def _strongest(team: str, strongest: Mapping[str, Mapping[str, Any]], optimistic: bool) -> Table:
+    rows = []
+    for criterion, own in strongest.items():
         known: tuple[str, ...] = ()
-        if "success" in found:
-            known = (*_rates(found["success"]), f"{found['final_distance_mean']['adversary']:.3f}")
-        rows.append((team, f"{found['return_gain']:+.2f}", *known))
-        for name, of in found.get("bounds", {}).items():
-            limits.append((name, f"{of['success']:.1f}", f"{of['final_distance']:.3f}"))
-    known_headers = (*_RATE_HEADERS, "adversary's final distance") if "success" in card else ()
-    title = f"A new team against the trained others, after {card['best_response']['updates']:,} updates"
-    yield Table(title, ("new team", "gain in return", *known_headers), rows)
-    if limits:
-        yield Table("The best an adversary can reach", ("adversary", "success %", "final distance"), limits)
+        if "success" in own:
+            interval = _interval(own["ci95"]["final_distance_mean"]["adversary"], ".3f")
+            known = (*_rates(own["success"]), f"{own['final_distance_mean']['adversary']:.3f}", interval)
+        rows.append((criterion.replace("_", " "), own["name"], f"{own['return_gain']:+.2f}", *known))
+    headers: tuple[str, ...] = ("by", "opponent", "gain in return")
+    if known:
+        headers = (*headers, *_RATE_HEADERS, "adversary's final distance", "95 % interval")
+    title = f"The strongest opponent in the place of {team}, on other start states"
+    weak = ". All that were tried are weak: an optimistic figure" if optimistic else ""
+    return Table(title + weak, headers, rows)
+
+
+def _bounds(bounds: Mapping[str, Mapping[str, float]]) -> Table:
+    rows = [
+        (
+            name.replace("_", " "),
+            f"{of['success']:.1f}",
+            f"{of['final_distance']:.3f}",
+            *(_optional(of.get(key), ".1f") for key in ("agents", "coverage")),
+        )
+        for name, of in bounds.items()
+    ]
+    headers = ("adversary", "success %", "final distance", "agents %", "coverage %")
+    return Table("What an adversary can reach", headers, rows)
+
+
+def _told(private: Mapping[str, Mapping[str, Any]]) -> Table:
+    rows = []
+    for team, own in private.items():
+        length = len(own["accuracy"])
+        for step in sorted({max(1, length * part // 5) for part in range(1, 6)}):
+            known = (own["accuracy"][step - 1], own["probability"][step - 1], own["chance"])
+            rows.append((team, str(step), *(f"{value:.1f}" for value in known)))
+    headers = ("private part of", "after step", "right %", "sure %", "chance %")
+    return Table("How well the history of observations tells the private part", headers, rows)
+
+
+def _optional(value: float | None, form: str) -> str:
+    return "" if value is None else f"{value:{form}}"
 
 
 def _rates(rates: Mapping[str, float]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from distributed_maddpg.envs import make_vector_env
-from distributed_maddpg.evaluation.scripted import combine_teams, random_policy, straight_to_goal_policy
+from distributed_maddpg.evaluation.scripted import combine_teams, goal_targets, random_policy, scripted_policy
 
 
 @pytest.mark.parametrize("velocity_first", [True, False])
@@ -11,7 +11,7 @@ def test_all_agents_reach_the_goal_and_stop_there(continuous, velocity_first):
     rules = {"N": 3, "max_cycles": 40, "continuous_actions": continuous, "velocity_first": velocity_first}
     env = make_vector_env("simple_adversary", 200, 0, **rules)
     obs = env.reset()
-    play = straight_to_goal_policy(env.spec, env.get_state, velocity_first)
+    play = scripted_policy(env.spec, env.get_state, goal_targets, velocity_first)
     for _ in range(40):
         obs = env.step(play(obs)).obs
     assert env.final_distances()[:, :, 0].max() < (1e-3 if continuous else 0.12)

@@ -27,11 +27,39 @@ def titled(card):
     return {table.title: table for table in scorecard_tables(card)}
 
 
+def opponent(**changes):
+    curve = [{"updates": 250, "episode_return": -20.0, "final_distance": 0.6}]
+    return {
+        "name": "recurrent, return",
+        "seed": 1,
+        "episode_return": -15.0,
+        "final_distance": 0.4,
+        "curve": curve,
+        **changes,
+    }
+
+
 def test_every_number_of_a_card_stands_in_a_table():
     matchup = {**MATCHUP, "success": RATES, "delta": 50.0}
-    new_team = {"return_gain": 1.5, "success": RATES, "final_distance_mean": CARD["final_distance_mean"]}
-    bounds = {"bounds": {"uninformed": {"success": 67.2, "final_distance": 0.521}}}
-    response = {"updates": 5000, "adversary": {**new_team, **bounds}, "agent": new_team}
+    strongest = {
+        "name": "centroid",
+        "return_gain": 1.5,
+        "success": RATES,
+        "final_distance_mean": CARD["final_distance_mean"],
+        "ci95": {"final_distance_mean": {"adversary": (0.48, 0.52)}},
+    }
+    bounds = {
+        "uninformed": {"success": 67.2, "final_distance": 0.521},
+        "blind_team": {"success": 34.5, "final_distance": 0.52, "agents": 100.0, "coverage": 99.9},
+    }
+    adversary = {
+        "opponents": [opponent(), opponent(name="centroid", seed=None, curve=[])],
+        "strongest": {"return": strongest, "final_distance": strongest},
+        "optimistic": False,
+        "bounds": bounds,
+    }
+    told = {"chance": 50.0, "accuracy": [51.0, 60.0, 70.0], "probability": [50.0, 55.0, 65.0]}
+    response = {"budget": 1.0, "teams": {"adversary": adversary}, "private": {"agent": told}}
     tables = titled({**CARD, "matchups": [matchup], "best_response": response})
     rows = [table.rows for table in tables.values()]
     assert rows == [
@@ -44,8 +72,20 @@ def test_every_number_of_a_card_stands_in_a_table():
         ],
         [("0.1", "90.0", "40.0", "50.0", "50.0")],
         [("random", "trained", "-1.00", "+2.00", "90.0", "40.0", "50.0", "50.0")],
-        [(team, "+1.50", "90.0", "40.0", "50.0", "0.500") for team in ("adversary", "agent")],
-        [("uninformed", "67.2", "0.521")],
+        [
+            ("recurrent, return", "1", "250", "-15.00", "0.400"),
+            ("centroid", "", "", "-15.00", "0.400"),
+        ],
+        [
+            (by, "centroid", "+1.50", "90.0", "40.0", "50.0", "0.500", "0.480 to 0.520")
+            for by in ("return", "final distance")
+        ],
+        [("uninformed", "67.2", "0.521", "", ""), ("blind team", "34.5", "0.520", "100.0", "99.9")],
+        [
+            ("agent", "1", "51.0", "50.0", "50.0"),
+            ("agent", "2", "60.0", "55.0", "50.0"),
+            ("agent", "3", "70.0", "65.0", "50.0"),
+        ],
     ]
     for table in tables.values():
         assert {len(row) for row in table.rows} == {len(table.headers)}
@@ -53,11 +93,17 @@ def test_every_number_of_a_card_stands_in_a_table():
 
 def test_without_landmarks_only_returns_are_shown():
     card = {name: CARD[name] for name in ("episodes", "agent_episode_returns_mean", "ci95")}
-    response = {"updates": 10, "speaker": {"return_gain": 0.5}}
+    speaker = {
+        "opponents": [opponent(name="MADDPG", seed=0, final_distance=None)],
+        "strongest": {"return": {"name": "MADDPG", "return_gain": 0.5}},
+        "optimistic": True,
+    }
+    response = {"budget": 1.0, "teams": {"speaker": speaker}, "private": {}}
     tables = titled({**card, "matchups": [MATCHUP], "best_response": response})
     assert [table.rows for table in tables.values()][1:] == [
         [("random", "trained", "-1.00", "+2.00")],
-        [("speaker", "+0.50")],
+        [("MADDPG", "0", "250", "-15.00", "")],
+        [("return", "MADDPG", "+0.50")],
     ]
     for table in tables.values():
         assert {len(row) for row in table.rows} == {len(table.headers)}

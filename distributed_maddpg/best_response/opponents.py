@@ -1,0 +1,92 @@
+"""Opponents of the teams of a run: how each one acts, and how good it was while it trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs.adversary_options import AdversaryOptions
+from distributed_maddpg.envs.base import VectorEnv
+from distributed_maddpg.evaluation.episodes import evaluate, evaluation_env, greedy_policy
+from distributed_maddpg.evaluation.scorecard import Scorecard
+from distributed_maddpg.evaluation.scripted import (
+    JointPolicyFn,
+    Targets,
+    centroid_targets,
+    combine_teams,
+    nearest_landmark_targets,
+    scripted_policy,
+    wait_then_nearest_targets,
+)
+from distributed_maddpg.types import FloatArray
+
+ADVERSARY = "adversary"
+
+
+class Score(NamedTuple):
+    """What an opponent reaches, mean over episodes."""
+
+    episode_return: float
+    """Mean of the team's agents."""
+    final_distance: float | None
+    """Distance of the adversary from the goal in the last frame; None without landmarks."""
+
+
+class Progress(NamedTuple):
+    """What an opponent reached while it trained."""
+
+    updates: int
+    score: Score
+
+
+@dataclass(frozen=True)
+class Opponent:
+    """A team that plays against the other teams of a run."""
+
+    name: str
+    make_policy: Callable[[VectorEnv], JointPolicyFn]
+    """Returns a joint policy in an environment, of which the team's actions are used."""
+    seed: int | None = None
+    """Number among the opponents of this name; None if nothing is random."""
+    curve: tuple[Progress, ...] = ()
+
+
+def play(
+    config: MADDPGConfig,
+    parameters: FloatArray,
+    players: Mapping[str, Opponent],
+    num_episodes: int,
+    seed: int,
+    max_copies: int = 0,
+) -> Scorecard:
+    """Play episodes of a run's greedy policies `[N, P]`, with `players` in the place of their teams."""
+    with evaluation_env(config, num_episodes, seed, max_copies) as env:
+        trained = greedy_policy(config, env, parameters)
+        own = {team: player.make_policy(env) for team, player in players.items()}
+        policies = {team: own.get(team, trained) for team in env.spec.teams}
+        return evaluate(env, combine_teams(env.spec, policies), num_episodes)
+
+
+def measure(card: Scorecard, own: Sequence[bool]) -> Score:
+    """Return the score of a team, given which agents `[N]` are its own."""
+    episodes = card.episodes
+    distance = float(episodes.final_distances[:, 0, 0].mean()) if card.has_landmarks else None
+    return Score(float(episodes.returns[:, own].mean()), distance)
+
+
+def scripted_adversaries(options: AdversaryOptions) -> list[Opponent]:
+    """Return the adversaries written by hand, which know where everybody is but not the goal."""
+    steps = sorted({options.max_cycles * part // 5 for part in range(1, 5)})
+    targets: dict[str, Targets] = {"centroid": centroid_targets, "nearest": nearest_landmark_targets}
+    for step in steps:
+        targets[f"nearest from step {step}"] = wait_then_nearest_targets(step)
+    return [scripted_opponent(name, own, options) for name, own in targets.items()]
+
+
+def scripted_opponent(name: str, targets: Targets, options: AdversaryOptions) -> Opponent:
+    """Return a team whose agents head for the given points."""
+    return Opponent(
+        name, lambda env: scripted_policy(env.spec, env.get_state, targets, options.velocity_first)
+    )

@@ -1,0 +1,71 @@
+"""What a watcher learns from teams whose secrets are known."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from distributed_maddpg.best_response.observer import View, histories, views, watch
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import env_spec, make_vector_env
+from distributed_maddpg.types import PrivatePart, initial_policies, policy_layout
+
+CONFIG = MADDPGConfig.preset("default")
+SPEC = env_spec(CONFIG.env.id, "auto", CONFIG.env.kwargs)
+[VIEW] = views(CONFIG, SPEC).values()
+
+
+def team_that_heads_for(columns):
+    """Return policies whose good agents push towards the point in two columns of their observation."""
+    layout = policy_layout(SPEC, CONFIG.algorithm.policy_hidden_sizes)
+    policies = np.zeros((SPEC.num_agents, layout.num_parameters), np.float32)
+    (first, _, n_in, n_out), (second, _, h_in, h_out), (third, _, k_in, k_out) = layout.layers
+    for agent in range(1, SPEC.num_agents):
+        weights = [np.zeros(shape, np.float32) for shape in ((n_in, n_out), (h_in, h_out), (k_in, k_out))]
+        for axis, column in enumerate(columns):
+            for side, sign in enumerate((-1, 1)):  # two units each, since a rectifier has one side
+                unit = 2 * axis + side
+                weights[0][column, unit] = sign
+                weights[1][unit, unit] = 1
+                weights[2][unit, 1 + unit] = 10  # left, right, down, up
+        for own, columns_of in zip(weights, (first, second, third), strict=True):
+            policies[agent, columns_of] = own.flatten()
+    return policies
+
+
+def test_it_tells_the_goal_of_a_team_that_heads_for_it():
+    found = watch(CONFIG, team_that_heads_for((0, 1)), VIEW, 60, 200_000, seed=3)
+    assert found["chance"] == pytest.approx(50, abs=3)
+    assert len(found["accuracy"]) == len(found["probability"]) == 25
+    assert found["accuracy"][0] == pytest.approx(50, abs=5), "nobody has moved yet"
+    assert found["accuracy"][-1] > 95 and found["probability"][-1] > 90
+
+
+def test_it_cannot_tell_the_goal_of_a_team_that_looks_elsewhere():
+    found = watch(CONFIG, team_that_heads_for((2, 3)), VIEW, 60, 200_000, seed=3)
+    assert np.abs(np.array(found["accuracy"]) - 50).max() < 6  # of 2 000 episodes: 4 standard errors
+    assert np.abs(np.array(found["probability"]) - 50).max() < 3
+
+
+def test_histories_are_the_opponents_observations_and_the_goal():
+    policies = initial_policies(SPEC, CONFIG.algorithm.policy_hidden_sizes, 1)
+    found = histories(CONFIG, policies, VIEW, 30 * 250, seed=4)
+    env = make_vector_env("simple_adversary", 250, 4, **CONFIG.env.kwargs)
+    first = env.reset()
+    goals = torch.from_numpy(env.get_state()["goal_landmark"])
+    assert found.obs.shape == (500, 25, SPEC.observation_sizes[0])
+    assert torch.equal(found.obs[::2, 0], torch.from_numpy(first[0]))
+    whole, rest = found.candidates[::2], found.candidates[1::2]
+    assert torch.equal(whole, goals[:, None].expand(-1, 25))
+    assert (rest[:, :5] >= 0).all() and (rest[:, 5:] == -100).all()
+    assert not found.obs[1::2, 5:].any()
+
+
+def test_each_team_with_a_private_part_is_seen_by_all_of_the_others():
+    assert views(CONFIG, SPEC) == {"agent": View(1, PrivatePart((0, 2), ((2, 4), (4, 6))), (0,))}
+    told = PrivatePart((0, 1), ((1, 2), (2, 3)))
+    algorithm = dataclasses.replace(CONFIG.algorithm, private={"adversary": told})
+    found = views(dataclasses.replace(CONFIG, algorithm=algorithm), SPEC)
+    assert found["adversary"] == View(0, told, (1, 2))
+    assert views(CONFIG, dataclasses.replace(SPEC, private_parts=())) == {}

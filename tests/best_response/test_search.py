@@ -1,0 +1,107 @@
+import json
+
+import pytest
+
+from distributed_maddpg.best_response import model_free
+from distributed_maddpg.best_response.model_free import train_responses
+from distributed_maddpg.best_response.opponents import play
+from distributed_maddpg.best_response.search import best_responses
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import env_spec
+from distributed_maddpg.evaluation.episodes import evaluate_weights
+from distributed_maddpg.seeding import integer_seed
+from distributed_maddpg.types import initial_policies
+
+CONFIG = MADDPGConfig.preset("default")
+SPEC = env_spec(CONFIG.env.id, "auto", CONFIG.env.kwargs)
+POLICIES = initial_policies(SPEC, CONFIG.algorithm.policy_hidden_sizes, 3)
+TINY = 0.02
+
+
+def searched(config=CONFIG, policies=POLICIES, budget=TINY, episodes=100):
+    before = evaluate_weights(config, policies, episodes, integer_seed(0, "evaluation", 0))
+    notes = []
+    return best_responses(config, policies, before, budget, 0, notes.append), before, notes
+
+
+@pytest.fixture(scope="module")
+def found():
+    return searched()
+
+
+def test_all_kinds_of_opponents_are_tried_and_the_strongest_count(found):
+    result, _, _ = found
+    adversary, agents = (result["teams"][team] for team in ("adversary", "agent"))
+    scripted = ["centroid", "nearest", *(f"nearest from step {step}" for step in (5, 10, 15, 20))]
+    recurrent = [f"recurrent, {objective}" for objective in ("return", "final distance") for _ in range(2)]
+    assert [own["name"] for own in adversary["opponents"]] == ["MADDPG"] * 2 + scripted + recurrent
+    assert [own["name"] for own in agents["opponents"]] == ["MADDPG"] * 2
+    best = max(adversary["opponents"], key=lambda own: own["episode_return"])
+    assert adversary["strongest"]["return"]["name"] == best["name"]
+    nearest = min(adversary["opponents"], key=lambda own: own["final_distance"])
+    assert adversary["strongest"]["final_distance"]["name"] == nearest["name"]
+    assert list(agents["strongest"]) == ["return"]
+    assert (adversary["optimistic"], agents["optimistic"]) == (False, True)
+    assert json.loads(json.dumps(result, allow_nan=False))
+
+
+def test_what_is_reported_is_played_from_other_start_states_than_the_choice(found):
+    result, before, _ = found
+    chosen = result["teams"]["agent"]["strongest"]["return"]
+    seeds = [integer_seed(0, "response", 10 + number) for number in range(2)]
+    responses = train_responses(CONFIG, POLICIES, "agent", round(2_000 * TINY), seeds)
+    policies = responses[chosen["seed"]].policies
+    after = evaluate_weights(CONFIG, policies, 100, integer_seed(0, "evaluation", 0)).episodes
+    gain = (after.returns - before.episodes.returns)[:, 1:].mean()
+    assert chosen["return_gain"] == pytest.approx(gain)
+    tried = result["teams"]["agent"]["opponents"][chosen["seed"]]
+    other = play(CONFIG, policies, {}, 2_000, integer_seed(0, "evaluation", 1), 200).episodes
+    assert tried["episode_return"] == pytest.approx(other.returns[:, 1:].mean())
+
+
+def test_each_learning_opponent_has_a_curve_and_its_progress_is_said(found):
+    result, _, notes = found
+    for own in result["teams"]["adversary"]["opponents"]:
+        learns = own["name"] == "MADDPG" or own["name"].startswith("recurrent")
+        updates = [point["updates"] for point in own["curve"]]
+        assert (len(updates) > 2 and updates == sorted(updates)) if learns else own["curve"] == []
+    assert sum("final distance" in line for line in notes) > 10
+
+
+def test_the_budget_multiplies_how_long_each_learns(found):
+    longer = searched(budget=2 * TINY)[0]["teams"]["adversary"]["opponents"]
+    for short, long in zip(found[0]["teams"]["adversary"]["opponents"], longer, strict=True):
+        if short["curve"]:
+            ratio = long["curve"][-1]["updates"] / short["curve"][-1]["updates"]
+            assert ratio == pytest.approx(2, rel=0.35)
+
+
+def test_the_private_part_is_watched(found):
+    told = found[0]["private"]["agent"]
+    assert len(told["accuracy"]) == len(told["probability"]) == 25
+
+
+def test_another_environment_has_model_free_opponents_only(monkeypatch):
+    monkeypatch.setattr(model_free, "_CURVE_EPISODES", 5)
+    config = MADDPGConfig.from_dict(
+        {"env": {"id": "mpe2.simple_push_v3", "kwargs": {"max_cycles": 5, "continuous_actions": True}}}
+    )
+    spec = env_spec(config.env.id, "auto", config.env.kwargs)
+    policies = initial_policies(spec, config.algorithm.policy_hidden_sizes, 3)
+    result, _, _ = searched(config, policies, budget=0.001, episodes=10)
+    for own in result["teams"].values():
+        assert [each["name"] for each in own["opponents"]] == ["MADDPG"] * 2
+        assert {each["final_distance"] for each in own["opponents"]} == {None}
+        assert list(own["strongest"]) == ["return"] and "bounds" not in own
+        assert own["optimistic"]
+    assert result["private"] == {}
+
+
+def test_the_search_repeats_and_needs_no_environment_that_draws():
+    kwargs = {"N": 2, "max_cycles": 5, "continuous_actions": True}
+    plain = MADDPGConfig.from_dict({"env": {"backend": "vectorized", "kwargs": kwargs}})
+    drawing = MADDPGConfig.from_dict(
+        {"env": {"backend": "pettingzoo", "kwargs": {**kwargs, "render_mode": "rgb_array"}}}, plain
+    )
+    first, second = (searched(config, budget=0.001, episodes=10)[0] for config in (plain, drawing))
+    assert first == second
