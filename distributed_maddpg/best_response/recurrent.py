@@ -29,9 +29,11 @@ OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 _HIDDEN, _LEARNING_RATE, _LAST_LR, _MAX_GRAD_NORM = 64, 0.012, 0.05, 1.0
 """`_LAST_LR`: share of the learning rate at the end; it falls linearly."""
 _DOUBT_WEIGHT = 0.3
+"""Weight of the cross-entropy of the goal in the loss; it teaches the weights directly."""
 _FORCE_GAIN = 0.3
 """The force falls when the point is nearer than this; a steeper fall trains worse."""
 _SOFTNESS = 0.2
+"""Temperature of the soft choice whose gradient a discrete action gets."""
 _MIN_EPISODES, _MAX_EPISODES, _MAX_AGENTS = 16, 256, 1024
 """Episodes of an update, and good agents in all of them together."""
 _REPORTS = 10
