@@ -292,11 +292,10 @@ def _learning_incompatibility(
     if own.updates_per_policy_update(spec) > 1 and old.updates_per_policy_update(spec) == 1:
         remedy = "the checkpoint was trained with a policy update in every update; start a new run"
         return "algorithm.policy_delay", own.policy_delay, remedy
-    if own.updates_per_policy_update(spec) > 1:
-        measured, remedy = old.measures_information(spec), "with a policy delay, this must stay on or off"
-        if own.measures_information(spec) != measured:
-            was = old.information_weight
-            return "algorithm.information_weight", own.information_weight, f"{remedy}; it was {was:g}"
+    measured = old.measures_information(spec)
+    if own.measures_information(spec) != measured:
+        remedy = f"the checkpoint was trained {'with' if measured else 'without'} the term; start a new run"
+        return "algorithm.information_weight", own.information_weight, remedy
     if own.gamma != old.gamma:
         return "algorithm.gamma", own.gamma, f"its transitions are stored with {old.gamma}; start a new run"
     return None

@@ -421,13 +421,15 @@ def test_settings_that_a_checkpoint_cannot_resume_with_are_refused_before_the_st
         MADDPG.from_checkpoint(path, small(algorithm=changes))
 
 
-def test_with_delayed_policies_the_information_term_stays_as_it_was(tmp_path):
-    delayed = {"policy_delay": 2, "information_weight": 1.0}
-    with MADDPG(small(algorithm=delayed)) as algo:
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_information_regularisation_stays_on_or_off_in_a_run(tmp_path, weight):
+    with MADDPG(small(algorithm={"information_weight": weight})) as algo:
         algo.train()
         path = algo.save(tmp_path / "saved")
-    message = r"algorithm\.information_weight = 0\.0: with a policy delay, this must stay on or off; it was 1"
+    message = (
+        rf"algorithm\.information_weight = {1.0 - weight}: the checkpoint was trained with(out)? the term"
+    )
     with pytest.raises(BadInput, match=message):
-        MADDPG.from_checkpoint(path, small(algorithm={**delayed, "information_weight": 0.0}))
-    with MADDPG.from_checkpoint(path, small(algorithm={**delayed, "information_weight": 3.0})) as algo:
-        assert "information" in algo.train()["learners"]["agent_0"]
+        MADDPG.from_checkpoint(path, small(algorithm={"information_weight": 1.0 - weight}))
+    with MADDPG.from_checkpoint(path, small(algorithm={"information_weight": 3.0 * weight})) as algo:
+        assert ("information" in algo.train()["learners"]["agent_0"]) == bool(weight)

@@ -202,9 +202,9 @@ class HandwrittenUpdate(MADDPGUpdate):
             grad_logits += grad_regularised
         information: tuple[Tensor, ...] = ()
         if rows:
-            measured, own, other = self._information_gradients(all_logits, rows)
-            grad_logits[:, :, :rows] += own
-            grad_logits, information = torch.cat((grad_logits, other), dim=2), (measured,)
+            measured, grad_told, grad_other = self._information_gradients(all_logits, rows)
+            grad_logits[:, :, :rows] += grad_told
+            grad_logits, information = torch.cat((grad_logits, grad_other), dim=2), (measured,)
         grad = memory.policies.backward(self.policy.detached_layers, grad_logits, self.policy.grad_layers)
         _layer_gradient(obs, grad, self.policy.grad_layers[0])
         return loss, self._apply_gradient(self.policy, self.policy_optimiser), *information
@@ -219,12 +219,11 @@ class HandwrittenUpdate(MADDPGUpdate):
         Returns:
             (loss [M], gradient of the first R rows, of the last R rows, both [M, A, R]).
         """
-        pairs = torch.cat((logits[:, :, :rows], logits[:, :, -rows:]), dim=2)
-        actions = self._columns.with_zero_padding(self._noiseless(pairs))
-        own, other = actions[:, :, :rows], actions[:, :, rows:]
-        grad = (own - other).mul_(2.0 * self._config.information_weight / rows)
+        actions = self._noiseless(torch.cat((logits[:, :, :rows], logits[:, :, -rows:]), dim=2))
+        told = self._told(actions[:, :, :rows], actions[:, :, rows:])
+        grad = told * (2.0 * self._config.information_weight / rows)
         grads = self._relaxed_gradient(actions, torch.cat((grad, -grad), dim=2))
-        return information_loss(own, other), grads[:, :, :rows], grads[:, :, rows:]
+        return information_loss(told), grads[:, :, :rows], grads[:, :, rows:]
 
     def _relaxed_gradient(self, relaxed: Tensor, grad: Tensor) -> Tensor:
         """Return the gradient `[M, A, B]` of the logits, given that of the actions `relaxed`."""

@@ -34,8 +34,8 @@ class Counterfactuals:
     def __call__(self, obs: Tensor) -> Tensor:
         """Return a copy of observations `[M, R, O]` with another candidate in each private part.
 
-        Of C candidates, row b takes number b mod (C - 1) of those that are not there. Agents without a
-        private part keep their observations.
+        Of C candidates, row b takes the one that is 1 + b mod (C - 1) places, in a circle, after the one that
+        stands there or is nearest to it. Agents without a private part keep their observations.
         """
         changed = obs.clone()
         for networks, part in self._groups:
@@ -51,14 +51,11 @@ def _networks(parts: Sequence[PrivatePart | None], part: PrivatePart, runs: int)
 
 
 def _other_candidates(obs: Tensor, part: PrivatePart) -> Tensor:
-    """Return another value for the private part of each row of `obs [n, R, O]`."""
-    private = obs[:, :, slice(*part.columns)]
-    values = [obs[:, :, slice(*columns)] for columns in part.candidates]
-    others = len(values) - 1
-    found = torch.empty_like(private)
-    passed = torch.zeros_like(private[:, :, :1], dtype=torch.bool)
-    for k in range(others):
-        passed = passed | (values[k] == private).all(dim=2, keepdim=True)
-        rows = slice(k, None, others)
-        found[:, rows] = torch.where(passed[:, rows], values[k + 1][:, rows], values[k][:, rows])
-    return found
+    """Return another value `[n, R, W]` for the private part of each row of `obs [n, R, O]`."""
+    candidates = torch.stack([obs[:, :, slice(*columns)] for columns in part.candidates], dim=2)
+    private = obs[:, :, None, slice(*part.columns)]
+    own = (candidates - private).square().sum(dim=3).argmin(dim=2)
+    count = len(part.candidates)
+    steps = 1 + torch.arange(obs.shape[1], device=obs.device) % (count - 1)
+    other = (own + steps) % count
+    return candidates.gather(2, other[:, :, None, None].expand(private.shape)).squeeze(2)

@@ -61,14 +61,13 @@ def actor_loss(q: Tensor, regularised: Tensor, valid: Tensor, weight: float) -> 
     return weight * square - q.mean(dim=1)
 
 
-def information_loss(actions: Tensor, counterfactual: Tensor) -> Tensor:
+def information_loss(differences: Tensor) -> Tensor:
     """Return the mean squared distance between actions and those with another private part, `[N]`.
 
     Args:
-        actions: [N, A, R] without noise; zero in padding.
-        counterfactual: [N, A, R] actions of the same policies for another candidate in the private part.
+        differences: [N, A, R] of the two actions of each row, without noise; zero in padding.
     """
-    return (actions - counterfactual).square().sum(dim=1).mean(dim=1)
+    return differences.square().sum(dim=1).mean(dim=1)
 
 
 def gumbel_noise(uniform: Tensor) -> Tensor:

@@ -199,6 +199,7 @@ class MADDPGUpdate:
         self._columns = _BatchColumns(spec, len(seeds), device)
         parts = config.private_parts(spec) if config.information_weight else ()
         self._counterfactuals = Counterfactuals(parts, len(seeds), device)
+        self._with_private_part = _AgentMask([part is not None for part in parts], len(seeds), device)
         self.metrics = (*METRICS, "information") if self._counterfactuals else METRICS
         """Names of the metrics that an update returns."""
         count = len(self.metrics) - 3  # without those of the critics
@@ -327,7 +328,12 @@ class MADDPGUpdate:
         obs = self._counterfactuals(self._columns.padded_obs(batch[:, :rows]))
         counterfactual = self.policy(obs).transpose(1, 2)
         actions = (self._noiseless(each) for each in (logits[:, :, :rows], counterfactual))
-        return information_loss(*(self._columns.with_zero_padding(each) for each in actions))
+        return information_loss(self._told(*actions))
+
+    def _told(self, actions: Tensor, counterfactual: Tensor) -> Tensor:
+        """Return the difference of actions `[M, A, R]`; zero in padding and where nothing is private."""
+        told = self._columns.with_zero_padding(actions - counterfactual)
+        return told if self._with_private_part.all else told * self._with_private_part.mask
 
     def _information_rows(self, batch_size: int) -> int:
         """Return how many of a minibatch's rows information regularisation uses; 0 if it is off."""

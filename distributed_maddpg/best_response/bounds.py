@@ -1,4 +1,4 @@
-"""What every adversary of `simple_adversary` can reach, computed or played by one that knows more."""
+"""What adversaries of `simple_adversary` reach that know nothing of the goal, or everything."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def adversary_bounds(config: MADDPGConfig, parameters: FloatArray, seed: int) ->
         return {"final_distance": float(distance), "success": float(success)}
 
     def played(players: dict[str, Opponent]) -> dict[str, float]:
-        card = play(config, parameters, players, _PLAYED_EPISODES, seed).to_dict()
+        card = play(config, parameters, players, min(_PLAYED_EPISODES, episodes), seed).to_dict()
         own = bound(card["final_distance_mean"][ADVERSARY], card["success"][ADVERSARY])
         return {**own, **{name: card["success"][name] for name in ("agents", "coverage")}}
 

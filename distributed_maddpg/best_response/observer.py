@@ -1,6 +1,6 @@
 """What can be told about a private part of an observation by whoever watches.
 
-A classifier sees the history of what a team's opponents observe and says, after each step, which candidate
+A classifier sees the history of what a team's opponents observe and says, before each step, which candidate
 stands in the private part of the team's observation. It needs no reward and works in any environment that
 says what is private.
 """
@@ -20,7 +20,6 @@ from distributed_maddpg.evaluation.episodes import evaluation_env, greedy_policy
 from distributed_maddpg.types import EnvSpec, FloatArray, PrivatePart
 
 _HIDDEN, _BATCH, _LEARNING_RATE = 64, 512, 0.02
-_COPIES = 250
 _MAX_NUMBERS = 16_000_000
 """Observed in all steps together."""
 _MAX_STEPS = 100
@@ -37,6 +36,19 @@ class View(NamedTuple):
     """The agent's, which the opponents should not learn."""
     opponents: tuple[int, ...]
     """They tell each other what they observe."""
+    width: int
+    """Numbers that they observe together in a step."""
+
+
+class Effort(NamedTuple):
+    """How long a classifier learns, and from how much."""
+
+    updates: int
+    """Gradient steps."""
+    env_steps: int
+    """Of the episodes that it learns from, fewer where observations are long; a quarter as many test it."""
+    copies: int
+    """Of the environment."""
 
 
 class Histories(NamedTuple):
@@ -54,12 +66,13 @@ def views(config: MADDPGConfig, spec: EnvSpec) -> dict[str, View]:
     for agent, (team, part) in enumerate(zip(spec.teams, parts, strict=True)):
         opponents = tuple(i for i, other in enumerate(spec.teams) if other != team)
         if part and opponents and team not in found:
-            found[team] = View(agent, part, opponents)
+            width = sum(spec.observation_sizes[i] for i in opponents)
+            found[team] = View(agent, part, opponents, width)
     return found
 
 
 def watch(
-    config: MADDPGConfig, parameters: FloatArray, view: View, updates: int, env_steps: int, seed: int
+    config: MADDPGConfig, parameters: FloatArray, view: View, effort: Effort, seed: int
 ) -> dict[str, Any]:
     """Train a classifier on the greedy episodes of a run, and test it on new ones.
 
@@ -67,44 +80,41 @@ def watch(
         config: of the run.
         parameters: [N, P] its policies.
         view: who watches what.
-        updates: gradient steps of the classifier.
-        env_steps: of the episodes that it learns from; fewer where observations are long. A quarter as many
-            test it.
+        effort: of the classifier.
         seed: of episodes and of the classifier.
 
     Returns:
-        For each step of an episode in how many tests, in percent, the classifier was right (`accuracy`) and
-        the mean `probability`, in percent, that it gave to the truth; `chance` is the accuracy of always
-        naming the most frequent candidate.
+        Before each step of an episode, in percent: how often the classifier was right (`accuracy`), the mean
+        `probability` that it gave to the truth, and the accuracy of always naming the most frequent
+        candidate (`chance`).
     """
-    training = histories(config, parameters, view, env_steps, seed)
-    classifier = _train(training, len(view.part.candidates), updates, seed)
-    test = histories(config, parameters, view, env_steps // 4, seed + 1)
+    env_steps, copies = min(effort.env_steps, _MAX_NUMBERS // view.width), effort.copies
+    training = histories(config, parameters, view, env_steps, copies, seed)
+    classifier = _train(training, len(view.part.candidates), effort.updates, seed)
+    test = histories(config, parameters, view, env_steps // 4, copies, seed + 1)
     counted = test.candidates != _IGNORED
     truth = test.candidates.clamp(min=0)
     with torch.no_grad():
         probabilities = torch.softmax(classifier(test.obs), dim=2)
     right = (probabilities.argmax(dim=2) == truth) & counted
     given = probabilities.gather(2, truth[:, :, None]).squeeze(2) * counted
-    frequencies = torch.bincount(truth[counted], minlength=len(view.part.candidates))
+    frequencies = (nn.functional.one_hot(truth, len(view.part.candidates)) * counted[:, :, None]).sum(dim=0)
     per_step = 100.0 / counted.sum(dim=0)
     return {
-        "chance": 100.0 * float(frequencies.max() / frequencies.sum()),
+        "chance": (frequencies.amax(dim=1) * per_step).tolist(),
         "accuracy": (right.sum(dim=0) * per_step).tolist(),
         "probability": (given.sum(dim=0) * per_step).tolist(),
     }
 
 
 def histories(
-    config: MADDPGConfig, parameters: FloatArray, view: View, env_steps: int, seed: int
+    config: MADDPGConfig, parameters: FloatArray, view: View, env_steps: int, copies: int, seed: int
 ) -> Histories:
-    """Play greedy episodes with policies `[N, P]` for `env_steps` steps of all copies, or fewer."""
-    with evaluation_env(config, _COPIES, seed, _COPIES) as env:
-        width = sum(env.spec.observation_sizes[opponent] for opponent in view.opponents)
-        env_steps = min(env_steps, _MAX_NUMBERS // width)
+    """Play greedy episodes with policies `[N, P]` for `env_steps` steps of all copies together."""
+    with evaluation_env(config, copies, seed, copies) as env:
         act, obs = greedy_policy(config, env, parameters), env.reset()
         seen, candidates, ended = [], [], []
-        for _ in range(max(1, env_steps // _COPIES)):
+        for _ in range(max(1, env_steps // copies)):
             seen.append(np.concatenate([obs[opponent] for opponent in view.opponents], axis=1))
             candidates.append(_candidate(obs[view.agent], view.part))
             result = env.step(act(obs))

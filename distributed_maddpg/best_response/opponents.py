@@ -39,6 +39,7 @@ class Progress(NamedTuple):
 
     updates: int
     score: Score
+    """Of new episodes after these updates, or mean of those that were trained on since the last point."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Opponent:
     name: str
     make_policy: Callable[[VectorEnv], JointPolicyFn]
     """Returns a joint policy in an environment, of which the team's actions are used."""
-    seed: int | None = None
-    """Number among the opponents of this name; None if nothing is random."""
+    number: int | None = None
+    """Which of the opponents of this name, each with a seed of its own; None if nothing is random."""
     curve: tuple[Progress, ...] = ()
 
 
@@ -78,7 +79,7 @@ def measure(card: Scorecard, own: Sequence[bool]) -> Score:
 
 def scripted_adversaries(options: AdversaryOptions) -> list[Opponent]:
     """Return the adversaries written by hand, which know where everybody is but not the goal."""
-    steps = sorted({options.max_cycles * part // 5 for part in range(1, 5)})
+    steps = sorted({options.max_cycles * part // 5 for part in range(1, 5)} - {0})
     targets: dict[str, Targets] = {"centroid": centroid_targets, "nearest": nearest_landmark_targets}
     for step in steps:
         targets[f"nearest from step {step}"] = wait_then_nearest_targets(step)

@@ -45,7 +45,7 @@ class Memory(NamedTuple):
     hidden: Tensor
     """[E, H]"""
     apart: Tensor
-    """[E, J * K] distances of the other agents from the landmarks."""
+    """[E, (N - 1) * K] distances of the other agents from the landmarks."""
 
 
 class Choice(NamedTuple):
@@ -86,7 +86,7 @@ class RecurrentPolicy(nn.Module):
             obs: [E, O] observations of the adversary.
             velocity: [E, 2] its velocity.
             time: share of the episode that has passed.
-            memory: [E, H], or None in the first step.
+            memory: of the step before, or None in the first step.
         """
         landmarks, others = self._points(obs)
         apart = torch.linalg.vector_norm(others[:, :, None] - landmarks[:, None], dim=3).flatten(1)
@@ -107,7 +107,7 @@ class RecurrentPolicy(nn.Module):
         return (landmarks - point[:, None]).square().sum(dim=2).argmin(dim=1)
 
     def _points(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the landmarks `[E, K, 2]` and other agents `[E, J, 2]` in observations `[E, O]`."""
+        """Return the landmarks `[E, K, 2]` and other agents `[E, N - 1, 2]` in observations `[E, O]`."""
         points = obs.view(len(obs), -1, 2)
         return points[:, : self._num_landmarks], points[:, self._num_landmarks :]
 

@@ -1,7 +1,7 @@
 """The search for the opponent that gains most against a team: many are tried, the strongest counts.
 
 No search proves that nothing stronger exists. So each result says which opponents were tried and how they
-learned, and stands beside bounds that hold for every opponent.
+learned, and stands beside what an adversary reaches that knows nothing of the goal, or everything.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 from distributed_maddpg.best_response.bounds import adversary_bounds
 from distributed_maddpg.best_response.model_free import train_responses
-from distributed_maddpg.best_response.observer import views, watch
+from distributed_maddpg.best_response.observer import Effort, views, watch
 from distributed_maddpg.best_response.opponents import (
     ADVERSARY,
     Opponent,
@@ -37,19 +37,22 @@ from distributed_maddpg.types import FloatArray
 _SEEDS = 2
 _MODEL_FREE_UPDATES, _RECURRENT_STEPS, _WATCHER_UPDATES = 2_000, 7_000, 400
 """Of each opponent at a budget of 1. An update of the recurrent ones takes all steps of an episode."""
+_ENOUGH_UPDATES, _MAX_RECURRENT_AGENTS = 200, 100
+"""Recurrent opponents that learn for less show little; against more good agents they need too much memory."""
+_RECURRENT = "recurrent"
 _LEAST_WATCHED = 0.05
 """Share of the steps that a watcher sees at the smallest budget."""
 
 
 class _Sizes(NamedTuple):
-    """How much is played for each opponent and each watcher."""
+    """How much is played for each opponent and each watcher, and in how many copies."""
 
     selection_episodes: int
-    selection_copies: int
     watched_env_steps: int
+    copies: int
 
 
-_COMPILED, _PYTHON = _Sizes(2_000, 200, 800_000), _Sizes(200, 10, 100_000)
+_COMPILED, _PYTHON = _Sizes(2_000, 800_000, 250), _Sizes(200, 100_000, 10)
 """In the compiled environment, whose steps cost next to nothing, and in others."""
 
 Note = Callable[[str], None]
@@ -73,26 +76,16 @@ def best_responses(
     Returns:
         The budget, and for each team its `opponents`; the scorecard of the strongest one by return, with
         the gain in the team's mean return; for the adversary also that of the strongest one by final
-        distance, and the bounds of `adversary_bounds`. `optimistic` says that the only opponents were those
-        of `model_free.py`, which find little. `private` holds what `watch` finds.
+        distance, and the `adversary_bounds`. `optimistic` says that no opponent found much or could have:
+        none was recurrent and learned for long enough. `private` holds what `watch` finds.
     """
     torch.set_num_threads(1)  # as the learner does: more threads only wait for each other at these sizes
-    spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
-    sizes = _COMPILED if before.has_landmarks else _PYTHON
-    search = _Search(_compiled(config, before), parameters, sizes, budget, seed, note)
-    found: dict[str, Any] = {"budget": budget, "teams": {}, "private": {}}
-    for team in dict.fromkeys(spec.teams):
-        found["teams"][team] = search.strongest(team, before)
+    search = _Search(_compiled(config, before), parameters, before, budget, seed, note)
+    teams = {team: search.strongest(team) for team in dict.fromkeys(search.spec.teams)}
     if before.has_landmarks:
         key = integer_seed(seed, "evaluation", 0)
-        found["teams"][ADVERSARY]["bounds"] = adversary_bounds(search.config, parameters, key)
-    for index, (team, view) in enumerate(views(config, spec).items()):
-        note(f"learning to tell the private part of {team} from what its opponents see")
-        updates = max(1, round(_WATCHER_UPDATES * budget))
-        env_steps = round(search.sizes.watched_env_steps * min(1.0, max(_LEAST_WATCHED, budget)))
-        key = integer_seed(seed, "response", 1000 + index)
-        found["private"][team] = watch(search.config, parameters, view, updates, env_steps, key)
-    return found
+        teams[ADVERSARY]["bounds"] = adversary_bounds(search.config, parameters, key)
+    return {"budget": budget, "teams": teams, "private": search.told()}
 
 
 def _compiled(config: MADDPGConfig, before: Scorecard) -> MADDPGConfig:
@@ -111,19 +104,20 @@ class _Search:
         self,
         config: MADDPGConfig,
         parameters: FloatArray,
-        sizes: _Sizes,
+        before: Scorecard,
         budget: float,
         seed: int,
         note: Note,
     ) -> None:
-        self.config, self._parameters, self.sizes = config, parameters, sizes
+        self.config, self._parameters, self._before = config, parameters, before
         self._budget, self._seed, self._note = budget, seed, note
-        self._spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
+        self.spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
+        self._sizes = _COMPILED if before.has_landmarks else _PYTHON
 
-    def strongest(self, team: str, before: Scorecard) -> dict[str, Any]:
+    def strongest(self, team: str) -> dict[str, Any]:
         """Return what all opponents reach in the place of `team`, and the scorecards of the strongest."""
-        own = [name == team for name in self._spec.teams]
-        opponents = list(self._opponents(team, before.has_landmarks))
+        own, before = [name == team for name in self.spec.teams], self._before
+        opponents = list(self._opponents(team))
         scores = [measure(self._selection(team, opponent), own) for opponent in opponents]
         chosen = {"return": int(np.argmax([score.episode_return for score in scores]))}
         distances = [score.final_distance for score in scores if score.final_distance is not None]
@@ -135,36 +129,48 @@ class _Search:
             key, episodes = integer_seed(self._seed, "evaluation", 0), len(before.episodes.returns)
             after = play(self.config, self._parameters, {team: opponent}, episodes, key)
             gain = measure(after, own).episode_return - measure(before, own).episode_return
-            named = {"name": opponent.name, "seed": opponent.seed, "return_gain": gain}
+            named = {"name": opponent.name, "number": opponent.number, "return_gain": gain}
             strongest[criterion] = {**named, **after.with_intervals()}
         tried = [
             {
                 "name": opponent.name,
-                "seed": opponent.seed,
+                "number": opponent.number,
                 **score._asdict(),
                 "curve": [{"updates": updates, **own._asdict()} for updates, own in opponent.curve],
             }
             for opponent, score in zip(opponents, scores, strict=True)
         ]
-        optimistic = not (team == ADVERSARY and before.has_landmarks)
-        return {"opponents": tried, "strongest": strongest, "optimistic": optimistic}
+        return {"opponents": tried, "strongest": strongest, "optimistic": not any(map(_is_strong, opponents))}
+
+    def told(self) -> dict[str, Any]:
+        """Return what opponents can tell of each team's private part."""
+        found = {}
+        for index, (team, view) in enumerate(views(self.config, self.spec).items()):
+            self._note(f"learning to tell the private part of {team} from what its opponents see")
+            updates = max(1, round(_WATCHER_UPDATES * self._budget))
+            env_steps = round(self._sizes.watched_env_steps * min(1.0, max(_LEAST_WATCHED, self._budget)))
+            key = integer_seed(self._seed, "response", 1000 + index)
+            effort = Effort(updates, env_steps, self._sizes.copies)
+            found[team] = watch(self.config, self._parameters, view, effort, key)
+        return found
 
     def _selection(self, team: str, opponent: Opponent) -> Scorecard:
-        episodes, copies, _ = self.sizes
         seed = integer_seed(self._seed, "evaluation", 1)
-        return play(self.config, self._parameters, {team: opponent}, episodes, seed, copies)
+        played = (self._sizes.selection_episodes, seed, self._sizes.copies)
+        return play(self.config, self._parameters, {team: opponent}, *played)
 
-    def _opponents(self, team: str, has_landmarks: bool) -> Iterator[Opponent]:
+    def _opponents(self, team: str) -> Iterator[Opponent]:
         yield from self._model_free(team)
-        if team == ADVERSARY and has_landmarks:
+        if team == ADVERSARY and self._before.has_landmarks:
             options = AdversaryOptions.from_kwargs(self.config.env.kwargs)
             yield from scripted_adversaries(options)
-            yield from self._recurrent(options)
+            if options.N <= _MAX_RECURRENT_AGENTS:
+                yield from self._recurrent(options)
 
     def _model_free(self, team: str) -> Iterator[Opponent]:
         updates = max(1, round(_MODEL_FREE_UPDATES * self._budget))
         self._note(f"training {_SEEDS} new {team} teams by MADDPG: {updates:,} updates")
-        index = self._spec.teams.index(team)
+        index = self.spec.teams.index(team)
         seeds = [integer_seed(self._seed, "response", 10 * index + number) for number in range(_SEEDS)]
         responses = train_responses(self.config, self._parameters, team, updates, seeds)
         for number, response in enumerate(responses):
@@ -186,4 +192,8 @@ class _Search:
                     reached = f"return {episode_return:.2f}, final distance {distance:.3f}"
                     self._note(f"  {progress.updates:,} updates: {reached}")
                 act = partial(recurrent_adversary, policy=policy, max_cycles=options.max_cycles)
-                yield Opponent(f"recurrent, {objective}", act, number, tuple(curve))
+                yield Opponent(f"{_RECURRENT}, {objective}", act, number, tuple(curve))
+
+
+def _is_strong(opponent: Opponent) -> bool:
+    return opponent.name.startswith(_RECURRENT) and opponent.curve[-1].updates >= _ENOUGH_UPDATES

@@ -19,7 +19,7 @@ _COMMANDS = ("train", "evaluate", "cross-play", "reproduce", "benchmark", "repor
 _USAGE = """usage: distributed-maddpg COMMAND ...
 
   train                      train, and write a run folder with checkpoints, curves and a report
-  evaluate CHECKPOINT        play greedy episodes and print scores; --best-response also searches for the strongest opponent
+  evaluate CHECKPOINT        play greedy episodes and print scores; --best-response seeks strong opponents
   cross-play CHECKPOINT...   play every team against every opponent, and print the matrix
   reproduce EXPERIMENT       train and compare the runs of the paper's table: physical-deception
   benchmark WHAT             measure env, rollout, replay, learner, train, scaling or all

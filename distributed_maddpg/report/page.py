@@ -84,7 +84,7 @@ def _training_figures(metrics: dict[str, list[float]]) -> list[Figure]:
             if name.startswith(prefix) and name.endswith(suffix)
         ]
 
-    # An agent without a private part gives nothing away.
+    # An agent without a private part has zeros.
     information = [
         curve for curve in curves("learners/", "/information") if any(value > 0 for value in curve[1][1])
     ]

@@ -86,22 +86,23 @@ def _opponents(team: str, opponents: Sequence[Mapping[str, Any]]) -> Table:
     rows = []
     for own in opponents:
         updates = f"{own['curve'][-1]['updates']:,}" if own["curve"] else ""
-        seed, distance = _optional(own["seed"], "d"), _optional(own["final_distance"], ".3f")
-        rows.append((own["name"], seed, updates, f"{own['episode_return']:+.2f}", distance))
-    headers = ("opponent", "seed", "updates", "return", "adversary's final distance")
+        number, distance = _optional(own["number"], "d"), _optional(own["final_distance"], ".3f")
+        rows.append((own["name"], number, updates, f"{own['episode_return']:+.2f}", distance))
+    headers = ("opponent", "number", "updates", "return", "adversary's final distance")
     return Table(f"Opponents tried in the place of {team}, one of which is chosen", headers, rows)
 
 
 def _strongest(team: str, strongest: Mapping[str, Mapping[str, Any]], optimistic: bool) -> Table:
+    has_landmarks = all("success" in own for own in strongest.values())
     rows = []
     for criterion, own in strongest.items():
         known: tuple[str, ...] = ()
-        if "success" in own:
+        if has_landmarks:
             interval = _interval(own["ci95"]["final_distance_mean"]["adversary"], ".3f")
             known = (*_rates(own["success"]), f"{own['final_distance_mean']['adversary']:.3f}", interval)
         rows.append((criterion.replace("_", " "), own["name"], f"{own['return_gain']:+.2f}", *known))
     headers: tuple[str, ...] = ("by", "opponent", "gain in return")
-    if known:
+    if has_landmarks:
         headers = (*headers, *_RATE_HEADERS, "adversary's final distance", "95 % interval")
     title = f"The strongest opponent in the place of {team}, on other start states"
     weak = ". All that were tried are weak: an optimistic figure" if optimistic else ""
@@ -127,9 +128,9 @@ def _told(private: Mapping[str, Mapping[str, Any]]) -> Table:
     for team, own in private.items():
         length = len(own["accuracy"])
         for step in sorted({max(1, length * part // 5) for part in range(1, 6)}):
-            known = (own["accuracy"][step - 1], own["probability"][step - 1], own["chance"])
+            known = (own["accuracy"][step - 1], own["probability"][step - 1], own["chance"][step - 1])
             rows.append((team, str(step), *(f"{value:.1f}" for value in known)))
-    headers = ("private part of", "after step", "right %", "sure %", "chance %")
+    headers = ("private part of", "before step", "right %", "sure %", "chance %")
     return Table("How well the history of observations tells the private part", headers, rows)
 
 

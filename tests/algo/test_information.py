@@ -34,6 +34,21 @@ def test_observations_without_a_private_part_stay():
     assert not Counterfactuals((None, None), 2, CPU)
 
 
+def test_where_the_true_candidate_is_not_in_sight_all_but_the_nearest_stand_in():
+    part = PrivatePart((0, 1), ((1, 2), (2, 3), (3, 4)))
+    obs = torch.tensor([[2.1, 1, 2, 3]]).repeat(1, 6, 1)
+    changed = Counterfactuals((part,), 1, CPU)(obs)
+    assert changed[0, :, 0].tolist() == [3, 1, 3, 1, 3, 1]
+
+
+def test_an_agent_with_nothing_private_gets_exactly_zero():
+    spec = AdversaryOptions(N=2, continuous_actions=True).spec
+    update = HandwrittenUpdate(AlgorithmConfig(information_weight=1.0), spec, CPU, (1,))
+    batch = torch.rand(1, 37, spec.transitions.width, generator=torch.Generator().manual_seed(0))
+    information = update(batch)[update.metrics.index("information")]
+    assert information[0] == 0 and (information[1:] > 0).all()
+
+
 def test_a_weight_changes_nothing_where_nothing_is_private():
     spec = EnvSpec(("red_0", "blue_0"), (3, 2), (2, 3), ("continuous", "discrete"))
     batch = torch.rand(1, 8, spec.transitions.width, generator=torch.Generator().manual_seed(0))

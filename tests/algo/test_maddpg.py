@@ -177,8 +177,9 @@ class PlainUpdate:
             obs = batch[row, self.spec.transitions.obs[i]]
             other = obs.clone()
             values = [obs[slice(*columns)] for columns in part.candidates]
-            values = [value for value in values if not torch.equal(value, obs[slice(*part.columns)])]
-            other[slice(*part.columns)] = values[row % (len(part.candidates) - 1)]
+            apart = [float((value - obs[slice(*part.columns)]).norm()) for value in values]
+            steps = 1 + row % (len(values) - 1)
+            other[slice(*part.columns)] = values[(apart.index(min(apart)) + steps) % len(values)]
             own, else_ = (self.noiseless(i, self.agents[i].policy(each)) for each in (obs, other))
             distances.append(((own - else_) ** 2).sum())
         return torch.stack(distances).mean()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from distributed_maddpg.best_response.observer import View, histories, views, watch
+from distributed_maddpg.best_response.observer import Effort, View, _in_episodes, histories, views, watch
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec, make_vector_env
 from distributed_maddpg.types import PrivatePart, initial_policies, policy_layout
@@ -14,6 +14,7 @@ from distributed_maddpg.types import PrivatePart, initial_policies, policy_layou
 CONFIG = MADDPGConfig.preset("default")
 SPEC = env_spec(CONFIG.env.id, "auto", CONFIG.env.kwargs)
 [VIEW] = views(CONFIG, SPEC).values()
+EFFORT = Effort(updates=60, env_steps=200_000, copies=250)
 
 
 def team_that_heads_for(columns):
@@ -35,22 +36,22 @@ def team_that_heads_for(columns):
 
 
 def test_it_tells_the_goal_of_a_team_that_heads_for_it():
-    found = watch(CONFIG, team_that_heads_for((0, 1)), VIEW, 60, 200_000, seed=3)
-    assert found["chance"] == pytest.approx(50, abs=3)
+    found = watch(CONFIG, team_that_heads_for((0, 1)), VIEW, EFFORT, seed=3)
+    assert found["chance"] == pytest.approx([50] * 25, abs=3)
     assert len(found["accuracy"]) == len(found["probability"]) == 25
     assert found["accuracy"][0] == pytest.approx(50, abs=5), "nobody has moved yet"
     assert found["accuracy"][-1] > 95 and found["probability"][-1] > 90
 
 
 def test_it_cannot_tell_the_goal_of_a_team_that_looks_elsewhere():
-    found = watch(CONFIG, team_that_heads_for((2, 3)), VIEW, 60, 200_000, seed=3)
+    found = watch(CONFIG, team_that_heads_for((2, 3)), VIEW, EFFORT, seed=3)
     assert np.abs(np.array(found["accuracy"]) - 50).max() < 6  # of 2 000 episodes: 4 standard errors
     assert np.abs(np.array(found["probability"]) - 50).max() < 3
 
 
 def test_histories_are_the_opponents_observations_and_the_goal():
     policies = initial_policies(SPEC, CONFIG.algorithm.policy_hidden_sizes, 1)
-    found = histories(CONFIG, policies, VIEW, 30 * 250, seed=4)
+    found = histories(CONFIG, policies, VIEW, 30 * 250, 250, seed=4)
     env = make_vector_env("simple_adversary", 250, 4, **CONFIG.env.kwargs)
     first = env.reset()
     goals = torch.from_numpy(env.get_state()["goal_landmark"])
@@ -62,10 +63,19 @@ def test_histories_are_the_opponents_observations_and_the_goal():
     assert not found.obs[1::2, 5:].any()
 
 
+def test_steps_of_copies_are_divided_into_episodes_of_any_length():
+    obs = np.arange(8, dtype=np.float32).reshape(4, 2, 1)  # step t of copy e is 2 t + e
+    candidates = np.arange(10, 18).reshape(4, 2)
+    ended = np.array([[False, True], [True, False], [False, False], [True, False]])
+    found = _in_episodes(obs, candidates, ended)
+    assert found.obs[:, :, 0].tolist() == [[0, 2, 0], [4, 6, 0], [1, 0, 0], [3, 5, 7]]
+    assert found.candidates.tolist() == [[10, 12, -100], [14, 16, -100], [11, -100, -100], [13, 15, 17]]
+
+
 def test_each_team_with_a_private_part_is_seen_by_all_of_the_others():
-    assert views(CONFIG, SPEC) == {"agent": View(1, PrivatePart((0, 2), ((2, 4), (4, 6))), (0,))}
+    assert views(CONFIG, SPEC) == {"agent": View(1, PrivatePart((0, 2), ((2, 4), (4, 6))), (0,), 8)}
     told = PrivatePart((0, 1), ((1, 2), (2, 3)))
     algorithm = dataclasses.replace(CONFIG.algorithm, private={"adversary": told})
     found = views(dataclasses.replace(CONFIG, algorithm=algorithm), SPEC)
-    assert found["adversary"] == View(0, told, (1, 2))
+    assert found["adversary"] == View(0, told, (1, 2), 20)
     assert views(CONFIG, dataclasses.replace(SPEC, private_parts=())) == {}

@@ -24,6 +24,10 @@ def searched(config=CONFIG, policies=POLICIES, budget=TINY, episodes=100):
     return best_responses(config, policies, before, budget, 0, notes.append), before, notes
 
 
+def same(one, other):
+    return (one["name"], one["number"]) == (other["name"], other["number"])
+
+
 @pytest.fixture(scope="module")
 def found():
     return searched()
@@ -37,11 +41,12 @@ def test_all_kinds_of_opponents_are_tried_and_the_strongest_count(found):
     assert [own["name"] for own in adversary["opponents"]] == ["MADDPG"] * 2 + scripted + recurrent
     assert [own["name"] for own in agents["opponents"]] == ["MADDPG"] * 2
     best = max(adversary["opponents"], key=lambda own: own["episode_return"])
-    assert adversary["strongest"]["return"]["name"] == best["name"]
+    assert same(adversary["strongest"]["return"], best)
     nearest = min(adversary["opponents"], key=lambda own: own["final_distance"])
-    assert adversary["strongest"]["final_distance"]["name"] == nearest["name"]
+    assert same(adversary["strongest"]["final_distance"], nearest)
     assert list(agents["strongest"]) == ["return"]
-    assert (adversary["optimistic"], agents["optimistic"]) == (False, True)
+    assert adversary["optimistic"], "the recurrent ones learned for too short a time"
+    assert agents["optimistic"]
     assert json.loads(json.dumps(result, allow_nan=False))
 
 
@@ -50,12 +55,12 @@ def test_what_is_reported_is_played_from_other_start_states_than_the_choice(foun
     chosen = result["teams"]["agent"]["strongest"]["return"]
     seeds = [integer_seed(0, "response", 10 + number) for number in range(2)]
     responses = train_responses(CONFIG, POLICIES, "agent", round(2_000 * TINY), seeds)
-    policies = responses[chosen["seed"]].policies
+    policies = responses[chosen["number"]].policies
     after = evaluate_weights(CONFIG, policies, 100, integer_seed(0, "evaluation", 0)).episodes
     gain = (after.returns - before.episodes.returns)[:, 1:].mean()
     assert chosen["return_gain"] == pytest.approx(gain)
-    tried = result["teams"]["agent"]["opponents"][chosen["seed"]]
-    other = play(CONFIG, policies, {}, 2_000, integer_seed(0, "evaluation", 1), 200).episodes
+    tried = result["teams"]["agent"]["opponents"][chosen["number"]]
+    other = play(CONFIG, policies, {}, 2_000, integer_seed(0, "evaluation", 1), 250).episodes
     assert tried["episode_return"] == pytest.approx(other.returns[:, 1:].mean())
 
 

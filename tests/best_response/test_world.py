@@ -31,9 +31,12 @@ def world_state(env):
     )
 
 
-@pytest.mark.parametrize("kwargs", ENVS)
-def test_steps_and_observations_are_the_environments(kwargs):
-    config = MADDPGConfig.from_dict({"env": {"kwargs": kwargs}})
+@pytest.mark.parametrize(
+    ("kwargs", "algorithm"),
+    [*((kwargs, {}) for kwargs in ENVS), (ENVS[0], {"policy_head": "gumbel", "temperature": 0.5})],
+)
+def test_steps_and_observations_are_the_environments(kwargs, algorithm):
+    config = MADDPGConfig.from_dict({"env": {"kwargs": kwargs}, "algorithm": algorithm})
     options = AdversaryOptions.from_kwargs(kwargs)
     env = make_vector_env("simple_adversary", 50, 3, **kwargs)
     policies = 5.0 * initial_policies(env.spec, config.algorithm.policy_hidden_sizes, 1)

@@ -31,7 +31,7 @@ def opponent(**changes):
     curve = [{"updates": 250, "episode_return": -20.0, "final_distance": 0.6}]
     return {
         "name": "recurrent, return",
-        "seed": 1,
+        "number": 1,
         "episode_return": -15.0,
         "final_distance": 0.4,
         "curve": curve,
@@ -53,12 +53,12 @@ def test_every_number_of_a_card_stands_in_a_table():
         "blind_team": {"success": 34.5, "final_distance": 0.52, "agents": 100.0, "coverage": 99.9},
     }
     adversary = {
-        "opponents": [opponent(), opponent(name="centroid", seed=None, curve=[])],
+        "opponents": [opponent(), opponent(name="centroid", number=None, curve=[])],
         "strongest": {"return": strongest, "final_distance": strongest},
         "optimistic": False,
         "bounds": bounds,
     }
-    told = {"chance": 50.0, "accuracy": [51.0, 60.0, 70.0], "probability": [50.0, 55.0, 65.0]}
+    told = {"chance": [50.0] * 3, "accuracy": [51.0, 60.0, 70.0], "probability": [50.0, 55.0, 65.0]}
     response = {"budget": 1.0, "teams": {"adversary": adversary}, "private": {"agent": told}}
     tables = titled({**CARD, "matchups": [matchup], "best_response": response})
     rows = [table.rows for table in tables.values()]
@@ -94,7 +94,7 @@ def test_every_number_of_a_card_stands_in_a_table():
 def test_without_landmarks_only_returns_are_shown():
     card = {name: CARD[name] for name in ("episodes", "agent_episode_returns_mean", "ci95")}
     speaker = {
-        "opponents": [opponent(name="MADDPG", seed=0, final_distance=None)],
+        "opponents": [opponent(name="MADDPG", number=0, final_distance=None)],
         "strongest": {"return": {"name": "MADDPG", "return_gain": 0.5}},
         "optimistic": True,
     }
