@@ -83,12 +83,16 @@ def _responses(card: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _opponents(team: str, opponents: Sequence[Mapping[str, Any]]) -> Table:
+    has_landmarks = all(own["final_distance"] is not None for own in opponents)
     rows = []
     for own in opponents:
         updates = f"{own['curve'][-1]['updates']:,}" if own["curve"] else ""
-        number, distance = _optional(own["number"], "d"), _optional(own["final_distance"], ".3f")
-        rows.append((own["name"], number, updates, f"{own['episode_return']:+.2f}", distance))
-    headers = ("opponent", "number", "updates", "return", "adversary's final distance")
+        distance = (f"{own['final_distance']:.3f}",) if has_landmarks else ()
+        number = _optional(own["number"], "d")
+        rows.append((own["name"], number, updates, f"{own['episode_return']:+.2f}", *distance))
+    headers: tuple[str, ...] = ("opponent", "number", "updates", "return")
+    if has_landmarks:
+        headers = (*headers, "adversary's final distance")
     return Table(f"Opponents tried in the place of {team}, one of which is chosen", headers, rows)
 
 

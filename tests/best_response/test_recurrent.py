@@ -64,7 +64,7 @@ def test_it_ends_near_the_goal_that_a_team_heads_straight_for(objective):
 
 
 def test_against_a_team_that_never_looks_at_the_goal_it_ends_at_the_uninformed_bound():
-    policy, _ = trained(assigned_targets, "final distance", 60)
+    policy, _ = trained(assigned_targets, "final distance", 40)
     card = reached(policy, assigned_targets)
     low, high = card.intervals()["final_distance_mean"]["adversary"]
     assert low < 0.5214 * 1.02 and high > 0.5214, "half the mean distance of two points of the square"

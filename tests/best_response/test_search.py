@@ -74,11 +74,13 @@ def test_each_learning_opponent_has_a_curve_and_its_progress_is_said(found):
 
 
 def test_the_budget_multiplies_how_long_each_learns(found):
-    longer = searched(budget=2 * TINY)[0]["teams"]["adversary"]["opponents"]
-    for short, long in zip(found[0]["teams"]["adversary"]["opponents"], longer, strict=True):
+    shorter = searched(budget=TINY / 2, episodes=10)[0]["teams"]["adversary"]["opponents"]
+    for short, long in zip(shorter, found[0]["teams"]["adversary"]["opponents"], strict=True):
         if short["curve"]:
-            ratio = long["curve"][-1]["updates"] / short["curve"][-1]["updates"]
-            assert ratio == pytest.approx(2, rel=0.35)
+            learned = [own["curve"][-1]["updates"] for own in (short, long)]
+            per_budget = 2_000 if short["name"] == "MADDPG" else 7_000 / 25
+            for updates, budget in zip(learned, (TINY / 2, TINY), strict=True):
+                assert 0 <= updates - round(per_budget * budget) < 16, "a fragment of transitions"
 
 
 def test_the_private_part_is_watched(found):

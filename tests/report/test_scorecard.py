@@ -102,7 +102,7 @@ def test_without_landmarks_only_returns_are_shown():
     tables = titled({**card, "matchups": [MATCHUP], "best_response": response})
     assert [table.rows for table in tables.values()][1:] == [
         [("random", "trained", "-1.00", "+2.00")],
-        [("MADDPG", "0", "250", "-15.00", "")],
+        [("MADDPG", "0", "250", "-15.00")],
         [("return", "MADDPG", "+0.50")],
     ]
     for table in tables.values():
