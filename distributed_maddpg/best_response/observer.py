@@ -152,7 +152,7 @@ def _in_episodes(
 
 
 class _Classifier(nn.Module):
-    """From the history of observations to logits of the candidates after each step."""
+    """From the history of observations to logits of the candidates, step by step."""
 
     def __init__(self, obs: Tensor, num_candidates: int) -> None:
         """Build it for observations like those of histories `obs [n, T, O]`."""

@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "env": {"kwargs": _MPE2_KWARGS},
         "pacing": {"env_steps_per_update": 50.0, "evaluation_interval_env_steps": 50_000},
     },
-    # The same in the paper's environment, for as many episodes as in the paper.
+    # The same without information regularisation in the paper's environment, for as many episodes as there.
     "deception": {
         **_RECIPE,
         "env": {"kwargs": _PAPER_ENV_KWARGS},
