@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from distributed_maddpg.best_response.opponents import ADVERSARY, Opponent, play, scripted_opponent
+from distributed_maddpg.best_response.uninformed import (
+    centroid_distances,
+    uninformed_distances,
+    uninformed_success,
+)
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import make_vector_env
 from distributed_maddpg.envs.adversary_options import AdversaryOptions
-from distributed_maddpg.evaluation.bounds import centroid_distances, uninformed_distances, uninformed_success
 from distributed_maddpg.evaluation.scores import SUCCESS_EPS
 from distributed_maddpg.evaluation.scripted import assigned_targets, centroid_targets, goal_targets
 from distributed_maddpg.types import FloatArray

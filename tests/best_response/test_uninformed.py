@@ -2,7 +2,11 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from distributed_maddpg.evaluation.bounds import centroid_distances, uninformed_distances, uninformed_success
+from distributed_maddpg.best_response.uninformed import (
+    centroid_distances,
+    uninformed_distances,
+    uninformed_success,
+)
 
 RNG = np.random.default_rng(1)
 
