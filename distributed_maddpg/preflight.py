@@ -60,7 +60,7 @@ def check_settings(config: MADDPGConfig, env_factory: EnvFactory | None = None) 
         config, env_factory, lambda env_id, _: env_spec(env_id, config.env.backend, config.env.kwargs)
     )
     config.algorithm.per_agent(spec)
-    config.algorithm.private_parts(spec)
+    config.algorithm.common_candidates(spec)
     config.exploration.check_heads(config.algorithm.heads(spec))
     return spec
 

@@ -40,6 +40,8 @@ class PrivatePart:
     """The private columns of the observation."""
     candidates: tuple[tuple[int, int], ...]
     """The columns of each value that could stand there, the true one among them; all as many columns."""
+    aligned: bool = True
+    """Whether candidate k is the same thing for every agent that observes it."""
 
 
 @dataclass(frozen=True)

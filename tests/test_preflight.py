@@ -36,6 +36,29 @@ def test_a_valid_configuration_gives_the_environments_spec():
             {"algorithm": {"private": {"agent": {"columns": [0, 2], "candidates": [[2, 4], [90, 92]]}}}},
             "algorithm.private.agent = (90, 92): observations have 10 columns",
         ),
+        (
+            {"algorithm": {"private_values": "mean"}, "env": {"kwargs": {"num_landmark_neighbors": 2}}},
+            "algorithm.private_values = 'mean': the agents observe the candidates in different orders or",
+        ),
+        (
+            {
+                "algorithm": {
+                    "private_values": "mean",
+                    "private": {"agent": {"columns": [0, 2], "candidates": [[2, 4], [4, 6]]}},
+                },
+                "env": {"kwargs": {"num_landmark_neighbors": 2}},
+            },
+            "algorithm.private_values = 'mean': the agents observe the candidates in different orders or",
+        ),
+        (
+            {
+                "algorithm": {
+                    "private_values": "mean",
+                    "private": {"adversary": {"columns": [0, 2], "candidates": [[2, 4], [4, 6]]}},
+                }
+            },
+            "algorithm.private_values = 'mean': agents of several teams have private parts; use observed",
+        ),
         ({"exploration": {"kind": "gaussian"}}, "exploration.kind = 'gaussian': needs a sigmoid policy head"),
     ],
 )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from distributed_maddpg.algo.adam import Adam
+from distributed_maddpg.algo.information import CommonCandidates
 from distributed_maddpg.algo.losses import actor_loss, critic_loss, information_loss, td_target
 from distributed_maddpg.algo.maddpg import MADDPGUpdate
 from distributed_maddpg.algo.networks import CriticNetwork, Layers, StackedNetworks
@@ -43,6 +44,17 @@ class _MLPWorkspace:
         """Return the first layer's pre-activation `[M, B, H]`; it may be modified before `forward_rest`."""
         weight, bias = layers[0]
         return torch.baddbmm(bias, x, weight, out=self._hidden[0])
+
+    def set_first_layer(self, first: Tensor, changes: Tensor, weight: Tensor) -> None:
+        """Set the first layer's pre-activation `[M, C * B, H]` for C changes of each input.
+
+        Args:
+            first: [M, B, H] pre-activation for the unchanged inputs.
+            changes: [M, C * B, W] of some of their columns.
+            weight: [M, W, H] the first layer's weights of those columns.
+        """
+        repeated = first.repeat(1, changes.shape[1] // first.shape[1], 1)
+        torch.baddbmm(repeated, changes, weight, out=self._hidden[0])
 
     def forward_rest(self, layers: Layers) -> Tensor:
         """Continue from the first layer's pre-activation to the outputs `[M, K, B]`."""
@@ -96,18 +108,26 @@ class _UpdateWorkspace:
         networks: tuple[StackedNetworks, StackedNetworks],
         batch_size: int,
         information_rows: int,
+        num_candidates: int,
         valid: Tensor,
         weight: float,
     ) -> None:
-        """Allocate for (policies, critics); `valid [M, A, 1]`, `weight` of the regulariser."""
+        """Allocate for (policies, critics); `valid [M, A, 1]`, `weight` of the regulariser.
+
+        The actor loss takes each critic's value of `num_candidates` inputs per row.
+        """
         self.target_policies, self.critics = (_MLPWorkspace(of, batch_size) for of in networks)
         self.policies = self.target_policies
         if information_rows:  # the policies also act on that many changed observations
             self.policies = _MLPWorkspace(networks[0], batch_size + information_rows)
+        self.values = self.critics
+        if num_candidates > 1:
+            self.values = _MLPWorkspace(networks[1], num_candidates * batch_size)
         self.regularised_scale = valid * (2.0 * weight / batch_size) / valid.sum(dim=1, keepdim=True)
         """[M, A, 1] gradient of the regulariser per unit of the regularised values."""
-        self.grad_q = torch.full_like(valid[:, :1], -1.0 / batch_size).expand(-1, -1, batch_size).contiguous()
-        """[M, 1, B] gradient of the actor loss with respect to the values."""
+        inputs = num_candidates * batch_size
+        self.grad_q = torch.full_like(valid[:, :1], -1.0 / inputs).expand(-1, -1, inputs).contiguous()
+        """[M, 1, C * B] gradient of the actor loss with respect to the values."""
 
 
 class HandwrittenUpdate(MADDPGUpdate):
@@ -118,6 +138,7 @@ class HandwrittenUpdate(MADDPGUpdate):
     ) -> None:
         """Initialise one run per seed; initial parameters depend on the seed only, not on the device."""
         super().__init__(config, spec, device, seeds)
+        self._num_candidates = 1 if self._candidates is None else self._candidates.count
         self._batch_size = -1
         self._workspaces: dict[int, _UpdateWorkspace] = {}
 
@@ -133,9 +154,9 @@ class HandwrittenUpdate(MADDPGUpdate):
         self._batch_size = batch_size
         if batch_size not in self._workspaces:
             networks, weight = (self.policy, self.critic), self._config.regulariser_weight
-            rows = self._information_rows(batch_size)
+            rows, count = self._information_rows(batch_size), self._num_candidates
             self._workspaces[batch_size] = _UpdateWorkspace(
-                networks, batch_size, rows, self._columns.valid, weight
+                networks, batch_size, rows, count, self._columns.valid, weight
             )
         self._workspace = self._workspaces[batch_size]
 
@@ -174,7 +195,7 @@ class HandwrittenUpdate(MADDPGUpdate):
 
     def _update_policies(self, batch: Tensor) -> tuple[Tensor, ...]:
         columns, config, memory = self._columns, self._config, self._workspace
-        critics, rows = memory.critics, self._information_rows(self._batch_size)
+        rows = self._information_rows(self._batch_size)
         obs = columns.padded_obs(batch)
         if rows:
             obs = torch.cat((obs, self._counterfactuals(obs[:, :rows])), dim=1)
@@ -187,12 +208,17 @@ class HandwrittenUpdate(MADDPGUpdate):
 
         layers = self.critic.masked_layers()
         own = self.critic.own_action_rows(layers[0][0])  # [M, A, H]
-        critics.forward_first_layer(layers, self.critic.repeat(joint)).baddbmm_(change.mT, own)
-        q = critics.forward_rest(layers).squeeze(1)
+        first = memory.critics.forward_first_layer(layers, self.critic.repeat(joint))
+        first.baddbmm_(change.mT, own)
+        if self._candidates is not None:
+            memory.values.set_first_layer(first, *self._candidate_changes(self._candidates, joint, layers))
+        q = memory.values.forward_rest(layers).squeeze(1)  # [M, C * B]
         regularised = logits if config.regulariser == "logits" else actions
         loss = actor_loss(q, regularised, columns.valid, config.regulariser_weight)
 
-        grad_first = critics.backward(layers, memory.grad_q)
+        grad_first = memory.values.backward(layers, memory.grad_q)
+        if self._candidates is not None:
+            grad_first = torch.stack(grad_first.chunk(self._candidates.count, dim=1)).sum(dim=0)
         grad_actions = columns.with_zero_padding(torch.bmm(own, grad_first.mT))
         grad_regularised = regularised * memory.regularised_scale
         if config.regulariser == "actions":
@@ -208,6 +234,16 @@ class HandwrittenUpdate(MADDPGUpdate):
         grad = memory.policies.backward(self.policy.detached_layers, grad_logits, self.policy.grad_layers)
         _layer_gradient(obs, grad, self.policy.grad_layers[0])
         return loss, self._apply_gradient(self.policy, self.policy_optimiser), *information
+
+    def _candidate_changes(
+        self, candidates: CommonCandidates, joint: Tensor, layers: Layers
+    ) -> tuple[Tensor, Tensor]:
+        """Return (changes `[M, C * B, W]`, weights `[M, W, H]`) for `set_first_layer`.
+
+        The weights are zero for critics of agents without a private part: their values stay as observed.
+        """
+        weight = layers[0][0].index_select(1, candidates.columns)
+        return self.critic.repeat(candidates.changes(joint)), weight * self._with_private_part.mask
 
     def _information_gradients(self, logits: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the information loss `[M]` and its gradients, weighted, for R = `rows` pairs of logits.

@@ -1,8 +1,8 @@
-"""Information regularisation: policies whose actions do not tell the private part of an observation.
+"""What else could stand in the private part of an observation, for policies that do not tell what does.
 
 Strouse et al. 2018 (arXiv:1808.02093) add the mutual information of an agent's action and its goal, given
 the rest of the observation, to the loss. Here its measure is the squared distance between the actions for
-the goal that is there and for another one.
+the goal that is there and for another one. The value of an action may be averaged over all of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distributed_maddpg.types import PrivatePart
+from distributed_maddpg.types import EnvSpec, PrivatePart
 
 
 class Counterfactuals:
@@ -39,10 +39,41 @@ class Counterfactuals:
         """
         changed = obs.clone()
         for networks, part in self._groups:
-            own = obs.index_select(0, networks)
-            own[:, :, slice(*part.columns)] = _other_candidates(own, part)
-            changed.index_copy_(0, networks, own)
+            other = _other_candidates(obs.index_select(0, networks), part)
+            changed[:, :, slice(*part.columns)].index_copy_(0, networks, other)
         return changed
+
+
+class CommonCandidates:
+    """Joint observations in which the same candidate stands in every private part.
+
+    The mean of an action's values over all candidates is what it is worth if no action depends on them and
+    all are equally likely. Unlike the value with what stands there, it asks for no action that depends on it.
+    """
+
+    def __init__(self, spec: EnvSpec, parts: Sequence[PrivatePart | None], device: torch.device) -> None:
+        """Prepare for private parts whose candidates are aligned."""
+        owners = [(obs.start, part) for obs, part in zip(spec.transitions.obs, parts, strict=True) if part]
+        private = [start + k for start, part in owners for k in range(*part.columns)]
+        self.columns = torch.tensor(private, device=device)
+        """[W] the private columns of all agents."""
+        candidates = [
+            [start + k for start, part in owners for k in range(*part.candidates[choice])]
+            for choice in range(len(owners[0][1].candidates))
+        ]
+        self._candidates = torch.tensor(candidates, device=device)  # [C, W]
+        self.count = len(candidates)
+        """C."""
+
+    def joints(self, joint: Tensor) -> list[Tensor]:
+        """Return C copies of joint observations and actions `[S, B, J]`, each with another candidate."""
+        values = [joint.index_select(2, columns) for columns in self._candidates]
+        return [joint.index_copy(2, self.columns, value) for value in values]
+
+    def changes(self, joint: Tensor) -> Tensor:
+        """Return candidate minus private columns `[S, C * B, W]` of joint inputs `[S, B, J]`."""
+        private = joint.index_select(2, self.columns)
+        return torch.cat([joint.index_select(2, columns) - private for columns in self._candidates], dim=1)
 
 
 def _networks(parts: Sequence[PrivatePart | None], part: PrivatePart, runs: int) -> list[int]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distributed_maddpg.algo.adam import Adam
-from distributed_maddpg.algo.information import Counterfactuals
+from distributed_maddpg.algo.information import CommonCandidates, Counterfactuals
 from distributed_maddpg.algo.losses import (
     actor_loss,
     critic_loss,
@@ -197,9 +197,7 @@ class MADDPGUpdate:
         """Number of updates; decides when policies are updated. The learner sets it before each call."""
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         self._columns = _BatchColumns(spec, len(seeds), device)
-        parts = config.private_parts(spec) if config.information_weight else ()
-        self._counterfactuals = Counterfactuals(parts, len(seeds), device)
-        self._with_private_part = _AgentMask([part is not None for part in parts], len(seeds), device)
+        self._prepare_private_parts(spec, len(seeds), device)
         self.metrics = (*METRICS, "information") if self._counterfactuals else METRICS
         """Names of the metrics that an update returns."""
         count = len(self.metrics) - 3  # without those of the critics
@@ -220,6 +218,13 @@ class MADDPGUpdate:
         ]
         """Rows [S, agents] of policies that share their parameters."""
         self._frozen_mask: Tensor | None = None
+
+    def _prepare_private_parts(self, spec: EnvSpec, runs: int, device: torch.device) -> None:
+        config, parts = self._config, self._config.private_parts(spec)
+        self._counterfactuals = Counterfactuals(parts if config.information_weight else (), runs, device)
+        self._with_private_part = _AgentMask([part is not None for part in parts], runs, device)
+        common = config.common_candidates(spec)
+        self._candidates = CommonCandidates(spec, common, device) if any(common) else None
 
     def _make_critic(
         self, spec: EnvSpec, device: torch.device, seeds: Sequence[tuple[int, int]]
@@ -312,7 +317,7 @@ class MADDPGUpdate:
         actions = self._straight_through(relaxed, config.straight_through)
         joint = self._joint_with_other_actions(batch, actions.detach())
         change = columns.with_zero_padding(actions - columns.padded_actions(joint))
-        q = self.critic.with_own_action(joint, change)
+        q = self._values(joint, change)
         regularised = logits if config.regulariser == "logits" else actions
         loss = actor_loss(q, regularised, columns.valid, config.regulariser_weight)
         if not self._counterfactuals:
@@ -321,6 +326,14 @@ class MADDPGUpdate:
         total = loss + config.information_weight * information
         norm = self._backward_and_apply(self.policy, self.policy_optimiser, total)
         return loss.detach(), norm, information.detach()
+
+    def _values(self, joint: Tensor, change: Tensor) -> Tensor:
+        """Return values `[M, B]` of own actions, see `with_own_action`, by `private_values`."""
+        observed = self.critic.with_own_action(joint, change)
+        if self._candidates is None:
+            return observed
+        values = [self.critic.with_own_action(other, change) for other in self._candidates.joints(joint)]
+        return torch.where(self._with_private_part.mask[:, :, 0], torch.stack(values).mean(dim=0), observed)
 
     def _information(self, batch: Tensor, logits: Tensor) -> Tensor:
         """Return the information loss `[M]` in the first rows, whose logits are `[M, A, B]`."""

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from distributed_maddpg.algo.maddpg import INFORMATION_ROWS
 from distributed_maddpg.benchmarks.measurement import Measurement, compare, gflops, rates
 from distributed_maddpg.benchmarks.options import BenchmarkOptions
 from distributed_maddpg.benchmarks.profile import profile_learner
@@ -84,17 +85,25 @@ def update_flops(config: MADDPGConfig, spec: EnvSpec) -> int:
     A forward pass costs F, the gradient of the weights F too, the gradient of the inputs F less the first
     layer's share. Critics: two forward passes and a full backward pass for the TD error. For the actor loss a
     full forward pass, the first layer's product with the agent's own action once more, and the gradient of
-    the own action: in the first layer it takes only that action's columns. Policies: a target and an online
-    forward pass, and a backward pass.
+    the own action: in the first layer it takes only that action's columns. If the values are means over C
+    candidates, the other layers take C inputs per row, and the first one the private columns once more for
+    each. Policies: a target and an online forward pass, and a backward pass; the last two also of the rows
+    of information regularisation.
     """
-    batch = config.learner.batch_size
-    critic, critic_first = _forward_flops(critic_layout(spec, config.algorithm.critic_hidden_sizes), batch)
-    policy, policy_first = _forward_flops(policy_layout(spec, config.algorithm.policy_hidden_sizes), batch)
-    width, hidden = max(spec.action_sizes), config.algorithm.critic_hidden_sizes[0]
-    own = 2 * batch * spec.num_agents * width * hidden
+    batch, algorithm = config.learner.batch_size, config.algorithm
+    critic, critic_first = _forward_flops(critic_layout(spec, algorithm.critic_hidden_sizes), batch)
+    policy, policy_first = _forward_flops(policy_layout(spec, algorithm.policy_hidden_sizes), batch)
+    per_column = 2 * batch * spec.num_agents * algorithm.critic_hidden_sizes[0]
+    own = max(spec.action_sizes) * per_column
+    parts = [part for part in algorithm.common_candidates(spec) if part]
+    inputs = len(parts[0].candidates) if parts else 1
+    private = inputs * sum(part.columns[1] - part.columns[0] for part in parts) * per_column
     critic_update = 3 * critic + (critic - critic_first)
-    through_critic = critic + own + (critic - critic_first) + own
-    return critic_update + through_critic + 3 * policy + (policy - policy_first)
+    through_critic = critic_first + private + 2 * own + 2 * inputs * (critic - critic_first)
+    online_policy = 2 * policy + (policy - policy_first)
+    if algorithm.measures_information(spec):
+        online_policy += int(INFORMATION_ROWS * online_policy)
+    return critic_update + through_critic + policy + online_policy
 
 
 def _forward_flops(layout: StackedLayout, batch: int) -> tuple[int, int]:

@@ -89,6 +89,7 @@ def response_settings(config: MADDPGConfig, updates: int, seed: int) -> MADDPGCo
             "policy_head": own.policy_head,
             "temperature": own.temperature,
             "information_weight": 0.0,
+            "private_values": "observed",
         },
         "evaluation": {"episodes": _CURVE_EPISODES},
         "pacing": {

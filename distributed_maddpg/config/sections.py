@@ -7,7 +7,7 @@ its own.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from distributed_maddpg.errors import BadInput, did_you_mean
@@ -50,6 +50,11 @@ def _require_private_part(name: str, part: PrivatePart) -> None:
         apart = stop <= part.columns[0] or start >= part.columns[1]
         remedy = "a candidate must lie outside the private columns"
         require(apart, f"{name}.candidates", (start, stop), remedy)
+
+
+def _aligned_as(known: PrivatePart | None, part: PrivatePart | None) -> PrivatePart | None:
+    """Return `part`, aligned only if the environment does not say that its own is not."""
+    return replace(part, aligned=False) if part and known and not known.aligned else part
 
 
 class Section:
@@ -153,8 +158,13 @@ class AlgorithmConfig(Section):
     information_weight: float = 0.0
     """Weight of information regularisation in the actor loss: how much an agent's action differs if another
     candidate stands in the private part of its observation. 0: off."""
+    private_values: Literal["observed", "mean"] = "observed"
+    """Values in the actor loss of agents with a private part. observed: with what stands there. mean: the
+    mean over all candidates, each in the observations of all agents; beside information_weight, for policies
+    that should not use the private part at all."""
     private: dict[str, PrivatePart] = field(default_factory=dict)
-    """The private part of a team's observations, where the environment does not say it."""
+    """The private part of a team's observations, where the environment does not say it: columns, candidates,
+    and aligned = false if the team's agents observe the candidates in different orders."""
     random_action_rows: float = 0.0
     """Probability, for each agent and batch row, that the target action is replaced by a uniform random one;
     with other_actions = current also the action of another agent."""
@@ -192,11 +202,31 @@ class AlgorithmConfig(Section):
         for team in self.private:
             require(team in spec.teams, "algorithm.private", team, did_you_mean(team, set(spec.teams)))
         known = spec.private_parts or (None,) * spec.num_agents
-        parts = tuple(self.private.get(team, own) for team, own in zip(spec.teams, known, strict=True))
+        parts = tuple(
+            _aligned_as(own, self.private.get(team, own)) for team, own in zip(spec.teams, known, strict=True)
+        )
         for team, part, size in zip(spec.teams, parts, spec.observation_sizes, strict=True):
             for start, stop in (part.columns, *part.candidates) if part else ():
                 remedy = f"observations have {size} columns"
                 require(stop <= size, f"algorithm.private.{team}", (start, stop), remedy)
+        return parts
+
+    def common_candidates(self, spec: EnvSpec) -> tuple[PrivatePart | None, ...]:
+        """Return the private parts if values are means over their candidates, else parts that are all None.
+
+        Raises:
+            BadInput: if the candidates are not the same things for all agents with a private part.
+        """
+        parts = self.private_parts(spec)
+        if self.private_values == "observed":
+            return (None,) * spec.num_agents
+        name, value = "algorithm.private_values", self.private_values
+        teams = {team for team, part in zip(spec.teams, parts, strict=True) if part}
+        require(len(teams) < 2, name, value, "agents of several teams have private parts; use observed")
+        aligned = all(part.aligned for part in parts if part)
+        aligned = aligned and len({len(part.candidates) for part in parts if part}) < 2
+        remedy = "the agents observe the candidates in different orders or numbers; use observed"
+        require(aligned, name, value, remedy)
         return parts
 
     def measures_information(self, spec: EnvSpec) -> bool:

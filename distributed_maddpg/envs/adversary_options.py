@@ -83,7 +83,9 @@ class AdversaryOptions:
         width = 2 * (landmarks + others)
         # A good agent observes the goal, then the landmarks; with fewer than two it could be no other.
         candidates = tuple((2 + 2 * k, 4 + 2 * k) for k in range(min(landmarks, self.N)))
-        goal = PrivatePart((0, 2), candidates) if len(candidates) > 1 else None
+        # The nearest landmark of one agent is not that of another.
+        aligned = self.num_landmark_neighbors is None
+        goal = PrivatePart((0, 2), candidates, aligned) if len(candidates) > 1 else None
         return EnvSpec(
             agents=("adversary_0", *(f"agent_{i}" for i in range(self.N))),
             observation_sizes=(width,) + (width + 2,) * self.N,

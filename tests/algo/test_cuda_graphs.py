@@ -25,6 +25,7 @@ CASES = {
     "quiet": (QUIET, CONTINUOUS),
     "mixed": (MIXED, SPEC),
     "information": (PRIVATE, SPEC),
+    "mean over candidates": (replace(PRIVATE, private_values="mean"), SPEC),
 }
 BATCH = 8
 

@@ -24,6 +24,9 @@ PRIVATE = EnvSpec(NAMES, (3, 4, 4), (2, 3, 3), ("continuous",) * 3, (OF_TWO, OF_
 PRIVATE_MIXED = EnvSpec(
     NAMES, (3, 2, 4), (2, 3, 1), ("continuous", "discrete", "continuous"), (OF_TWO, None, OF_THREE)
 )
+ONE_TEAM = EnvSpec(
+    NAMES, (3, 4, 4), (2, 3, 3), ("continuous", "discrete", "discrete"), (None, OF_THREE, OF_THREE)
+)
 SMALL = AlgorithmConfig(
     policy_hidden_sizes=(7, 5), critic_hidden_sizes=(8,), regulariser_weight=0.1, max_grad_norm=0.05, tau=0.1
 )
@@ -161,11 +164,30 @@ class PlainUpdate:
         return metrics[0]
 
     def policy_loss(self, i, batch, logits, action, others):
-        layout, agent = self.spec.transitions, self.agents[i]
-        joint = [batch[:, columns] for columns in layout.obs] + [*others[:i], action, *others[i + 1 :]]
-        q = agent.critic(self.seen(i, torch.cat(joint, 1)))
+        agent = self.agents[i]
+        actions = [*others[:i], action, *others[i + 1 :]]
+        joints = [[*obs, *actions] for obs in self.observed(i, batch)]
+        q = torch.cat([agent.critic(self.seen(i, torch.cat(joint, 1))) for joint in joints])
         small = logits if self.config.regulariser == "logits" else action
         return self.config.regulariser_weight * (small**2).mean() - q.mean()
+
+    def observed(self, i, batch):
+        """Return the observations of all agents, for each candidate in place of the private part."""
+        parts = self.config.private_parts(self.spec)
+        observed = [batch[:, columns] for columns in self.spec.transitions.obs]
+        if self.config.private_values == "observed" or parts[i] is None:
+            return [observed]
+        return [
+            [self.replaced(obs, part, choice) for obs, part in zip(observed, parts, strict=True)]
+            for choice in range(len(parts[i].candidates))
+        ]
+
+    def replaced(self, obs, part, choice):
+        if part is None:
+            return obs
+        changed = obs.clone()
+        changed[:, slice(*part.columns)] = obs[:, slice(*part.candidates[choice])]
+        return changed
 
     def information(self, i, batch):
         """Return how far an action is from that for each other candidate in turn, row by row."""
@@ -294,6 +316,19 @@ CASES = {
         PRIVATE_MIXED,
         {"information_weight": 2.0, "private": {"red": OF_TWO_OTHERS}},
     ),
+    "mean_over_candidates": (ONE_TEAM, {"private_values": "mean"}),
+    "mean_over_candidates_gumbel_shared": (
+        ONE_TEAM,
+        {
+            "private_values": "mean",
+            "information_weight": 2.0,
+            "policy_head": "gumbel",
+            "share_policies": True,
+            "other_actions": "current",
+        },
+    ),
+    "mean_over_candidates_ddpg": (ONE_TEAM, {"private_values": "mean", "team_overrides": {"blue": "ddpg"}}),
+    "mean_over_candidates_matd3": (ONE_TEAM, {"private_values": "mean", "name": "matd3"}),
     "random_rows": (CONTINUOUS, {"random_action_rows": 0.4}),
     "random_rows_current": (MIXED, {"random_action_rows": 0.4, "other_actions": "current"}),
     "random_rows_discrete": (DISCRETE, {"random_action_rows": 1.0, "other_actions": "current"}),

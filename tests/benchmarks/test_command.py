@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from distributed_maddpg.benchmarks.rollout import env_step_flops
 from distributed_maddpg.cli import main
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.learner import Learner
-from distributed_maddpg.types import EnvSpec, StackedLayout
+from distributed_maddpg.types import EnvSpec, PrivatePart, StackedLayout
 
 QUICK = ["--seconds", "0.02", "--repeats", "2", "--num-envs", "32"]
 KEYS = {"benchmark", "command", "settings", "figures", "references", "ratios", "spread", "points"}
@@ -116,3 +117,12 @@ def test_flops_of_an_update_are_those_counted_by_hand() -> None:
     through = critic_first + critic_second + own + critic_second + own
     policy = 3 * (policy_first + policy_second) + policy_second
     assert update_flops(config, spec) == critic + through + policy
+    spec = replace(spec, private_parts=(None, PrivatePart((0, 1), ((1, 2), (2, 3)))))
+    values = {
+        "algorithm": {"private_values": "mean", "information_weight": 1.0},
+        "learner": {"batch_size": 12},
+    }
+    config = MADDPGConfig.from_dict(values, config)
+    through = critic_first + own + 2 * (2 * 10 * 2 * 1 * 5) + 2 * critic_second + 2 * critic_second + own
+    policy = (policy_first + policy_second) + 1.25 * (2 * (policy_first + policy_second) + policy_second)
+    assert update_flops(config, spec) == 1.2 * (critic + through + policy)

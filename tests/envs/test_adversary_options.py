@@ -50,8 +50,9 @@ def test_the_goal_is_private_to_good_agents_and_could_be_any_landmark():
         return AdversaryOptions(**kwargs).spec.private_parts
 
     assert parts(N=2) == (None, *[PrivatePart((0, 2), ((2, 4), (4, 6)))] * 2)
-    assert parts(N=3, num_landmark_neighbors=2) == (None, *[PrivatePart((0, 2), ((2, 4), (4, 6)))] * 3)
-    assert parts(N=2, num_landmark_neighbors=5) == parts(N=2), "the rest are zeros"
+    ranked = PrivatePart((0, 2), ((2, 4), (4, 6)), aligned=False)
+    assert parts(N=3, num_landmark_neighbors=2) == (None, *[ranked] * 3)
+    assert parts(N=2, num_landmark_neighbors=5) == (None, *[ranked] * 2), "the rest are zeros"
     assert parts(N=1) == parts(N=3, num_landmark_neighbors=1) == (), "there is nothing else it could be"
 
 
