@@ -31,12 +31,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "env": {"kwargs": _MPE2_KWARGS},
         "pacing": {"env_steps_per_update": 50.0, "evaluation_interval_env_steps": 50_000},
     },
-    # The same without information regularisation in the paper's environment, for as many episodes as there.
+    # The paper's environment, with values averaged over the goals, and as long as --env.kwargs N 4 needs.
     "deception": {
         **_RECIPE,
+        "algorithm": {**_RECIPE["algorithm"], "information_weight": 1.0, "private_values": "mean"},
         "env": {"kwargs": _PAPER_ENV_KWARGS},
-        "replay": {"capacity": 1_500_000},
-        "pacing": {"total_env_steps": 1_500_000, "env_steps_per_update": 50.0},
+        "replay": {"capacity": 3_000_000},
+        "pacing": {"total_env_steps": 6_000_000, "checkpoint_interval_env_steps": 1_500_000},
     },
     # The settings of the teaching notebook: 5 000 episodes of 40 steps.
     "notebook": {
