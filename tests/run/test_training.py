@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from tensorboardX.proto.event_pb2 import SessionLog
 
 from distributed_maddpg.checkpoint import saver
 from distributed_maddpg.checkpoint.folder import load_checkpoint, save_checkpoint
@@ -32,6 +33,7 @@ from distributed_maddpg.run.progress import Progress
 from distributed_maddpg.run.resume import checkpoints_to_resume
 from distributed_maddpg.run.tables import CSVTable
 from distributed_maddpg.run.training import default_run_dir, train_run, train_seeds
+from tests.support.event_files import events
 from tests.support.target import target_config
 
 SHORT = {
@@ -276,27 +278,15 @@ def test_tensorboard_is_told_to_drop_what_came_after_the_checkpoint(tmp_path):
     train(short(), tmp_path, resume=True)
     files = sorted(tmp_path.glob("events.out.tfevents*"))
     assert len(files) == 2
-    first, second = ([event for event in map(read_event, records(path))] for path in files)
+    first, second = (list(map(read_event, events(path))) for path in files)
     purged = [[step for step, start, _ in events if start] for events in (first, second)]
     assert purged == [[1], [161]]
     assert {step for step, _, tags in first if "timers/learner_busy_s" in tags} == {160}
     assert {step for step, _, tags in second if "timers/learner_busy_s" in tags} == {320}
 
 
-def records(path):
-    """Return the records of a TensorBoard file: length, its checksum, data, their checksum."""
-    data, at = path.read_bytes(), 0
-    while at < len(data):
-        length = int.from_bytes(data[at : at + 8], "little")
-        yield data[at + 12 : at + 12 + length]
-        at += 16 + length
-
-
-def read_event(data):
-    """Return (step, whether it says that a run began, tags) of a record."""
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-    event = Event.FromString(data)
+def read_event(event):
+    """Return (step, whether it says that a run began, tags) of an event."""
     started = event.HasField("session_log") and event.session_log.status == SessionLog.START
     return event.step, started, {value.tag for value in event.summary.value}
 
