@@ -169,9 +169,18 @@ def _check_memory(config: MADDPGConfig, spec: EnvSpec, num_runs: int) -> None:
             f"with algorithm.policy_hidden_sizes {algorithm.policy_hidden_sizes} needs "
             f"{networks / 2**30:.1f} GiB, this machine has {available / 2**30:.1f} GiB; lower them",
         )
+    available -= networks
+    values = _candidate_values_bytes(config, spec) * num_runs
+    if values > available:
+        raise BadInput(
+            "learner.batch_size",
+            config.learner.batch_size,
+            f"with algorithm.private_values = 'mean' needs {values / 2**30:.1f} GiB, this machine has "
+            f"{available / 2**30:.1f} GiB beside the networks; lower it or use observed",
+        )
+    available -= values
     row = spec.transitions.width * 4 * num_runs  # bytes of a transition of each run
     size_bytes = config.replay.capacity * row
-    available -= networks
     if size_bytes > available:
         raise BadInput(
             "replay.capacity",
@@ -190,6 +199,14 @@ def _network_bytes(config: MADDPGConfig, spec: EnvSpec) -> int:
     critics_per_agent = 2 if "matd3" in algorithm.per_agent(spec) else 1
     per_agent = policies.num_parameters + critics_per_agent * critics.num_parameters
     return spec.num_agents * per_agent * 5 * 4
+
+
+def _candidate_values_bytes(config: MADDPGConfig, spec: EnvSpec) -> int:
+    """Return the bytes of the critics' hidden layers and their gradients, if values are means of several."""
+    algorithm = config.algorithm
+    count = max(len(part.candidates) if part else 0 for part in algorithm.common_candidates(spec))
+    rows = spec.num_agents * count * config.learner.batch_size
+    return rows * sum(algorithm.critic_hidden_sizes) * 2 * 4
 
 
 def _memory_bytes() -> int:
@@ -294,7 +311,8 @@ def _learning_incompatibility(
         return "algorithm.policy_delay", own.policy_delay, remedy
     measured = old.measures_information(spec)
     if own.measures_information(spec) != measured:
-        remedy = f"the checkpoint was trained {'with' if measured else 'without'} the term; start a new run"
+        trained, own_value = ("with", old.information_weight) if measured else ("without", 0.0)
+        remedy = f"the checkpoint was trained {trained} the term; use {own_value}, or start a new run"
         return "algorithm.information_weight", own.information_weight, remedy
     if own.gamma != old.gamma:
         return "algorithm.gamma", own.gamma, f"its transitions are stored with {old.gamma}; start a new run"

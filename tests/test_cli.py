@@ -18,6 +18,7 @@ from distributed_maddpg.checkpoint import saver
 from distributed_maddpg.checkpoint.folder import load_checkpoint, save_checkpoint
 from distributed_maddpg.checkpoint.listing import checkpoints_of
 from distributed_maddpg.cli import main
+from distributed_maddpg.config.parsing import read_toml
 from distributed_maddpg.errors import CheckpointError, TrainingError
 
 TINY = [
@@ -270,6 +271,19 @@ def test_a_runs_settings_repeat_it(run, tmp_path):
     assert main(["train", "--config", str(run / "config.toml"), "--run-dir", str(again)]) == 0
     first, second = (json.loads((folder / "summary.json").read_text()) for folder in (run, again))
     assert first["weights_digest"] == second["weights_digest"]
+
+
+def test_a_private_part_is_set_by_a_file_changed_by_an_option_and_resumed(tmp_path):
+    path, run = tmp_path / "private.toml", tmp_path / "run"
+    path.write_text("[algorithm.private.agent]\ncolumns = [0, 2]\ncandidates = [[2, 4], [4, 6]]\n")
+    candidates = ["--algorithm.private.agent.candidates", "4", "6", "6", "8"]
+    assert main(["train", "--config", str(path), *TINY, *candidates, "--run-dir", str(run)]) == 0
+    more = ["--pacing.total-env-steps", "300"]
+    assert main(["train", "--resume", str(run), *more]) == 0
+    settings = read_toml(run / "config.toml")
+    part = {"columns": [0, 2], "candidates": [[4, 6], [6, 8]], "aligned": True}
+    assert settings["algorithm"]["private"] == {"agent": part}
+    assert settings["pacing"]["total_env_steps"] == 300
 
 
 def test_evaluate_gives_the_same_numbers_for_the_same_seed(run, capsys):

@@ -90,6 +90,21 @@ def test_networks_larger_than_memory_are_refused_with_their_size(monkeypatch):
     check(config(algorithm={"critic_hidden_sizes": [2000, 2000]}, replay={"capacity": 20_000}))
 
 
+def test_values_of_all_candidates_larger_than_memory_are_refused_with_their_size(monkeypatch):
+    monkeypatch.setattr(preflight, "_memory_bytes", lambda: 2**30)
+    # Three agents, two candidates, hidden layers and their gradients; float32.
+    rows = 2**30 // (3 * 2 * 128 * 2 * 4)
+    settings = {"algorithm": {"private_values": "mean"}, "replay": {"capacity": 400_000}}
+    gib = rows * 3 * 2 * 128 * 2 * 4 / 2**30
+    message = (
+        rf"learner.batch_size = {rows}: with algorithm.private_values = 'mean' needs {gib:.1f} GiB, this "
+        r"machine has 1.0 GiB beside the networks; lower it or use observed"
+    )
+    with pytest.raises(BadInput, match=message):
+        check(config(**settings, learner={"batch_size": rows}))
+    check(config(**settings, learner={"batch_size": rows // 2}))
+
+
 @pytest.mark.parametrize(("text", "limit"), [("1048576\n", 1048576), ("max\n", None), ("9" * 30, None)])
 def test_the_memory_limit_of_the_container_counts_if_it_is_lower(text, limit, tmp_path, monkeypatch):
     (tmp_path / "memory.max").write_text(text)

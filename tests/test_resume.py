@@ -427,7 +427,8 @@ def test_information_regularisation_stays_on_or_off_in_a_run(tmp_path, weight):
         algo.train()
         path = algo.save(tmp_path / "saved")
     message = (
-        rf"algorithm\.information_weight = {1.0 - weight}: the checkpoint was trained with(out)? the term"
+        rf"algorithm\.information_weight = {1.0 - weight}: the checkpoint was trained with(out)? the term; "
+        rf"use {weight}, or start a new run"
     )
     with pytest.raises(BadInput, match=message):
         MADDPG.from_checkpoint(path, small(algorithm={"information_weight": 1.0 - weight}))

@@ -16,7 +16,7 @@ else:
 from distributed_maddpg.errors import BadInput, did_you_mean
 from distributed_maddpg.files import read_small
 
-# The time of tomllib is quadratic in the parts of a key. All settings take 2 kB; the longest key has 3 parts.
+# The time of tomllib is quadratic in the parts of a key. All settings take 2 kB; the longest key has 4 parts.
 _MAX_TOML_BYTES, _MAX_DOTS_IN_LINE = 65_536, 200
 
 

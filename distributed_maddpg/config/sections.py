@@ -45,6 +45,8 @@ def _require_private_part(name: str, part: PrivatePart) -> None:
         require(0 <= span[0] < span[1], name, span, "columns need a start of 0 or more and a later stop")
     count, widths = len(part.candidates), {stop - start for start, stop in spans}
     require(count > 1, f"{name}.candidates", part.candidates, "needs two or more")
+    distinct = len(set(part.candidates)) == count
+    require(distinct, f"{name}.candidates", part.candidates, "name each candidate once")
     require(len(widths) == 1, name, spans, "the private columns and all candidates need the same width")
     for start, stop in part.candidates:
         apart = stop <= part.columns[0] or start >= part.columns[1]

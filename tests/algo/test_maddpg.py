@@ -471,12 +471,21 @@ def test_one_critic_update_lowers_the_loss_on_the_same_batch():
     assert (last < first).all()
 
 
-def test_stacked_runs_learn_as_each_would_alone(double):
-    seeds, batches = [1, 2], [make_batch(MIXED, seed=5), make_batch(MIXED, seed=6)]
-    config = replace(SMALL, policy_head="gumbel", random_action_rows=0.4, team_overrides={"blue": "ddpg"})
+@pytest.mark.parametrize(
+    ("spec", "changes"),
+    [
+        (MIXED, {"policy_head": "gumbel", "random_action_rows": 0.4, "team_overrides": {"blue": "ddpg"}}),
+        (PRIVATE_MIXED, {"information_weight": 2.0}),
+        (ONE_TEAM, {"information_weight": 2.0, "private_values": "mean", "share_policies": True}),
+    ],
+    ids=["mixed", "private_mixed", "mean_over_candidates"],
+)
+def test_stacked_runs_learn_as_each_would_alone(spec, changes, double):
+    seeds, batches = [1, 2], [make_batch(spec, seed=5), make_batch(spec, seed=6)]
+    config = replace(SMALL, **changes)
     for kind in (MADDPGUpdate, HandwrittenUpdate):
-        together = kind(config, MIXED, CPU, seeds)
-        alone = [kind(config, MIXED, CPU, [seed]) for seed in seeds]
+        together = kind(config, spec, CPU, seeds)
+        alone = [kind(config, spec, CPU, [seed]) for seed in seeds]
         for _ in range(3):
             metrics = together(torch.stack(batches))
             expected = [update(batch[None]) for update, batch in zip(alone, batches, strict=True)]

@@ -79,6 +79,10 @@ BAD = [
     ({"algorithm": {"private": {"a": {}}}}, "algorithm.private.a = {}: needs 'columns'"),
     (private([0, 2], [[2, 4]]), "algorithm.private.a.candidates = ((2, 4),): needs two or more"),
     (
+        private([0, 2], [[2, 4], [4, 6], [2, 4]]),
+        "algorithm.private.a.candidates = ((2, 4), (4, 6), (2, 4)): name each candidate once",
+    ),
+    (
         private([0, 2], [[2, 4], [4, 5]]),
         "algorithm.private.a = ((0, 2), (2, 4), (4, 5)): the private columns",
     ),
