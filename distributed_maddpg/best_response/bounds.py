@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from distributed_maddpg.best_response.opponents import ADVERSARY, Opponent, play, scripted_opponent
+from distributed_maddpg.best_response.opponents import ADVERSARY, REACH, Opponent, play, scripted_opponent
 from distributed_maddpg.best_response.uninformed import (
-    centroid_distances,
-    uninformed_distances,
-    uninformed_success,
+    DoubleArray,
+    centroids,
+    distances_to,
+    geometric_medians,
+    points_near_most,
 )
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import make_vector_env
@@ -42,21 +44,24 @@ def adversary_bounds(config: MADDPGConfig, parameters: FloatArray, seed: int) ->
     kernel = make_vector_env(config.env.id, episodes, seed, backend="vectorized", **config.env.kwargs)
     kernel.reset()
     landmarks = kernel.get_state()["landmark_positions"]
-    centroid = centroid_distances(landmarks)
 
     def bound(distance: float, success: float) -> dict[str, float]:
         return {"final_distance": float(distance), "success": float(success)}
+
+    def waiting(points: DoubleArray) -> dict[str, float]:
+        distances = distances_to(landmarks, points)
+        return bound(distances.mean(), 100 * (distances < SUCCESS_EPS).mean())
 
     def played(players: dict[str, Opponent]) -> dict[str, float]:
         card = play(config, parameters, players, min(_PLAYED_EPISODES, episodes), seed).to_dict()
         own = bound(card["final_distance_mean"][ADVERSARY], card["success"][ADVERSARY])
         return {**own, **{name: card["success"][name] for name in ("agents", "coverage")}}
 
-    shares = uninformed_success(landmarks, SUCCESS_EPS)
+    nearest, near_most = waiting(geometric_medians(landmarks)), waiting(points_near_most(landmarks, REACH))
     adversary = scripted_opponent("centroid", centroid_targets, options)
     return {
-        "uninformed": bound(uninformed_distances(landmarks).mean(), 100 * shares.mean()),
-        "uninformed_squared": bound(centroid.mean(), 100 * (centroid < SUCCESS_EPS).mean()),
+        "uninformed": bound(nearest["final_distance"], near_most["success"]),
+        "uninformed_squared": waiting(centroids(landmarks)),
         "informed": played({ADVERSARY: scripted_opponent("straight", goal_targets, options)}),
         "blind_team": played(
             {ADVERSARY: adversary, "agent": scripted_opponent("blind", assigned_targets, options)}

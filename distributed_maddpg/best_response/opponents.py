@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+
+from distributed_maddpg.best_response.uninformed import DoubleArray, geometric_medians, points_near_most
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs.adversary_options import AdversaryOptions
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.evaluation.episodes import evaluate, evaluation_env, greedy_policy
 from distributed_maddpg.evaluation.scorecard import Scorecard
+from distributed_maddpg.evaluation.scores import SUCCESS_EPS
 from distributed_maddpg.evaluation.scripted import (
     JointPolicyFn,
     Targets,
     centroid_targets,
     combine_teams,
+    for_all_agents,
     nearest_landmark_targets,
     scripted_policy,
     wait_then_nearest_targets,
 )
-from distributed_maddpg.types import FloatArray
+from distributed_maddpg.types import Arrays, FloatArray
 
 ADVERSARY = "adversary"
+REACH = 0.999 * SUCCESS_EPS
+"""How near a scripted adversary waits to what it wants to reach. It stops within the rest of its point."""
 
 
 class Score(NamedTuple):
@@ -32,6 +40,8 @@ class Score(NamedTuple):
     """Mean of the team's agents."""
     final_distance: float | None
     """Distance of the adversary from the goal in the last frame; None without landmarks."""
+    success: float | None
+    """Share of episodes, in %, in which it is nearer than `SUCCESS_EPS` then; None without landmarks."""
 
 
 class Progress(NamedTuple):
@@ -72,18 +82,38 @@ def play(
 
 def measure(card: Scorecard, own: Sequence[bool]) -> Score:
     """Return the score of a team, given which agents `[N]` are its own."""
-    episodes = card.episodes
-    distance = float(episodes.final_distances[:, 0, 0].mean()) if card.has_landmarks else None
-    return Score(float(episodes.returns[:, own].mean()), distance)
+    episode_return = float(card.episodes.returns[:, own].mean())
+    if not card.has_landmarks:
+        return Score(episode_return, None, None)
+    distances = card.episodes.final_distances[:, 0, 0]
+    return Score(episode_return, float(distances.mean()), 100 * float((distances < SUCCESS_EPS).mean()))
 
 
 def scripted_adversaries(options: AdversaryOptions) -> list[Opponent]:
     """Return the adversaries written by hand, which know where everybody is but not the goal."""
     steps = sorted({options.max_cycles * part // 5 for part in range(1, 5)} - {0})
-    targets: dict[str, Targets] = {"centroid": centroid_targets, "nearest": nearest_landmark_targets}
+    targets: dict[str, Targets] = {
+        "centroid": centroid_targets,
+        "median": waiting_targets(geometric_medians),
+        "most landmarks": waiting_targets(partial(points_near_most, eps=REACH)),
+        "nearest": nearest_landmark_targets,
+    }
     for step in steps:
         targets[f"nearest from step {step}"] = wait_then_nearest_targets(step)
     return [scripted_opponent(name, own, options) for name, own in targets.items()]
+
+
+def waiting_targets(choose: Callable[[DoubleArray], DoubleArray]) -> Targets:
+    """Return the targets of agents that wait at the points `[E, 2]` that `choose` finds for the landmarks."""
+    points = np.empty((0, 2))
+
+    def targets(state: Arrays) -> DoubleArray:
+        nonlocal points
+        if (state["cycle"] == 0).all():  # all copies begin and end together
+            points = choose(state["landmark_positions"])
+        return for_all_agents(state, points)
+
+    return targets
 
 
 def scripted_opponent(name: str, targets: Targets, options: AdversaryOptions) -> Opponent:

@@ -20,6 +20,7 @@ from distributed_maddpg.best_response.opponents import Progress, Score
 from distributed_maddpg.best_response.world import AdversaryWorld, WorldState
 from distributed_maddpg.envs.adversary_options import AdversaryOptions
 from distributed_maddpg.envs.base import VectorEnv
+from distributed_maddpg.evaluation.scores import SUCCESS_EPS
 from distributed_maddpg.evaluation.scripted import MIN_FORCE, JointPolicyFn, force_actions, velocity_gain
 from distributed_maddpg.types import FloatArray
 
@@ -143,10 +144,11 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(policy.parameters(), lr=_LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, _LAST_LR, updates)
-    recent: list[tuple[float, float]] = []
+    recent: list[tuple[float, float, float]] = []
     reports = {math.ceil(updates * part / _REPORTS) for part in range(1, _REPORTS + 1)}
     for update in range(1, updates + 1):
-        episode_return, final, doubt = _play(world, good_agents, policy, generator)
+        episode_return, distances, doubt = _play(world, good_agents, policy, generator)
+        final = distances.mean()
         loss = final if objective == "final distance" else -episode_return / world.options.max_cycles
         loss = loss + _DOUBT_WEIGHT * doubt
         optimiser.zero_grad()
@@ -154,7 +156,8 @@ def train(
         nn.utils.clip_grad_norm_(policy.parameters(), _MAX_GRAD_NORM)
         optimiser.step()
         schedule.step()
-        recent.append((episode_return.item(), final.item()))
+        success = 100.0 * (distances < SUCCESS_EPS).float().mean()
+        recent.append((episode_return.item(), final.item(), success.item()))
         if update in reports:
             yield Progress(update, Score(*np.mean(recent, axis=0).tolist()))
             recent.clear()
@@ -166,7 +169,7 @@ def _play(
     policy: RecurrentPolicy,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Play new episodes; return the means of the adversary's return, of its final distance and of its doubt.
+    """Play new episodes; return the adversary's mean return, its final distances `[E]` and its mean doubt.
 
     Doubt is the cross-entropy of the goal and the landmarks' weights, mean over steps.
     """
@@ -182,7 +185,7 @@ def _play(
         state = world.step(state, torch.cat((choice.force[:, None], good_agents(state)), dim=1))
         total = total + world.adversary_reward(state).mean()
         doubt = doubt + nn.functional.cross_entropy(choice.trust, goal)
-    return total, world.goal_distance(state).mean(), doubt / world.options.max_cycles
+    return total, world.goal_distance(state), doubt / world.options.max_cycles
 
 
 def recurrent_adversary(env: VectorEnv, policy: RecurrentPolicy, max_cycles: int) -> JointPolicyFn:

@@ -31,13 +31,14 @@ from distributed_maddpg.envs import env_spec
 from distributed_maddpg.envs.adversary_options import AdversaryOptions
 from distributed_maddpg.evaluation.episodes import greedy_policy
 from distributed_maddpg.evaluation.scorecard import Scorecard
+from distributed_maddpg.evaluation.scores import mean_interval
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import FloatArray
 
 _SEEDS = 2
 _MODEL_FREE_UPDATES, _RECURRENT_STEPS, _WATCHER_UPDATES = 2_000, 7_000, 400
-"""Of each opponent at a budget of 1. An update of the recurrent ones takes all steps of an episode."""
-_ENOUGH_UPDATES, _MAX_RECURRENT_AGENTS = 200, 100
+"""Of each opponent at a budget of 1. Steps are updates times the steps of an episode, which each takes."""
+_ENOUGH_STEPS, _MAX_RECURRENT_AGENTS = 5_000, 100
 """Recurrent opponents that learn for less show little; against more good agents they need too much memory."""
 _RECURRENT = "recurrent"
 _LEAST_WATCHED = 0.05
@@ -75,9 +76,9 @@ def best_responses(
 
     Returns:
         The budget, and for each team its `opponents`; the scorecard of the strongest one by return, with
-        the gain in the team's mean return; for the adversary also that of the strongest one by final
-        distance, and the `adversary_bounds`. `optimistic` says that no opponent found much or could have:
-        none was recurrent and learned for long enough. `private` holds what `watch` finds.
+        the gain in the team's mean return; for the adversary also those of the strongest ones by final
+        distance and by success, and the `adversary_bounds`. `optimistic` says that no opponent found much or
+        could have: none was recurrent and learned for long enough. `private` holds what `watch` finds.
     """
     torch.set_num_threads(1)  # as the learner does: more threads only wait for each other at these sizes
     search = _Search(_compiled(config, before), parameters, before, budget, seed, note)
@@ -119,18 +120,19 @@ class _Search:
         own, before = [name == team for name in self.spec.teams], self._before
         opponents = list(self._opponents(team))
         scores = [measure(self._selection(team, opponent), own) for opponent in opponents]
-        chosen = {"return": int(np.argmax([score.episode_return for score in scores]))}
-        distances = [score.final_distance for score in scores if score.final_distance is not None]
-        if team == ADVERSARY and distances:
-            chosen["final_distance"] = int(np.argmin(distances))
+        returns, distances, successes = np.array(scores, np.float64).T
+        chosen = {"return": int(returns.argmax())}
+        if team == ADVERSARY and before.has_landmarks:
+            chosen |= {"final_distance": int(distances.argmin()), "success": int(successes.argmax())}
         strongest: dict[str, Any] = {}
         for criterion, index in chosen.items():
             opponent = opponents[index]
             key, episodes = integer_seed(self._seed, "evaluation", 0), len(before.episodes.returns)
             after = play(self.config, self._parameters, {team: opponent}, episodes, key)
-            gain = measure(after, own).episode_return - measure(before, own).episode_return
-            named = {"name": opponent.name, "number": opponent.number, "return_gain": gain}
-            strongest[criterion] = {**named, **after.with_intervals()}
+            gains = (after.episodes.returns - before.episodes.returns)[:, own].mean(axis=1)
+            card = {"name": opponent.name, "number": opponent.number, **after.with_intervals()}
+            card["return_gain"], card["ci95"]["return_gain"] = float(gains.mean()), mean_interval(gains)
+            strongest[criterion] = card
         tried = [
             {
                 "name": opponent.name,
@@ -140,7 +142,8 @@ class _Search:
             }
             for opponent, score in zip(opponents, scores, strict=True)
         ]
-        return {"opponents": tried, "strongest": strongest, "optimistic": not any(map(_is_strong, opponents))}
+        optimistic = not any(map(self._is_strong, opponents))
+        return {"opponents": tried, "strongest": strongest, "optimistic": optimistic}
 
     def told(self) -> dict[str, Any]:
         """Return what opponents can tell of each team's private part."""
@@ -188,12 +191,14 @@ class _Search:
                 policy, curve = RecurrentPolicy(options, seed), []
                 for progress in train(policy, world, agents, objective, updates, seed):
                     curve.append(progress)
-                    episode_return, distance = progress.score
+                    episode_return, distance, _ = progress.score
                     reached = f"return {episode_return:.2f}, final distance {distance:.3f}"
                     self._note(f"  {progress.updates:,} updates: {reached}")
                 act = partial(recurrent_adversary, policy=policy, max_cycles=options.max_cycles)
                 yield Opponent(f"{_RECURRENT}, {objective}", act, number, tuple(curve))
 
-
-def _is_strong(opponent: Opponent) -> bool:
-    return opponent.name.startswith(_RECURRENT) and opponent.curve[-1].updates >= _ENOUGH_UPDATES
+    def _is_strong(self, opponent: Opponent) -> bool:
+        if not opponent.name.startswith(_RECURRENT):
+            return False
+        steps = opponent.curve[-1].updates * AdversaryOptions.from_kwargs(self.config.env.kwargs).max_cycles
+        return steps >= _ENOUGH_STEPS

@@ -81,19 +81,19 @@ def goal_targets(state: Arrays) -> DoubleArray:
     Good agents that head for it do not deceive, and an adversary that does is as good as possible.
     """
     copies = np.arange(len(state["cycle"]))
-    return _for_all_agents(state, state["landmark_positions"][copies, state["goal_landmark"]])
+    return for_all_agents(state, state["landmark_positions"][copies, state["goal_landmark"]])
 
 
 def centroid_targets(state: Arrays) -> DoubleArray:
     """Return the landmarks' centroid for all agents."""
-    return _for_all_agents(state, state["landmark_positions"].mean(axis=1))
+    return for_all_agents(state, state["landmark_positions"].mean(axis=1))
 
 
 def nearest_landmark_targets(state: Arrays) -> DoubleArray:
     """Return, for all agents, the landmark to which a good agent is nearest."""
     landmarks = state["landmark_positions"]
     nearest = _good_agents_distances(state).min(axis=1).argmin(axis=1)  # [E]
-    return _for_all_agents(state, landmarks[np.arange(len(landmarks)), nearest])
+    return for_all_agents(state, landmarks[np.arange(len(landmarks)), nearest])
 
 
 def wait_then_nearest_targets(step: int) -> Targets:
@@ -120,7 +120,7 @@ def assigned_targets(state: Arrays) -> DoubleArray:
     return targets
 
 
-def _for_all_agents(state: Arrays, points: DoubleArray) -> DoubleArray:
+def for_all_agents(state: Arrays, points: DoubleArray) -> DoubleArray:
     """Return points [E, 2] as targets [E, N, 2] of all agents."""
     return np.repeat(points[:, None], state["agent_positions"].shape[1], axis=1)
 

@@ -87,12 +87,12 @@ def _opponents(team: str, opponents: Sequence[Mapping[str, Any]]) -> Table:
     rows = []
     for own in opponents:
         updates = f"{own['curve'][-1]['updates']:,}" if own["curve"] else ""
-        distance = (f"{own['final_distance']:.3f}",) if has_landmarks else ()
+        known = (f"{own['final_distance']:.3f}", f"{own['success']:.1f}") if has_landmarks else ()
         number = _optional(own["number"], "d")
-        rows.append((own["name"], number, updates, f"{own['episode_return']:+.2f}", *distance))
+        rows.append((own["name"], number, updates, f"{own['episode_return']:+.2f}", *known))
     headers: tuple[str, ...] = ("opponent", "number", "updates", "return")
     if has_landmarks:
-        headers = (*headers, "adversary's final distance")
+        headers = (*headers, "adversary's final distance", "success %")
     return Table(f"Opponents tried in the place of {team}, one of which is chosen", headers, rows)
 
 
@@ -104,8 +104,9 @@ def _strongest(team: str, strongest: Mapping[str, Mapping[str, Any]], optimistic
         if has_landmarks:
             interval = _interval(own["ci95"]["final_distance_mean"]["adversary"], ".3f")
             known = (*_rates(own["success"]), f"{own['final_distance_mean']['adversary']:.3f}", interval)
-        rows.append((criterion.replace("_", " "), own["name"], f"{own['return_gain']:+.2f}", *known))
-    headers: tuple[str, ...] = ("by", "opponent", "gain in return")
+        gain = (f"{own['return_gain']:+.2f}", _interval(own["ci95"]["return_gain"], "+.2f"))
+        rows.append((criterion.replace("_", " "), own["name"], *gain, *known))
+    headers: tuple[str, ...] = ("by", "opponent", "gain in return", "95 % interval")
     if has_landmarks:
         headers = (*headers, *_RATE_HEADERS, "adversary's final distance", "95 % interval")
     title = f"The strongest opponent in the place of {team}, on other start states"

@@ -4,11 +4,13 @@ import pytest
 
 from distributed_maddpg.best_response import model_free, search
 from distributed_maddpg.best_response.model_free import train_responses
+from distributed_maddpg.best_response.observer import Effort, views, watch
 from distributed_maddpg.best_response.opponents import play
 from distributed_maddpg.best_response.search import best_responses
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec
 from distributed_maddpg.evaluation.episodes import evaluate_weights
+from distributed_maddpg.evaluation.scores import mean_interval
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import initial_policies
 
@@ -36,7 +38,8 @@ def found():
 def test_all_kinds_of_opponents_are_tried_and_the_strongest_count(found):
     result, _, _ = found
     adversary, agents = (result["teams"][team] for team in ("adversary", "agent"))
-    scripted = ["centroid", "nearest", *(f"nearest from step {step}" for step in (5, 10, 15, 20))]
+    scripted = ["centroid", "median", "most landmarks", "nearest"]
+    scripted += [f"nearest from step {step}" for step in (5, 10, 15, 20)]
     recurrent = [f"recurrent, {objective}" for objective in ("return", "final distance") for _ in range(2)]
     assert [own["name"] for own in adversary["opponents"]] == ["MADDPG"] * 2 + scripted + recurrent
     assert [own["name"] for own in agents["opponents"]] == ["MADDPG"] * 2
@@ -44,6 +47,8 @@ def test_all_kinds_of_opponents_are_tried_and_the_strongest_count(found):
     assert same(adversary["strongest"]["return"], best)
     nearest = min(adversary["opponents"], key=lambda own: own["final_distance"])
     assert same(adversary["strongest"]["final_distance"], nearest)
+    most = max(adversary["opponents"], key=lambda own: own["success"])
+    assert same(adversary["strongest"]["success"], most)
     assert list(agents["strongest"]) == ["return"]
     assert adversary["optimistic"], "the recurrent ones learned for too short a time"
     assert agents["optimistic"]
@@ -57,8 +62,9 @@ def test_what_is_reported_is_played_from_other_start_states_than_the_choice(foun
     responses = train_responses(CONFIG, POLICIES, "agent", round(2_000 * TINY), seeds)
     policies = responses[chosen["number"]].policies
     after = evaluate_weights(CONFIG, policies, 100, integer_seed(0, "evaluation", 0)).episodes
-    gain = (after.returns - before.episodes.returns)[:, 1:].mean()
-    assert chosen["return_gain"] == pytest.approx(gain)
+    gains = (after.returns - before.episodes.returns)[:, 1:].mean(axis=1)
+    assert chosen["return_gain"] == pytest.approx(gains.mean())
+    assert chosen["ci95"]["return_gain"] == pytest.approx(mean_interval(gains))
     tried = result["teams"]["agent"]["opponents"][chosen["number"]]
     other = play(CONFIG, policies, {}, 2_000, integer_seed(0, "evaluation", 1), 250).episodes
     assert tried["episode_return"] == pytest.approx(other.returns[:, 1:].mean())
@@ -85,8 +91,11 @@ def test_the_budget_multiplies_how_long_each_learns(found):
 
 
 def test_the_private_part_is_watched(found):
-    told = found[0]["private"]["agent"]
-    assert len(told["accuracy"]) == len(told["probability"]) == 25
+    effort = Effort(round(400 * TINY), round(800_000 * 0.05), 250)
+    view = views(CONFIG, SPEC)["agent"]
+    assert found[0]["private"] == {
+        "agent": watch(CONFIG, POLICIES, view, effort, integer_seed(0, "response", 1000))
+    }
 
 
 def test_another_environment_has_model_free_opponents_only(monkeypatch):
@@ -99,14 +108,14 @@ def test_another_environment_has_model_free_opponents_only(monkeypatch):
     result, _, _ = searched(config, policies, budget=0.001, episodes=10)
     for own in result["teams"].values():
         assert [each["name"] for each in own["opponents"]] == ["MADDPG"] * 2
-        assert {each["final_distance"] for each in own["opponents"]} == {None}
+        assert {(each["final_distance"], each["success"]) for each in own["opponents"]} == {(None, None)}
         assert list(own["strongest"]) == ["return"] and "bounds" not in own
         assert own["optimistic"]
     assert result["private"] == {}
 
 
 def test_the_search_repeats_and_needs_no_environment_that_draws(monkeypatch):
-    monkeypatch.setattr(search, "_ENOUGH_UPDATES", 1)
+    monkeypatch.setattr(search, "_ENOUGH_STEPS", 5)
     kwargs = {"N": 2, "max_cycles": 5, "continuous_actions": True}
     plain = MADDPGConfig.from_dict({"env": {"backend": "vectorized", "kwargs": kwargs}})
     drawing = MADDPGConfig.from_dict(

@@ -28,12 +28,13 @@ def titled(card):
 
 
 def opponent(**changes):
-    curve = [{"updates": 250, "episode_return": -20.0, "final_distance": 0.6}]
+    curve = [{"updates": 250, "episode_return": -20.0, "final_distance": 0.6, "success": 20.0}]
     return {
         "name": "recurrent, return",
         "number": 1,
         "episode_return": -15.0,
         "final_distance": 0.4,
+        "success": 55.5,
         "curve": curve,
         **changes,
     }
@@ -46,7 +47,7 @@ def test_every_number_of_a_card_stands_in_a_table():
         "return_gain": 1.5,
         "success": RATES,
         "final_distance_mean": CARD["final_distance_mean"],
-        "ci95": {"final_distance_mean": {"adversary": (0.48, 0.52)}},
+        "ci95": {"final_distance_mean": {"adversary": (0.48, 0.52)}, "return_gain": (-0.5, 3.5)},
     }
     bounds = {
         "uninformed": {"success": 67.2, "final_distance": 0.521},
@@ -54,7 +55,7 @@ def test_every_number_of_a_card_stands_in_a_table():
     }
     adversary = {
         "opponents": [opponent(), opponent(name="centroid", number=None, curve=[])],
-        "strongest": {"return": strongest, "final_distance": strongest},
+        "strongest": dict.fromkeys(("return", "final_distance", "success"), strongest),
         "optimistic": False,
         "bounds": bounds,
     }
@@ -73,12 +74,12 @@ def test_every_number_of_a_card_stands_in_a_table():
         [("0.1", "90.0", "40.0", "50.0", "50.0")],
         [("random", "trained", "-1.00", "+2.00", "90.0", "40.0", "50.0", "50.0")],
         [
-            ("recurrent, return", "1", "250", "-15.00", "0.400"),
-            ("centroid", "", "", "-15.00", "0.400"),
+            ("recurrent, return", "1", "250", "-15.00", "0.400", "55.5"),
+            ("centroid", "", "", "-15.00", "0.400", "55.5"),
         ],
         [
-            (by, "centroid", "+1.50", "90.0", "40.0", "50.0", "0.500", "0.480 to 0.520")
-            for by in ("return", "final distance")
+            (by, "centroid", "+1.50", "-0.50 to +3.50", "90.0", "40.0", "50.0", "0.500", "0.480 to 0.520")
+            for by in ("return", "final distance", "success")
         ],
         [("uninformed", "67.2", "0.521", "", ""), ("blind team", "34.5", "0.520", "100.0", "99.9")],
         [
@@ -94,8 +95,8 @@ def test_every_number_of_a_card_stands_in_a_table():
 def test_without_landmarks_only_returns_are_shown():
     card = {name: CARD[name] for name in ("episodes", "agent_episode_returns_mean", "ci95")}
     speaker = {
-        "opponents": [opponent(name="MADDPG", number=0, final_distance=None)],
-        "strongest": {"return": {"name": "MADDPG", "return_gain": 0.5}},
+        "opponents": [opponent(name="MADDPG", number=0, final_distance=None, success=None)],
+        "strongest": {"return": {"name": "MADDPG", "return_gain": 0.5, "ci95": {"return_gain": None}}},
         "optimistic": True,
     }
     response = {"budget": 1.0, "teams": {"speaker": speaker}, "private": {}}
@@ -103,7 +104,7 @@ def test_without_landmarks_only_returns_are_shown():
     assert [table.rows for table in tables.values()][1:] == [
         [("random", "trained", "-1.00", "+2.00")],
         [("MADDPG", "0", "250", "-15.00")],
-        [("return", "MADDPG", "+0.50")],
+        [("return", "MADDPG", "+0.50", "")],
     ]
     for table in tables.values():
         assert {len(row) for row in table.rows} == {len(table.headers)}
