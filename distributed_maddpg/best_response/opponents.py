@@ -31,6 +31,8 @@ from distributed_maddpg.types import Arrays, FloatArray
 ADVERSARY = "adversary"
 REACH = 0.999 * SUCCESS_EPS
 """How near a scripted adversary waits to what it wants to reach. It stops within the rest of its point."""
+_MAX_NEAR_MOST = 16
+"""Landmarks; the time in which the point near most of them is found grows with their number cubed."""
 
 
 class Score(NamedTuple):
@@ -95,9 +97,10 @@ def scripted_adversaries(options: AdversaryOptions) -> list[Opponent]:
     targets: dict[str, Targets] = {
         "centroid": centroid_targets,
         "median": waiting_targets(geometric_medians),
-        "most landmarks": waiting_targets(partial(points_near_most, eps=REACH)),
         "nearest": nearest_landmark_targets,
     }
+    if options.N <= _MAX_NEAR_MOST:
+        targets["most landmarks"] = waiting_targets(partial(points_near_most, eps=REACH))
     for step in steps:
         targets[f"nearest from step {step}"] = wait_then_nearest_targets(step)
     return [scripted_opponent(name, own, options) for name, own in targets.items()]

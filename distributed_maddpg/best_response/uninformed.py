@@ -7,7 +7,6 @@ landmarks, or with as many landmarks as possible within eps.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -60,15 +59,14 @@ def _geometric_medians(landmarks: DoubleArray) -> DoubleArray:
 
 
 def _points_near_most(landmarks: DoubleArray, eps: float) -> DoubleArray:
-    candidates = [landmarks]
-    for i, j in itertools.combinations(range(landmarks.shape[1]), 2):
-        middle = (landmarks[:, i] + landmarks[:, j]) / 2
-        half = (landmarks[:, j] - landmarks[:, i]) / 2
-        length = np.linalg.norm(half, axis=1, keepdims=True)
-        with np.errstate(invalid="ignore", divide="ignore"):  # too far apart, or the same point
-            across = np.sqrt(eps**2 - length**2) * half[:, ::-1] * [-1.0, 1.0] / length
-        candidates.append(np.nan_to_num(np.stack([middle + across, middle - across], axis=1), nan=np.inf))
-    points = np.concatenate(candidates, axis=1)
+    i, j = np.triu_indices(landmarks.shape[1], 1)
+    middle = (landmarks[:, i] + landmarks[:, j]) / 2  # [n, pairs, 2]
+    half = (landmarks[:, j] - landmarks[:, i]) / 2
+    length = np.linalg.norm(half, axis=2, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):  # too far apart, or the same point
+        across = np.sqrt(eps**2 - length**2) * half[:, :, ::-1] * [-1.0, 1.0] / length
+    crossings = np.nan_to_num(np.concatenate([middle + across, middle - across], axis=1), nan=np.inf)
+    points = np.concatenate([landmarks, crossings], axis=1)
     return _chosen(points, (_pairwise_distances(points, landmarks) <= eps * (1 + _ROUNDING)).mean(axis=2))
 
 
@@ -87,5 +85,6 @@ def _map_in_chunks(function: Callable[[DoubleArray], DoubleArray], landmarks: Do
 
 def _pairwise_distances(points: DoubleArray, landmarks: DoubleArray) -> DoubleArray:
     """Return the distances `[n, K, L]` of points `[n, K, 2]` from landmarks `[n, L, 2]`."""
-    distances: DoubleArray = np.linalg.norm(points[:, :, None] - landmarks[:, None], axis=3)
+    x, y = (points[:, :, None, axis] - landmarks[:, None, :, axis] for axis in (0, 1))
+    distances: DoubleArray = np.sqrt(x * x + y * y)  # several times as fast as a norm over an axis of two
     return distances

@@ -38,7 +38,7 @@ def found():
 def test_all_kinds_of_opponents_are_tried_and_the_strongest_count(found):
     result, _, _ = found
     adversary, agents = (result["teams"][team] for team in ("adversary", "agent"))
-    scripted = ["centroid", "median", "most landmarks", "nearest"]
+    scripted = ["centroid", "median", "nearest", "most landmarks"]
     scripted += [f"nearest from step {step}" for step in (5, 10, 15, 20)]
     recurrent = [f"recurrent, {objective}" for objective in ("return", "final distance") for _ in range(2)]
     assert [own["name"] for own in adversary["opponents"]] == ["MADDPG"] * 2 + scripted + recurrent
