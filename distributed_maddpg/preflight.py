@@ -14,7 +14,7 @@ import numpy as np
 
 from distributed_maddpg.acting.joint_policy import JointPolicy
 from distributed_maddpg.checkpoint.folder import Checkpoint
-from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.config import AlgorithmConfig, MADDPGConfig
 from distributed_maddpg.envs import (
     EnvFactory,
     env_spec,
@@ -26,7 +26,7 @@ from distributed_maddpg.envs import (
 from distributed_maddpg.envs.finite import bad_observation
 from distributed_maddpg.errors import BadInput, CheckpointError, reason
 from distributed_maddpg.evaluation.scripted import random_policy
-from distributed_maddpg.types import EnvSpec, critic_layout, policy_layout
+from distributed_maddpg.types import METRICS, EnvSpec, critic_layout, policy_layout
 
 T = TypeVar("T")
 
@@ -309,11 +309,30 @@ def _learning_incompatibility(
     if own.updates_per_policy_update(spec) > 1 and old.updates_per_policy_update(spec) == 1:
         remedy = "the checkpoint was trained with a policy update in every update; start a new run"
         return "algorithm.policy_delay", own.policy_delay, remedy
-    measured = old.measures_information(spec)
-    if own.measures_information(spec) != measured:
-        trained, own_value = ("with", old.information_weight) if measured else ("without", 0.0)
-        remedy = f"the checkpoint was trained {trained} the term; use {own_value}, or start a new run"
-        return "algorithm.information_weight", own.information_weight, remedy
+    measured = _measured_information(checkpoint)
+    if measured is not None and own.measures_information(spec) != measured:
+        return _information_incompatibility(config, old, measured)
     if own.gamma != old.gamma:
         return "algorithm.gamma", own.gamma, f"its transitions are stored with {old.gamma}; start a new run"
     return None
+
+
+def _measured_information(checkpoint: Checkpoint) -> bool | None:
+    """Return whether a checkpoint's metrics contain the information term; None if they do not say."""
+    metrics = checkpoint.state.get("learner/metrics")
+    shape = () if metrics is None else metrics.shape
+    return {(len(METRICS),): False, (len(METRICS) + 1,): True}.get(shape[:1])
+
+
+def _information_incompatibility(
+    config: MADDPGConfig, old: AlgorithmConfig, measured: bool
+) -> tuple[str, object, str]:
+    own = config.algorithm
+    trained = f"the checkpoint was trained {'with' if measured else 'without'} information regularisation"
+    if bool(own.information_weight) != bool(old.information_weight):
+        remedy = f"{trained}; use {old.information_weight}, or start a new run"
+        return "algorithm.information_weight", own.information_weight, remedy
+    remedy = f"{trained}, and this changes whether something is private; start a new run"
+    if own.private != old.private:
+        return "algorithm.private", own.private, remedy
+    return "env.kwargs", config.env.kwargs, remedy

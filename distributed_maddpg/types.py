@@ -26,6 +26,9 @@ Arrays = dict[str, npt.NDArray[Any]]
 ActionType = Literal["continuous", "discrete"]
 InitialWeights = Literal["torch", "glorot"]
 
+METRICS = ("critic_loss", "actor_loss", "q_mean", "critic_grad_norm", "actor_grad_norm")
+"""Metrics of an update, per agent. "information" follows if information regularisation is on."""
+
 
 @dataclass(frozen=True)
 class PrivatePart:

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from distributed_maddpg.algo.maddpg import METRICS
 from distributed_maddpg.config import AlgorithmConfig, LearnerConfig
 from distributed_maddpg.errors import Diverged, TrainingError
 from distributed_maddpg.learner import Learner
 from distributed_maddpg.replay.ring import Ring
-from distributed_maddpg.types import EnvSpec
+from distributed_maddpg.types import METRICS, EnvSpec
 
 SPEC = EnvSpec(("red_0", "blue_0"), (3, 2), (2, 3), ("continuous", "discrete"))
 ALGORITHM = AlgorithmConfig(policy_hidden_sizes=(6,), critic_hidden_sizes=(6,), policy_head="auto")

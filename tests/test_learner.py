@@ -7,7 +7,6 @@ import torch
 from distributed_maddpg import learner as learner_module
 from distributed_maddpg.algo.device_replay import DeviceReplay
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
-from distributed_maddpg.algo.maddpg import METRICS
 from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConfig
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.learner import (
@@ -19,7 +18,7 @@ from distributed_maddpg.learner import (
 )
 from distributed_maddpg.replay.ring import Ring
 from distributed_maddpg.seeding import integer_seed
-from distributed_maddpg.types import EnvSpec
+from distributed_maddpg.types import METRICS, EnvSpec
 
 SPEC = EnvSpec(("red_0", "blue_0"), (3, 2), (2, 3), ("continuous", "discrete"))
 ALGORITHM = AlgorithmConfig(policy_hidden_sizes=(6,), critic_hidden_sizes=(6,))

@@ -427,10 +427,45 @@ def test_information_regularisation_stays_on_or_off_in_a_run(tmp_path, weight):
         algo.train()
         path = algo.save(tmp_path / "saved")
     message = (
-        rf"algorithm\.information_weight = {1.0 - weight}: the checkpoint was trained with(out)? the term; "
-        rf"use {weight}, or start a new run"
+        rf"algorithm\.information_weight = {1.0 - weight}: the checkpoint was trained with(out)? information "
+        rf"regularisation; use {weight}, or start a new run"
     )
     with pytest.raises(BadInput, match=message):
         MADDPG.from_checkpoint(path, small(algorithm={"information_weight": 1.0 - weight}))
     with MADDPG.from_checkpoint(path, small(algorithm={"information_weight": 3.0 * weight})) as algo:
         assert ("information" in algo.train()["learners"]["agent_0"]) == bool(weight)
+
+
+TWO_COLUMNS = {"columns": [0, 2], "candidates": [[2, 4], [4, 6]]}
+OBSERVED_GOAL_AMONG_TWO = {"num_agent_neighbors": 2, "num_landmark_neighbors": 2}
+NO_OTHER_LANDMARK = {"num_agent_neighbors": 3, "num_landmark_neighbors": 1}  # observations are as large
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "field"),
+    [
+        (
+            {"env": {"kwargs": OBSERVED_GOAL_AMONG_TWO}},
+            {"env": {"kwargs": NO_OTHER_LANDMARK}},
+            r"env\.kwargs = \{.*with",
+        ),
+        (
+            {"env": {"kwargs": NO_OTHER_LANDMARK}},
+            {"env": {"kwargs": OBSERVED_GOAL_AMONG_TWO}},
+            r"env\.kwargs = \{.*without",
+        ),
+        (
+            {"env": {"kwargs": NO_OTHER_LANDMARK}, "algorithm": {"private": {"agent": TWO_COLUMNS}}},
+            {"env": {"kwargs": NO_OTHER_LANDMARK}},
+            r"algorithm\.private = \{\}.*with",
+        ),
+    ],
+)
+def test_what_is_private_may_not_appear_or_vanish_when_a_run_resumes(tmp_path, before, after, field):
+    weight = {"algorithm": {"information_weight": 1.0}}
+    with MADDPG(MADDPGConfig.from_dict(before, small(**weight))) as algo:
+        algo.train()
+        path = algo.save(tmp_path / "saved")
+    message = f"^{field} information regularisation, and this changes whether something is private"
+    with pytest.raises(BadInput, match=message):
+        MADDPG.from_checkpoint(path, MADDPGConfig.from_dict(after, small(**weight)))

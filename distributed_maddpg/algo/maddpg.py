@@ -26,6 +26,7 @@ from distributed_maddpg.algo.losses import (
 from distributed_maddpg.algo.networks import CriticNetwork, PolicyNetwork, StackedNetworks
 from distributed_maddpg.config import AlgorithmConfig
 from distributed_maddpg.types import (
+    METRICS,
     EnvSpec,
     FloatArray,
     InitialWeights,
@@ -35,7 +36,6 @@ from distributed_maddpg.types import (
     policy_layout,
 )
 
-METRICS = ("critic_loss", "actor_loss", "q_mean", "critic_grad_norm", "actor_grad_norm")
 INFORMATION_ROWS = 0.25
 """Share of a minibatch that information regularisation uses."""
 _MASKED_LOGIT = -1e9

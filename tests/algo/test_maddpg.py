@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
-from distributed_maddpg.algo.maddpg import METRICS, MADDPGUpdate, _PaddedGather
+from distributed_maddpg.algo.maddpg import MADDPGUpdate, _PaddedGather
 from distributed_maddpg.config import AlgorithmConfig
-from distributed_maddpg.types import EnvSpec, PrivatePart
+from distributed_maddpg.types import METRICS, EnvSpec, PrivatePart
 
 CPU = torch.device("cpu")
 NAMES = ("red_0", "blue_0", "blue_1")
