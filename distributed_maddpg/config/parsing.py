@@ -62,7 +62,8 @@ def as_bad_input(errors: Sequence[Any], config_type: type) -> BadInput:
             f"no such setting; {did_you_mean(path[-1], _known_settings(config_type, path[:-1]))}",
         )
     if error["type"] == "missing":
-        return BadInput(".".join(path[:-1]), error["input"], f"needs {path[-1]!r}")
+        what = "more entries" if isinstance(error["loc"][-1], int) else repr(path[-1])
+        return BadInput(".".join(path[:-1]), error["input"], f"needs {what}")
     return BadInput(name, error["input"], error["msg"].lower())
 
 

@@ -41,8 +41,9 @@ def _require_hidden_sizes(name: str, sizes: tuple[int, ...]) -> None:
 
 def _require_private_part(name: str, part: PrivatePart) -> None:
     spans = (part.columns, *part.candidates)
-    for span in spans:
-        require(0 <= span[0] < span[1], name, span, "columns need a start of 0 or more and a later stop")
+    for key, span in [("columns", part.columns), *(("candidates", own) for own in part.candidates)]:
+        remedy = "columns need a start of 0 or more and a later stop"
+        require(0 <= span[0] < span[1], f"{name}.{key}", span, remedy)
     count, widths = len(part.candidates), {stop - start for start, stop in spans}
     require(count > 1, f"{name}.candidates", part.candidates, "needs two or more")
     distinct = len(set(part.candidates)) == count

@@ -86,10 +86,17 @@ BAD = [
         private([0, 2], [[2, 4], [4, 5]]),
         "algorithm.private.a = ((0, 2), (2, 4), (4, 5)): the private columns",
     ),
-    (private([2, 2], [[2, 4], [4, 6]]), "algorithm.private.a = (2, 2): columns need a start of 0 or more"),
-    (private([-2, 0], [[2, 4], [4, 6]]), "algorithm.private.a = (-2, 0): columns need a start of 0 or more"),
+    (
+        private([2, 2], [[2, 4], [4, 6]]),
+        "algorithm.private.a.columns = (2, 2): columns need a start",
+    ),
+    (
+        private([-2, 0], [[2, 4], [4, 6]]),
+        "algorithm.private.a.columns = (-2, 0): columns need a start",
+    ),
     (private([0, 2], [[1, 3], [4, 6]]), "algorithm.private.a.candidates = (1, 3): a candidate must lie"),
-    (private([0], [[2, 4], [4, 6]]), "algorithm.private.a.columns"),
+    (private([0, 2], [[2, 4], [6, 4]]), "algorithm.private.a.candidates = (6, 4): columns need a start"),
+    (private([0], [[2, 4], [4, 6]]), "algorithm.private.a.columns = [0]: needs more entries"),
     (private([0, 2], 3), "algorithm.private.a.candidates = 3: input should be a valid array"),
     (
         {"algorithm": {"private": {"a": {"columns": [0, 1], "candidate": []}}}},
