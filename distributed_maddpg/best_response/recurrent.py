@@ -35,8 +35,8 @@ _FORCE_GAIN = 0.3
 """The force falls when the point is nearer than this; a steeper fall trains worse."""
 _SOFTNESS = 0.2
 """Temperature of the soft choice whose gradient a discrete action gets."""
-_MIN_EPISODES, _MAX_EPISODES, _MAX_AGENTS = 16, 256, 1024
-"""Episodes of an update, and good agents in all of them together."""
+_MIN_EPISODES, _MAX_EPISODES, _MAX_AGENTS, _MAX_STEPS = 16, 256, 1024, 25_600
+"""Episodes of an update; good agents, and steps, in all of them together."""
 _REPORTS = 10
 
 
@@ -173,7 +173,8 @@ def _play(
 
     Doubt is the cross-entropy of the goal and the landmarks' weights, mean over steps.
     """
-    episodes = max(_MIN_EPISODES, min(_MAX_EPISODES, _MAX_AGENTS // world.options.N))
+    most = min(_MAX_EPISODES, _MAX_AGENTS // world.options.N, _MAX_STEPS // world.options.max_cycles)
+    episodes = max(_MIN_EPISODES, most)
     state = world.reset(episodes, generator)
     memory: Memory | None = None
     total, doubt = torch.zeros(()), torch.zeros(())

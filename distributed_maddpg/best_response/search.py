@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from distributed_maddpg.best_response.bounds import adversary_bounds
-from distributed_maddpg.best_response.model_free import train_responses
+from distributed_maddpg.best_response.model_free import response_settings, train_responses
 from distributed_maddpg.best_response.observer import Effort, views, watch
 from distributed_maddpg.best_response.opponents import (
     ADVERSARY,
@@ -29,17 +29,21 @@ from distributed_maddpg.best_response.world import AdversaryWorld, GreedyAgents
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec
 from distributed_maddpg.envs.adversary_options import AdversaryOptions
+from distributed_maddpg.errors import BadInput
 from distributed_maddpg.evaluation.episodes import greedy_policy
 from distributed_maddpg.evaluation.scorecard import Scorecard
 from distributed_maddpg.evaluation.scores import mean_interval
+from distributed_maddpg.preflight import check_machine
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import FloatArray
 
 _SEEDS = 2
 _MODEL_FREE_UPDATES, _RECURRENT_STEPS, _WATCHER_UPDATES = 2_000, 7_000, 400
 """Of each opponent at a budget of 1. Steps are updates times the steps of an episode, which each takes."""
-_ENOUGH_STEPS, _MAX_RECURRENT_AGENTS = 5_000, 100
-"""Recurrent opponents that learn for less show little; against more good agents they need too much memory."""
+_ENOUGH_UPDATES, _ENOUGH_STEPS = 100, 5_000
+"""Recurrent opponents that learn for less show little."""
+_MAX_AGENT_STEPS = 2_500
+"""Good agents times steps of an episode; recurrent opponents need memory for all of them at once."""
 _RECURRENT = "recurrent"
 _LEAST_WATCHED = 0.05
 """Share of the steps that a watcher sees at the smallest budget."""
@@ -87,6 +91,23 @@ def best_responses(
         key = integer_seed(seed, "evaluation", 0)
         teams[ADVERSARY]["bounds"] = adversary_bounds(search.config, parameters, key)
     return {"budget": budget, "teams": teams, "private": search.told()}
+
+
+def check_budget(config: MADDPGConfig, budget: float) -> None:
+    """Refuse a budget with which the opponents need more memory than this machine has.
+
+    Raises:
+        BadInput: if they do.
+    """
+    spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
+    try:
+        check_machine(response_settings(config, _model_free_updates(budget), 0), spec, _SEEDS)
+    except BadInput as error:
+        raise BadInput("--budget", budget, f"lower it; for the opponents that it trains, {error}") from None
+
+
+def _model_free_updates(budget: float) -> int:
+    return max(1, round(_MODEL_FREE_UPDATES * budget))
 
 
 def _compiled(config: MADDPGConfig, before: Scorecard) -> MADDPGConfig:
@@ -167,11 +188,11 @@ class _Search:
         if team == ADVERSARY and self._before.has_landmarks:
             options = AdversaryOptions.from_kwargs(self.config.env.kwargs)
             yield from scripted_adversaries(options)
-            if options.N <= _MAX_RECURRENT_AGENTS:
+            if options.N * options.max_cycles <= _MAX_AGENT_STEPS:
                 yield from self._recurrent(options)
 
     def _model_free(self, team: str) -> Iterator[Opponent]:
-        updates = max(1, round(_MODEL_FREE_UPDATES * self._budget))
+        updates = _model_free_updates(self._budget)
         self._note(f"training {_SEEDS} new {team} teams by MADDPG: {updates:,} updates")
         index = self.spec.teams.index(team)
         seeds = [integer_seed(self._seed, "response", 10 * index + number) for number in range(_SEEDS)]
@@ -200,5 +221,6 @@ class _Search:
     def _is_strong(self, opponent: Opponent) -> bool:
         if not opponent.name.startswith(_RECURRENT):
             return False
-        steps = opponent.curve[-1].updates * AdversaryOptions.from_kwargs(self.config.env.kwargs).max_cycles
-        return steps >= _ENOUGH_STEPS
+        updates = opponent.curve[-1].updates
+        steps = updates * AdversaryOptions.from_kwargs(self.config.env.kwargs).max_cycles
+        return updates >= _ENOUGH_UPDATES and steps >= _ENOUGH_STEPS

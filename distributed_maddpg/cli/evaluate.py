@@ -50,7 +50,7 @@ def run(arguments: list[str]) -> None:
     """Run the command with these arguments."""
     command = parse(EvaluateCommand, "evaluate", arguments)
 
-    from distributed_maddpg.best_response.search import best_responses  # noqa: PLC0415
+    from distributed_maddpg.best_response.search import best_responses, check_budget  # noqa: PLC0415
     from distributed_maddpg.evaluation.matchups import evaluate_matchups  # noqa: PLC0415
     from distributed_maddpg.report.scorecard import scorecard_tables  # noqa: PLC0415
     from distributed_maddpg.run.folder import newest_checkpoint  # noqa: PLC0415
@@ -64,6 +64,8 @@ def run(arguments: list[str]) -> None:
         MADDPG.from_checkpoint(path, env_id=command.env_id) as algo,
     ):
         run = (algo.config, algo.policy_parameters())
+        if command.best_response:
+            check_budget(algo.config, command.budget)
         scorecard = algo.scorecard(command.episodes, command.seed)
         card = scorecard.with_intervals()
         if command.matchups:

@@ -92,7 +92,7 @@ def _opponents(team: str, opponents: Sequence[Mapping[str, Any]]) -> Table:
         rows.append((own["name"], number, updates, f"{own['episode_return']:+.2f}", *known))
     headers: tuple[str, ...] = ("opponent", "number", "updates", "return")
     if has_landmarks:
-        headers = (*headers, "adversary's final distance", "success %")
+        headers = (*headers, "final distance", "success %")
     return Table(f"Opponents tried in the place of {team}, one of which is chosen", headers, rows)
 
 
@@ -103,12 +103,13 @@ def _strongest(team: str, strongest: Mapping[str, Mapping[str, Any]], optimistic
         known: tuple[str, ...] = ()
         if has_landmarks:
             interval = _interval(own["ci95"]["final_distance_mean"]["adversary"], ".3f")
-            known = (*_rates(own["success"]), f"{own['final_distance_mean']['adversary']:.3f}", interval)
+            distance = own["final_distance_mean"]["adversary"]
+            known = (f"{own['success']['adversary']:.1f}", f"{distance:.3f}", interval)
         gain = (f"{own['return_gain']:+.2f}", _interval(own["ci95"]["return_gain"], "+.2f"))
         rows.append((criterion.replace("_", " "), own["name"], *gain, *known))
     headers: tuple[str, ...] = ("by", "opponent", "gain in return", "95 % interval")
     if has_landmarks:
-        headers = (*headers, *_RATE_HEADERS, "adversary's final distance", "95 % interval")
+        headers = (*headers, "success %", "final distance", "95 % interval")
     title = f"The strongest opponent in the place of {team}, on other start states"
     weak = ". All that were tried are weak: an optimistic figure" if optimistic else ""
     return Table(title + weak, headers, rows)

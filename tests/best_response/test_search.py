@@ -2,13 +2,15 @@ import json
 
 import pytest
 
+from distributed_maddpg import preflight
 from distributed_maddpg.best_response import model_free, search
 from distributed_maddpg.best_response.model_free import train_responses
 from distributed_maddpg.best_response.observer import Effort, views, watch
 from distributed_maddpg.best_response.opponents import play
-from distributed_maddpg.best_response.search import best_responses
+from distributed_maddpg.best_response.search import best_responses, check_budget
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec
+from distributed_maddpg.errors import BadInput
 from distributed_maddpg.evaluation.episodes import evaluate_weights
 from distributed_maddpg.evaluation.scores import mean_interval
 from distributed_maddpg.seeding import integer_seed
@@ -18,6 +20,11 @@ CONFIG = MADDPGConfig.preset("default")
 SPEC = env_spec(CONFIG.env.id, "auto", CONFIG.env.kwargs)
 POLICIES = initial_policies(SPEC, CONFIG.algorithm.policy_hidden_sizes, 3)
 TINY = 0.02
+
+
+def untrained(config):
+    spec = env_spec(config.env.id, "auto", config.env.kwargs)
+    return initial_policies(spec, config.algorithm.policy_hidden_sizes, 3)
 
 
 def searched(config=CONFIG, policies=POLICIES, budget=TINY, episodes=100):
@@ -103,9 +110,7 @@ def test_another_environment_has_model_free_opponents_only(monkeypatch):
     config = MADDPGConfig.from_dict(
         {"env": {"id": "mpe2.simple_push_v3", "kwargs": {"max_cycles": 5, "continuous_actions": True}}}
     )
-    spec = env_spec(config.env.id, "auto", config.env.kwargs)
-    policies = initial_policies(spec, config.algorithm.policy_hidden_sizes, 3)
-    result, _, _ = searched(config, policies, budget=0.001, episodes=10)
+    result, _, _ = searched(config, untrained(config), budget=0.001, episodes=10)
     for own in result["teams"].values():
         assert [each["name"] for each in own["opponents"]] == ["MADDPG"] * 2
         assert {(each["final_distance"], each["success"]) for each in own["opponents"]} == {(None, None)}
@@ -114,7 +119,24 @@ def test_another_environment_has_model_free_opponents_only(monkeypatch):
     assert result["private"] == {}
 
 
+@pytest.mark.parametrize("kwargs", [{"max_cycles": 1_300}, {"N": 101}])
+def test_recurrent_opponents_need_too_much_memory_in_long_episodes_and_of_many_agents(kwargs, monkeypatch):
+    monkeypatch.setattr(search, "train_responses", lambda *arguments: [])
+    config = MADDPGConfig.from_dict({"env": {"kwargs": kwargs}}, CONFIG)
+    before = evaluate_weights(config, untrained(config), 1, 0)
+    tried = search._Search(config, untrained(config), before, 1.0, 0, print)._opponents("adversary")
+    assert not [own.name for own in tried if own.name.startswith("recurrent")]
+
+
+def test_a_budget_whose_opponents_do_not_fit_into_memory_is_refused(monkeypatch):
+    monkeypatch.setattr(preflight, "_memory_bytes", lambda: 2**25)
+    with pytest.raises(BadInput, match=r"^--budget = 1\.0: lower it; .* replay\.capacity = 110750: needs"):
+        check_budget(CONFIG, 1.0)
+    check_budget(CONFIG, 0.01)
+
+
 def test_the_search_repeats_and_needs_no_environment_that_draws(monkeypatch):
+    monkeypatch.setattr(search, "_ENOUGH_UPDATES", 1)
     monkeypatch.setattr(search, "_ENOUGH_STEPS", 5)
     kwargs = {"N": 2, "max_cycles": 5, "continuous_actions": True}
     plain = MADDPGConfig.from_dict({"env": {"backend": "vectorized", "kwargs": kwargs}})

@@ -78,7 +78,7 @@ def test_every_number_of_a_card_stands_in_a_table():
             ("centroid", "", "", "-15.00", "0.400", "55.5"),
         ],
         [
-            (by, "centroid", "+1.50", "-0.50 to +3.50", "90.0", "40.0", "50.0", "0.500", "0.480 to 0.520")
+            (by, "centroid", "+1.50", "-0.50 to +3.50", "40.0", "0.500", "0.480 to 0.520")
             for by in ("return", "final distance", "success")
         ],
         [("uninformed", "67.2", "0.521", "", ""), ("blind team", "34.5", "0.520", "100.0", "99.9")],
