@@ -305,7 +305,7 @@ def test_evaluate_shows_a_table_on_stderr(run, capsys):
     assert captured.out == ""
     assert "Greedy returns, 2 episodes" in captured.err
     assert "Trained and scripted teams against each other" in captured.err
-    assert "strongest opponent" not in captured.err
+    assert "strongest opponents" not in captured.err
 
 
 def test_evaluate_tries_to_exploit_the_run_if_asked(run, capsys):
@@ -320,7 +320,7 @@ def test_evaluate_tries_to_exploit_the_run_if_asked(run, capsys):
     assert informed["final_distance"] < strongest["final_distance_mean"]["adversary"]
     assert main(["evaluate", str(run), *response]) == 0
     shown = capsys.readouterr().err
-    assert "The strongest opponent in the place of adversary, on other start states" in shown
+    assert "The strongest opponents in the place of adversary, on other start states" in shown
     assert "How well the history of observations tells the private part" in shown
 
 

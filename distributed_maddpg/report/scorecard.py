@@ -93,7 +93,7 @@ def _opponents(team: str, opponents: Sequence[Mapping[str, Any]]) -> Table:
     headers: tuple[str, ...] = ("opponent", "number", "updates", "return")
     if has_landmarks:
         headers = (*headers, "final distance", "success %")
-    return Table(f"Opponents tried in the place of {team}, one of which is chosen", headers, rows)
+    return Table(f"Opponents tried in the place of {team}", headers, rows)
 
 
 def _strongest(team: str, strongest: Mapping[str, Mapping[str, Any]], optimistic: bool) -> Table:
@@ -110,7 +110,7 @@ def _strongest(team: str, strongest: Mapping[str, Mapping[str, Any]], optimistic
     headers: tuple[str, ...] = ("by", "opponent", "gain in return", "95 % interval")
     if has_landmarks:
         headers = (*headers, "success %", "final distance", "95 % interval")
-    title = f"The strongest opponent in the place of {team}, on other start states"
+    title = f"The strongest opponents in the place of {team}, on other start states"
     weak = ". All that were tried are weak: an optimistic figure" if optimistic else ""
     return Table(title + weak, headers, rows)
 
