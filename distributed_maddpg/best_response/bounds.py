@@ -5,7 +5,6 @@ from __future__ import annotations
 from distributed_maddpg.best_response.opponents import ADVERSARY, REACH, Opponent, play, scripted_opponent
 from distributed_maddpg.best_response.uninformed import (
     DoubleArray,
-    centroids,
     distances_to,
     geometric_medians,
     points_near_most,
@@ -61,7 +60,7 @@ def adversary_bounds(config: MADDPGConfig, parameters: FloatArray, seed: int) ->
     adversary = scripted_opponent("centroid", centroid_targets, options)
     return {
         "uninformed": bound(nearest["final_distance"], near_most["success"]),
-        "uninformed_squared": waiting(centroids(landmarks)),
+        "uninformed_squared": waiting(landmarks.mean(axis=1)),
         "informed": played({ADVERSARY: scripted_opponent("straight", goal_targets, options)}),
         "blind_team": played(
             {ADVERSARY: adversary, "agent": scripted_opponent("blind", assigned_targets, options)}

@@ -21,12 +21,6 @@ _ROUNDING = 1e-9
 """Relative; two circles meet at a point that is at eps from both centres."""
 
 
-def centroids(landmarks: DoubleArray) -> DoubleArray:
-    """Return the centroid `[n, 2]` of the landmarks `[n, L, 2]`, the best point for the squared distance."""
-    points: DoubleArray = landmarks.mean(axis=1)
-    return points
-
-
 def geometric_medians(landmarks: DoubleArray) -> DoubleArray:
     """Return the point `[n, 2]` with the smallest mean distance to the landmarks `[n, L, 2]`.
 
@@ -50,7 +44,7 @@ def distances_to(landmarks: DoubleArray, points: DoubleArray) -> DoubleArray:
 
 
 def _geometric_medians(landmarks: DoubleArray) -> DoubleArray:
-    point = centroids(landmarks)
+    point: DoubleArray = landmarks.mean(axis=1)
     for _ in range(_ITERATIONS):
         weight = 1.0 / (distances_to(landmarks, point) + _SMOOTHING)[:, :, None]  # [n, L, 1]
         point = (landmarks * weight).sum(axis=1) / weight.sum(axis=1)
