@@ -115,7 +115,6 @@ def _train_from(origin: _Origin, arguments: list[str]) -> None:
         else:
             resumed_from = checkpoints if command.resume else None
             summary = train_seeds(config, num_seeds, run_dir, progress, resumed_from, saving)
-    progress.print_summary(summary)
     if command.json:
         print_json(summary)
     problems = [run["problem"] for run in [summary, *summary.get("runs", [])] if "problem" in run]

@@ -10,15 +10,16 @@ from types import FrameType
 
 
 @contextmanager
-def stop_on_signals(request_stop: Callable[[], None], before_start: bool = False) -> Iterator[None]:
+def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[Callable[[], None]]:
     """Call `request_stop` on the first SIGINT or SIGTERM, and raise KeyboardInterrupt on the second.
 
-    With `before_start` the first one raises, because there is nothing to save yet.
+    Yields a function to call when the run has started. Until then the first signal raises, because there is
+    nothing to save yet. It also sets the handlers again: Ray sets its own of SIGTERM when it starts.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers; an embedding program keeps its own
+        yield lambda: None  # only the main thread may set handlers; an embedding program keeps its own
         return
-    seen = before_start
+    seen = True
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal seen
@@ -27,9 +28,15 @@ def stop_on_signals(request_stop: Callable[[], None], before_start: bool = False
         seen = True
         request_stop()
 
+    def started() -> None:
+        nonlocal seen
+        seen = False
+        for number in previous:
+            signal.signal(number, handle)
+
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield started
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -43,7 +43,7 @@ def train_run(
     saving: SavingOptions = _DEFAULT_SAVING,
     restart: bool = False,
 ) -> dict[str, Any]:
-    """Train until finished or interrupted, and write a complete run folder.
+    """Train until finished or interrupted, write a complete run folder, and print the summary.
 
     SIGINT or SIGTERM ends the run with a checkpoint; a second one ends it immediately.
 
@@ -72,7 +72,9 @@ def train_run(
         checkpoint.check_resumable()
         algo = MADDPG.from_loaded_checkpoint(checkpoint, config)
         check_machine(algo.config, algo.spec)
-    [summary] = _train([algo], [run_dir], progress, saving)
+    with stop_on_signals(algo.request_stop) as started:
+        [summary] = _train([algo], [run_dir], progress, saving, started)
+        progress.print_summary(summary)
     return summary
 
 
@@ -91,7 +93,9 @@ def train_seeds(
     checkpoints: Sequence[Checkpoint] | None = None,
     saving: SavingOptions = _DEFAULT_SAVING,
 ) -> dict[str, Any]:
-    """Train runs with the seeds `config.seed` and up together, each in a run folder `seed_<seed>`.
+    """Train runs with the seeds `config.seed` and up together, and print a summary.
+
+    Each has a run folder `seed_<seed>`.
 
     Args:
         config: settings of the first run.
@@ -114,13 +118,26 @@ def train_seeds(
     algos = MADDPG.for_seeds(config, num_seeds, checkpoints or ())
     if saving.folder:
         raise BadInput("--checkpoint-dir", saving.folder, "is for one run; leave it out with several seeds")
-    folders = [run_dir / f"seed_{algo.config.seed}" for algo in algos]
-    runs = _train(algos, folders, progress, saving)
+    with stop_on_signals(lambda: _request_stop(algos)) as started:
+        folders = [run_dir / f"seed_{algo.config.seed}" for algo in algos]
+        runs = _train(algos, folders, progress, saving, started)
+        summary = _summary_of_seeds(runs, run_dir, progress)
+        progress.print_summary(summary)
+    return summary
+
+
+def _request_stop(algos: Sequence[MADDPG]) -> None:
+    for algo in algos:
+        algo.request_stop()
+
+
+def _summary_of_seeds(runs: Sequence[dict[str, Any]], run_dir: Path, progress: Progress) -> dict[str, Any]:
+    """Return the summary of several runs, and write it and their report."""
     summary = {
         "finished": all(run["finished"] for run in runs),
         "interrupted": any(run["interrupted"] for run in runs),
         **{name: runs[0][name] for name in ("training_s", "device", "device_reason")},
-        "num_seeds": num_seeds,
+        "num_seeds": len(runs),
         **{name: sum(run[name] for run in runs) for name in _TOTALS},
         "files": {"run_dir": str(run_dir)},
         "runs": runs,
@@ -133,37 +150,33 @@ def train_seeds(
 
 
 def _train(
-    algos: Sequence[MADDPG], paths: Sequence[Path], progress: Progress, saving: SavingOptions
+    algos: Sequence[MADDPG],
+    paths: Sequence[Path],
+    progress: Progress,
+    saving: SavingOptions,
+    started: Callable[[], None],
 ) -> list[dict[str, Any]]:
-    """Train runs together, each in its folder; return their summaries."""
-
-    def request_stop() -> None:
-        for algo in algos:
-            algo.request_stop()
-
+    """Train runs together, each in its folder; call `started` once they can be stopped; return summaries."""
     with ExitStack() as stack:
         stack.enter_context(progress.print_log())
         folders = [stack.enter_context(closing(RunFolder(path))) for path in paths]
         runs = [_Run(algo, folder, saving) for algo, folder in zip(algos, folders, strict=True)]
         stack.enter_context(algos[0])  # stopping the first run stops all
-        # Ray sets its own handler of SIGTERM when it starts, so ours is set again below.
-        with stop_on_signals(request_stop, before_start=True):
-            folder = paths[0] if len(algos) == 1 else paths[0].parent
-            progress.print_start(algos[0].config, folder, len(algos))
-            algos[0].start()
-        started = time.perf_counter()
+        folder = paths[0] if len(algos) == 1 else paths[0].parent
+        progress.print_start(algos[0].config, folder, len(algos))
+        algos[0].start()
+        started()
+        start_time = time.perf_counter()
         saver = CheckpointSaver(saving.keep, progress.note)
-        with stop_on_signals(request_stop), progress:
+        with progress:
             try:
                 _train_loop(runs, saver, progress)
             except TrainingError:
                 _save_after_failure(runs, saver, progress)
                 raise
-            training_s = time.perf_counter() - started
+            training_s = time.perf_counter() - start_time
             saver.finish(lambda: _final_checkpoints(runs))
-            summaries = [_finish_run(run, saver, training_s, progress) for run in runs]
-            algos[0].stop()  # a signal during this does not make the run unfinished
-        return summaries
+            return [_finish_run(run, saver, training_s, progress) for run in runs]
 
 
 class _Run:

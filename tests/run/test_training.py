@@ -115,6 +115,20 @@ def test_an_interrupted_run_can_go_on(number, tmp_path):
     assert MADDPGConfig.from_toml(tmp_path / "run" / "config.toml") == longer
 
 
+class InterruptingAtTheEnd(Progress):
+    """Sends the run a signal when all that is left to do is to print its summary."""
+
+    def print_summary(self, summary):
+        os.kill(os.getpid(), signal.SIGTERM)
+        super().print_summary(summary)
+
+
+def test_a_signal_after_the_end_changes_nothing(tmp_path):
+    one = train_run(short(), tmp_path / "one", InterruptingAtTheEnd(io.StringIO()))
+    several = train_seeds(short(), 2, tmp_path / "several", InterruptingAtTheEnd(io.StringIO()))
+    assert all(summary["finished"] and not summary["interrupted"] for summary in (one, several))
+
+
 def test_an_iteration_that_was_cut_has_its_row_when_it_is_whole(tmp_path, monkeypatch):
     done = Pacer.collection_done
 
