@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 _EXIT_GRACE_S = 0.5
+_HANDLER_CHECK_S = 0.001
 _CONNECT_TIMEOUT_S = 10.0
 _SLOW_START = "timed out during startup"
 """In the message of a local cluster's start if an agent of Ray's needs more than 15 s, a limit that cannot be
@@ -242,7 +244,7 @@ def disconnect() -> None:
         with suppress(psutil.Error):
             if any(word.endswith(_HELPERS) for word in process.cmdline()):
                 process.kill()  # Ray ends them one by one, which takes a second
-    ray.shutdown()
+    _shut_down_ray()
     psutil.wait_procs(started, timeout=_EXIT_GRACE_S)
     for process in started | marked_processes_of_this_run():
         with suppress(psutil.NoSuchProcess):
@@ -259,6 +261,24 @@ def start_processes(
         TrainingError: on several nodes, if the learner does not start in time; all actors are ended then.
     """
     return Processes(configs, spec, _check_resources(configs[0]), env_factory)
+
+
+def _shut_down_ray() -> None:
+    """Call `ray.shutdown`, and keep the handler of SIGTERM.
+
+    Ray resets it to the default early in that call, so that a SIGTERM would kill the process from then on.
+    Only the main thread can set handlers, so another one makes the call; a millisecond remains unprotected.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        ray.shutdown()
+        return
+    handler = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(ray.shutdown)
+        while not call.done():
+            wait([call], _HANDLER_CHECK_S)
+            signal.signal(signal.SIGTERM, handler)
+        call.result()
 
 
 def _one_node() -> bool:

@@ -1,5 +1,8 @@
+import ctypes
+import os
 import signal
 import socket
+import time
 
 import pytest
 
@@ -95,3 +98,21 @@ def test_an_interrupt_during_a_failed_start_is_not_lost(starts):
     with pytest.raises(KeyboardInterrupt):
         connect(MADDPGConfig())
     assert log == ["start", "clean up"]
+
+
+def test_a_handler_of_sigterm_outlasts_the_end_of_ray(monkeypatch):
+    received = []
+
+    def shutdown():
+        ctypes.CDLL(None).signal(signal.SIGTERM, None)  # to the default, unseen by Python, as Ray does it
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ray, "shutdown", shutdown)
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        cluster._shut_down_ray()
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == [signal.SIGTERM] * 2
