@@ -251,18 +251,6 @@ def disconnect() -> None:
             process.kill()
 
 
-def start_processes(
-    configs: Sequence[MADDPGConfig], spec: EnvSpec, env_factory: EnvFactory | None = None
-) -> Processes:
-    """Start all actors of one run or several; calls are queued until an actor is running.
-
-    Raises:
-        BadInput: if the cluster has too few resources.
-        TrainingError: on several nodes, if the learner does not start in time; all actors are ended then.
-    """
-    return Processes(configs, spec, _check_resources(configs[0]), env_factory)
-
-
 def _shut_down_ray() -> None:
     """Call `ray.shutdown`, and keep the handler of SIGTERM.
 
@@ -279,6 +267,18 @@ def _shut_down_ray() -> None:
             wait([call], _HANDLER_CHECK_S)
             signal.signal(signal.SIGTERM, handler)
         call.result()
+
+
+def start_processes(
+    configs: Sequence[MADDPGConfig], spec: EnvSpec, env_factory: EnvFactory | None = None
+) -> Processes:
+    """Start all actors of one run or several; calls are queued until an actor is running.
+
+    Raises:
+        BadInput: if the cluster has too few resources.
+        TrainingError: on several nodes, if the learner does not start in time; all actors are ended then.
+    """
+    return Processes(configs, spec, _check_resources(configs[0]), env_factory)
 
 
 def _one_node() -> bool:

@@ -118,15 +118,26 @@ def test_an_interrupted_run_can_go_on(number, tmp_path):
 class InterruptingAtTheEnd(Progress):
     """Sends the run a signal when all that is left to do is to print its summary."""
 
+    def __init__(self):
+        self.printed = io.StringIO()
+        super().__init__(self.printed)
+
     def print_summary(self, summary):
         os.kill(os.getpid(), signal.SIGTERM)
         super().print_summary(summary)
 
 
-def test_a_signal_after_the_end_changes_nothing(tmp_path):
-    one = train_run(short(), tmp_path / "one", InterruptingAtTheEnd(io.StringIO()))
-    several = train_seeds(short(), 2, tmp_path / "several", InterruptingAtTheEnd(io.StringIO()))
-    assert all(summary["finished"] and not summary["interrupted"] for summary in (one, several))
+@pytest.mark.parametrize("train_some", [train_run, lambda config, *rest: train_seeds(config, 2, *rest)])
+def test_a_signal_after_the_end_changes_nothing(tmp_path, train_some):
+    progress, unhandled = InterruptingAtTheEnd(), []
+    before = signal.signal(signal.SIGTERM, lambda number, _: unhandled.append(number))
+    try:
+        summary = train_some(short(), tmp_path / "run", progress)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not unhandled
+    assert (summary["finished"], summary["interrupted"]) == (True, False)
+    assert re.search(r"result +finished", progress.printed.getvalue())
 
 
 def test_an_iteration_that_was_cut_has_its_row_when_it_is_whole(tmp_path, monkeypatch):
