@@ -31,8 +31,9 @@ def test_a_first_job_without_a_rate_gives_no_efficiency() -> None:
 @pytest.mark.ray
 @pytest.mark.alone
 def test_scaling_over_ray_names_a_bottleneck_for_every_job(ray_cluster: None) -> None:
+    # Batches so large that collecting while learning is several times slower than collecting alone.
     options = BenchmarkOptions(
-        preset="notebook", workers="1,2", envs_per_worker="32", batch_size=64, seconds=0.5, repeats=2
+        preset="notebook", workers="1,2", envs_per_worker="32", batch_size=1024, seconds=0.5, repeats=2
     )
     result = run_benchmark("scaling", options)
     first, second = result["points"]
