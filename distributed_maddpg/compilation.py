@@ -1,7 +1,7 @@
-"""The numba decorator of the package's inner loops.
+"""The numba decorators of the package's inner loops.
 
-Warning: a compiled function may call only functions of its own file. Numba's cache does not notice changes in
-other files.
+Warning: a compiled function may call only functions of its own folder. Numba's cache does not notice changes
+in other files; here the name of the cache file depends on all files of the folder.
 """
 
 from __future__ import annotations
@@ -19,18 +19,34 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 def compiled(function: _F) -> _F:
     """Compile a function at its first call, in strict IEEE arithmetic, and cache the machine code on disk."""
-    # The name of the cache file depends on the source: numba unpickles the types of a stale file before it
-    # notices that it is stale, and fails if one of them no longer exists.
-    function.__qualname__ += f"_{_checksum(function.__code__.co_filename):08x}"
+    return _cached(function, {})
+
+
+def compiled_for_threads(function: _F) -> _F:
+    """Compile as `compiled` does; the function runs without the interpreter's lock."""
+    return _cached(function, {"nogil": True})
+
+
+def compiled_part(function: _F) -> _F:
+    """Compile a part of such a function, with which it is cached; division by zero gives infinity or NaN."""
+    return cast(_F, numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function))
+
+
+def _cached(function: _F, options: dict[str, Any]) -> _F:
+    # A stale file must not be found at all: numba unpickles its types before it notices that it is stale, and
+    # fails if one of them no longer exists.
+    folder = Path(function.__code__.co_filename).parent
+    function.__qualname__ += f"_{_checksum(folder):08x}"
     try:
-        return cast(_F, numba.njit(cache=True)(function))
+        return cast(_F, numba.njit(cache=True, **options)(function))
     except RuntimeError:  # no cache folder is writable: compile in each process
-        return cast(_F, numba.njit(function))
+        return cast(_F, numba.njit(**options)(function))
 
 
 @functools.cache
-def _checksum(source: str) -> int:
+def _checksum(folder: Path) -> int:
     try:
-        return zlib.crc32(Path(source).read_bytes())
+        sources = [path.read_bytes() for path in sorted(folder.glob("*.py"))]
     except OSError:  # imported from an archive
         return 0
+    return functools.reduce(lambda sum, source: zlib.crc32(source, sum), sources, 0)

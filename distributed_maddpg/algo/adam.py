@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+BETA1, BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 
 class Adam:
@@ -46,8 +46,8 @@ class Adam:
             [],
             [self.steps],
             lr=self._learning_rate,
-            beta1=_BETA1,
-            beta2=_BETA2,
+            beta1=BETA1,
+            beta2=BETA2,
             weight_decay=0.0,
             eps=_EPSILON,
             amsgrad=False,

@@ -61,19 +61,20 @@ class CommonCandidates:
             [start + k for start, part in owners for k in range(*part.candidates[choice])]
             for choice in range(len(owners[0][1].candidates))
         ]
-        self._candidates = torch.tensor(candidates, device=device)  # [C, W]
+        self.indices = torch.tensor(candidates, device=device)
+        """[C, W] the columns of each candidate."""
         self.count = len(candidates)
         """C."""
 
     def joints(self, joint: Tensor) -> list[Tensor]:
         """Return C copies of joint observations and actions `[S, B, J]`, each with another candidate."""
-        values = [joint.index_select(2, columns) for columns in self._candidates]
+        values = [joint.index_select(2, columns) for columns in self.indices]
         return [joint.index_copy(2, self.columns, value) for value in values]
 
     def changes(self, joint: Tensor) -> Tensor:
         """Return candidate minus private columns `[S, C * B, W]` of joint inputs `[S, B, J]`."""
         private = joint.index_select(2, self.columns)
-        return torch.cat([joint.index_select(2, columns) - private for columns in self._candidates], dim=1)
+        return torch.cat([joint.index_select(2, columns) - private for columns in self.indices], dim=1)
 
 
 def _networks(parts: Sequence[PrivatePart | None], part: PrivatePart, runs: int) -> list[int]:

@@ -10,26 +10,22 @@ from torch import nn
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
 from distributed_maddpg.algo.maddpg import MADDPGUpdate, _PaddedGather
 from distributed_maddpg.config import AlgorithmConfig
-from distributed_maddpg.types import METRICS, EnvSpec, PrivatePart
+from distributed_maddpg.types import METRICS, EnvSpec
+from tests.algo.samples import (
+    CASES,
+    CONTINUOUS,
+    DISCRETE,
+    EVEN,
+    MIXED,
+    NAMES,
+    ONE_TEAM,
+    PRIVATE_MIXED,
+    SMALL,
+    make_batch,
+    one_hot,
+)
 
 CPU = torch.device("cpu")
-NAMES = ("red_0", "blue_0", "blue_1")
-CONTINUOUS = EnvSpec(NAMES, (3, 2, 4), (2, 3, 1), ("continuous",) * 3)
-DISCRETE = EnvSpec(NAMES, (3, 2, 4), (2, 3, 4), ("discrete",) * 3)
-MIXED = EnvSpec(NAMES, (3, 2, 4), (2, 3, 1), ("continuous", "discrete", "continuous"))
-EVEN = EnvSpec(NAMES, (3, 3, 3), (2, 2, 2), ("continuous",) * 3)
-OF_TWO, OF_THREE = PrivatePart((0, 1), ((1, 2), (2, 3))), PrivatePart((1, 2), ((0, 1), (2, 3), (3, 4)))
-OF_TWO_OTHERS = PrivatePart((1, 2), ((0, 1), (2, 3)))
-PRIVATE = EnvSpec(NAMES, (3, 4, 4), (2, 3, 3), ("continuous",) * 3, (OF_TWO, OF_THREE, OF_THREE))
-PRIVATE_MIXED = EnvSpec(
-    NAMES, (3, 2, 4), (2, 3, 1), ("continuous", "discrete", "continuous"), (OF_TWO, None, OF_THREE)
-)
-ONE_TEAM = EnvSpec(
-    NAMES, (3, 4, 4), (2, 3, 3), ("continuous", "discrete", "discrete"), (None, OF_THREE, OF_THREE)
-)
-SMALL = AlgorithmConfig(
-    policy_hidden_sizes=(7, 5), critic_hidden_sizes=(8,), regulariser_weight=0.1, max_grad_norm=0.05, tau=0.1
-)
 
 
 @pytest.fixture(autouse=True)
@@ -47,24 +43,6 @@ def double():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-def make_batch(spec, size=16, seed=0):
-    generator, layout = torch.Generator().manual_seed(seed), spec.transitions
-    batch = torch.randn(size, layout.width, generator=generator)
-    for columns, count, kind in zip(layout.actions, spec.action_sizes, spec.action_types, strict=True):
-        draws = torch.rand(size, count, generator=generator)
-        batch[:, columns] = one_hot(draws) if kind == "discrete" else draws
-    for part, columns in zip(spec.private_parts, layout.obs, strict=False):
-        for row, obs in enumerate(batch[:, columns] if part else ()):
-            obs[slice(*part.columns)] = obs[slice(*part.candidates[row % len(part.candidates)])]
-    terminated = torch.rand(size, 3, generator=generator) < 0.3
-    batch[:, layout.discounts] = torch.where(terminated, 0.0, 0.95).to(batch.dtype)
-    return batch
-
-
-def one_hot(values):
-    return nn.functional.one_hot(values.argmax(-1), values.shape[-1]).to(values.dtype)
 
 
 class PlainAgent:
@@ -277,62 +255,6 @@ def polyak(online, target, tau):
     with torch.no_grad():
         for new, old in zip(online.parameters(), target.parameters(), strict=True):
             old.copy_(tau * new + (1 - tau) * old)
-
-
-CASES = {
-    "sigmoid": (CONTINUOUS, {}),
-    "equal_sizes": (EVEN, {}),
-    "no_clipping": (CONTINUOUS, {"max_grad_norm": 0.0}),
-    "clipped_one_by_one": (CONTINUOUS, {"grad_norm_of": "parameter"}),
-    "clipped_one_by_one_shared": (EVEN, {"grad_norm_of": "parameter", "share_policies": True}),
-    "glorot": (CONTINUOUS, {"initial_weights": "glorot", "team_overrides": {"blue": "ddpg"}}),
-    "gumbel_head": (CONTINUOUS, {"policy_head": "gumbel", "temperature": 0.7}),
-    "discrete_straight_through": (DISCRETE, {}),
-    "discrete_relaxed": (DISCRETE, {"straight_through": False}),
-    "mixed": (MIXED, {}),
-    "mixed_gumbel": (MIXED, {"policy_head": "gumbel", "other_actions": "current"}),
-    "current_others": (CONTINUOUS, {"other_actions": "current"}),
-    "actions_regularised": (CONTINUOUS, {"regulariser": "actions"}),
-    "discrete_actions_regularised": (DISCRETE, {"regulariser": "actions"}),
-    "ddpg": (CONTINUOUS, {"name": "ddpg"}),
-    "ddpg_team": (MIXED, {"team_overrides": {"blue": "ddpg"}, "other_actions": "current"}),
-    "maddpg_team": (CONTINUOUS, {"name": "ddpg", "team_overrides": {"red": "maddpg"}}),
-    "shared": (EVEN, {"share_policies": True}),
-    "shared_gumbel": (EVEN, {"share_policies": True, "policy_head": "gumbel"}),
-    "matd3": (CONTINUOUS, {"name": "matd3"}),
-    "matd3_of_one_team": (MIXED, {"team_overrides": {"red": "matd3"}, "policy_delay": 1}),
-    "matd3_gumbel_shared": (EVEN, {"name": "matd3", "policy_head": "gumbel", "share_policies": True}),
-    "matd3_without_smoothing": (CONTINUOUS, {"name": "matd3", "target_noise": 0.0, "policy_delay": 3}),
-    "delayed_policies": (DISCRETE, {"policy_delay": 2}),
-    "matd3_beside_ddpg": (CONTINUOUS, {"name": "matd3", "team_overrides": {"red": "ddpg"}}),
-    "information": (PRIVATE, {"information_weight": 2.0}),
-    "information_gumbel_shared": (
-        PRIVATE,
-        {"information_weight": 2.0, "policy_head": "gumbel", "temperature": 0.7, "share_policies": True},
-    ),
-    "information_mixed": (PRIVATE_MIXED, {"information_weight": 0.5, "max_grad_norm": 0.0}),
-    "information_matd3": (PRIVATE, {"information_weight": 2.0, "name": "matd3"}),
-    "information_of_a_setting": (
-        PRIVATE_MIXED,
-        {"information_weight": 2.0, "private": {"red": OF_TWO_OTHERS}},
-    ),
-    "mean_over_candidates": (ONE_TEAM, {"private_values": "mean"}),
-    "mean_over_candidates_gumbel_shared": (
-        ONE_TEAM,
-        {
-            "private_values": "mean",
-            "information_weight": 2.0,
-            "policy_head": "gumbel",
-            "share_policies": True,
-            "other_actions": "current",
-        },
-    ),
-    "mean_over_candidates_ddpg": (ONE_TEAM, {"private_values": "mean", "team_overrides": {"blue": "ddpg"}}),
-    "mean_over_candidates_matd3": (ONE_TEAM, {"private_values": "mean", "name": "matd3"}),
-    "random_rows": (CONTINUOUS, {"random_action_rows": 0.4}),
-    "random_rows_current": (MIXED, {"random_action_rows": 0.4, "other_actions": "current"}),
-    "random_rows_discrete": (DISCRETE, {"random_action_rows": 1.0, "other_actions": "current"}),
-}
 
 
 @pytest.mark.parametrize("kind", [MADDPGUpdate, HandwrittenUpdate])

@@ -1,0 +1,194 @@
+"""What an update works on, as records: sizes and settings, networks, agents, and what each thread does.
+
+Compiled code takes a pointer to a record, whatever it holds; hundreds of arrays as arguments would take a
+minute to compile. Records hold addresses of tables and memory, which `FusedUpdate` keeps alive.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Plan: TypeAlias = Any
+"""A record of `PLAN`; compiled code reads its fields as attributes."""
+Agent: TypeAlias = Any
+"""A record of `AGENT`, or an array of them."""
+Networks: TypeAlias = Any
+"""A record of `NETWORKS`, or an array of them."""
+Pass: TypeAlias = Any
+"""A record of `PASS`."""
+Task: TypeAlias = Any
+"""A record of `TASK`."""
+IntArray = npt.NDArray[np.int64]
+DoubleArray = npt.NDArray[np.float64]
+WordArray = npt.NDArray[np.uint32]
+
+TILE = np.int64(64)
+"""Rows of a tile. Constants are typed: for a Python integer as an argument numba would compile the function
+once more."""
+PANEL = np.int64(64)
+"""Columns of a panel, see `perceptrons.py`."""
+SAME, ADJACENT, ONE = np.int64(0), np.int64(1), np.int64(1)
+"""Strides, and a count."""
+NO, YES = np.int64(0), np.int64(1)
+MAX_LAYERS = 8
+"""Layers of a network, the output layer included."""
+_COUNT, _ADDRESS, _FLAG, _FLOAT = np.int64, np.int64, np.int64, np.float32
+_TABLE = (_COUNT, (MAX_LAYERS + 1,))
+
+NETWORKS = np.dtype(
+    [
+        ("layers", _COUNT),  # L
+        ("sizes", *_TABLE),  # widths from the inputs to the outputs
+        # Offsets in floats, per layer. The last layer's weight is transposed, except in flat parameters.
+        ("flat_weights", *_TABLE),  # in flat parameters; the bias follows the weight
+        ("weights", *_TABLE),  # in a network's panels, and in those of its gradient
+        ("biases", *_TABLE),
+        ("transposed", *_TABLE),  # in a network's panels; only layers between first and last
+        ("hidden", *_TABLE),  # of the outputs in a tile's memory
+        ("num_parameters", _COUNT),  # P
+        ("panels_size", _COUNT),
+        ("sums_size", _COUNT),
+        ("flat", _ADDRESS),  # [N, P] parameters
+        ("grad", _ADDRESS),  # [N, P]
+        ("exp_avg", _ADDRESS),  # [N, P] moments of Adam
+        ("exp_avg_sq", _ADDRESS),
+        ("target", _ADDRESS),  # [N, P] parameters of the target networks
+        ("mask", _ADDRESS),  # [N, inputs] 0 for inputs that a network does not use
+        ("panels", _ADDRESS),  # [N, panels_size]
+        ("target_panels", _ADDRESS),
+        ("sums", _ADDRESS),  # [N, G, sums_size] gradients in panels, summed over each group of tiles
+        ("private_weights", _ADDRESS),  # [N, ...] the first layer's weights of private columns, in panels
+    ],
+    align=True,
+)
+"""The networks of all agents of one kind: policies, critics, or second critics."""
+
+AGENT = np.dtype(
+    [
+        ("obs", _COUNT),  # first column in a transition
+        ("num_obs", _COUNT),
+        ("next_obs", _COUNT),
+        ("actions", _COUNT),  # also the first column in a joint observation and action
+        ("num_actions", _COUNT),
+        ("reward", _COUNT),
+        ("discount", _COUNT),
+        ("gumbel", _FLAG),  # head; otherwise sigmoid
+        ("discrete", _FLAG),
+        ("smoothed", _FLAG),  # target actions get noise
+        ("twin", _FLAG),  # two critics, of which the lower value counts
+        ("frozen", _FLAG),
+        ("mean_value", _FLAG),  # values are means over candidates
+        ("team", _COUNT),  # the first of the agents that share a policy; itself if it shares none
+        ("team_size", _COUNT),
+        ("private", _COUNT),  # first column of the private part in the observation
+        ("private_size", _COUNT),
+        ("num_candidates", _COUNT),  # 0 without information regularisation
+        ("candidates", _ADDRESS),  # [candidates] first column of each in the observation
+    ],
+    align=True,
+)
+"""One agent."""
+
+PASS = np.dtype(
+    [
+        ("panels", _ADDRESS),  # of the network
+        ("height", _COUNT),  # rows of the tile
+        ("inputs", _ADDRESS),
+        ("inputs_row", _COUNT),  # floats between rows of the inputs
+        ("num_inputs", _COUNT),  # may be less than the first layer's; its other inputs are zero then
+        ("num_outputs", _COUNT),
+        ("hidden", _ADDRESS),  # outputs of the hidden layers, in panels
+        ("hidden_grad", _ADDRESS),  # gradients of their pre-activations
+        ("outputs", _ADDRESS),  # [outputs, TILE]
+        ("outputs_grad", _ADDRESS),  # [outputs, TILE], zero from row `height` on
+        ("sums", _ADDRESS),  # to which the parameters' gradients are added
+    ],
+    align=True,
+)
+"""One network's pass over a tile."""
+
+TASK = np.dtype(
+    [
+        ("update", _COUNT),
+        ("agent", _COUNT),
+        ("group", _COUNT),
+        ("first", _COUNT),  # first row of the tile in the minibatch
+        ("height", _COUNT),  # rows of the tile
+        ("target", _FLAG),  # target policies act, not the policies
+        ("policy", PASS),
+        ("changed_policy", PASS),  # on observations with another candidate in the private part
+        ("critic", PASS),
+        ("relaxed", _ADDRESS),  # [A, TILE] as the following
+        ("actions", _ADDRESS),
+        ("told", _ADDRESS),
+        ("told_grad", _ADDRESS),
+        ("noise", _ADDRESS),  # [2 A + 2, TILE]
+        ("scratch", _ADDRESS),  # [2, TILE]
+        ("targets", _ADDRESS),  # [TILE]
+        ("other_values", _ADDRESS),  # [TILE]
+        ("first_layer", _ADDRESS),  # [TILE, H] a critic's first pre-activation, in panels
+        ("first_layer_grad", _ADDRESS),  # its gradient, summed over candidates
+        ("joint", _ADDRESS),  # [TILE, J]
+        ("changes", _ADDRESS),  # [TILE, W]
+        ("changed_obs", _ADDRESS),  # [TILE, O]
+    ],
+    align=True,
+)
+"""What a thread works on at present, and its memory."""
+
+PLAN = np.dtype(
+    [
+        ("agents", _COUNT),  # N
+        ("batch", _COUNT),  # B
+        ("width", _COUNT),  # columns of a transition
+        ("joint", _COUNT),  # J, columns of a joint observation and action
+        ("obs", _COUNT),  # columns of the observations of all agents; the actions follow
+        ("next_obs", _COUNT),  # first column of the next observations
+        ("groups", _COUNT),  # G, groups of tiles; each has its own sum of gradients
+        ("critics", _COUNT),  # kinds of critics, 1 or 2
+        ("max_actions", _COUNT),  # A
+        ("candidates", _COUNT),  # C, inputs per row over which values are averaged
+        ("private", _COUNT),  # W, private columns of all agents; 0 if no value is averaged
+        ("common_private", _ADDRESS),  # [W] these columns in a joint observation
+        ("common_candidates", _ADDRESS),  # [C, W] and those of what else could stand there
+        ("information_rows", _COUNT),  # R; 0: no information regularisation
+        ("temperature", _FLOAT),
+        ("straight_through", _FLAG),
+        ("target_noise", _FLOAT),
+        ("random_rows", _FLOAT),
+        ("current_actions", _FLAG),  # other agents act by their current policies in the actor loss
+        ("regularise_actions", _FLAG),
+        ("regulariser", _FLOAT),
+        ("information_weight", _FLOAT),
+        ("max_norm", _FLOAT),
+        ("norm_per_parameter", _FLAG),
+        ("tau", _FLOAT),
+        ("zeros", _ADDRESS),  # as many as the widest layer has columns, padded
+        ("ones", _ADDRESS),  # [TILE]
+        # The rows of an update.
+        ("source", _ADDRESS),  # [n, width] transitions
+        ("index", _ADDRESS),  # [K, B] which of them to learn from
+        ("rows", _ADDRESS),  # [B, width] those of the present update
+        ("next_joint_rows", _ADDRESS),  # [B, J] next observations and the target policies' actions
+        ("joint_rows", _ADDRESS),  # [B, J] observations and the policies' actions, if `current_actions`
+        # What differs between the K updates of a call, and how far the threads are.
+        ("updates", _COUNT),  # K
+        ("policies_due", _ADDRESS),  # [K] whether the update includes policies and targets
+        ("keys", _ADDRESS),  # [K, 2] of the random numbers
+        ("steps", _ADDRESS),  # [K, 2, 2] for policies and critics: Adam's step, root of the second correction
+        ("metrics", _ADDRESS),  # [metrics, N] sums over updates
+        ("policy_metrics", _ADDRESS),  # [metrics of policies, N] of the latest policy update
+        ("partial", _ADDRESS),  # [N, G, 5] sums over the rows of each group
+        ("next_task", _ADDRESS),  # the number of the next task that no thread has taken
+        ("prepared", _ADDRESS),  # [K, G] 1 once the rows of a group are ready
+        ("critics_left", _ADDRESS),  # [K, N] groups that an agent's critics still need
+        ("critics_done", _ADDRESS),  # [K, N] 1 once they made their step
+        ("policies_left", _ADDRESS),  # [K, N] groups that a team's policies still need, at its first agent
+        ("agents_done", _ADDRESS),  # [K] agents whose update is complete
+    ],
+    align=True,
+)
+"""One call of the update."""
