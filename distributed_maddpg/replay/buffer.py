@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.replay.ring import Ring
+from distributed_maddpg.replay.ring import Draw, Ring
 from distributed_maddpg.seeding import generator, pack_generator, restore_generator
 from distributed_maddpg.types import EnvSpec, FloatArray
 
@@ -45,6 +45,14 @@ class ReplayBuffer:
         """
         rows = self.ring.sample(self._rng, num_batches * batch_size)
         return rows.reshape(num_batches, batch_size, -1)
+
+    def draw(self, num_batches: int, batch_size: int) -> Draw:
+        """Draw the rows that `sample` would return, without reading them.
+
+        Raises:
+            ValueError: if the ring is empty.
+        """
+        return self.ring.draw(self._rng, num_batches * batch_size)
 
     def generator_state(self) -> npt.NDArray[np.uint64]:
         """Return the sampling generator's state `[6]`."""

@@ -36,6 +36,7 @@ _HEADER_BYTES = mmap.PAGESIZE
 _CHUNK_BYTES = 1 << 20  # larger chunks allocate fresh memory each time and take three times as long
 _MAX_ROWS = 1 << 62
 _MAX_REDRAWS = 10_000
+DEAD_WRITER = "the writer of the replay buffer died while it overwrote all rows"
 _ORDERED_STORES = platform.machine().lower() in ("x86_64", "amd64")
 
 
@@ -232,16 +233,21 @@ class Ring:
             ValueError: if the ring is empty.
             RuntimeError: if the writer died while it overwrote the whole ring.
         """
-        rows = np.empty((count, self.rows.shape[1]), np.float32)
-        changed = self._draw_once(rng, rows)
-        for _ in range(_MAX_REDRAWS):
-            if len(changed) == 0:
-                return rows
-            again = np.empty((len(changed), rows.shape[1]), np.float32)
-            still = self._draw_once(rng, again)
-            rows[changed] = again
-            changed = changed[still]
-        raise RuntimeError("the writer of the replay buffer died while it overwrote all rows")
+        return self.draw(rng, count).copied()
+
+    def draw(self, rng: np.random.Generator, count: int) -> Draw:
+        """Draw `count` uniform rows without reading them.
+
+        Raises:
+            ValueError: if the ring is empty.
+        """
+        epoch, oldest, inserted = self._stored_range()
+        if oldest == inserted:
+            raise ValueError("cannot sample from an empty replay buffer")
+        index = rng.integers(0, inserted - oldest, count)
+        if 0 < oldest and inserted - oldest < self.capacity:
+            index = (index + oldest) % self.capacity
+        return Draw(self, index, epoch, inserted, rng)
 
     def read_from(self, position: int) -> tuple[FloatArray, int]:
         """Return a copy of the rows from number `position` on, for a reader that follows the ring.
@@ -273,27 +279,17 @@ class Ring:
             if self.epoch == epoch:
                 return epoch, max(first, inserted - self.capacity), inserted
 
-    def _draw_once(self, rng: np.random.Generator, out: FloatArray) -> npt.NDArray[np.intp]:
-        """Fill `out [n, width]` with uniform rows; return the indices in `out` of rows that changed since.
-
-        Raises:
-            ValueError: if the ring is empty.
-        """
-        epoch, oldest, inserted = self._stored_range()
-        if oldest == inserted:
-            raise ValueError("cannot sample from an empty replay buffer")
-        index = rng.integers(0, inserted - oldest, len(out))
-        if 0 < oldest and inserted - oldest < self.capacity:
-            index = (index + oldest) % self.capacity
+    def _copy_drawn(self, draw: Draw, out: FloatArray) -> npt.NDArray[np.intp]:
+        """Fill `out [n, width]` with drawn rows; return the indices in `out` of rows that changed since."""
         # "clip" skips numpy's bounds check; the indices are in range by construction.
-        np.take(self.rows, index, axis=0, out=out, mode="clip")
+        np.take(self.rows, draw.index, axis=0, out=out, mode="clip")
         # Read `reserved` before the epoch: a writer that lowers it changes the epoch first.
-        written = int(self._header[_RESERVED]) - inserted
-        if self.epoch != epoch:
+        written = int(self._header[_RESERVED]) - draw.inserted
+        if self.epoch != draw.epoch:
             return np.arange(len(out))
         if written <= 0:
             return np.zeros(0, np.intp)
-        return np.flatnonzero((index - inserted) % self.capacity < written)
+        return np.flatnonzero((draw.index - draw.inserted) % self.capacity < written)
 
     def _copy(self, first: int, out: FloatArray) -> None:
         """Copy rows into `out [n, width]`, starting with row number `first`."""
@@ -347,6 +343,39 @@ class Ring:
             # A reader that copied a torn row sees either the new epoch or the old `reserved`.
             self._header[_EPOCH] = epoch + 2
             self._header[_RESERVED] = inserted
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Rows drawn from a ring, whose writer may overwrite them before they are read."""
+
+    ring: Ring
+    index: npt.NDArray[np.int64]
+    """[n] in the ring's rows."""
+    epoch: int
+    """That of the ring when they were drawn."""
+    inserted: int
+    """The number of the ring's next row then."""
+    rng: np.random.Generator
+    """What they were drawn with."""
+
+    def copied(self) -> FloatArray:
+        """Return a copy of the rows `[n, width]`; those that have changed are drawn again.
+
+        Raises:
+            ValueError: if the ring is empty now.
+            RuntimeError: if the writer died while it overwrote the whole ring.
+        """
+        rows = np.empty((len(self.index), self.ring.rows.shape[1]), np.float32)
+        changed = self.ring._copy_drawn(self, rows)
+        for _ in range(_MAX_REDRAWS):
+            if len(changed) == 0:
+                return rows
+            again = np.empty((len(changed), rows.shape[1]), np.float32)
+            still = self.ring._copy_drawn(self.ring.draw(self.rng, len(changed)), again)
+            rows[changed] = again
+            changed = changed[still]
+        raise RuntimeError(DEAD_WRITER)
 
 
 class RingSnapshot:

@@ -32,10 +32,11 @@ from distributed_maddpg.replay.ring import Ring
 capacity, width, block = map(int, sys.argv[1:])
 ring, at = Ring.shared(capacity, width), 0
 while True:  # until it is killed
-    ring.add(np.repeat(np.arange(at, at + block, dtype=np.float32)[:, None], width, axis=1))
+    numbers = np.arange(at, at + block) % 2**24  # what float32 counts exactly
+    ring.add(np.repeat(numbers.astype(np.float32)[:, None], width, axis=1))
     if at == 0:
         print(*vars(ring.address).values(), flush=True)
-    at = (at + block) % 2**24  # what float32 counts exactly
+    at += block
 """
 
 
@@ -46,14 +47,14 @@ def numbered(first, count, width):
 @needs_sharing
 @pytest.mark.parametrize("block", [100, 900])
 def test_no_row_is_torn_while_another_process_overwrites_the_ring(block, monkeypatch):
-    rng, redrawn, draw = np.random.default_rng(0), [], Ring._draw_once
+    rng, redrawn, copy = np.random.default_rng(0), [], Ring._copy_drawn
 
-    def counting(self, rng, into):
-        changed = draw(self, rng, into)
+    def counting(self, draw, into):
+        changed = copy(self, draw, into)
         redrawn.append(len(changed))
         return changed
 
-    monkeypatch.setattr(Ring, "_draw_once", counting)
+    monkeypatch.setattr(Ring, "_copy_drawn", counting)
     command = [sys.executable, "-c", WRITER, "1000", "77", str(block)]
     writer = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
