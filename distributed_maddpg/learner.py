@@ -6,7 +6,7 @@ import ctypes
 import logging
 import sys
 import time
-import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,11 +18,13 @@ import torch
 
 from distributed_maddpg.algo.cuda_graphs import CUDAGraphUpdates
 from distributed_maddpg.algo.device_replay import DeviceReplay
+from distributed_maddpg.algo.fused.update import FusedUpdate, reason_against
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
+from distributed_maddpg.algo.maddpg import MADDPGUpdate
 from distributed_maddpg.algo.restore_point import RestorePoint
 from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConfig
 from distributed_maddpg.errors import BadInput, Diverged
-from distributed_maddpg.replay.ring import Ring
+from distributed_maddpg.replay.ring import DEAD_WRITER, Draw, Ring
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import Arrays, EnvSpec, FloatArray, Weights, checked_array, checked_count
 
@@ -80,18 +82,27 @@ class Learner:
         self.device = choose_device(config.device)
         self.device_reason = f"{config.device}: {self.device.type}"
         """The setting and the device that it led to; if both devices were timed, with their rates."""
+        self.plain_update = ""
+        """Why a CPU does not use the fused update, for display after `device_reason`."""
         self.num_runs = len(seeds)
         streams = [integer_seed(seed, "learner") for seed in seeds]
-        stacks = [streams] if self.device.type == "cuda" else [[stream] for stream in streams]
-        self._stacks = [HandwrittenUpdate(algorithm, spec, self.device, stack) for stack in stacks]
-        shape = (len(self._stacks[0].metrics), len(stacks[0]) * spec.num_agents)
-        self._metrics = [torch.zeros(shape, device=self.device) for _ in stacks]
+        self._stacks: list[FusedUpdate | HandwrittenUpdate] = []
+        if self.device.type == "cuda":
+            self._stacks = [HandwrittenUpdate(algorithm, spec, self.device, streams)]
+        elif reason := reason_against(algorithm):
+            self.plain_update = f", plain update: {reason}"
+            self._stacks = [HandwrittenUpdate(algorithm, spec, self.device, [stream]) for stream in streams]
+        else:
+            self._stacks = [FusedUpdate(algorithm, spec, stream, config.num_threads) for stream in streams]
+        self.device_reason += self.plain_update
+        self._runs_per_stack = len(streams) // len(self._stacks)
+        shape = (len(self._stacks[0].metrics), self._runs_per_stack * spec.num_agents)
+        self._metrics = [torch.zeros(shape, device=self.device) for _ in self._stacks]
         stacked = zip(self._stacks, self._metrics, strict=True)
         self._restore_points = [RestorePoint(update, metrics) for update, metrics in stacked]
         self._seeds, self._agents, self._algorithm = tuple(seeds), spec.agents, algorithm
         self._num_agents, self._total_updates = spec.num_agents, total_updates
         self.batch_size = config.batch_size
-        self._runs_per_stack = len(stacks[0])
         self._metrics_count = 0
         self._device_replays: list[DeviceReplay] = []
         self._ring_epochs: dict[int, int] = {}
@@ -108,18 +119,27 @@ class Learner:
             update.freeze(agents, torch.from_numpy(policies).to(self.device))
         self._last_published = [self.weights(run) for run in range(self.num_runs)]
 
-    def learn(self, batches: Sequence[FloatArray]) -> None:
-        """Make one update per minibatch of packed transitions: `[K, B, width]`, K minibatches, for each run.
+    def learn(self, minibatches: Sequence[Draw]) -> None:
+        """Make one update per minibatch of `batch_size` rows, which were drawn for each run.
 
         Raises:
             Diverged: if a value is no longer finite; the state from before the call is restored.
+            RuntimeError: if the rows cannot be read, see `Draw.copied`; the same.
         """
-        with self._undo_if_diverged(len(batches[0])):
+        updates = len(minibatches[0].index) // self.batch_size
+        with self._undo_if_diverged(updates):
+            factors = [self._lr_factor(made) for made in range(self.updates, self.updates + updates)]
             for index, (update, metrics) in enumerate(zip(self._stacks, self._metrics, strict=True)):
                 update.updates_made = self.updates
-                stack_batches = batches[index * self._runs_per_stack : (index + 1) * self._runs_per_stack]
-                for made, batch in enumerate(_stack_batches(stack_batches).to(self.device), self.updates):
-                    update.scale_learning_rates(self._lr_factor(made))
+                own = minibatches[index * self._runs_per_stack : (index + 1) * self._runs_per_stack]
+                if isinstance(update, FusedUpdate):
+                    [draw] = own
+                    places = draw.index.reshape(-1, self.batch_size)
+                    if not update.learn(draw.ring.rows, places, draw.counters(), factors, metrics.numpy()):
+                        raise RuntimeError(DEAD_WRITER)
+                    continue
+                for batch, factor in zip(_stack(own, updates).to(self.device), factors, strict=True):
+                    update.scale_learning_rates(factor)
                     metrics += update(batch)
 
     @property
@@ -170,7 +190,11 @@ class Learner:
         """
         for point in self._restore_points:
             point.save()
-        yield
+        try:
+            yield
+        except BaseException:
+            self._restore()
+            raise
         if not torch.stack([point.total() for point in self._restore_points]).sum().isfinite().item():
             for stack, point in enumerate(self._restore_points):
                 if found := point.find_not_finite():
@@ -180,8 +204,7 @@ class Learner:
 
     def _roll_back(self, stack: int, name: str, networks: list[int], updates: int) -> Diverged:
         """Restore all runs; return the error that names the tensor and the agents of the first bad run."""
-        for point in self._restore_points:
-            point.restore()
+        self._restore()
         run, first, config = networks[0] // self._num_agents, self.updates, self._algorithm
         agents = [self._agents[i % self._num_agents] for i in networks if i // self._num_agents == run]
         seed = f" with seed {self._seeds[stack * self._runs_per_stack + run]}" if self.num_runs > 1 else ""
@@ -191,6 +214,24 @@ class Learner:
             f"lower algorithm.critic_lr = {config.critic_lr:g} or algorithm.actor_lr = {config.actor_lr:g}, "
             f"lower algorithm.max_grad_norm = {config.max_grad_norm:g} (0 is none), or scale rewards down"
         )
+
+    def _restore(self) -> None:
+        for point in self._restore_points:
+            point.restore()
+
+    @property
+    def num_threads(self) -> int:
+        """Threads of the fused update; 0 if it is not used."""
+        [first, *_] = self._stacks
+        return first.num_threads if isinstance(first, FusedUpdate) else 0
+
+    def pop_time_spent(self) -> dict[str, float]:
+        """Return the seconds that the fused update's threads spent in each part since the last call."""
+        total: Counter[str] = Counter()
+        for update in self._stacks:
+            if isinstance(update, FusedUpdate):
+                total.update(update.pop_time_spent())
+        return dict(total)
 
     def publish(self) -> list[Weights]:
         """Return each run's current policies under a new version number."""
@@ -273,7 +314,7 @@ class Learner:
             return self._algorithm.lr_end if self._total_updates else 1.0
         return 1.0 - (1.0 - self._algorithm.lr_end) * updates / self._total_updates
 
-    def _stack_and_rows(self, run: int) -> tuple[HandwrittenUpdate, slice]:
+    def _stack_and_rows(self, run: int) -> tuple[MADDPGUpdate, slice]:
         """Return the stack that holds a run, and the run's rows in it."""
         first = run % self._runs_per_stack * self._num_agents
         return self._stacks[run // self._runs_per_stack], slice(first, first + self._num_agents)
@@ -294,7 +335,7 @@ def make_learner(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int] = ())
     device, reason = faster_device(gpu, cpu)
     settings = _with_device(device, config).learner
     learner = Learner(config.algorithm, settings, spec, seeds, config.pacing.total_updates)
-    learner.device_reason = reason
+    learner.device_reason = reason + learner.plain_update
     _LOG.info("learner.device = %s", reason)
     return learner
 
@@ -331,16 +372,13 @@ def _learn_as_in_training(learner: Learner, rings: Sequence[Ring], rng: np.rando
         learner.mirror(rings)
         learner.learn_mirrored(_RATE_TEST_UPDATES)
         return
-    shape = (_RATE_TEST_UPDATES, learner.batch_size, -1)
-    learner.learn([ring.sample(rng, shape[0] * shape[1]).reshape(shape) for ring in rings])
+    learner.learn([ring.draw(rng, _RATE_TEST_UPDATES * learner.batch_size) for ring in rings])
 
 
-def _stack_batches(batches: Sequence[FloatArray]) -> torch.Tensor:
-    """Stack each run's `[K, B, width]` to `[K, S, B, width]`; no copy for a single run."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns about Ray's read-only arrays, which are only read
-        tensors = [torch.from_numpy(array) for array in batches]
-    return tensors[0].unsqueeze(1) if len(tensors) == 1 else torch.stack(tensors, dim=1)
+def _stack(minibatches: Sequence[Draw], updates: int) -> torch.Tensor:
+    """Return the rows of the runs as `[K, S, B, width]` for K updates."""
+    rows = [torch.from_numpy(draw.copied()) for draw in minibatches]
+    return torch.stack([own.view(updates, -1, own.shape[1]) for own in rows], dim=1)
 
 
 def _to_numpy(tensor: torch.Tensor) -> npt.NDArray[Any]:

@@ -253,7 +253,7 @@ class SerialRunner:
             sampled = time.perf_counter()
             self._learner.learn_mirrored(updates)
         else:
-            batches = [run.replay.sample(updates, self._config.learner.batch_size) for run in self._runs]
+            drawn = [run.replay.draw(updates, self._config.learner.batch_size) for run in self._runs]
             sampled = time.perf_counter()
-            self._learner.learn(batches)
+            self._learner.learn(drawn)
         return time.perf_counter() - sampled, sampled - started

@@ -323,6 +323,19 @@ class FaultEvent:
     """Seconds from loss to recovery, if it recovered."""
 
 
+@dataclass(frozen=True)
+class RingCounters:
+    """What compiled code needs to notice that drawn rows of a ring change while it reads them."""
+
+    drawn_epoch: int
+    """That of the ring when the rows were drawn."""
+    epoch: int
+    """Addresses of the ring's counters, see `replay/ring.py`; each is int64."""
+    first: int
+    inserted: int
+    reserved: int
+
+
 def join_states(parts: Mapping[str, Arrays]) -> Arrays:
     """Join the states of several parts to one, with names like "part/array"."""
     return {f"{part}/{name}": array for part, state in parts.items() for name, array in state.items()}

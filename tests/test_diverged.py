@@ -11,7 +11,7 @@ import torch
 from distributed_maddpg.config import AlgorithmConfig, LearnerConfig
 from distributed_maddpg.errors import Diverged, TrainingError
 from distributed_maddpg.learner import Learner
-from distributed_maddpg.replay.ring import Ring
+from distributed_maddpg.replay.ring import Draw, Ring
 from distributed_maddpg.types import METRICS, EnvSpec
 
 SPEC = EnvSpec(("red_0", "blue_0"), (3, 2), (2, 3), ("continuous", "discrete"))
@@ -28,6 +28,11 @@ def learner(*seeds, device="cpu", **changes):
 
 def batches(count=4, seed=0):
     return np.random.default_rng(seed).random((count, 8, SPEC.transitions.width), dtype=np.float32)
+
+
+def learn(stage, *runs):
+    """Learn from each run's minibatches [K, 8, width]."""
+    stage.learn([Draw.of(own.reshape(-1, own.shape[2])) for own in runs])
 
 
 def ring(seed=0):
@@ -47,27 +52,27 @@ def equal(first, second):
 def test_a_diverged_call_is_rolled_back_and_learning_can_continue(rate, metric, mirrored, device):
     stage, plain = learner(device=device), learner(device=device)
 
-    def learn(which, seed):
+    def go_on(which, seed):
         if mirrored:
             which.mirror([ring()])
             which.learn_mirrored(4)
         else:
-            which.learn([batches(seed=seed)])
+            learn(which, batches(seed=seed))
 
     for each in (stage, plain):
-        learn(each, 0)
+        go_on(each, 0)
     before = stage.get_state()
     good, stage._stacks[0]._config = stage._stacks[0]._config, replace(ALGORITHM, **{rate: 9e14})
     stage.weights_version = plain.weights_version = 3
     before["weights_version"] = np.array(3)
     message = rf"^learner: {metric} of red_0, blue_0 stopped being finite between updates 4 and 8; "
     with pytest.raises(Diverged, match=message):
-        learn(stage, 5)
+        go_on(stage, 5)
     assert equal(stage.get_state(), before)
     assert all(np.isfinite(array).all() for array in before.values())
     stage._stacks[0]._config = good
     for each in (stage, plain):
-        learn(each, 6)
+        go_on(each, 6)
     assert equal(stage.get_state(), plain.get_state())
     assert all(np.array_equal(own, other) for own, other in zip(*map(_means, (stage, plain)), strict=True))
 
@@ -95,13 +100,13 @@ def _means(stage):
 @pytest.mark.parametrize("name", [*STATES, *MOMENTS])
 def test_any_number_that_is_not_finite_is_found_within_one_call(name, agent, value, device):
     stage = learner(device=device)
-    stage.learn([batches(1)])
+    learn(stage, batches(1))
     rows = stage._stacks[0].per_network_state()[name]
     rows[agent, -1] = value
     corrupted = stage.get_state()
     message = rf" of .*{SPEC.agents[agent]}.* stopped being finite between updates 1 and 2"
     with pytest.raises(Diverged, match=message):
-        stage.learn([batches(1)])
+        learn(stage, batches(1))
     assert equal(stage.get_state(), corrupted)
 
 
@@ -116,7 +121,7 @@ def test_numbers_that_no_metric_shows_are_found_in_the_state(name, monkeypatch):
 
     monkeypatch.setattr(stage, "_stacks", [FakeUpdate(corrupt)])
     with pytest.raises(Diverged, match=f"learner: {name} of blue_0 stopped"):
-        stage.learn([batches(1)])
+        learn(stage, batches(1))
     assert all(torch.isfinite(rows).all() for rows in stack.per_network_state().values())
 
 
@@ -126,7 +131,7 @@ def test_the_error_names_the_metric_and_the_agent(metric, monkeypatch):
     given[METRICS.index(metric), 1] = np.nan
     monkeypatch.setattr(stage, "_stacks", [FakeUpdate(lambda: given)])
     with pytest.raises(Diverged, match=f"learner: {metric} of blue_0 stopped"):
-        stage.learn([batches(1)])
+        learn(stage, batches(1))
     assert stage.updates == 0 and not stage._metrics[0].any()
 
 
@@ -134,14 +139,14 @@ def test_large_finite_numbers_are_no_divergence():
     stage = learner()
     for moments in (stage._stacks[0].policy_optimiser, stage._stacks[0].critic_optimiser):
         moments.exp_avg_sq.fill_(3e38)
-    stage.learn([batches()])
+    learn(stage, batches())
     assert stage.updates == 4
 
 
 def test_the_error_names_the_settings_to_change():
     stage = learner(critic_lr=1e14, actor_lr=1e14, max_grad_norm=0.5)
     with pytest.raises(TrainingError) as raised:
-        stage.learn([batches()])
+        learn(stage, batches())
     message = str(raised.value)
     assert "the weights are those of update 0; lower algorithm.critic_lr = 1e+14" in message
     assert "algorithm.max_grad_norm = 0.5 (0 is none)" in message and "\n" not in message
@@ -150,12 +155,12 @@ def test_the_error_names_the_settings_to_change():
 @devices
 def test_the_error_names_the_run_and_all_runs_are_rolled_back(device):
     stage = learner(3, 4, device=device)
-    stage.learn([batches(), batches()])
+    learn(stage, batches(), batches())
     before = [stage.get_state(run) for run in range(2)]
     corrupted = batches(seed=5)
     corrupted[3, 3, SPEC.transitions.rewards.start + 1] = np.inf  # of blue_0
     with pytest.raises(Diverged, match=r"^learner with seed 4: critic_loss of blue_0 stopped"):
-        stage.learn([batches(seed=5), corrupted])
+        learn(stage, batches(seed=5), corrupted)
     assert all(equal(stage.get_state(run), before[run]) for run in range(2))
     assert all(np.isfinite(value).all() for run in stage.metrics() for value in run.values())
 
@@ -164,5 +169,5 @@ def test_the_restore_point_reuses_its_memory(monkeypatch):
     stage = learner()
     places = [saved.data_ptr() for saved in stage._restore_points[0]._saved]
     for _ in range(2):
-        stage.learn([batches()])
+        learn(stage, batches())
     assert [saved.data_ptr() for saved in stage._restore_points[0]._saved] == places

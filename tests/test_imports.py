@@ -52,7 +52,7 @@ def test_a_rollout_worker_does_not_load_pydantic(module):
 
 
 def test_algorithm_and_learner_do_not_load_ray_or_environments():
-    assert not loaded_after("import distributed_maddpg.learner") & {"ray", "numba", "mpe2", "pettingzoo"}
+    assert not loaded_after("import distributed_maddpg.learner") & {"ray", "mpe2", "pettingzoo"}
 
 
 def test_training_without_workers_does_not_load_ray():

@@ -6,6 +6,7 @@ import torch
 
 from distributed_maddpg import learner as learner_module
 from distributed_maddpg.algo.device_replay import DeviceReplay
+from distributed_maddpg.algo.fused.update import FusedUpdate
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
 from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConfig
 from distributed_maddpg.errors import BadInput
@@ -16,7 +17,7 @@ from distributed_maddpg.learner import (
     make_learner,
     measure_update_rate,
 )
-from distributed_maddpg.replay.ring import Ring
+from distributed_maddpg.replay.ring import Draw, Ring
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import METRICS, EnvSpec
 
@@ -24,12 +25,36 @@ SPEC = EnvSpec(("red_0", "blue_0"), (3, 2), (2, 3), ("continuous", "discrete"))
 ALGORITHM = AlgorithmConfig(policy_hidden_sizes=(6,), critic_hidden_sizes=(6,))
 
 
+LEARNER = LearnerConfig(device="cpu", batch_size=8)
+
+
 def learner(*seeds):
-    return Learner(ALGORITHM, LearnerConfig(device="cpu"), SPEC, seeds or [1])
+    return Learner(ALGORITHM, LEARNER, SPEC, seeds or [1])
 
 
 def batches(count=4, seed=0):
     return np.random.default_rng(seed).random((count, 8, SPEC.transitions.width), dtype=np.float32)
+
+
+def drawn(batches):
+    return Draw.of(batches.reshape(-1, batches.shape[2]))
+
+
+def learn(stage, *runs):
+    """Learn from each run's minibatches [K, 8, width]."""
+    stage.learn([drawn(own) for own in runs])
+
+
+def learn_plainly(update, batches, factors, metrics):
+    draw = drawn(batches)
+    index = draw.index.reshape(batches.shape[:2])
+    update.learn(draw.ring.rows, index, draw.counters(), factors, metrics)
+
+
+@pytest.fixture
+def plain_update(monkeypatch):
+    """Let a CPU use what a GPU does."""
+    monkeypatch.setattr(learner_module, "reason_against", lambda _: "a test")
 
 
 def equal(first, second):
@@ -38,43 +63,42 @@ def equal(first, second):
 
 def test_learn_makes_one_update_per_batch_in_order():
     stage = learner()
-    plain = HandwrittenUpdate(ALGORITHM, SPEC, torch.device("cpu"), [integer_seed(1, "learner")])
-    metrics = [plain(torch.from_numpy(batch[None])) for batch in batches()]
-    stage.learn([batches()])
+    plain = FusedUpdate(ALGORITHM, SPEC, integer_seed(1, "learner"))
+    metrics = np.zeros((len(METRICS), 2), np.float32)
+    learn_plainly(plain, batches(), [1.0] * 4, metrics)
+    learn(stage, batches())
     assert stage.updates == 4
     assert np.array_equal(stage.weights().policies, plain.policy.flat.numpy())
     taken = stage.metrics()[0]
     assert list(taken) == list(METRICS)
-    np.testing.assert_allclose(list(taken.values()), torch.stack(metrics).mean(0).numpy(), rtol=1e-5)
+    np.testing.assert_allclose(list(taken.values()), metrics / 4, rtol=1e-5)
 
 
 def test_learning_rates_fall_by_the_count_of_updates_however_they_are_called():
     falling = replace(ALGORITHM, lr_end=0.25)
-    whole, pieces = (Learner(falling, LearnerConfig(device="cpu"), SPEC, [1], 8) for _ in range(2))
-    plain = HandwrittenUpdate(falling, SPEC, torch.device("cpu"), [integer_seed(1, "learner")])
-    data = batches(12)
-    for made, batch in enumerate(data):
-        plain.scale_learning_rates(max(1.0 - 0.75 * made / 8, 0.25))
-        plain(torch.from_numpy(batch[None]))
-    whole.learn([data])
+    whole, pieces = (Learner(falling, LEARNER, SPEC, [1], 8) for _ in range(2))
+    plain, data = FusedUpdate(falling, SPEC, integer_seed(1, "learner")), batches(12)
+    factors = [max(1.0 - 0.75 * made / 8, 0.25) for made in range(12)]
+    learn_plainly(plain, data, factors, np.zeros((len(METRICS), 2), np.float32))
+    learn(whole, data)
     for piece in (data[:1], data[1:8], data[8:]):
-        pieces.learn([piece])
+        learn(pieces, piece)
     for stage in (whole, pieces):
         assert np.array_equal(stage.weights().policies, plain.policy.flat.numpy())
-    constant = Learner(falling, LearnerConfig(device="cpu"), SPEC, [1])
-    constant.learn([data])
+    constant = Learner(falling, LEARNER, SPEC, [1])
+    learn(constant, data)
     assert not np.array_equal(constant.weights().policies, plain.policy.flat.numpy())
 
 
 @pytest.mark.parametrize("delay", [2, 3])
 def test_matd3_continues_exactly_from_its_state(delay):
     config = replace(ALGORITHM, name="matd3", policy_delay=delay, share_policies=True)
-    whole, first, second = (Learner(config, LearnerConfig(device="cpu"), SPEC, [1]) for _ in range(3))
+    whole, first, second = (Learner(config, LEARNER, SPEC, [1]) for _ in range(3))
     data = batches(7)
-    whole.learn([data])
-    first.learn([data[:4]])
+    learn(whole, data)
+    learn(first, data[:4])
     second.set_state(first.get_state())
-    second.learn([data[4:]])
+    learn(second, data[4:])
     assert equal(whole.get_state(), second.get_state())
     assert {"critic2", "target_critic2", "policy_metrics"} < set(whole.get_state())
 
@@ -82,20 +106,20 @@ def test_matd3_continues_exactly_from_its_state(delay):
 def test_metrics_are_those_of_the_iteration():
     stage = learner()
     assert all(np.isnan(values).all() for values in stage.metrics()[0].values())
-    stage.learn([batches()])
+    learn(stage, batches())
     first = stage.metrics()[0]
     assert all(np.isfinite(values).all() for values in first.values())
     assert equal(stage.metrics()[0], first)
     stage.next_iteration()
     assert all(np.isnan(values).all() for values in stage.metrics()[0].values())
-    stage.learn([batches(seed=1)])
+    learn(stage, batches(seed=1))
     assert not equal(stage.metrics()[0], first)
 
 
 def test_read_only_batches_are_accepted_and_unchanged():
     given = batches()
     given.flags.writeable = False
-    learner().learn([given])
+    learn(learner(), given)
     assert np.array_equal(given, batches())
 
 
@@ -104,7 +128,7 @@ def test_publish_counts_versions_and_weights_are_a_copy():
     (first,), (second,) = stage.publish(), stage.publish()
     assert (first.version, second.version, stage.weights().version) == (1, 2, 2)
     before = first.policies.copy()
-    stage.learn([batches()])
+    learn(stage, batches())
     assert np.array_equal(first.policies, before)
     assert not np.array_equal(stage.weights().policies, before)
     assert (stage.weights().version, stage.weights().updates) == (2, 4)
@@ -113,30 +137,30 @@ def test_publish_counts_versions_and_weights_are_a_copy():
 @pytest.mark.parametrize("updates", [0, 4])
 def test_a_restored_learner_continues_exactly(updates):
     old, new = learner(), learner(2)
-    old.learn([batches(updates)])
+    learn(old, batches(updates))
     new.set_state(old.get_state())
     for stage in (old, new):
-        stage.learn([batches(seed=5)])
+        learn(stage, batches(seed=5))
     assert equal(old.get_state(), new.get_state())
 
 
 def test_a_read_only_state_is_accepted():
     old, new = learner(), learner(2)
-    old.learn([batches()])
+    learn(old, batches())
     state = old.get_state()
     for array in state.values():
         array.flags.writeable = False
     new.set_state(state)
-    new.learn([batches(seed=5)])
+    learn(new, batches(seed=5))
     assert new.updates == 8
 
 
 def test_a_state_is_a_copy():
     stage = learner()
-    stage.learn([batches(1)])
+    learn(stage, batches(1))
     state = stage.get_state()
     before = {name: array.copy() for name, array in state.items()}
-    stage.learn([batches(1)])
+    learn(stage, batches(1))
     assert equal(state, before)
 
 
@@ -148,7 +172,7 @@ def test_a_state_without_a_part_is_refused():
 
 
 def test_a_state_of_other_networks_is_refused():
-    other = Learner(AlgorithmConfig(policy_hidden_sizes=(7,)), LearnerConfig(device="cpu"), SPEC, [1])
+    other = Learner(AlgorithmConfig(policy_hidden_sizes=(7,)), LEARNER, SPEC, [1])
     with pytest.raises(ValueError, match=r"policy has shape \(2, \d+\) .*, expected"):
         learner().set_state(other.get_state())
 
@@ -157,9 +181,9 @@ def test_several_runs_learn_as_each_would_alone():
     together, alone = learner(3, 4), [learner(3), learner(4)]
     for seed in (0, 10):
         given = [batches(seed=seed), batches(seed=seed + 1)]
-        together.learn(given)
+        learn(together, *given)
         for stage, own in zip(alone, given, strict=True):
-            stage.learn([own])
+            learn(stage, own)
     published = together.publish()
     for run, stage in enumerate(alone):
         assert np.array_equal(published[run].policies, stage.publish()[0].policies)
@@ -170,7 +194,7 @@ def test_several_runs_learn_as_each_would_alone():
 
 def test_one_run_of_several_is_restored_alone():
     together, alone = learner(3, 4), learner(5)
-    alone.learn([batches()])
+    learn(alone, batches())
     before = together.get_state(0)
     together.set_state(alone.get_state(), run=1)
     assert equal(together.get_state(1), alone.get_state())
@@ -188,12 +212,8 @@ def add(to, rows, seed):
         to.add(row)
 
 
-def mirrored(*seeds):
-    return Learner(ALGORITHM, LearnerConfig(device="cpu", batch_size=8), SPEC, seeds or [1])
-
-
-def test_learn_mirrored_equals_updates_on_rows_of_a_device_replay():
-    stage, source = mirrored(), ring()
+def test_learn_mirrored_equals_updates_on_rows_of_a_device_replay(plain_update):
+    stage, source = learner(), ring()
     plain = HandwrittenUpdate(ALGORITHM, SPEC, torch.device("cpu"), [integer_seed(1, "learner")])
     copy, metrics = DeviceReplay(30, SPEC.transitions.width, plain.generators), []
     for updates in (3, 5):
@@ -208,8 +228,8 @@ def test_learn_mirrored_equals_updates_on_rows_of_a_device_replay():
     np.testing.assert_allclose(list(taken.values()), torch.stack(metrics).mean(0).numpy(), rtol=1e-5)
 
 
-def test_only_new_rows_are_mirrored(monkeypatch):
-    stage, source, read = mirrored(), ring(), []
+def test_only_new_rows_are_mirrored(monkeypatch, plain_update):
+    stage, source, read = learner(), ring(), []
     monkeypatch.setattr(source, "read_from", lambda at: read.append(at) or Ring.read_from(source, at))
     for rows in (0, 7, 0):
         add(source, rows, seed=1)
@@ -217,17 +237,17 @@ def test_only_new_rows_are_mirrored(monkeypatch):
     assert read == [0, 40, 47]
 
 
-def test_learn_mirrored_without_rows_is_refused():
+def test_learn_mirrored_without_rows_is_refused(plain_update):
     with pytest.raises(ValueError, match="empty replay buffer"):
-        mirrored().learn_mirrored(1)
-    stage = mirrored()
+        learner().learn_mirrored(1)
+    stage = learner()
     stage.mirror([ring(0)])
     with pytest.raises(ValueError, match="empty replay buffer"):
         stage.learn_mirrored(1)
 
 
-def test_several_runs_learn_from_their_mirrors_as_each_would_alone():
-    together, alone = mirrored(3, 4), [mirrored(3), mirrored(4)]
+def test_several_runs_learn_from_their_mirrors_as_each_would_alone(plain_update):
+    together, alone = learner(3, 4), [learner(3), learner(4)]
     rings = [ring(seed=3), ring(25, seed=4)]
     for _ in range(2):
         together.mirror(rings)
@@ -240,7 +260,7 @@ def test_several_runs_learn_from_their_mirrors_as_each_would_alone():
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_a_restored_learner_goes_on_drawing_from_the_same_rows(device):
+def test_a_restored_learner_goes_on_drawing_from_the_same_rows(device, plain_update):
     source = ring()
     old, new = (
         Learner(ALGORITHM, LearnerConfig(device=device, batch_size=8), SPEC, [seed]) for seed in (1, 2)
@@ -281,14 +301,14 @@ def test_cuda_without_a_gpu_is_refused():
 
 @pytest.mark.gpu
 def test_a_gpu_starts_from_the_same_weights_and_learns_the_same():
-    stages = [Learner(ALGORITHM, LearnerConfig(device=name), SPEC, [1]) for name in ("cpu", "cuda")]
+    stages = [Learner(ALGORITHM, replace(LEARNER, device=name), SPEC, [1]) for name in ("cpu", "cuda")]
     assert stages[1].device.type == "cuda"
     assert np.array_equal(*(stage.weights().policies for stage in stages))
-    stages[1].learn([batches()])
-    new = Learner(ALGORITHM, LearnerConfig(device="cuda"), SPEC, [2])
+    learn(stages[1], batches())
+    new = Learner(ALGORITHM, replace(LEARNER, device="cuda"), SPEC, [2])
     new.set_state(stages[1].get_state())
     for stage in (stages[1], new):
-        stage.learn([batches(seed=5)])
+        learn(stage, batches(seed=5))
     np.testing.assert_allclose(stages[1].weights().policies, new.weights().policies, atol=1e-5)
 
 
@@ -380,3 +400,14 @@ def test_copied_rows_stay_while_all_newer_ones_are_being_overwritten():
     stage.mirror([ring])
     stage.learn_mirrored(2)
     assert stage.updates == 2
+
+
+def test_rows_that_cannot_be_read_are_an_error_that_changes_nothing():
+    stage, source = learner(), ring()
+    draw = source.draw(np.random.default_rng(0), 16)
+    learn(stage, batches())
+    before = stage.get_state()
+    source.clear(0)
+    with pytest.raises(RuntimeError, match="the writer of the replay buffer died"):
+        stage.learn([draw])
+    assert equal(stage.get_state(), before)

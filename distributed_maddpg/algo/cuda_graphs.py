@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from distributed_maddpg.algo.device_replay import DeviceReplay
-from distributed_maddpg.algo.handwritten import HandwrittenUpdate
+from distributed_maddpg.algo.maddpg import MADDPGUpdate
 from distributed_maddpg.algo.restore_point import RestorePoint
 
 _UPDATES_PER_GRAPH = (16, 4, 1)
@@ -27,9 +27,7 @@ _LOG = logging.getLogger(__name__)
 class CUDAGraphUpdates:
     """Draws minibatches, updates and adds to the metrics; on a GPU by replaying CUDA graphs."""
 
-    def __init__(
-        self, update: HandwrittenUpdate, replay: DeviceReplay, metrics: Tensor, batch_size: int
-    ) -> None:
+    def __init__(self, update: MADDPGUpdate, replay: DeviceReplay, metrics: Tensor, batch_size: int) -> None:
         """Use an update, the rows of its runs and its metrics `[K, M]`; modify all tensors only in place.
 
         `replay` must sample with `update.generators`, so that a run's saved state covers its samples.

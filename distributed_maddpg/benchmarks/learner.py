@@ -52,7 +52,7 @@ def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
             "num_seeds": num_seeds,
             "flops_per_update": flops,
         },
-        profile=profile_learner(single) if learner.device.type == "cpu" else None,
+        profile=profile_learner(learner, single) if learner.num_threads else None,
     )
 
 
@@ -73,7 +73,7 @@ def _learner_work(learner: Learner, config: MADDPGConfig, spec: EnvSpec) -> Call
         if learner.samples_on_device:
             learner.learn_mirrored(updates)
         else:
-            learner.learn([buffer.sample(updates, config.learner.batch_size) for buffer in buffers])
+            learner.learn([buffer.draw(updates, config.learner.batch_size) for buffer in buffers])
         return updates * learner.num_runs
 
     return learn

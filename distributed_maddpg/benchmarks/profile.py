@@ -1,33 +1,17 @@
-"""Where a stage's time goes, by profilers, in parts named after their purpose."""
+"""Where a stage's time goes, in parts named after their purpose."""
 
 from __future__ import annotations
 
 import cProfile
-import os
 import pstats
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_LEARNER_CALLS, _WORKER_CALLS = 2, 20  # the profiler of torch takes a second for each
-REST = "Python and the rest"
+from distributed_maddpg.learner import Learner
 
-LEARNER_PARTS = {
-    "matrix products": ("aten::bmm", "aten::baddbmm", "aten::baddbmm_", "aten::mm", "aten::addmm"),
-    "activations and their gradients": (
-        "aten::clamp_min_",
-        "aten::relu_",
-        "aten::threshold_backward",
-        "aten::_softmax",
-        "aten::sigmoid",
-        "aten::addcmul",
-    ),
-    "noise": ("aten::uniform_", "aten::log_", "aten::neg_"),
-    "copies": ("aten::copy_", "aten::cat", "aten::index", "aten::index_select", "aten::zero_", "aten::fill_"),
-    "optimiser and targets": ("aten::_fused_adam_", "aten::lerp_", "aten::linalg_vector_norm"),
-    "sums": ("aten::sum", "aten::mean"),
-}
-"""Operations of torch by purpose; all others count as other operations."""
+_LEARNER_CALLS, _WORKER_CALLS = 10, 20
+REST = "Python and the rest"
 
 WORKER_PARTS = {
     "policies' forward pass": ("policy.py", "logits"),
@@ -39,33 +23,19 @@ WORKER_PARTS = {
 """Functions (file, name) by purpose, their callees included; most of the rest is packing."""
 
 
-def profile_learner(learn: Callable[[], int]) -> list[dict[str, Any]]:
-    """Return the parts of an update's time on the CPU, by torch's profiler.
+def profile_learner(learner: Learner, learn: Callable[[], int]) -> list[dict[str, Any]]:
+    """Return the parts of the time that the fused update's threads spend on an update.
 
     Args:
+        learner: that makes the updates.
         learn: makes some updates and returns how many.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it prints a banner on stderr
-    from torch.profiler import ProfilerActivity, profile  # noqa: PLC0415 (only this profile needs it)
-
-    learn()
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        started = time.perf_counter()
-        updates = sum(learn() for _ in range(_LEARNER_CALLS))
-        seconds = time.perf_counter() - started
-    self_us = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
-    return _shares(group_operations(self_us), 1e6 * seconds, updates)
-
-
-def group_operations(self_us: Mapping[str, float]) -> dict[str, float]:
-    """Return the time of torch's operations by part.
-
-    Args:
-        self_us: microseconds in each operation itself, by its name.
-    """
-    parts = {part: sum(self_us.get(name, 0.0) for name in names) for part, names in LEARNER_PARTS.items()}
-    operations = sum(value for name, value in self_us.items() if name.startswith("aten::"))
-    return {**parts, "other operations": operations - sum(parts.values())}
+    learner.pop_time_spent()
+    started = time.perf_counter()
+    updates = sum(learn() for _ in range(_LEARNER_CALLS))
+    seconds = learner.num_threads * (time.perf_counter() - started)
+    parts = {part: 1e6 * spent for part, spent in learner.pop_time_spent().items()}
+    return _shares(parts, 1e6 * seconds, updates)
 
 
 def profile_worker(collect: Callable[[], int], env_steps_per_step: int) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from distributed_maddpg.types import FloatArray, StoredTransitions
+from distributed_maddpg.types import FloatArray, RingCounters, StoredTransitions
 
 _INSERTED, _RESERVED, _TOKEN, _FIRST, _EPOCH = range(5)
 """`_FIRST` is the number of the first row since the ring was cleared; `_EPOCH` is odd while it is cleared."""
@@ -358,6 +358,18 @@ class Draw:
     """The number of the ring's next row then."""
     rng: np.random.Generator
     """What they were drawn with."""
+
+    def counters(self) -> RingCounters:
+        """Return where the ring's counters are, for compiled code that reads the rows as `copied` does."""
+        places = (_EPOCH, _FIRST, _INSERTED, _RESERVED)
+        return RingCounters(self.epoch, *(self.ring._header[place:].ctypes.data for place in places))
+
+    @staticmethod
+    def of(rows: FloatArray) -> Draw:
+        """Return all of some rows `[n, width]` in their order, as if they were drawn."""
+        ring = Ring(0, rows.shape[1])
+        ring.rows = rows
+        return Draw(ring, np.arange(len(rows)), ring.epoch, ring.inserted, np.random.default_rng())
 
     def copied(self) -> FloatArray:
         """Return a copy of the rows `[n, width]`; those that have changed are drawn again.

@@ -27,7 +27,7 @@ from distributed_maddpg.evaluation.episodes import evaluate_weights
 from distributed_maddpg.evaluation.scorecard import Scorecard
 from distributed_maddpg.pacing import in_chunks
 from distributed_maddpg.replay.buffer import ReplayBuffer, make_replay_buffer
-from distributed_maddpg.replay.ring import Ring, RingAddress, RingSnapshot
+from distributed_maddpg.replay.ring import Draw, Ring, RingAddress, RingSnapshot
 from distributed_maddpg.rollout import make_rollout_worker
 from distributed_maddpg.runtime.calls import ProcessLost, wait_for_result
 from distributed_maddpg.runtime.orphans import end_with_raylet
@@ -254,9 +254,9 @@ class LearnerActor(_Process):
             sampled = time.perf_counter()
             self._learner.learn_mirrored(updates)
         else:
-            batches = self._sample(updates)
+            minibatches = self._draw(updates)
             sampled = time.perf_counter()
-            self._learner.learn(batches)
+            self._learner.learn(minibatches)
         return time.perf_counter() - sampled
 
     @ray.method
@@ -307,16 +307,16 @@ class LearnerActor(_Process):
                 "replay buffer", self._replay.set_generator_state.remote(run, state), self._timeout_s
             )
 
-    def _sample(self, updates: int) -> Sequence[FloatArray]:
-        """Return each run's minibatches `[updates, B, width]` for this call.
+    def _draw(self, updates: int) -> Sequence[Draw]:
+        """Return each run's minibatches for this call.
 
-        On the replay buffer's node they are drawn here, with the generator that the replay buffer would use.
-        On other nodes the replay buffer sends them, and those of the next call are prefetched during this
-        one. Calls of varying length mean that the learner waits for transitions. Nothing is prefetched then,
-        because unused minibatches delay the replay buffer's `add`.
+        On the replay buffer's node they are drawn here, with the generator that the replay buffer would use,
+        and read where they are. On other nodes the replay buffer sends them, and those of the next call are
+        prefetched during this one. Calls of varying length mean that the learner waits for transitions.
+        Nothing is prefetched then, because unused minibatches delay the replay buffer's `add`.
         """
         if self._shared:
-            return [buffer.sample(updates, self._batch_size) for buffer in self._shared]
+            return [buffer.draw(updates, self._batch_size) for buffer in self._shared]
         ready, self._prefetched = self._prefetched, None
         if ready is None or ready[0] != updates:
             ready = (updates, self._replay.sample.remote(updates, self._batch_size))
@@ -324,7 +324,7 @@ class LearnerActor(_Process):
         if not self._sync and updates == self._last_updates:
             self._prefetched = (updates, self._replay.sample.remote(updates, self._batch_size))
         self._last_updates = updates
-        return list(batches)
+        return [Draw.of(rows.reshape(-1, rows.shape[2])) for rows in batches]
 
     def _publish(self) -> None:
         if not self._sync:

@@ -20,6 +20,7 @@ from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConf
 from distributed_maddpg.errors import BadInput, CheckpointError
 from distributed_maddpg.learner import Learner
 from distributed_maddpg.metrics import digest
+from distributed_maddpg.replay.ring import Draw
 from distributed_maddpg.types import StoredTransitions
 from tests.checkpoint.samples import NAMES, ROWS, SPEC, STATE, assert_equal, make, refuse, reseal, rows
 from tests.support.target import target_config
@@ -248,12 +249,12 @@ def test_a_checkpoint_is_found_through_a_link(saved, tmp_path):
 
 def learner():
     config = AlgorithmConfig(policy_hidden_sizes=(8,), critic_hidden_sizes=(8,))
-    return Learner(config, LearnerConfig(device="cpu"), SPEC, seeds=[1])
+    return Learner(config, LearnerConfig(device="cpu", batch_size=16), SPEC, seeds=[1])
 
 
 def batches(seed, count=3):
     rng = np.random.default_rng(seed)
-    return rng.random((count, 16, SPEC.transitions.width), dtype=np.float32)
+    return Draw.of(rng.random((count * 16, SPEC.transitions.width), dtype=np.float32))
 
 
 def test_a_restored_learner_goes_on_as_if_nothing_had_happened(tmp_path):

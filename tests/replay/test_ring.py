@@ -32,7 +32,7 @@ from distributed_maddpg.replay.ring import Ring
 capacity, width, block = map(int, sys.argv[1:])
 ring, at = Ring.shared(capacity, width), 0
 while True:  # until it is killed
-    numbers = np.arange(at, at + block) % 2**24  # what float32 counts exactly
+    numbers = np.arange(at, at + block) % 16_000_000  # float32 counts that far exactly
     ring.add(np.repeat(numbers.astype(np.float32)[:, None], width, axis=1))
     if at == 0:
         print(*vars(ring.address).values(), flush=True)
@@ -206,7 +206,7 @@ def test_a_follower_of_another_process_reads_no_torn_row_and_keeps_the_order():
         until, position, complete = time.monotonic() + 1.0, 0, []
         while time.monotonic() < until:
             rows, newest = ring.read_from(position)
-            assert (rows == np.arange(newest - len(rows), newest)[:, None] % 2**24).all()
+            assert (rows == np.arange(newest - len(rows), newest)[:, None] % 16_000_000).all()
             complete.append(len(rows) == min(newest - position, 1000))
             position = newest
     finally:

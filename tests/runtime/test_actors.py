@@ -115,7 +115,7 @@ def test_weights_that_are_not_published_stay_with_the_learner(processes: Process
 
 def test_the_learner_samples_the_memory_that_the_replay_buffer_writes(processes: Processes) -> None:
     def look(actor: Any) -> tuple[int, int]:
-        return actor._shared[0].inserted, len(actor._sample(2)[0][0])
+        return actor._shared[0].inserted, len(actor._draw(2)[0].index) // 2
 
     inserted, batch_size = _get(processes.learner.__ray_call__.remote(look))
     assert inserted == _get(processes.replay.size.remote()) > 0

@@ -5,6 +5,7 @@ Matrices are given as addresses, because tiles are parts of larger arrays.
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,33 @@ def load_counter(typingctx, address):  # type: ignore[no-untyped-def]
         return builder.load_atomic(builder.inttoptr(args[0], _INT64.as_pointer()), "acquire", 8)
 
     return types.int64(types.int64), generate
+
+
+@intrinsic
+def nanoseconds(typingctx):  # type: ignore[no-untyped-def]
+    """Return the time of a steady clock (POSIX `clock_gettime`)."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        clock = ir.Constant(_INT32, 6 if platform.system() == "Darwin" else 1)  # CLOCK_MONOTONIC
+        place = cgutils.alloca_once(builder, ir.LiteralStructType([_INT64, _INT64]))
+        kind = ir.FunctionType(_INT32, [_INT32, place.type])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "clock_gettime"), [clock, place])
+        time = builder.load(place)
+        seconds, rest = builder.extract_value(time, 0), builder.extract_value(time, 1)
+        return builder.add(builder.mul(seconds, ir.Constant(_INT64, 10**9)), rest)
+
+    return types.int64(), generate
+
+
+@intrinsic
+def finish_reads(typingctx):  # type: ignore[no-untyped-def]
+    """Complete all reads before any later one (an acquire fence)."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.fence("acquire")
+        return context.get_dummy_value()
+
+    return types.void(), generate
 
 
 @intrinsic

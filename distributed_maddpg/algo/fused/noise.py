@@ -11,11 +11,11 @@ import numpy as np
 
 from distributed_maddpg.compilation import compiled_part
 
-TARGET_HEAD, TARGET_NOISE, TARGET_ROWS, TARGET_ACTIONS, HEAD, ROWS, ACTIONS = (
-    np.int64(use) for use in range(7)
+TARGET_HEAD, TARGET_NOISE, TARGET_ROWS, TARGET_ACTIONS, HEAD, ROWS, ACTIONS, REDRAW = (
+    np.int64(use) for use in range(8)
 )
 """What random numbers are for: heads of the target policies, smoothing noise, which target actions are
-replaced, by what, and the same for the policies."""
+replaced, by what, the same for the policies, and rows that are drawn again."""
 _PARITY = np.uint32(0x1BD11BDA)
 
 

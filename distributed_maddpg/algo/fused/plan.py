@@ -33,6 +33,9 @@ PANEL = np.int64(64)
 SAME, ADJACENT, ONE = np.int64(0), np.int64(1), np.int64(1)
 """Strides, and a count."""
 NO, YES = np.int64(0), np.int64(1)
+PARTS = ("rows and target actions", "critics", "policies", "optimisers and targets", "waiting for threads")
+"""Parts of the work, whose time is measured."""
+ROWS_PART, CRITICS_PART, POLICIES_PART, STEPS_PART, WAITING_PART = (np.int64(part) for part in range(5))
 MAX_LAYERS = 8
 """Layers of a network, the output layer included."""
 _COUNT, _ADDRESS, _FLAG, _FLOAT = np.int64, np.int64, np.int64, np.float32
@@ -118,6 +121,8 @@ TASK = np.dtype(
         ("first", _COUNT),  # first row of the tile in the minibatch
         ("height", _COUNT),  # rows of the tile
         ("target", _FLAG),  # target policies act, not the policies
+        ("since", _COUNT),  # when the present part of the work began, in nanoseconds
+        ("spent", _COUNT, (len(PARTS),)),  # nanoseconds in each of `PARTS`
         ("policy", PASS),
         ("changed_policy", PASS),  # on observations with another candidate in the private part
         ("critic", PASS),
@@ -169,8 +174,15 @@ PLAN = np.dtype(
         ("zeros", _ADDRESS),  # as many as the widest layer has columns, padded
         ("ones", _ADDRESS),  # [TILE]
         # The rows of an update.
-        ("source", _ADDRESS),  # [n, width] transitions
+        ("source", _ADDRESS),  # [capacity, width] transitions, which their writer may overwrite
+        ("capacity", _COUNT),
         ("index", _ADDRESS),  # [K, B] which of them to learn from
+        ("epoch", _COUNT),  # of the ring, when they were drawn
+        ("ring_epoch", _ADDRESS),  # the ring's counters, see replay/ring.py
+        ("ring_first", _ADDRESS),
+        ("ring_inserted", _ADDRESS),
+        ("ring_reserved", _ADDRESS),
+        ("unreadable", _ADDRESS),  # how many rows were never whole
         ("rows", _ADDRESS),  # [B, width] those of the present update
         ("next_joint_rows", _ADDRESS),  # [B, J] next observations and the target policies' actions
         ("joint_rows", _ADDRESS),  # [B, J] observations and the policies' actions, if `current_actions`

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from distributed_maddpg.algo.fused.gathering import gather
 from distributed_maddpg.algo.fused.heads import (
     add_noise,
     add_smoothing,
@@ -14,7 +15,7 @@ from distributed_maddpg.algo.fused.heads import (
     softmax,
     to_gumbel,
 )
-from distributed_maddpg.algo.fused.instructions import copy, integers_at, store, word_at
+from distributed_maddpg.algo.fused.instructions import copy, store, word_at
 from distributed_maddpg.algo.fused.noise import (
     ACTIONS,
     HEAD,
@@ -34,11 +35,10 @@ _ZERO = np.float32(0.0)
 @compiled_part
 def prepare_tile(plan: Plan, agents: Agent, policies: Networks, task: Task) -> None:
     """Gather a tile's rows and set the joint inputs of the target critics and, if needed, the critics."""
-    index = integers_at(plan.index + 8 * (task.update * plan.batch + task.first), task.height)
+    gather(plan, task)
     for t in range(task.height):
         place = task.first + t
         row, joint = plan.rows + 4 * place * plan.width, 4 * place * plan.joint
-        copy(plan.source + 4 * index[t] * plan.width, plan.width, row)
         copy(row + 4 * plan.next_obs, plan.obs, plan.next_joint_rows + joint)
         if plan.current_actions:
             copy(row, plan.obs, plan.joint_rows + joint)

@@ -11,13 +11,13 @@ import numpy.typing as npt
 import torch
 
 from distributed_maddpg.algo.adam import BETA1, BETA2, Adam
-from distributed_maddpg.algo.fused.plan import AGENT, MAX_LAYERS, NETWORKS, PLAN, TASK, TILE
-from distributed_maddpg.algo.fused.vector_code import LANES, provide
+from distributed_maddpg.algo.fused.plan import AGENT, MAX_LAYERS, NETWORKS, PARTS, PLAN, TASK, TILE
+from distributed_maddpg.algo.fused.vector_code import LANES, is_supported, provide
 from distributed_maddpg.algo.fused.work import begin, work
 from distributed_maddpg.algo.maddpg import INFORMATION_ROWS, MADDPGUpdate
 from distributed_maddpg.algo.networks import CriticNetwork, StackedNetworks
 from distributed_maddpg.config import AlgorithmConfig
-from distributed_maddpg.types import EnvSpec, FloatArray, StackedLayout
+from distributed_maddpg.types import EnvSpec, FloatArray, RingCounters, StackedLayout
 
 _TASKS_PER_STAGE = 24
 """Aim of the number of tasks of a stage: enough for the threads, few enough for the sums of gradients."""
@@ -37,51 +37,67 @@ def groups_of(batch_size: int, num_agents: int) -> int:
     return groups
 
 
+def reason_against(config: AlgorithmConfig) -> str:
+    """Return why these settings or this machine need another update; empty if they do not."""
+    layers = 1 + max(len(config.policy_hidden_sizes), len(config.critic_hidden_sizes))
+    if layers > MAX_LAYERS:
+        return f"the fused update has at most {MAX_LAYERS - 1} hidden layers"
+    if not is_supported():
+        return "the fused update needs Linux or macOS and a CPU with fused multiply-add"
+    return ""
+
+
 class FusedUpdate(MADDPGUpdate):
     """`MADDPGUpdate` of one run on a CPU, with the same result up to rounding, but other random numbers."""
 
-    def __init__(
-        self, config: AlgorithmConfig, spec: EnvSpec, seed: int, batch_size: int, num_threads: int
-    ) -> None:
+    def __init__(self, config: AlgorithmConfig, spec: EnvSpec, seed: int, num_threads: int = 1) -> None:
         """Initialise a run; the number of threads changes no bit of its results."""
         super().__init__(config, spec, torch.device("cpu"), [seed])
         provide()
-        self._spec, self._batch_size, self._num_threads = spec, batch_size, num_threads
-        self._seed = np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)
-        self._pool = ThreadPoolExecutor(max(1, num_threads - 1))
-        self._kept: list[npt.NDArray[Any]] = []
-        """What the plan has addresses of."""
-        self._plan, self._networks_table = np.zeros(1, PLAN), np.zeros(3, NETWORKS)
-        self._set_sizes()
-        self._set_settings()
-        self._set_networks()
-        self._tasks = self._make_tasks()
-        self._agents = self._agents_table()
+        self._spec, self._batch_size, self._tasks = spec, 0, np.zeros(0, TASK)
+        self.set_num_threads(num_threads)
+
+    def set_num_threads(self, num_threads: int) -> None:
+        """Use another number of threads from the next call on."""
+        self.num_threads, self._batch_size = num_threads, 0
+        self._pool = ThreadPoolExecutor(max(1, num_threads - 1), "learner")
 
     def freeze(self, agents: Sequence[bool], policies: torch.Tensor) -> None:
         """Stop updating some agents' policies, see `MADDPGUpdate.freeze`."""
         super().freeze(agents, policies)
-        self._agents = self._agents_table()
+        self._batch_size = 0
 
     def learn(
-        self, source: FloatArray, index: IntArray, lr_factors: Sequence[float], metrics: FloatArray
-    ) -> None:
+        self,
+        source: FloatArray,
+        index: IntArray,
+        counters: RingCounters,
+        lr_factors: Sequence[float],
+        metrics: FloatArray,
+    ) -> bool:
         """Make K updates and add their metrics.
 
         Args:
-            source: [n, width] packed transitions.
+            source: [capacity, width] rows of a ring.
             index: [K, B] which of them to learn from.
+            counters: of the ring; rows that change meanwhile are drawn again.
             lr_factors: [K] factors of the learning rates.
             metrics: [metrics, N] sums, to which those of each update are added.
+
+        Returns:
+            Whether all rows could be read. If not, everything that an update changes is undefined.
         """
-        updates = len(index)
+        if not (updates := len(index)):
+            return True
+        self._allocate(index.shape[1])
         due = (self.updates_made + np.arange(updates)) % self.policy_delay == 0
-        keys = np.zeros((updates, 2), np.uint32)
+        keys, unreadable = np.zeros((updates, 2), np.uint32), np.zeros(1, np.int64)
         groups, agents = int(self._plan["groups"][0]), self._spec.num_agents
         teams = np.bincount(self._agents["team"], minlength=agents) * groups
         arrays = {
             "source": source,
             "index": index,
+            "unreadable": unreadable,
             "policies_due": due.astype(np.int64),
             "keys": keys,
             "steps": self._adam_steps(due, np.asarray(lr_factors)),
@@ -94,16 +110,41 @@ class FusedUpdate(MADDPGUpdate):
             "policies_left": np.tile(teams, updates),
             "agents_done": np.zeros(updates, np.int64),
         }
-        for name, array in arrays.items():
-            self._plan[name] = array.ctypes.data
-        self._plan["updates"] = updates
-        begin(self._plan, self._networks_table, self._seed, self.updates_made, keys)
+        self._set(**{name: array.ctypes.data for name, array in arrays.items()})
+        self._set(updates=updates, capacity=len(source), epoch=counters.drawn_epoch)
+        for name in ("epoch", "first", "inserted", "reserved"):
+            self._plan[f"ring_{name}"] = getattr(counters, name)
+        seed = self.generators[0].initial_seed()  # a saved generator state contains it
+        words = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF], np.uint32)
+        begin(self._plan, self._networks_table, words, self.updates_made, keys)
         given = (self._plan, self._agents, self._networks_table, self._tasks)
-        others = [self._pool.submit(work, *given, thread) for thread in range(1, self._num_threads)]
+        others = [self._pool.submit(work, *given, thread) for thread in range(1, self.num_threads)]
         work(*given, 0)
         for other in others:
             other.result()
         self.updates_made += updates
+        return not unreadable[0]
+
+    def _allocate(self, batch_size: int) -> None:
+        """Allocate everything that depends on the batch size, if it has changed."""
+        if batch_size == self._batch_size:
+            return
+        self._batch_size = batch_size
+        self._kept: list[npt.NDArray[Any]] = []
+        """What the records have addresses of."""
+        self._plan, self._networks_table = np.zeros(1, PLAN), np.zeros(3, NETWORKS)
+        self._set_sizes()
+        self._set_settings()
+        self._set_networks()
+        self._tasks = self._make_tasks()
+        self._agents = self._agents_table()
+
+    def pop_time_spent(self) -> dict[str, float]:
+        """Return the seconds that all threads spent in each part of the work since the last call."""
+        spent = self._tasks["spent"]
+        seconds = dict(zip(PARTS, (1e-9 * spent.sum(axis=0)).tolist(), strict=True))
+        spent[:] = 0
+        return seconds
 
     def _adam_steps(self, due: npt.NDArray[np.bool_], lr_factors: npt.NDArray[Any]) -> FloatArray:
         """Return the step sizes and roots of the second bias correction; count the steps."""
@@ -211,7 +252,7 @@ class FusedUpdate(MADDPGUpdate):
     def _make_tasks(self) -> npt.NDArray[Any]:
         """Allocate each thread's memory."""
         spec, actions = self._spec, max(self._spec.action_sizes)
-        tasks = np.zeros(self._num_threads, TASK)
+        tasks = np.zeros(self.num_threads, TASK)
         policy, critic = (
             TILE * sum(map(padded, net.layout.hidden_sizes)) for net in (self.policy, self.critic)
         )

@@ -8,6 +8,7 @@ registers nor on how the work is split.
 from __future__ import annotations
 
 import functools
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,13 @@ LANES = 16
 """Floats in a vector; LLVM splits it where the registers are shorter."""
 _FLOAT, _INT32, _INT64, _VOID = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.VoidType()
 _VECTOR = ir.VectorType(_FLOAT, LANES)
+
+
+def is_supported() -> bool:
+    """Return whether the system has `sched_yield`, and the processor fused multiply-add."""
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    has_fma = not is_x86 or bool(llvmlite.binding.get_host_cpu_features().get("fma"))
+    return has_fma and platform.system() in ("Linux", "Darwin")
 
 
 def _block_shapes() -> tuple[tuple[int, tuple[int, ...]], ...]:

@@ -19,6 +19,7 @@ from distributed_maddpg.algo.fused.instructions import (
     floats_at,
     integers_at,
     load_counter,
+    nanoseconds,
     yield_processor,
 )
 from distributed_maddpg.algo.fused.noise import threefry
@@ -30,7 +31,20 @@ from distributed_maddpg.algo.fused.optimiser import (
     pack_online,
     sum_groups,
 )
-from distributed_maddpg.algo.fused.plan import TILE, Agent, DoubleArray, Networks, Plan, Task, WordArray
+from distributed_maddpg.algo.fused.plan import (
+    CRITICS_PART,
+    POLICIES_PART,
+    ROWS_PART,
+    STEPS_PART,
+    TILE,
+    WAITING_PART,
+    Agent,
+    DoubleArray,
+    Networks,
+    Plan,
+    Task,
+    WordArray,
+)
 from distributed_maddpg.algo.fused.policies import add_policy_tile
 from distributed_maddpg.algo.fused.rows import prepare_tile
 from distributed_maddpg.compilation import compiled_for_threads, compiled_part
@@ -67,6 +81,7 @@ def work(plans: Plan, agents: Agent, networks: Networks, tasks: Task, thread: in
     per_stage = plan.agents * plan.groups
     per_update = plan.groups + 2 * per_stage
     last = per_update * plan.updates
+    task.since = nanoseconds()
     while True:
         number = fetch_and_add(plan.next_task, 1)
         if number >= last:
@@ -83,13 +98,23 @@ def work(plans: Plan, agents: Agent, networks: Networks, tasks: Task, thread: in
 
 
 @compiled_part
-def _wait(counter: int, value: int) -> None:
+def _end_part(task: Task, part: int) -> None:
+    """Add the time since the last part's end to a part."""
+    now = nanoseconds()
+    task.spent[part] += now - task.since
+    task.since = now
+
+
+@compiled_part
+def _wait(task: Task, counter: int, value: int) -> None:
     """Return once a counter has reached a value."""
     looks = 0
     while load_counter(counter) < value:
         looks += 1
         if looks > _SPINS:
             yield_processor()
+    if looks:
+        _end_part(task, WAITING_PART)
 
 
 @compiled_part
@@ -122,11 +147,12 @@ def _total(plan: Plan, number: int, place: int) -> float:
 @compiled_part
 def _prepare(plan: Plan, agents: Agent, policies: Networks, task: Task) -> None:
     if task.update > 0:
-        _wait(plan.agents_done + 8 * (task.update - 1), plan.agents)
+        _wait(task, plan.agents_done + 8 * (task.update - 1), plan.agents)
     begin, end = _tiles(plan, task.group)
     for tile in range(begin, end):
         _set_tile(plan, task, tile)
         prepare_tile(plan, agents, policies, task)
+    _end_part(task, ROWS_PART)
     fetch_and_add(plan.prepared + 8 * (task.update * plan.groups + task.group), 1)
 
 
@@ -138,7 +164,7 @@ def _clear_sums(plan: Plan, net: Networks, task: Task) -> None:
 @compiled_part
 def _improve_critics(plan: Plan, agents: Agent, critics: Networks, task: Task) -> None:
     """Add a group's gradients to an agent's critics; after the last group, step them."""
-    _wait(plan.prepared + 8 * (task.update * plan.groups + task.group), 1)
+    _wait(task, plan.prepared + 8 * (task.update * plan.groups + task.group), 1)
     partial = _partial_sums(plan, task.agent, task.group)
     for place in range(PARTIAL):
         partial[place] = 0.0
@@ -148,6 +174,7 @@ def _improve_critics(plan: Plan, agents: Agent, critics: Networks, task: Task) -
     for tile in range(begin, end):
         _set_tile(plan, task, tile)
         add_critic_tile(plan, agents[task.agent], critics, task, partial)
+    _end_part(task, CRITICS_PART)
     place = 8 * (task.update * plan.agents + task.agent)
     if fetch_and_add(plan.critics_left + place, -1) > 1:
         return
@@ -155,6 +182,7 @@ def _improve_critics(plan: Plan, agents: Agent, critics: Networks, task: Task) -
     fetch_and_add(plan.critics_done + place, 1)
     if not integers_at(plan.policies_due, plan.updates)[task.update]:
         _finish_agent(plan, task.update, task.agent)
+    _end_part(task, STEPS_PART)
 
 
 @compiled_part
@@ -173,13 +201,14 @@ def _step_critics(plan: Plan, critics: Networks, update: int, number: int) -> No
 @compiled_part
 def _improve_policy(plan: Plan, agents: Agent, policies: Networks, critics: Networks, task: Task) -> None:
     """Add a group's gradient to an agent's policy; after the last group of its team, step the team's."""
-    _wait(plan.critics_done + 8 * (task.update * plan.agents + task.agent), 1)
+    _wait(task, plan.critics_done + 8 * (task.update * plan.agents + task.agent), 1)
     _clear_sums(plan, policies, task)
     partial = _partial_sums(plan, task.agent, task.group)
     begin, end = _tiles(plan, task.group)
     for tile in range(begin, end):
         _set_tile(plan, task, tile)
         add_policy_tile(plan, agents[task.agent], policies, critics[0], task, partial)
+    _end_part(task, POLICIES_PART)
     first = agents[task.agent].team
     if fetch_and_add(plan.policies_left + 8 * (task.update * plan.agents + first), -1) == 1:
         _step_team(plan, agents, policies, first, task.update)
@@ -187,6 +216,7 @@ def _improve_policy(plan: Plan, agents: Agent, policies: Networks, critics: Netw
             if agents[member].team == first:
                 _move_targets(plan, policies, critics, member)
                 _finish_agent(plan, task.update, member)
+        _end_part(task, STEPS_PART)
 
 
 @compiled_part

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from distributed_maddpg.algo.fused.update import FusedUpdate
+from distributed_maddpg.replay.ring import Draw
 from distributed_maddpg.types import EnvSpec
 from tests.algo.fused.counted_noise import CountedNoise
 from tests.algo.samples import CASES, CONTINUOUS, DISCRETE, EVEN, SMALL, make_batch
@@ -21,7 +22,7 @@ def learn(update, batches):
     metrics = np.zeros((len(update.metrics), len(update.policy.flat)), np.float32)
     rows = np.ascontiguousarray(batches.flatten(0, 1).numpy())
     index = np.arange(len(rows)).reshape(len(batches), -1)
-    update.learn(rows, index, [1.0] * len(batches), metrics)
+    assert update.learn(rows, index, Draw.of(rows).counters(), [1.0] * len(batches), metrics)
     return metrics
 
 
@@ -40,7 +41,7 @@ def start_from(update, other):
 
 def check_equal(spec, rows=ROWS, frozen=None, **changes):
     config = replace(SMALL, **changes)
-    fused, batches = FusedUpdate(config, spec, 7 << 33, rows, 1), batches_of(spec, rows)
+    fused, batches = FusedUpdate(config, spec, 7 << 33), batches_of(spec, rows)
     start_from(fused, fused)
     torch.set_default_dtype(torch.float64)
     try:
@@ -87,7 +88,7 @@ def test_frozen_agents_stay_and_act_without_noise(spec, head):
 @pytest.mark.parametrize("case", ["information_gumbel_shared", "matd3", "random_rows_current"])
 def test_the_number_of_threads_changes_no_bit(case):
     spec, changes = CASES[case]
-    updates = [FusedUpdate(replace(SMALL, **changes), spec, 7, 600, threads) for threads in (1, 2, 3)]
+    updates = [FusedUpdate(replace(SMALL, **changes), spec, 7, threads) for threads in (1, 2, 3)]
     batches = batches_of(spec, 600, 6)
     for whole in batches[:4], batches[4:]:
         one, *others = [learn(update, whole) for update in updates]
@@ -100,7 +101,7 @@ def test_the_number_of_threads_changes_no_bit(case):
 
 def test_updates_in_one_call_or_several_are_the_same():
     spec, changes = CASES["matd3_without_smoothing"]  # policies every third update
-    whole, pieces = (FusedUpdate(replace(SMALL, **changes), spec, 7, ROWS, 1) for _ in range(2))
+    whole, pieces = (FusedUpdate(replace(SMALL, **changes), spec, 7) for _ in range(2))
     batches = batches_of(spec, updates=7)
     learn(whole, batches)
     for part in batches[:1], batches[1:5], batches[5:]:
@@ -111,7 +112,7 @@ def test_updates_in_one_call_or_several_are_the_same():
 
 def test_the_seed_decides_the_random_numbers():
     spec, changes = CASES["gumbel_head"]
-    updates = [FusedUpdate(replace(SMALL, **changes), spec, seed, ROWS, 1) for seed in (1, 1, 2)]
+    updates = [FusedUpdate(replace(SMALL, **changes), spec, seed) for seed in (1, 1, 2)]
     for update in updates:
         start_from(update, updates[0])
     first, again, other = [learn(update, batches_of(spec)) for update in updates]
