@@ -26,6 +26,7 @@ from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConf
 from distributed_maddpg.errors import BadInput, Diverged
 from distributed_maddpg.replay.ring import DEAD_WRITER, Draw, Ring
 from distributed_maddpg.seeding import integer_seed
+from distributed_maddpg.threads import ThreadTuner, available_cores
 from distributed_maddpg.types import Arrays, EnvSpec, FloatArray, Weights, checked_array, checked_count
 
 _RATE_TEST_ROWS, _RATE_TEST_UPDATES, _RATE_TEST_S = 1 << 16, 8, 0.5
@@ -77,7 +78,9 @@ class Learner:
         total_updates: int = 0,
     ) -> None:
         """Initialise one run per seed; learning rates fall over `total_updates`, 0 keeps them constant."""
-        torch.set_num_threads(config.num_threads)
+        most_threads = config.num_threads or available_cores()
+        self._tuner = None if config.num_threads else ThreadTuner(most_threads)
+        torch.set_num_threads(config.num_threads or 1)
         keep_freed_memory()
         self.device = choose_device(config.device)
         self.device_reason = f"{config.device}: {self.device.type}"
@@ -93,7 +96,7 @@ class Learner:
             self.plain_update = f", plain update: {reason}"
             self._stacks = [HandwrittenUpdate(algorithm, spec, self.device, [stream]) for stream in streams]
         else:
-            self._stacks = [FusedUpdate(algorithm, spec, stream, config.num_threads) for stream in streams]
+            self._stacks = [FusedUpdate(algorithm, spec, stream, most_threads) for stream in streams]
         self.device_reason += self.plain_update
         self._runs_per_stack = len(streams) // len(self._stacks)
         shape = (len(self._stacks[0].metrics), self._runs_per_stack * spec.num_agents)
@@ -127,6 +130,7 @@ class Learner:
             RuntimeError: if the rows cannot be read, see `Draw.copied`; the same.
         """
         updates = len(minibatches[0].index) // self.batch_size
+        started = time.perf_counter()
         with self._undo_if_diverged(updates):
             factors = [self._lr_factor(made) for made in range(self.updates, self.updates + updates)]
             for index, (update, metrics) in enumerate(zip(self._stacks, self._metrics, strict=True)):
@@ -134,6 +138,7 @@ class Learner:
                 own = minibatches[index * self._runs_per_stack : (index + 1) * self._runs_per_stack]
                 if isinstance(update, FusedUpdate):
                     [draw] = own
+                    update.num_threads = self._tuner.threads if self._tuner else update.num_threads
                     places = draw.index.reshape(-1, self.batch_size)
                     if not update.learn(draw.ring.rows, places, draw.counters(), factors, metrics.numpy()):
                         raise RuntimeError(DEAD_WRITER)
@@ -141,6 +146,9 @@ class Learner:
                 for batch, factor in zip(_stack(own, updates).to(self.device), factors, strict=True):
                     update.scale_learning_rates(factor)
                     metrics += update(batch)
+
+        if self._tuner:
+            self._tuner.add(updates * self.num_runs, time.perf_counter() - started)
 
     @property
     def samples_on_device(self) -> bool:

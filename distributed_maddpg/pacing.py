@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from distributed_maddpg.config import PacingConfig
-from distributed_maddpg.types import Arrays, checked_array
+from distributed_maddpg.types import Arrays, LearnerReport, checked_array
 
 _NEVER = 2**62
+_CALL_S = 0.05
 _MAX_CHUNK_UPDATES = 64
 
 
@@ -181,6 +182,16 @@ class Pacer:
             return False
         self._intervals_passed[name] = passed
         return True
+
+
+def updates_per_call(last: LearnerReport, tolerance_updates: int) -> int:
+    """Return how many updates the learner's next call makes: what it can in 0.05 s, after its last call.
+
+    Shorter calls cost more than their updates. At most a quarter of `tolerance_updates`, so that the workers
+    go on collecting meanwhile.
+    """
+    in_time = _CALL_S * last.updates / max(last.busy_s, 1e-9)
+    return max(1, min(round(in_time), tolerance_updates // 4))
 
 
 def in_chunks(updates: int) -> Iterator[int]:

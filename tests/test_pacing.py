@@ -1,7 +1,8 @@
 import pytest
 
 from distributed_maddpg.config import MADDPGConfig, PacingConfig
-from distributed_maddpg.pacing import Pacer, in_chunks
+from distributed_maddpg.pacing import Pacer, in_chunks, updates_per_call
+from distributed_maddpg.types import LearnerReport
 
 
 def pacer(**settings):
@@ -246,3 +247,18 @@ def test_many_updates_are_split_into_chunks_that_fit_into_memory():
     assert list(in_chunks(0)) == []
     assert list(in_chunks(3)) == [3]
     assert list(in_chunks(130)) == [64, 64, 2]
+
+
+@pytest.mark.parametrize(
+    ("updates", "busy_s", "tolerance", "expected"),
+    [
+        (1, 0.0025, 128, 20),  # 0.05 s
+        (20, 0.02, 128, 32),  # a quarter of the tolerance
+        (8, 8.0, 128, 1),  # slower than that
+        (1, 0.0, 128, 32),
+        (0, 0.0, 128, 1),
+        (8, 0.01, 3, 1),
+    ],
+)
+def test_a_call_of_the_learner_lasts_a_twentieth_of_a_second(updates, busy_s, tolerance, expected):
+    assert updates_per_call(LearnerReport(updates, 1, busy_s), tolerance) == expected

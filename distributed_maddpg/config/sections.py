@@ -314,14 +314,21 @@ class LearnerConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda if there is a GPU, else cpu. Asynchronous runs with a GPU measure both for half a second and
     use the faster."""
-    num_threads: int = 1
-    """Learner threads on the CPU; two are a quarter faster on idle cores, slower if workers need them."""
+    num_threads: int = 0
+    """Learner threads on the CPU; they change no result. 0: as many as make it faster, measured again and
+    again. Ray reserves that many CPUs, for 0 one."""
 
     def __post_init__(self) -> None:
         """Check the section."""
-        _require_positive("learner", self, "batch_size", "num_threads")
+        _require_positive("learner", self, "batch_size")
+        _require_positive("learner", self, "num_threads", or_zero=True)
         remedy = f"must be at most {_MAX_THREADS}"
         require(self.num_threads <= _MAX_THREADS, "learner.num_threads", self.num_threads, remedy)
+
+    @property
+    def reserved_cpus(self) -> int:
+        """CPUs that Ray reserves for the learner."""
+        return max(1, self.num_threads)
 
 
 @dataclass(frozen=True)
@@ -334,11 +341,11 @@ class PacingConfig(Section):
     """Environment steps before the first update."""
     env_steps_per_update: float = 100.0
     """Environment steps per update of all agents."""
-    tolerance_updates: int = 32
+    tolerance_updates: int = 128
     """Updates by which the workers may run ahead of the learner (asynchronous mode)."""
     publish_interval_updates: int = 4
     """Updates between two versions of the weights. Asynchronous runs publish at most once per learner call,
-    which makes up to tolerance_updates / 4 updates."""
+    which makes up to tolerance_updates / 4 updates in about 0.05 s."""
     report_interval_env_steps: int = 50_000
     """Environment steps between two reports: one iteration of `train()`."""
     evaluation_interval_env_steps: int = 100_000

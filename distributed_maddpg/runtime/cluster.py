@@ -104,7 +104,7 @@ class Processes:
 
     def start_learner(self) -> ray.ObjectRef[ProcessLocation]:
         """Start a learner or its replacement; return a reference to its location."""
-        cpus, gpus = self._config.learner.num_threads, int(self._use_gpu)
+        cpus, gpus = self._config.learner.reserved_cpus, int(self._use_gpu)
         arguments = (self._configs, self._spec, self._use_gpu)
         self.learner = self._start(LearnerActor, *arguments, num_cpus=cpus, num_gpus=gpus)
         return self._started[self.learner]
@@ -327,7 +327,7 @@ def _start_local(config: MADDPGConfig) -> None:
     with mark_processes():
         ray.init(
             address="local",
-            num_cpus=max(os.cpu_count() or 1, config.num_workers + config.learner.num_threads),
+            num_cpus=max(os.cpu_count() or 1, config.num_workers + config.learner.reserved_cpus),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,  # at WARNING it only reports the token
@@ -353,7 +353,7 @@ def _num_cpus() -> int:
 
 def _has_too_few_cpus(config: MADDPGConfig) -> bool:
     """Whether the cluster has too few CPUs for the learner and all workers."""
-    return config.num_workers + config.learner.num_threads > _num_cpus()
+    return config.num_workers + config.learner.reserved_cpus > _num_cpus()
 
 
 def _check_resources(config: MADDPGConfig) -> bool:
@@ -361,11 +361,11 @@ def _check_resources(config: MADDPGConfig) -> bool:
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     available = _num_cpus()
     at_least = config.num_workers if config.sync else config.ray.min_workers
-    if at_least + config.learner.num_threads > available:
+    if at_least + config.learner.reserved_cpus > available:
         raise BadInput(
             "num_workers" if config.sync else "ray.min_workers",
             at_least,
-            f"needs {at_least + config.learner.num_threads} CPUs together with the learner, "
+            f"needs {at_least + config.learner.reserved_cpus} CPUs together with the learner, "
             f"but the cluster has {available}; lower it or add nodes",
         )
     if _has_too_few_cpus(config):

@@ -22,7 +22,7 @@ from distributed_maddpg.envs import EnvFactory
 from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
 from distributed_maddpg.metrics import IterationLog
-from distributed_maddpg.pacing import Pacer
+from distributed_maddpg.pacing import Pacer, updates_per_call
 from distributed_maddpg.runtime.calls import wait_for_result
 from distributed_maddpg.runtime.cluster import check_can_be_sent, connect, disconnect, start_processes
 from distributed_maddpg.runtime.supervisor import EVALUATOR, LEARNER, REPLAY, RecoveryCallbacks, Supervisor
@@ -87,7 +87,7 @@ class RayRunner:
         self._evaluation_missed = False
         self._drained = self._inconsistent = False
         self._latest_version = 0
-        self._updates_per_call = max(1, config.pacing.tolerance_updates // 4)
+        self._updates_per_call = 1
         self._owns_connection = connect(config)
         try:
             self._processes = start_processes(configs, spec, env_factory)
@@ -420,6 +420,7 @@ class RayRunner:
 
     def _on_learned(self, report: LearnerReport) -> None:
         self.pacer.learning_done(report.updates)
+        self._updates_per_call = updates_per_call(report, self._config.pacing.tolerance_updates)
         self._latest_version = report.weights_version
         self._supervisor.set_latest_version(report.weights_version)
         for log in self._logs:

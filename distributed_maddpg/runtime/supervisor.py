@@ -73,7 +73,7 @@ class Supervisor:
         self._timeout_s, self._min_workers = config.ray.timeout_s, config.ray.min_workers
         self._snapshot_interval_s = config.ray.snapshot_interval_s
         self._recovers, self._callbacks = not config.sync, callbacks
-        self._learner_cpus = config.learner.num_threads
+        self._learner_cpus = config.learner.reserved_cpus
         self.processes, self.faults = processes, FaultLog(callbacks.on_event)
         self.workers = tuple(f"rollout worker {index}" for index in range(config.num_workers))
         self._health = {process: Health(process) for process in (LEARNER, REPLAY, EVALUATOR, *self.workers)}

@@ -17,6 +17,9 @@ from numba.np.arrayobj import populate_array
 
 from distributed_maddpg.compilation import compiled_part
 
+_IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
+FLUSH_TO_ZERO = np.int32(0x8040)
+"""Bits of x86's float control that treat denormal numbers as zero: such a number takes a hundred cycles."""
 _FLOAT, _INT32, _INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
 
@@ -152,6 +155,31 @@ def nanoseconds(typingctx):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def set_float_control(typingctx, change, value):  # type: ignore[no-untyped-def]
+    """Set the bits `change` of x86's control of float arithmetic to those of `value`; return what it was.
+
+    It belongs to the thread. On other processors this does nothing.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if not _IS_X86:
+            return ir.Constant(_INT32, 0)
+        place = cgutils.alloca_once(builder, _INT32)
+        address = builder.bitcast(place, ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [address.type])
+        for name in ("st", "ld"):
+            function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.sse.{name}mxcsr")
+            builder.call(function, [address])
+            if name == "st":
+                before, (bits, new) = builder.load(place), args
+                kept = builder.and_(before, builder.not_(bits))
+                builder.store(builder.or_(kept, builder.and_(new, bits)), place)
+        return before
+
+    return types.int32(types.int32, types.int32), generate
+
+
+@intrinsic
 def finish_reads(typingctx):  # type: ignore[no-untyped-def]
     """Complete all reads before any later one (an acquire fence)."""
 
@@ -163,12 +191,12 @@ def finish_reads(typingctx):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def yield_processor(typingctx):  # type: ignore[no-untyped-def]
-    """Let another thread of this processor run (POSIX `sched_yield`)."""
+def sleep(typingctx, microseconds):  # type: ignore[no-untyped-def]
+    """Sleep (POSIX `usleep`)."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(_INT32, [])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+        kind = ir.FunctionType(_INT32, [_INT32])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "usleep"), args)
         return context.get_dummy_value()
 
-    return types.void(), generate
+    return types.void(types.int32), generate

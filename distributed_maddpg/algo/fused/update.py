@@ -50,17 +50,14 @@ def reason_against(config: AlgorithmConfig) -> str:
 class FusedUpdate(MADDPGUpdate):
     """`MADDPGUpdate` of one run on a CPU, with the same result up to rounding, but other random numbers."""
 
-    def __init__(self, config: AlgorithmConfig, spec: EnvSpec, seed: int, num_threads: int = 1) -> None:
-        """Initialise a run; the number of threads changes no bit of its results."""
+    def __init__(self, config: AlgorithmConfig, spec: EnvSpec, seed: int, max_threads: int = 1) -> None:
+        """Initialise a run."""
         super().__init__(config, spec, torch.device("cpu"), [seed])
         provide()
         self._spec, self._batch_size, self._tasks = spec, 0, np.zeros(0, TASK)
-        self.set_num_threads(num_threads)
-
-    def set_num_threads(self, num_threads: int) -> None:
-        """Use another number of threads from the next call on."""
-        self.num_threads, self._batch_size = num_threads, 0
-        self._pool = ThreadPoolExecutor(max(1, num_threads - 1), "learner")
+        self._max_threads = self.num_threads = max_threads
+        """Threads to use, from 1 to `max_threads`; their number changes no bit of the results."""
+        self._pool = ThreadPoolExecutor(max(1, max_threads - 1), "learner")
 
     def freeze(self, agents: Sequence[bool], policies: torch.Tensor) -> None:
         """Stop updating some agents' policies, see `MADDPGUpdate.freeze`."""
@@ -252,7 +249,7 @@ class FusedUpdate(MADDPGUpdate):
     def _make_tasks(self) -> npt.NDArray[Any]:
         """Allocate each thread's memory."""
         spec, actions = self._spec, max(self._spec.action_sizes)
-        tasks = np.zeros(self.num_threads, TASK)
+        tasks = np.zeros(self._max_threads, TASK)
         policy, critic = (
             TILE * sum(map(padded, net.layout.hidden_sizes)) for net in (self.policy, self.critic)
         )

@@ -28,7 +28,7 @@ _VECTOR = ir.VectorType(_FLOAT, LANES)
 
 
 def is_supported() -> bool:
-    """Return whether the system has `sched_yield`, and the processor fused multiply-add."""
+    """Return whether the system has `usleep` and `clock_gettime`, and the processor fused multiply-add."""
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     has_fma = not is_x86 or bool(llvmlite.binding.get_host_cpu_features().get("fma"))
     return has_fma and platform.system() in ("Linux", "Darwin")

@@ -13,6 +13,7 @@ from distributed_maddpg.algo.fused.critics import (
     add_critic_tile,
 )
 from distributed_maddpg.algo.fused.instructions import (
+    FLUSH_TO_ZERO,
     doubles_at,
     fetch_and_add,
     fill,
@@ -20,7 +21,8 @@ from distributed_maddpg.algo.fused.instructions import (
     integers_at,
     load_counter,
     nanoseconds,
-    yield_processor,
+    set_float_control,
+    sleep,
 )
 from distributed_maddpg.algo.fused.noise import threefry
 from distributed_maddpg.algo.fused.optimiser import (
@@ -50,8 +52,8 @@ from distributed_maddpg.algo.fused.rows import prepare_tile
 from distributed_maddpg.compilation import compiled_for_threads, compiled_part
 
 _ZERO = np.float32(0.0)
-_SPINS = 200
-"""Looks at a counter before the processor is offered to others."""
+_LOOKS, _SPIN_NS, _SLEEP_US = 100, 50_000, np.int32(20)
+"""Looks at a counter between two at the clock, nanoseconds before a thread sleeps, and how long it does."""
 PARTIAL = 5
 """Sums of a group."""
 
@@ -82,10 +84,11 @@ def work(plans: Plan, agents: Agent, networks: Networks, tasks: Task, thread: in
     per_update = plan.groups + 2 * per_stage
     last = per_update * plan.updates
     task.since = nanoseconds()
+    float_control = set_float_control(FLUSH_TO_ZERO, FLUSH_TO_ZERO)
     while True:
         number = fetch_and_add(plan.next_task, 1)
         if number >= last:
-            return
+            break
         place = number % per_update - plan.groups
         task.update, task.group, task.agent = number // per_update, place % plan.groups, place // plan.groups
         if place < 0:
@@ -95,6 +98,7 @@ def work(plans: Plan, agents: Agent, networks: Networks, tasks: Task, thread: in
         elif integers_at(plan.policies_due, plan.updates)[task.update]:
             task.agent -= plan.agents
             _improve_policy(plan, agents, policies, critics, task)
+    set_float_control(FLUSH_TO_ZERO, float_control)
 
 
 @compiled_part
@@ -107,14 +111,19 @@ def _end_part(task: Task, part: int) -> None:
 
 @compiled_part
 def _wait(task: Task, counter: int, value: int) -> None:
-    """Return once a counter has reached a value."""
-    looks = 0
+    """Return once a counter has reached a value.
+
+    After a while the thread sleeps, because the one that it waits for may need its core.
+    """
+    if load_counter(counter) >= value:
+        return
     while load_counter(counter) < value:
-        looks += 1
-        if looks > _SPINS:
-            yield_processor()
-    if looks:
-        _end_part(task, WAITING_PART)
+        for _ in range(_LOOKS):
+            if load_counter(counter) >= value:
+                break
+        if nanoseconds() - task.since > _SPIN_NS:
+            sleep(_SLEEP_US)
+    _end_part(task, WAITING_PART)
 
 
 @compiled_part
@@ -192,6 +201,8 @@ def _step_critics(plan: Plan, critics: Networks, update: int, number: int) -> No
         sum_groups(critics[which], plan, number)
         norm = make_step(critics[which], plan, number, step[0], step[1])
         pack_online(critics[which], plan, number)
+        if integers_at(plan.policies_due, plan.updates)[update]:
+            move_target(critics[which], number, plan.tau)  # its last use in this update is over
         if which == 0:
             metrics[3 * plan.agents + number] += norm
     metrics[number] += np.float32(_total(plan, number, CRITIC_LOSS) / plan.batch)
@@ -214,7 +225,6 @@ def _improve_policy(plan: Plan, agents: Agent, policies: Networks, critics: Netw
         _step_team(plan, agents, policies, first, task.update)
         for member in range(first, plan.agents):
             if agents[member].team == first:
-                _move_targets(plan, policies, critics, member)
                 _finish_agent(plan, task.update, member)
         _end_part(task, STEPS_PART)
 
@@ -239,6 +249,7 @@ def _step_policy(plan: Plan, policies: Networks, update: int, number: int) -> No
     step, latest = floats_at(plan.steps + 16 * update, 2), floats_at(plan.policy_metrics, 3 * plan.agents)
     norm = make_step(policies, plan, number, step[0], step[1])
     pack_online(policies, plan, number)
+    move_target(policies, number, plan.tau)
     square, value = _total(plan, number, REGULARISER), _total(plan, number, ACTOR_VALUE)
     latest[number] = np.float32((np.float64(plan.regulariser) * square - value) / plan.batch)
     latest[plan.agents + number] = norm
@@ -246,13 +257,6 @@ def _step_policy(plan: Plan, policies: Networks, update: int, number: int) -> No
         latest[2 * plan.agents + number] = np.float32(
             _total(plan, number, INFORMATION) / plan.information_rows
         )
-
-
-@compiled_part
-def _move_targets(plan: Plan, policies: Networks, critics: Networks, number: int) -> None:
-    move_target(policies, number, plan.tau)
-    for which in range(plan.critics):
-        move_target(critics[which], number, plan.tau)
 
 
 @compiled_part
