@@ -329,11 +329,11 @@ class RingCounters:
 
     drawn_epoch: int
     """That of the ring when the rows were drawn."""
-    epoch: int
-    """Addresses of the ring's counters, see `replay/ring.py`; each is int64."""
-    first: int
-    inserted: int
-    reserved: int
+    epoch: npt.NDArray[np.int64]
+    """[1 or more] views of the ring's counters, see `replay/ring.py`, as the following."""
+    first: npt.NDArray[np.int64]
+    inserted: npt.NDArray[np.int64]
+    reserved: npt.NDArray[np.int64]
 
 
 def join_states(parts: Mapping[str, Arrays]) -> Arrays:

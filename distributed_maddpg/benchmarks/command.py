@@ -23,7 +23,7 @@ from distributed_maddpg.benchmarks.options import KINDS, BenchmarkOptions, Kind,
 from distributed_maddpg.errors import BadInput, TrainingError
 
 _EXIT_GRACE_S = 30.0
-_TRAIN_PRESETS = ("notebook", "paper")
+_TRAIN_PRESETS = ("notebook", "paper", "default")
 _ENVS_PER_WORKER = "64,1024"
 RESULT_KEYS = {"benchmark", "command", "machine", *(field.name for field in dataclasses.fields(Measurement))}
 """What every result has."""
@@ -97,12 +97,13 @@ def run_all(
 def _plan(options: BenchmarkOptions) -> list[tuple[Kind, BenchmarkOptions]]:
     """Return what to measure, and with which options."""
     length = 0 if options.env_steps == BenchmarkOptions().env_steps else options.env_steps
-    learners: list[dict[str, Any]] = [{}, {"num_seeds": 4}]
+    learners: list[dict[str, Any]] = [{"num_threads": 1, "beside": ""}, {}, {"num_seeds": 4}]
     if machine()["gpu"] != "none":
         learners += [{"device": "cuda"}, {"device": "cuda", "num_seeds": 16}]
     changes: dict[Kind, list[dict[str, Any]]] = {
         "learner": learners,
         "train": [{"preset": preset, "env_steps": length} for preset in _TRAIN_PRESETS],
+        "growth": [{"num_threads": 1}],
         "scaling": [{"envs_per_worker": options.envs_per_worker or _ENVS_PER_WORKER}],
     }
     plan = []

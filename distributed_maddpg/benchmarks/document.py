@@ -29,6 +29,7 @@ _TITLES = {
     "rollout": "Rollout worker",
     "replay": "Replay buffer, sampled and filled at once",
     "learner": "Learner",
+    "growth": "Learner, with one size changed at a time",
     "train": "A whole training job",
     "scaling": "Scaling over workers",
 }
@@ -90,6 +91,8 @@ def _title(result: Mapping[str, Any]) -> str:
     preset = result["settings"].get("preset", "paper")
     seeds = result["settings"].get("num_seeds", 1)
     where = f", {seeds} seeds side by side" if seeds > 1 else ""
+    threads = result["settings"].get("num_threads", 0) if result["benchmark"] == "learner" else 0
+    where += f", {threads} thread{'s' if threads > 1 else ''}" if threads else ""
     where += ", on a GPU" if _on_gpu(result) else ""
     return f"{title}{where}" if preset == "paper" else f"{title}{where}, preset {preset}"
 

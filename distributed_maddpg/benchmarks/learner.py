@@ -31,13 +31,13 @@ def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
     """
     spec, num_seeds = env_spec(config.env.id, config.env.backend, config.env.kwargs), options.num_seeds
     learner = make_learner(config, spec)
-    single = _learner_work(learner, config, spec)
+    single = learner_work(learner, config, spec)
     workloads, flops = {"updates_per_s": single}, update_flops(config, spec)
     if num_seeds > 1:
         seeds = range(config.seed, config.seed + num_seeds)
-        many = _learner_work(make_learner(config, spec, seeds), config, spec)
+        many = learner_work(make_learner(config, spec, seeds), config, spec)
         workloads = {"updates_of_one_seed_per_s": single, "updates_per_s": many}
-    turns = rates({**workloads, "sgemm": _sgemm(learner.device)}, options.seconds, options.repeats)
+    turns = rates({**workloads, "sgemm": sgemm(learner.device)}, options.seconds, options.repeats)
     turns |= {"gflops": gflops(turns["updates_per_s"], flops), "sgemm_gflops": gflops(turns.pop("sgemm"))}
     one_seed = [name for name in workloads if name != "updates_per_s"]
     return compare(
@@ -47,7 +47,8 @@ def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
         settings={
             "device": str(learner.device),
             "device_reason": learner.device_reason,
-            "num_threads": config.learner.num_threads,
+            "num_threads": learner.num_threads,
+            "one_core": config.learner.num_threads == 1,
             "batch_size": config.learner.batch_size,
             "num_seeds": num_seeds,
             "flops_per_update": flops,
@@ -56,7 +57,7 @@ def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
     )
 
 
-def _learner_work(learner: Learner, config: MADDPGConfig, spec: EnvSpec) -> Callable[[], int]:
+def learner_work(learner: Learner, config: MADDPGConfig, spec: EnvSpec) -> Callable[[], int]:
     """Return work that draws minibatches from full rings of random rows, as training does, and learns."""
     rng = np.random.default_rng(config.seed)
     ring = Ring(config.replay.capacity, spec.transitions.width)
@@ -112,7 +113,8 @@ def _forward_flops(layout: StackedLayout, batch: int) -> tuple[int, int]:
     return sum(layers), layers[0]
 
 
-def _sgemm(device: torch.device) -> Callable[[], int]:
+def sgemm(device: torch.device) -> Callable[[], int]:
+    """Return work that multiplies two large matrices on one core, or the GPU, and returns its operations."""
     size = _SGEMM_SIZE[device.type]
     left = torch.randn(size, size, device=device)
     out = torch.empty_like(left)

@@ -25,6 +25,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
+        "avx512": " avx512f " in _cpu_info("flags"),
         "gpu": _gpu_name(),
         "os": platform.system() + " " + platform.release().partition("-")[0],
         "versions": versions,
@@ -32,12 +33,17 @@ def machine() -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
+    return _cpu_info("model name").strip() or platform.processor() or platform.machine()
+
+
+def _cpu_info(key: str) -> str:
+    """Return what Linux tells of the first processor, with a space at both ends; empty if it does not."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        return ""
+    found = [line.partition(":")[2] for line in lines if line.startswith(key)]
+    return f" {found[0].strip()} " if found else ""
 
 
 def _gpu_name() -> str:

@@ -6,14 +6,14 @@ import dataclasses
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.config import EnvArgument, MADDPGConfig
 from distributed_maddpg.errors import BadInput
 
-Kind = Literal["env", "rollout", "replay", "learner", "train", "scaling", "all"]
-KINDS: tuple[Kind, ...] = ("env", "rollout", "replay", "learner", "train", "scaling")
+Kind = Literal["env", "rollout", "replay", "learner", "growth", "train", "scaling", "all"]
+KINDS: tuple[Kind, ...] = ("env", "rollout", "replay", "learner", "growth", "train", "scaling")
 """What `all` measures, in that order."""
 _MAX = 10**9
 
@@ -30,8 +30,8 @@ class BenchmarkOptions:
     """Transitions per update or minibatch; 0: the preset's."""
     device: Literal["auto", "cpu", "cuda"] = "cpu"
     """Device of the learner."""
-    num_threads: int = 1
-    """Threads of the learner on the CPU."""
+    num_threads: int = 0
+    """Threads of the learner on the CPU; 0: as many as make it faster."""
     num_seeds: int = 1
     """Runs that the learner trains side by side, for learner."""
     num_workers: int = 1
@@ -42,6 +42,14 @@ class BenchmarkOptions:
     """Rollout workers for scaling, as in 1,2,4; default: powers of two up to the cores."""
     envs_per_worker: str = ""
     """Environment copies per worker for scaling, as in 64,256; default: the preset's."""
+    env_kwargs: dict[str, EnvArgument] = field(default_factory=dict)
+    """Arguments of the environment that replace the preset's, as in N 4."""
+    agents: str = "2,3,5,9,17,33"
+    """Numbers of agents for growth."""
+    batch_sizes: str = "256,512,1024,2048,4096,8192"
+    """Transitions per update for growth."""
+    widths: str = "64,96,128,192,256,384,512"
+    """Widths of both hidden layers for growth."""
     beside: str = ""
     """Command that times the teaching notebook's loop, for learner, and for train with preset notebook."""
     seconds: float = 1.0
@@ -59,11 +67,11 @@ class BenchmarkOptions:
         """
         check_numbers(
             self,
-            positive=("num_envs", "num_threads", "num_seeds", "seconds", "repeats"),
-            not_negative=("batch_size", "num_workers", "env_steps", "seed"),
+            positive=("num_envs", "num_seeds", "seconds", "repeats"),
+            not_negative=("batch_size", "num_threads", "num_workers", "env_steps", "seed"),
         )
-        for name in ("workers", "envs_per_worker"):
-            _counts(name, getattr(self, name))
+        for name in ("workers", "envs_per_worker", "agents", "batch_sizes", "widths"):
+            self.counts(name)
 
     def settings(self) -> MADDPGConfig:
         """Return the settings to measure with: the preset's, without evaluations.
@@ -77,6 +85,7 @@ class BenchmarkOptions:
         changes = {
             "seed": self.seed,
             "num_workers": self.num_workers,
+            "env": {"kwargs": {**base.env.kwargs, **self.env_kwargs}},
             "learner": {"device": self.device, "num_threads": self.num_threads, "batch_size": batch_size},
             "pacing": {"total_env_steps": env_steps, "evaluation_interval_env_steps": 0},
         }
@@ -84,11 +93,19 @@ class BenchmarkOptions:
 
     def worker_counts(self) -> tuple[int, ...]:
         """Return the numbers of rollout workers to sweep, ascending."""
-        return _counts("workers", self.workers) or powers_of_two(os.cpu_count() or 1)
+        return self.counts("workers") or powers_of_two(os.cpu_count() or 1)
 
     def env_counts(self) -> tuple[int, ...]:
         """Return the environment copies per worker to sweep, ascending; empty for the preset's."""
-        return _counts("envs_per_worker", self.envs_per_worker)
+        return self.counts("envs_per_worker")
+
+    def counts(self, name: str) -> tuple[int, ...]:
+        """Return the numbers that an option lists, ascending.
+
+        Raises:
+            BadInput: if it lists something else.
+        """
+        return _counts(name, getattr(self, name))
 
     def label(self, kind: Kind) -> str:
         """Return a name that tells a result from others of its kind: "learner-cuda" or "train-paper"."""
@@ -99,6 +116,8 @@ class BenchmarkOptions:
             parts.append(self.device)
         if kind == "learner" and self.num_seeds > 1:
             parts.append("seeds")
+        if kind in ("learner", "growth") and self.num_threads:
+            parts.append(f"{self.num_threads}-thread{'s' if self.num_threads > 1 else ''}")
         return "-".join(parts)
 
 
@@ -127,7 +146,10 @@ def to_arguments(options: Any) -> list[str]:
     arguments = []
     for item in dataclasses.fields(options):
         value = getattr(options, item.name)
-        if value != item.default:
+        if isinstance(value, dict):
+            words = [str(word) for pair in value.items() for word in pair]
+            arguments += [_option(item.name), *words] if words else []
+        elif value != item.default:
             arguments += [_option(item.name), str(value)]
     return arguments
 

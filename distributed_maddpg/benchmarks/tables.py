@@ -20,7 +20,16 @@ _JOB_COLUMNS = {
     "efficiency_env_steps_per_s": "efficiency with learning",
     "bottleneck": "bottleneck",
 }
-_SHARES = ("efficiency_collect_env_steps_per_s", "efficiency_env_steps_per_s")
+_SIZE_COLUMNS = {
+    "agents": "agents",
+    "batch_size": "minibatch",
+    "width": "width of hidden layers",
+    "updates_per_s": "updates/s",
+    "gflops": "GFLOP/s",
+    "sgemm_share": "share of one core's sgemm",
+    "plain_update": "plain update",
+}
+_SHARES = ("sgemm_share", "efficiency_collect_env_steps_per_s", "efficiency_env_steps_per_s")
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
@@ -32,7 +41,11 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     found = [Table(result["benchmark"], _HEADERS, _figure_rows(result))]
     if result["profile"]:
         found.append(_profile(result))
-    if points := result["points"]:
+    points = result["points"]
+    if points and result["benchmark"] == "growth":
+        rows = [tuple(_cell(name, point[name]) for name in _SIZE_COLUMNS) for point in points]
+        found.append(Table("sizes", tuple(_SIZE_COLUMNS.values()), rows))
+    elif points:
         names = [name for name in _JOB_COLUMNS if name in points[0]]
         rows = [tuple(_cell(name, point[name]) for name in names) for point in points]
         found.append(Table("jobs", tuple(_JOB_COLUMNS[name] for name in names), rows))
@@ -82,12 +95,12 @@ def _figure_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _profile(result: Mapping[str, Any]) -> Table:
-    of = "an update" if result["benchmark"] == "learner" else "a vector step"
+    of = "an update goes, over all threads" if result["benchmark"] == "learner" else "a vector step goes"
     rows: list[tuple[str, ...]] = [
         (row["part"], number(round(row["microseconds"])), f"{100 * row['share']:.0f} %")
         for row in result["profile"]
     ]
-    return Table(f"where the time of {of} goes, under a profiler", ("part", "microseconds", "share"), rows)
+    return Table(f"where the time of {of}", ("part", "microseconds", "share"), rows)
 
 
 def _time(points: Sequence[Mapping[str, Any]]) -> Table:

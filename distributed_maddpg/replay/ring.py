@@ -360,9 +360,9 @@ class Draw:
     """What they were drawn with."""
 
     def counters(self) -> RingCounters:
-        """Return where the ring's counters are, for compiled code that reads the rows as `copied` does."""
+        """Return the ring's counters, for compiled code that reads the rows as `copied` does."""
         places = (_EPOCH, _FIRST, _INSERTED, _RESERVED)
-        return RingCounters(self.epoch, *(self.ring._header[place:].ctypes.data for place in places))
+        return RingCounters(self.epoch, *(self.ring._header[place:] for place in places))
 
     @staticmethod
     def of(rows: FloatArray) -> Draw:

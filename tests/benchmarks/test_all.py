@@ -12,7 +12,8 @@ from distributed_maddpg.errors import BadInput, TrainingError
 from tests.benchmarks.test_tables import MACHINE, result
 
 LABELS = [
-    "env", "rollout", "replay", "learner", "learner-seeds", "train-notebook", "train-paper", "scaling"
+    "env", "rollout", "replay", "learner-1-thread", "learner", "learner-seeds", "growth-1-thread",
+    "train-notebook", "train-paper", "train-default", "scaling"
 ]  # fmt: skip
 
 
@@ -30,12 +31,13 @@ def test_every_kind_is_run_and_every_ratio_collected(monkeypatch: pytest.MonkeyP
     measured = command.run_all(BenchmarkOptions(seed=7), notes.append, kept.__setitem__)
     assert kept == measured["results"]
     assert [kind for kind, _ in seen] == [
-        "env", "rollout", "replay", "learner", "learner", "train", "train", "scaling"
+        "env", "rollout", "replay", "learner", "learner", "learner", "growth",
+        "train", "train", "train", "scaling"
     ]  # fmt: skip
     assert {options.seed for _, options in seen} == {7}
-    assert [options.num_seeds for kind, options in seen if kind == "learner"] == [1, 4]
+    assert [options.num_seeds for kind, options in seen if kind == "learner"] == [1, 1, 4]
     jobs = [(options.preset, options.env_steps) for kind, options in seen if kind == "train"]
-    assert jobs == [("notebook", 0), ("paper", 0)]
+    assert jobs == [("notebook", 0), ("paper", 0), ("default", 0)]
     assert list(measured["results"]) == LABELS
     assert measured["ratios"] == {
         f"{label}: a/b": float(len(kind)) for label, (kind, _) in zip(LABELS, seen, strict=True)

@@ -11,7 +11,7 @@ def _on_the_command_line(option: str) -> str:
     return f"--{option.replace('_', '-')}"
 
 
-@pytest.mark.parametrize("option", ["num_envs", "num_threads", "seconds", "repeats"])
+@pytest.mark.parametrize("option", ["num_envs", "num_seeds", "seconds", "repeats"])
 def test_an_option_without_sense_is_named(option: str) -> None:
     with pytest.raises(BadInput, match=f"^{_on_the_command_line(option)} = 0: must be positive"):
         BenchmarkOptions(**{option: 0})

@@ -110,7 +110,7 @@ class FusedUpdate(MADDPGUpdate):
         self._set(**{name: array.ctypes.data for name, array in arrays.items()})
         self._set(updates=updates, capacity=len(source), epoch=counters.drawn_epoch)
         for name in ("epoch", "first", "inserted", "reserved"):
-            self._plan[f"ring_{name}"] = getattr(counters, name)
+            self._plan[f"ring_{name}"] = getattr(counters, name).ctypes.data
         seed = self.generators[0].initial_seed()  # a saved generator state contains it
         words = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF], np.uint32)
         begin(self._plan, self._networks_table, words, self.updates_made, keys)

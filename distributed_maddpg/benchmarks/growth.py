@@ -1,0 +1,66 @@
+"""Updates per second with more agents, larger minibatches and wider networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from distributed_maddpg.benchmarks.learner import learner_work, sgemm, update_flops
+from distributed_maddpg.benchmarks.measurement import Measurement, gflops, rates, spread
+from distributed_maddpg.benchmarks.options import BenchmarkOptions
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import env_spec
+from distributed_maddpg.learner import make_learner
+
+_REPLAY_BYTES = 1 << 27
+
+
+def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
+    """Measure updates and their share of sgemm, changing one size at a time.
+
+    The figures are those of the point with the smallest share.
+    """
+    points = [_point(each, options) for each in _sweep(config, options)]
+    lowest = min(points, key=lambda point: point["sgemm_share"])
+    names = ("agents", "batch_size", "width")
+    return Measurement(
+        settings={"device": "cpu", **{name: lowest[name] for name in names}},
+        figures={"gflops": lowest["gflops"], "updates_per_s": lowest["updates_per_s"]},
+        references={"sgemm_gflops": lowest["gflops"] / lowest["sgemm_share"]},
+        ratios={"gflops/sgemm_gflops": lowest["sgemm_share"]},
+        points=points,
+    )
+
+
+def _sweep(config: MADDPGConfig, options: BenchmarkOptions) -> Iterator[MADDPGConfig]:
+    for agents in options.counts("agents"):
+        yield replace(config, env=replace(config.env, kwargs={**config.env.kwargs, "N": agents - 1}))
+    for batch_size in options.counts("batch_sizes"):
+        yield replace(config, learner=replace(config.learner, batch_size=batch_size))
+    for width in options.counts("widths"):
+        sizes = (width, width)
+        algorithm = replace(config.algorithm, policy_hidden_sizes=sizes, critic_hidden_sizes=sizes)
+        yield replace(config, algorithm=algorithm)
+
+
+def _point(config: MADDPGConfig, options: BenchmarkOptions) -> dict[str, Any]:
+    spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
+    rows = max(config.learner.batch_size, _REPLAY_BYTES // (4 * spec.transitions.width))
+    replay = replace(config.replay, capacity=min(rows, config.replay.capacity))
+    pacing = replace(config.pacing, learning_starts=replay.capacity)
+    config = replace(config, replay=replay, pacing=pacing)
+    learner = make_learner(config, spec)
+    work = {"updates": learner_work(learner, config, spec), "sgemm": sgemm(learner.device)}
+    turns = rates(work, options.seconds, options.repeats)
+    own, reference = gflops(turns["updates"], update_flops(config, spec)), gflops(turns["sgemm"])
+    shares = [ours / other for ours, other in zip(own, reference, strict=True)]
+    return {
+        "agents": spec.num_agents,
+        "batch_size": config.learner.batch_size,
+        "width": config.algorithm.critic_hidden_sizes[0],
+        "updates_per_s": spread(turns["updates"])["median"],
+        "gflops": spread(own)["median"],
+        "sgemm_share": spread(shares)["median"],
+        "plain_update": learner.num_threads == 0,
+    }
