@@ -32,6 +32,8 @@ from distributed_maddpg.types import Arrays, EnvSpec, FloatArray, Weights, check
 _RATE_TEST_ROWS, _RATE_TEST_UPDATES, _RATE_TEST_S = 1 << 16, 8, 0.5
 """Of `measure_update_rate`: rows to sample from, updates per call (as between publications), seconds."""
 _CUDA_GENERATOR_BYTES = 16
+_MIRROR_SHARE = 0.8
+"""Of the GPU's free memory, which the replay buffer's rows may take."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -99,6 +101,8 @@ class Learner:
             self._stacks = [FusedUpdate(algorithm, spec, stream, most_threads) for stream in streams]
         self.device_reason += self.plain_update
         self._runs_per_stack = len(streams) // len(self._stacks)
+        self.mirror_fits = True
+        """Whether a GPU has the memory for the rows of all rings."""
         shape = (len(self._stacks[0].metrics), self._runs_per_stack * spec.num_agents)
         self._metrics = [torch.zeros(shape, device=self.device) for _ in self._stacks]
         stacked = zip(self._stacks, self._metrics, strict=True)
@@ -153,7 +157,7 @@ class Learner:
     @property
     def samples_on_device(self) -> bool:
         """Whether to use `mirror` and `learn_mirrored`: faster on a GPU, because the host is not involved."""
-        return self.device.type == "cuda"
+        return self.device.type == "cuda" and self.mirror_fits
 
     def mirror(self, rings: Sequence[Ring]) -> None:
         """Copy the new rows of each run's ring, `[capacity, width]`, to the device."""
@@ -338,13 +342,28 @@ def make_learner(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int] = ())
     seeds = seeds or (config.seed,)
     reproducible = config.sync or config.num_workers == 0
     if config.learner.device != "auto" or reproducible or not torch.cuda.is_available():
-        return Learner(config.algorithm, config.learner, spec, seeds, config.pacing.total_updates)
+        return _new_learner(config, spec, seeds)
     gpu, cpu = (measure_update_rate(_with_device(device, config), spec, seeds) for device in ("cuda", "cpu"))
     device, reason = faster_device(gpu, cpu)
-    settings = _with_device(device, config).learner
-    learner = Learner(config.algorithm, settings, spec, seeds, config.pacing.total_updates)
+    learner = _new_learner(_with_device(device, config), spec, seeds)
     learner.device_reason = reason + learner.plain_update
     _LOG.info("learner.device = %s", reason)
+    return learner
+
+
+def _new_learner(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int]) -> Learner:
+    learner = Learner(config.algorithm, config.learner, spec, seeds, config.pacing.total_updates)
+    if learner.device.type == "cuda":
+        needed = 4 * len(seeds) * config.replay.capacity * spec.transitions.width
+        free, _ = torch.cuda.mem_get_info()
+        learner.mirror_fits = needed < _MIRROR_SHARE * free
+        if not learner.mirror_fits:
+            _LOG.warning(
+                "the replay buffer of %.1f GB does not fit the GPU's %.1f GB: minibatches are sent to it, "
+                "several times slower; lower replay.capacity",
+                needed / 1e9,
+                free / 1e9,
+            )
     return learner
 
 

@@ -411,3 +411,16 @@ def test_rows_that_cannot_be_read_are_an_error_that_changes_nothing():
     with pytest.raises(RuntimeError, match="the writer of the replay buffer died"):
         stage.learn([draw])
     assert equal(stage.get_state(), before)
+
+
+@pytest.mark.parametrize(("capacity", "fits"), [(2000, True), (1_000_000, False)])
+def test_rows_stay_on_the_host_where_the_gpu_has_too_little_memory(capacity, fits, monkeypatch, caplog):
+    config = MADDPGConfig.from_dict(
+        {"replay": {"capacity": capacity}, "learner": {"device": "cpu"}, "pacing": {"learning_starts": 100}}
+    )
+    made = Learner(config.algorithm, config.learner, SPEC, [1, 2])
+    made.device = torch.device("cuda")
+    monkeypatch.setattr(learner_module, "Learner", lambda *_: made)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (100_000_000, 0))
+    assert make_learner(config, SPEC, [1, 2]).samples_on_device == fits
+    assert ("does not fit the GPU's 0.1 GB" in caplog.text) == (not fits)

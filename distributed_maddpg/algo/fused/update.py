@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -115,10 +115,12 @@ class FusedUpdate(MADDPGUpdate):
         words = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF], np.uint32)
         begin(self._plan, self._networks_table, words, self.updates_made, keys)
         given = (self._plan, self._agents, self._networks_table, self._tasks)
+        self._in_use = arrays  # kept, should an interrupt end this call before the threads are done
         others = [self._pool.submit(work, *given, thread) for thread in range(1, self.num_threads)]
-        work(*given, 0)
-        for other in others:
-            other.result()
+        try:
+            work(*given, 0)
+        finally:
+            wait(others)
         self.updates_made += updates
         return not unreadable[0]
 
