@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConf
 from distributed_maddpg.errors import BadInput, Diverged
 from distributed_maddpg.replay.ring import DEAD_WRITER, Draw, Ring
 from distributed_maddpg.seeding import integer_seed
-from distributed_maddpg.threads import ThreadTuner, available_cores
+from distributed_maddpg.threads import ThreadTuner, most_threads
 from distributed_maddpg.types import Arrays, EnvSpec, FloatArray, Weights, checked_array, checked_count
 
 _RATE_TEST_ROWS, _RATE_TEST_UPDATES, _RATE_TEST_S = 1 << 16, 8, 0.5
@@ -51,9 +52,8 @@ def choose_device(name: str) -> torch.device:
 def keep_freed_memory() -> None:
     """Make glibc reuse freed memory instead of returning it to the system.
 
-    Every update frees and allocates the same few hundred kilobytes. By default glibc maps such blocks again
-    each time, and the page faults cost a third of the update: 72 updates/s became 101 (batch 1024, N=2,
-    64-64).
+    Every call frees and allocates the same few hundred kilobytes, most of them in the update by torch's
+    operations. By default glibc maps such blocks again each time, and the page faults cost a third of that.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -80,8 +80,7 @@ class Learner:
         total_updates: int = 0,
     ) -> None:
         """Initialise one run per seed; learning rates fall over `total_updates`, 0 keeps them constant."""
-        most_threads = config.num_threads or available_cores()
-        self._tuner = None if config.num_threads else ThreadTuner(most_threads)
+        self._tuner = None if config.num_threads else ThreadTuner(most_threads())
         torch.set_num_threads(config.num_threads or 1)
         keep_freed_memory()
         self.device = choose_device(config.device)
@@ -90,17 +89,11 @@ class Learner:
         self.plain_update = ""
         """Why a CPU does not use the fused update, for display after `device_reason`."""
         self.num_runs = len(seeds)
-        streams = [integer_seed(seed, "learner") for seed in seeds]
-        self._stacks: list[FusedUpdate | HandwrittenUpdate] = []
-        if self.device.type == "cuda":
-            self._stacks = [HandwrittenUpdate(algorithm, spec, self.device, streams)]
-        elif reason := reason_against(algorithm):
+        if self.device.type == "cpu" and (reason := reason_against(algorithm)):
             self.plain_update = f", plain update: {reason}"
-            self._stacks = [HandwrittenUpdate(algorithm, spec, self.device, [stream]) for stream in streams]
-        else:
-            self._stacks = [FusedUpdate(algorithm, spec, stream, most_threads) for stream in streams]
-        self.device_reason += self.plain_update
-        self._runs_per_stack = len(streams) // len(self._stacks)
+            self.device_reason += self.plain_update
+        self._stacks = self._make_stacks(algorithm, config.num_threads, spec, seeds)
+        self._runs_per_stack = len(seeds) // len(self._stacks)
         self.mirror_fits = True
         """Whether a GPU has the memory for the rows of all rings."""
         shape = (len(self._stacks[0].metrics), self._runs_per_stack * spec.num_agents)
@@ -119,6 +112,19 @@ class Learner:
         self.weights_version = 0
         """Number of publications; workers compute version 0, the initial weights, themselves."""
         self._last_published = [self.weights(run) for run in range(self.num_runs)]
+
+    def _make_stacks(
+        self, algorithm: AlgorithmConfig, num_threads: int, spec: EnvSpec, seeds: Sequence[int]
+    ) -> Sequence[FusedUpdate | HandwrittenUpdate]:
+        """Return one update for all runs on a GPU, and one for each on a CPU."""
+        streams = [integer_seed(seed, "learner") for seed in seeds]
+        if self.device.type == "cuda":
+            return [HandwrittenUpdate(algorithm, spec, self.device, streams)]
+        if self.plain_update:
+            return [HandwrittenUpdate(algorithm, spec, self.device, [stream]) for stream in streams]
+        threads = num_threads or most_threads()
+        pool = ThreadPoolExecutor(max(1, threads - 1), "learner")
+        return [FusedUpdate(algorithm, spec, stream, threads, pool) for stream in streams]
 
     def freeze(self, agents: Sequence[bool], policies: FloatArray) -> None:
         """Stop updating the policies `[N, P]` of some of the N agents, in every run."""
@@ -142,7 +148,7 @@ class Learner:
                 own = minibatches[index * self._runs_per_stack : (index + 1) * self._runs_per_stack]
                 if isinstance(update, FusedUpdate):
                     [draw] = own
-                    update.num_threads = self._tuner.threads if self._tuner else update.num_threads
+                    update.num_threads = self.num_threads
                     places = draw.index.reshape(-1, self.batch_size)
                     if not update.learn(draw.ring.rows, places, draw.counters(), factors, metrics.numpy()):
                         raise RuntimeError(DEAD_WRITER)
@@ -233,9 +239,18 @@ class Learner:
 
     @property
     def num_threads(self) -> int:
-        """Threads of the fused update; 0 if it is not used."""
-        [first, *_] = self._stacks
-        return first.num_threads if isinstance(first, FusedUpdate) else 0
+        """Threads of the fused update at present; 0 if it is not used."""
+        first = self._stacks[0]
+        if not isinstance(first, FusedUpdate):
+            return 0
+        return self._tuner.threads if self._tuner else first.num_threads
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the number of threads is not being looked for at present."""
+        if self._tuner is None or not self.num_threads or self.samples_on_device:
+            return True
+        return self._tuner.is_settled
 
     def pop_time_spent(self) -> dict[str, float]:
         """Return the seconds that the fused update's threads spent in each part since the last call."""
@@ -359,8 +374,8 @@ def _new_learner(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int]) -> L
         learner.mirror_fits = needed < _MIRROR_SHARE * free
         if not learner.mirror_fits:
             _LOG.warning(
-                "the replay buffer of %.1f GB does not fit the GPU's %.1f GB: minibatches are sent to it, "
-                "several times slower; lower replay.capacity",
+                "the replay buffer's rows, %.1f GB, would not fit the GPU's free %.1f GB: minibatches are "
+                "sent to it instead; lower replay.capacity for faster updates",
                 needed / 1e9,
                 free / 1e9,
             )
@@ -387,6 +402,8 @@ def measure_update_rate(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int
     ring.add(rng.random(ring.rows.shape, dtype=np.float32))
     rings = [ring] * learner.num_runs
     _learn_as_in_training(learner, rings, rng)  # the first call also allocates memory and captures graphs
+    while not learner.is_settled:
+        _learn_as_in_training(learner, rings, rng)
     updates, started = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < _RATE_TEST_S:
         _learn_as_in_training(learner, rings, rng)

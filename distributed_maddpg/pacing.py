@@ -184,14 +184,23 @@ class Pacer:
         return True
 
 
-def updates_per_call(last: LearnerReport, tolerance_updates: int) -> int:
-    """Return how many updates the learner's next call makes: what it can in 0.05 s, after its last call.
+def updates_per_call(last: LearnerReport, now: int, tolerance_updates: int) -> int:
+    """Return how many updates the learner's next calls make: a power of two, in 0.05 s or a little less.
 
     Shorter calls cost more than their updates. At most a quarter of `tolerance_updates`, so that the workers
-    go on collecting meanwhile.
+    go on collecting meanwhile. A learner that is sent its minibatches fetches them ahead only while the
+    number stays the same.
+
+    Args:
+        last: the learner's last call.
+        now: the present number, which is kept if it takes up to a quarter too long.
+        tolerance_updates: see `PacingConfig`.
     """
     in_time = _CALL_S * last.updates / max(last.busy_s, 1e-9)
-    return max(1, min(round(in_time), tolerance_updates // 4))
+    fitting = 1 << int(math.log2(max(1.0, in_time)))
+    if fitting < now <= 1.25 * in_time:
+        fitting = now
+    return max(1, min(fitting, tolerance_updates // 4))
 
 
 def in_chunks(updates: int) -> Iterator[int]:

@@ -14,9 +14,14 @@ _MOST_THREADS = 64
 
 
 def available_cores(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """Return the cores that this process may use: its affinity, and the quota of its control groups."""
+    """Return the cores that this process may use: of its affinity, and the quota of its control groups."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(affinity, _cpu_quota(cgroups, own))))
+
+
+def most_threads() -> int:
+    """Return how many threads a learner may try."""
+    return min(available_cores(), _MOST_THREADS)
 
 
 def _cpu_quota(cgroups: Path, own: Path) -> float:
@@ -59,9 +64,9 @@ class ThreadTuner:
 
     def __init__(self, most: int) -> None:
         """Try 1, 2, 4 and so on, up to `most`."""
-        self._most = min(most, _MOST_THREADS)
+        self._most = most
         self.threads = 1
-        """To use now."""
+        """To use now; changes from call to call while `is_settled` is false."""
         self._rates: dict[int, float] = {}
         self._is_first_call, self._is_trying = True, self._most > 1
         self._updates, self._seconds = 0, 0.0
@@ -79,6 +84,11 @@ class ThreadTuner:
             self._end_trial(rate)
         elif self._most > 1:
             self._rates, self._is_trying, self.threads = {}, True, max(1, self.threads // 2)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the number was found, and is not being looked for again."""
+        return not (self._is_first_call or self._is_trying)
 
     def _end_trial(self, rate: float) -> None:
         """Try more threads if these were faster than the best so far; otherwise keep the best."""

@@ -325,7 +325,7 @@ class FaultEvent:
 
 @dataclass(frozen=True)
 class RingCounters:
-    """What compiled code needs to notice that drawn rows of a ring change while it reads them."""
+    """What compiled code needs to notice that rows of a ring are overwritten while it reads them."""
 
     drawn_epoch: int
     """That of the ring when the rows were drawn."""

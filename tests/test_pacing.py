@@ -250,15 +250,18 @@ def test_many_updates_are_split_into_chunks_that_fit_into_memory():
 
 
 @pytest.mark.parametrize(
-    ("updates", "busy_s", "tolerance", "expected"),
+    ("updates", "busy_s", "now", "tolerance", "expected"),
     [
-        (1, 0.0025, 128, 20),  # 0.05 s
-        (20, 0.02, 128, 32),  # a quarter of the tolerance
-        (8, 8.0, 128, 1),  # slower than that
-        (1, 0.0, 128, 32),
-        (0, 0.0, 128, 1),
-        (8, 0.01, 3, 1),
+        (1, 0.0025, 1, 128, 16),  # 20 fit into 0.05 s
+        (20, 0.02, 16, 128, 32),  # a quarter of the tolerance
+        (8, 8.0, 8, 128, 1),  # slower than that
+        (16, 0.06, 16, 128, 16),  # a little slower: kept
+        (16, 0.07, 16, 128, 8),
+        (16, 0.03, 8, 128, 16),
+        (1, 0.0, 1, 128, 32),
+        (0, 0.0, 4, 128, 1),
+        (8, 0.01, 1, 3, 1),
     ],
 )
-def test_a_call_of_the_learner_lasts_a_twentieth_of_a_second(updates, busy_s, tolerance, expected):
-    assert updates_per_call(LearnerReport(updates, 1, busy_s), tolerance) == expected
+def test_a_call_of_the_learner_lasts_a_twentieth_of_a_second(updates, busy_s, now, tolerance, expected):
+    assert updates_per_call(LearnerReport(updates, 1, busy_s), now, tolerance) == expected

@@ -97,13 +97,15 @@ def run_all(
 def _plan(options: BenchmarkOptions) -> list[tuple[Kind, BenchmarkOptions]]:
     """Return what to measure, and with which options."""
     length = 0 if options.env_steps == BenchmarkOptions().env_steps else options.env_steps
-    learners: list[dict[str, Any]] = [{"num_threads": 1, "beside": ""}, {}, {"num_seeds": 4}]
+    learners: list[dict[str, Any]] = [{}, {"num_seeds": 4}]
+    if options.num_threads != 1:
+        learners.insert(0, {"num_threads": 1, "beside": ""})
     if machine()["gpu"] != "none":
         learners += [{"device": "cuda"}, {"device": "cuda", "num_seeds": 16}]
     changes: dict[Kind, list[dict[str, Any]]] = {
         "learner": learners,
         "train": [{"preset": preset, "env_steps": length} for preset in _TRAIN_PRESETS],
-        "growth": [{"num_threads": 1}],
+        "growth": [{"num_threads": options.num_threads or 1}],
         "scaling": [{"envs_per_worker": options.envs_per_worker or _ENVS_PER_WORKER}],
     }
     plan = []

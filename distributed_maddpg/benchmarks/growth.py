@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from distributed_maddpg.benchmarks.learner import learner_work, sgemm, update_flops
+from distributed_maddpg.benchmarks.learner import learner_work, settled, sgemm, update_flops
 from distributed_maddpg.benchmarks.measurement import Measurement, gflops, rates, spread
 from distributed_maddpg.benchmarks.options import BenchmarkOptions
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec
+from distributed_maddpg.errors import BadInput
 from distributed_maddpg.learner import make_learner
 
 _REPLAY_BYTES = 1 << 27
@@ -20,8 +21,17 @@ def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
     """Measure updates and their share of sgemm, changing one size at a time.
 
     The figures are those of the point with the smallest share.
+
+    Raises:
+        BadInput: for a GPU, or without any size.
     """
+    if options.device != "cpu":
+        raise BadInput("--device", options.device, "growth is measured on the CPU; use cpu")
     points = [_point(each, options) for each in _sweep(config, options)]
+    if not points:
+        raise BadInput(
+            "--agents", options.agents, "name at least one size in --agents, --batch-sizes, --widths"
+        )
     lowest = min(points, key=lambda point: point["sgemm_share"])
     names = ("agents", "batch_size", "width")
     return Measurement(
@@ -51,7 +61,8 @@ def _point(config: MADDPGConfig, options: BenchmarkOptions) -> dict[str, Any]:
     pacing = replace(config.pacing, learning_starts=replay.capacity)
     config = replace(config, replay=replay, pacing=pacing)
     learner = make_learner(config, spec)
-    work = {"updates": learner_work(learner, config, spec), "sgemm": sgemm(learner.device)}
+    learn = settled(learner, learner_work(learner, config, spec))
+    work = {"updates": learn, "sgemm": sgemm(learner.device)}
     turns = rates(work, options.seconds, options.repeats)
     own, reference = gflops(turns["updates"], update_flops(config, spec)), gflops(turns["sgemm"])
     shares = [ours / other for ours, other in zip(own, reference, strict=True)]
@@ -62,5 +73,5 @@ def _point(config: MADDPGConfig, options: BenchmarkOptions) -> dict[str, Any]:
         "updates_per_s": spread(turns["updates"])["median"],
         "gflops": spread(own)["median"],
         "sgemm_share": spread(shares)["median"],
-        "plain_update": learner.num_threads == 0,
+        "threads": learner.num_threads,
     }

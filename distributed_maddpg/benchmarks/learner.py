@@ -31,11 +31,12 @@ def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
     """
     spec, num_seeds = env_spec(config.env.id, config.env.backend, config.env.kwargs), options.num_seeds
     learner = make_learner(config, spec)
-    single = learner_work(learner, config, spec)
+    single = settled(learner, learner_work(learner, config, spec))
     workloads, flops = {"updates_per_s": single}, update_flops(config, spec)
     if num_seeds > 1:
         seeds = range(config.seed, config.seed + num_seeds)
-        many = learner_work(make_learner(config, spec, seeds), config, spec)
+        others = make_learner(config, spec, seeds)
+        many = settled(others, learner_work(others, config, spec))
         workloads = {"updates_of_one_seed_per_s": single, "updates_per_s": many}
     turns = rates({**workloads, "sgemm": sgemm(learner.device)}, options.seconds, options.repeats)
     turns |= {"gflops": gflops(turns["updates_per_s"], flops), "sgemm_gflops": gflops(turns.pop("sgemm"))}
@@ -48,7 +49,6 @@ def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
             "device": str(learner.device),
             "device_reason": learner.device_reason,
             "num_threads": learner.num_threads,
-            "one_core": config.learner.num_threads == 1,
             "batch_size": config.learner.batch_size,
             "num_seeds": num_seeds,
             "flops_per_update": flops,
@@ -77,6 +77,14 @@ def learner_work(learner: Learner, config: MADDPGConfig, spec: EnvSpec) -> Calla
             learner.learn([buffer.draw(updates, config.learner.batch_size) for buffer in buffers])
         return updates * learner.num_runs
 
+    return learn
+
+
+def settled(learner: Learner, learn: Callable[[], int]) -> Callable[[], int]:
+    """Return the work, after it was done until the learner has found its number of threads."""
+    learn()
+    while not learner.is_settled:
+        learn()
     return learn
 
 

@@ -31,9 +31,11 @@ def profile_learner(learner: Learner, learn: Callable[[], int]) -> list[dict[str
         learn: makes some updates and returns how many.
     """
     learner.pop_time_spent()
-    started = time.perf_counter()
-    updates = sum(learn() for _ in range(_LEARNER_CALLS))
-    seconds = learner.num_threads * (time.perf_counter() - started)
+    updates, seconds = 0, 0.0
+    for _ in range(_LEARNER_CALLS):
+        threads, started = learner.num_threads, time.perf_counter()
+        updates += learn()
+        seconds += threads * (time.perf_counter() - started)
     parts = {part: 1e6 * spent for part, spent in learner.pop_time_spent().items()}
     return _shares(parts, 1e6 * seconds, updates)
 

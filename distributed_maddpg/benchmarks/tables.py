@@ -27,7 +27,7 @@ _SIZE_COLUMNS = {
     "updates_per_s": "updates/s",
     "gflops": "GFLOP/s",
     "sgemm_share": "share of one core's sgemm",
-    "plain_update": "plain update",
+    "threads": "threads (0: plain update)",
 }
 _SHARES = ("sgemm_share", "efficiency_collect_env_steps_per_s", "efficiency_env_steps_per_s")
 

@@ -84,7 +84,7 @@ def best_responses(
         distance and by success, and the `adversary_bounds`. `optimistic` says that no opponent found much or
         could have: none was recurrent and learned for long enough. `private` holds what `watch` finds.
     """
-    torch.set_num_threads(1)  # as the learner does: more threads only wait for each other at these sizes
+    torch.set_num_threads(1)  # more threads only wait for each other at these sizes
     search = _Search(_compiled(config, before), parameters, before, budget, seed, note)
     teams = {team: search.strongest(team) for team in dict.fromkeys(search.spec.teams)}
     if before.has_landmarks:

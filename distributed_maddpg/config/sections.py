@@ -316,7 +316,7 @@ class LearnerConfig(Section):
     use the faster."""
     num_threads: int = 0
     """Learner threads on the CPU; they change no result. 0: as many as make it faster, measured again and
-    again. Ray reserves that many CPUs, for 0 one."""
+    again; one where the compiled update is not used. Ray reserves that many CPUs, for 0 one."""
 
     def __post_init__(self) -> None:
         """Check the section."""

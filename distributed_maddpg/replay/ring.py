@@ -36,7 +36,7 @@ _HEADER_BYTES = mmap.PAGESIZE
 _CHUNK_BYTES = 1 << 20  # larger chunks allocate fresh memory each time and take three times as long
 _MAX_ROWS = 1 << 62
 _MAX_REDRAWS = 10_000
-DEAD_WRITER = "the writer of the replay buffer died while it overwrote all rows"
+DEAD_WRITER = "the replay buffer was cleared, or its writer died while it overwrote all rows"
 _ORDERED_STORES = platform.machine().lower() in ("x86_64", "amd64")
 
 
@@ -360,7 +360,7 @@ class Draw:
     """What they were drawn with."""
 
     def counters(self) -> RingCounters:
-        """Return the ring's counters, for compiled code that reads the rows as `copied` does."""
+        """Return the ring's counters, for compiled code that reads the rows itself."""
         places = (_EPOCH, _FIRST, _INSERTED, _RESERVED)
         return RingCounters(self.epoch, *(self.ring._header[place:] for place in places))
 

@@ -420,7 +420,8 @@ class RayRunner:
 
     def _on_learned(self, report: LearnerReport) -> None:
         self.pacer.learning_done(report.updates)
-        self._updates_per_call = updates_per_call(report, self._config.pacing.tolerance_updates)
+        tolerance = self._config.pacing.tolerance_updates
+        self._updates_per_call = updates_per_call(report, self._updates_per_call, tolerance)
         self._latest_version = report.weights_version
         self._supervisor.set_latest_version(report.weights_version)
         for log in self._logs:

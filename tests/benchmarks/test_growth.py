@@ -15,7 +15,7 @@ def test_one_size_is_changed_at_a_time() -> None:
     points = result["points"]
     sizes = [(point["agents"], point["batch_size"], point["width"]) for point in points]
     assert sizes == [(2, 128, 64), (4, 128, 64), (3, 64, 64), (3, 128, 16)]
-    assert not any(point["plain_update"] for point in points)
+    assert {point["threads"] for point in points} == {1}
     lowest = min(point["sgemm_share"] for point in points)
     assert result["ratios"]["gflops/sgemm_gflops"] == lowest > 0
     assert result["figures"]["gflops"] / result["references"]["sgemm_gflops"] == pytest.approx(lowest)
@@ -36,3 +36,10 @@ SMALL = {"batch_size": 64, "seconds": 0.02, "repeats": 1}
 def test_sizes_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(BadInput, match=r"^--widths = '64,x': must be positive numbers"):
         BenchmarkOptions(widths="64,x")
+
+
+def test_a_sweep_without_sizes_or_on_a_gpu_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"^--agents = '': name at least one size"):
+        run_benchmark("growth", BenchmarkOptions(agents="", batch_sizes="", widths=""))
+    with pytest.raises(BadInput, match=r"^--device = 'auto': growth is measured on the CPU"):
+        run_benchmark("growth", BenchmarkOptions(device="auto"))

@@ -10,18 +10,19 @@ from distributed_maddpg.algo.fused.instructions import (
     finish_reads,
     integers_at,
     load_counter,
+    sleep,
     word_at,
 )
 from distributed_maddpg.algo.fused.noise import REDRAW, threefry
 from distributed_maddpg.algo.fused.plan import Plan, Task
 from distributed_maddpg.compilation import compiled_part
 
-_MAX_REDRAWS = 10_000
+_MAX_REDRAWS, _ATTEMPTS_AT_ONCE, _SLEEP_US = 10_000, 100, np.int32(20)
 
 
 @compiled_part
 def gather(plan: Plan, task: Task) -> None:
-    """Copy the drawn rows of a tile; those that changed meanwhile are drawn again."""
+    """Copy the drawn rows of a tile; those that are being overwritten are drawn again."""
     index = integers_at(plan.index + 8 * (task.update * plan.batch + task.first), task.height)
     inserted = load_counter(plan.ring_inserted)
     for t in range(task.height):
@@ -53,6 +54,8 @@ def _gather_whole(plan: Plan, task: Task, t: int, place: int) -> None:
         is_stored = (place - oldest) % plan.capacity < inserted - oldest
         if is_whole and is_stored and epoch % 2 == 0 and load_counter(plan.ring_epoch) == epoch:
             return
+        if attempt % _ATTEMPTS_AT_ONCE == _ATTEMPTS_AT_ONCE - 1:
+            sleep(_SLEEP_US)  # the writer may need the core
     fetch_and_add(plan.unreadable, 1)
 
 

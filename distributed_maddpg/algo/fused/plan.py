@@ -153,6 +153,7 @@ PLAN = np.dtype(
         ("obs", _COUNT),  # columns of the observations of all agents; the actions follow
         ("next_obs", _COUNT),  # first column of the next observations
         ("groups", _COUNT),  # G, groups of tiles; each has its own sum of gradients
+        ("row_groups", _COUNT),  # groups of tiles whose rows are prepared together; a multiple of G
         ("critics", _COUNT),  # kinds of critics, 1 or 2
         ("max_actions", _COUNT),  # A
         ("candidates", _COUNT),  # C, inputs per row over which values are averaged
@@ -195,7 +196,7 @@ PLAN = np.dtype(
         ("policy_metrics", _ADDRESS),  # [metrics of policies, N] of the latest policy update
         ("partial", _ADDRESS),  # [N, G, 5] sums over the rows of each group
         ("next_task", _ADDRESS),  # the number of the next task that no thread has taken
-        ("prepared", _ADDRESS),  # [K, G] 1 once the rows of a group are ready
+        ("prepared", _ADDRESS),  # [K, row groups] 1 once the rows of a group are ready
         ("critics_left", _ADDRESS),  # [K, N] groups that an agent's critics still need
         ("critics_done", _ADDRESS),  # [K, N] 1 once they made their step
         ("policies_left", _ADDRESS),  # [K, N] groups that a team's policies still need, at its first agent

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -50,14 +50,21 @@ def reason_against(config: AlgorithmConfig) -> str:
 class FusedUpdate(MADDPGUpdate):
     """`MADDPGUpdate` of one run on a CPU, with the same result up to rounding, but other random numbers."""
 
-    def __init__(self, config: AlgorithmConfig, spec: EnvSpec, seed: int, max_threads: int = 1) -> None:
-        """Initialise a run."""
+    def __init__(
+        self,
+        config: AlgorithmConfig,
+        spec: EnvSpec,
+        seed: int,
+        max_threads: int = 1,
+        pool: Executor | None = None,
+    ) -> None:
+        """Initialise a run; `pool` runs all threads but one, of several updates in turn."""
         super().__init__(config, spec, torch.device("cpu"), [seed])
         provide()
         self._spec, self._batch_size, self._tasks = spec, 0, np.zeros(0, TASK)
         self._max_threads = self.num_threads = max_threads
         """Threads to use, from 1 to `max_threads`; their number changes no bit of the results."""
-        self._pool = ThreadPoolExecutor(max(1, max_threads - 1), "learner")
+        self._pool = pool or ThreadPoolExecutor(max(1, max_threads - 1), "learner")
 
     def freeze(self, agents: Sequence[bool], policies: torch.Tensor) -> None:
         """Stop updating some agents' policies, see `MADDPGUpdate.freeze`."""
@@ -89,7 +96,8 @@ class FusedUpdate(MADDPGUpdate):
         self._allocate(index.shape[1])
         due = (self.updates_made + np.arange(updates)) % self.policy_delay == 0
         keys, unreadable = np.zeros((updates, 2), np.uint32), np.zeros(1, np.int64)
-        groups, agents = int(self._plan["groups"][0]), self._spec.num_agents
+        groups, row_groups = (int(self._plan[name][0]) for name in ("groups", "row_groups"))
+        agents = self._spec.num_agents
         teams = np.bincount(self._agents["team"], minlength=agents) * groups
         arrays = {
             "source": source,
@@ -101,7 +109,7 @@ class FusedUpdate(MADDPGUpdate):
             "metrics": metrics,
             "policy_metrics": self._policy_metrics.numpy(),
             "next_task": np.zeros(1, np.int64),
-            "prepared": np.zeros(updates * groups, np.int64),
+            "prepared": np.zeros(updates * row_groups, np.int64),
             "critics_left": np.full(updates * agents, groups),
             "critics_done": np.zeros(updates * agents, np.int64),
             "policies_left": np.tile(teams, updates),
@@ -115,12 +123,13 @@ class FusedUpdate(MADDPGUpdate):
         words = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF], np.uint32)
         begin(self._plan, self._networks_table, words, self.updates_made, keys)
         given = (self._plan, self._agents, self._networks_table, self._tasks)
-        self._in_use = arrays  # kept, should an interrupt end this call before the threads are done
-        others = [self._pool.submit(work, *given, thread) for thread in range(1, self.num_threads)]
+        others: list[Future[None]] = []
         try:
+            for thread in range(1, self.num_threads):
+                others.append(self._pool.submit(work, *given, thread))
             work(*given, 0)
         finally:
-            wait(others)
+            _wait_for_all(others)
         self.updates_made += updates
         return not unreadable[0]
 
@@ -182,6 +191,7 @@ class FusedUpdate(MADDPGUpdate):
             obs=layout.obs[-1].stop,
             next_obs=layout.next_obs[0].start,
             groups=groups_of(batch, spec.num_agents),
+            row_groups=max(groups_of(batch, spec.num_agents), groups_of(batch, 1)),
             critics=len(self._critics),
             max_actions=max(spec.action_sizes),
             information_rows=max(1, int(INFORMATION_ROWS * batch)) if self._counterfactuals else 0,
@@ -309,6 +319,18 @@ class FusedUpdate(MADDPGUpdate):
             table["team"][rows[0].numpy()] = rows[0, 0].item()
         table["team_size"] = np.bincount(table["team"], minlength=len(table))[table["team"]]
         return table
+
+
+def _wait_for_all(threads: Sequence[Future[None]]) -> None:
+    """Return, or raise an interrupt, only when all threads are done: they write to the state."""
+    interrupt: KeyboardInterrupt | None = None
+    while not all(thread.done() for thread in threads):
+        try:
+            wait(threads)
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def _layer_tables(layout: StackedLayout) -> dict[str, Any]:

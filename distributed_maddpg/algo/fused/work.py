@@ -81,7 +81,7 @@ def work(plans: Plan, agents: Agent, networks: Networks, tasks: Task, thread: in
     """
     plan, policies, critics, task = plans[0], networks[0], networks[1:], tasks[thread]
     per_stage = plan.agents * plan.groups
-    per_update = plan.groups + 2 * per_stage
+    per_update = plan.row_groups + 2 * per_stage
     last = per_update * plan.updates
     task.since = nanoseconds()
     float_control = set_float_control(FLUSH_TO_ZERO, FLUSH_TO_ZERO)
@@ -89,9 +89,10 @@ def work(plans: Plan, agents: Agent, networks: Networks, tasks: Task, thread: in
         number = fetch_and_add(plan.next_task, 1)
         if number >= last:
             break
-        place = number % per_update - plan.groups
+        place = number % per_update - plan.row_groups
         task.update, task.group, task.agent = number // per_update, place % plan.groups, place // plan.groups
         if place < 0:
+            task.group = place + plan.row_groups
             _prepare(plan, agents, policies, task)
         elif place < per_stage:
             _improve_critics(plan, agents, critics, task)
@@ -127,10 +128,10 @@ def _wait(task: Task, counter: int, value: int) -> None:
 
 
 @compiled_part
-def _tiles(plan: Plan, group: int) -> tuple[int, int]:
-    """Return the first tile of a group and the first one after it."""
+def _tiles(plan: Plan, group: int, groups: int) -> tuple[int, int]:
+    """Return the first tile of one of some groups and the first one after it."""
     tiles = (plan.batch + TILE - 1) // TILE
-    return group * tiles // plan.groups, (group + 1) * tiles // plan.groups
+    return group * tiles // groups, (group + 1) * tiles // groups
 
 
 @compiled_part
@@ -157,12 +158,12 @@ def _total(plan: Plan, number: int, place: int) -> float:
 def _prepare(plan: Plan, agents: Agent, policies: Networks, task: Task) -> None:
     if task.update > 0:
         _wait(task, plan.agents_done + 8 * (task.update - 1), plan.agents)
-    begin, end = _tiles(plan, task.group)
+    begin, end = _tiles(plan, task.group, plan.row_groups)
     for tile in range(begin, end):
         _set_tile(plan, task, tile)
         prepare_tile(plan, agents, policies, task)
     _end_part(task, ROWS_PART)
-    fetch_and_add(plan.prepared + 8 * (task.update * plan.groups + task.group), 1)
+    fetch_and_add(plan.prepared + 8 * (task.update * plan.row_groups + task.group), 1)
 
 
 @compiled_part
@@ -173,13 +174,15 @@ def _clear_sums(plan: Plan, net: Networks, task: Task) -> None:
 @compiled_part
 def _improve_critics(plan: Plan, agents: Agent, critics: Networks, task: Task) -> None:
     """Add a group's gradients to an agent's critics; after the last group, step them."""
-    _wait(task, plan.prepared + 8 * (task.update * plan.groups + task.group), 1)
+    parts = plan.row_groups // plan.groups
+    for part in range(task.group * parts, (task.group + 1) * parts):
+        _wait(task, plan.prepared + 8 * (task.update * plan.row_groups + part), 1)
     partial = _partial_sums(plan, task.agent, task.group)
     for place in range(PARTIAL):
         partial[place] = 0.0
     for which in range(plan.critics):
         _clear_sums(plan, critics[which], task)
-    begin, end = _tiles(plan, task.group)
+    begin, end = _tiles(plan, task.group, plan.groups)
     for tile in range(begin, end):
         _set_tile(plan, task, tile)
         add_critic_tile(plan, agents[task.agent], critics, task, partial)
@@ -215,7 +218,7 @@ def _improve_policy(plan: Plan, agents: Agent, policies: Networks, critics: Netw
     _wait(task, plan.critics_done + 8 * (task.update * plan.agents + task.agent), 1)
     _clear_sums(plan, policies, task)
     partial = _partial_sums(plan, task.agent, task.group)
-    begin, end = _tiles(plan, task.group)
+    begin, end = _tiles(plan, task.group, plan.groups)
     for tile in range(begin, end):
         _set_tile(plan, task, tile)
         add_policy_tile(plan, agents[task.agent], policies, critics[0], task, partial)
