@@ -38,6 +38,10 @@ clean:
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@# A run of a few steps compiles what every run needs, into numba's cache.
+	rm -rf $(VENV)/first-run
+	$(BIN)/distributed-maddpg train --run-dir $(VENV)/first-run --num-workers 0 --pacing.total-env-steps 12000 \
+		--evaluation.final-episodes 1 > $(VENV)/first-run.log 2>&1 || (cat $(VENV)/first-run.log; exit 1)
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
