@@ -131,7 +131,7 @@ class _UpdateWorkspace:
 
 
 class HandwrittenUpdate(MADDPGUpdate):
-    """`MADDPGUpdate` with the same result up to rounding, 1.5 times as fast on a CPU."""
+    """`MADDPGUpdate` with the same result up to rounding: what CUDA graphs record, see `fused/update.py`."""
 
     def __init__(
         self, config: AlgorithmConfig, spec: EnvSpec, device: torch.device, seeds: Sequence[int]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from distributed_maddpg.benchmarks.command import run_benchmark
@@ -22,15 +24,12 @@ def test_one_size_is_changed_at_a_time() -> None:
 
 
 def test_the_environments_arguments_are_taken() -> None:
-    options = BenchmarkOptions(env_kwargs={"N": 3}, batch_size=64, seconds=0.02, repeats=1)
-    small, large = (run_benchmark("learner", each) for each in (BenchmarkOptions(**SMALL), options))
+    usual = BenchmarkOptions(batch_size=64, seconds=0.02, repeats=1)
+    small, large = (run_benchmark("learner", each) for each in (usual, replace(usual, env_kwargs={"N": 3})))
     assert large["settings"]["flops_per_update"] > 1.5 * small["settings"]["flops_per_update"]
     assert large["command"] == (
         "distributed-maddpg benchmark learner --batch-size 64 --env-kwargs N 3 --seconds 0.02 --repeats 1"
     )
-
-
-SMALL = {"batch_size": 64, "seconds": 0.02, "repeats": 1}
 
 
 def test_sizes_that_are_no_numbers_are_refused() -> None:
