@@ -32,6 +32,11 @@ def compiled_part(function: _F) -> _F:
     return cast(_F, numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function))
 
 
+def compile_ahead(function: Callable[..., Any], *arguments: Any) -> None:
+    """Compile a function of this module for the types of some arguments, without calling it."""
+    cast(Any, function).compile(tuple(map(numba.typeof, arguments)))
+
+
 def _cached(function: _F, options: dict[str, Any]) -> _F:
     # A stale file must not be found at all: numba unpickles its types before it notices that it is stale, and
     # fails if one of them no longer exists.

@@ -16,6 +16,7 @@ from distributed_maddpg.algo.fused.vector_code import LANES, is_supported, provi
 from distributed_maddpg.algo.fused.work import begin, work
 from distributed_maddpg.algo.maddpg import INFORMATION_ROWS, MADDPGUpdate
 from distributed_maddpg.algo.networks import CriticNetwork, StackedNetworks
+from distributed_maddpg.compilation import compile_ahead
 from distributed_maddpg.config import AlgorithmConfig
 from distributed_maddpg.types import EnvSpec, FloatArray, RingCounters, StackedLayout
 
@@ -65,6 +66,7 @@ class FusedUpdate(MADDPGUpdate):
         self._max_threads = self.num_threads = max_threads
         """Threads to use, from 1 to `max_threads`; their number changes no bit of the results."""
         self._pool = pool or ThreadPoolExecutor(max(1, max_threads - 1), "learner")
+        _compile()
 
     def freeze(self, agents: Sequence[bool], policies: torch.Tensor) -> None:
         """Stop updating some agents' policies, see `MADDPGUpdate.freeze`."""
@@ -365,3 +367,11 @@ def _layer_tables(layout: StackedLayout) -> dict[str, Any]:
         "panels_size": end,
         "sums_size": sums_size,
     }
+
+
+def _compile() -> None:
+    """Compile the update, which can take half a minute, where a caller expects to wait: not in `learn`."""
+    plan, agents, networks, tasks = (np.zeros(1, kind) for kind in (PLAN, AGENT, NETWORKS, TASK))
+    words = np.zeros((1, 2), np.uint32)
+    compile_ahead(begin, plan, networks, words[0], 0, words)
+    compile_ahead(work, plan, agents, networks, tasks, 0)

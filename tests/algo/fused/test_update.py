@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from distributed_maddpg.algo.fused.update import FusedUpdate
+from distributed_maddpg.algo.fused.work import begin, work
 from distributed_maddpg.replay.ring import Draw
 from distributed_maddpg.types import EnvSpec
 from tests.algo.fused.counted_noise import CountedNoise
@@ -97,6 +98,15 @@ def test_the_number_of_threads_changes_no_bit(case):
     for name, values in updates[0].state().items():
         for other in updates[1:]:
             assert torch.equal(values, other.state()[name]), name
+
+
+def test_learning_compiles_nothing():
+    spec, changes = CASES["information_gumbel_shared"]
+    update = FusedUpdate(replace(SMALL, **changes), spec, 7)
+    compiled = [*begin.signatures], [*work.signatures]
+    learn(update, batches_of(spec))
+    assert compiled == (begin.signatures, work.signatures)
+    assert len(begin.signatures) == len(work.signatures) == 1
 
 
 def test_updates_in_one_call_or_several_are_the_same():
