@@ -272,8 +272,8 @@ class Learner:
 
     def weights(self, run: int = 0) -> Weights:
         """Return a run's current policies under the latest version number."""
-        update, rows = self._stack_and_rows(run)
-        return Weights(self.weights_version, self.updates, _to_numpy(update.policy.flat[rows]))
+        policies = self._own(run, self._stack_of(run).policy.flat)
+        return Weights(self.weights_version, self.updates, _to_numpy(policies))
 
     def metrics(self) -> list[dict[str, npt.NDArray[np.float64]]]:
         """Return each run's means per agent, `[N]`, over the iteration so far; NaN without updates."""
@@ -289,8 +289,9 @@ class Learner:
 
     def get_state(self, run: int = 0) -> Arrays:
         """Return the complete learning state of a run, including the metrics so far, as named arrays."""
-        update, rows = self._stack_and_rows(run)
-        state = {name: _to_numpy(tensor[rows]) for name, tensor in update.per_network_state().items()}
+        update = self._stack_of(run)
+        rows = update.per_network_state().items()
+        state = {name: _to_numpy(self._own(run, tensor)) for name, tensor in rows}
         for name, optimiser in update.optimisers.items():
             state[f"{name}.step"] = _to_numpy(optimiser.steps)
         state["generator"] = update.generators[run % self._runs_per_stack].get_state().numpy().copy()
@@ -298,7 +299,7 @@ class Learner:
         state["weights_version"] = np.array(self.weights_version, np.int64)
         published = self._last_published[run]
         state["published"], state["published_updates"] = published.policies, np.array(published.updates)
-        state["metrics"] = _to_numpy(self._metrics[run // self._runs_per_stack][:, rows])
+        state["metrics"] = _to_numpy(self._own(run, self._metrics[run // self._runs_per_stack].T).T)
         state["metrics_count"] = np.array(self._metrics_count, np.int64)
         return state
 
@@ -308,13 +309,14 @@ class Learner:
         Raises:
             ValueError: if an array is missing, has another shape or type, or an invalid value.
         """
-        update, rows = self._stack_and_rows(run)
+        update = self._stack_of(run)
         for name, tensor in update.per_network_state().items():
-            _copy_into(name, tensor[rows], state)
+            _copy_into(name, self._own(run, tensor), state)
         for name, optimiser in update.optimisers.items():
             _copy_into(f"{name}.step", optimiser.steps, state)
-        _copy_into("metrics", self._metrics[run // self._runs_per_stack][:, rows], state)
-        published = checked_array(state, "published", tuple(update.policy.flat[rows].shape), np.float32)
+        _copy_into("metrics", self._own(run, self._metrics[run // self._runs_per_stack].T).T, state)
+        shape = tuple(self._own(run, update.policy.flat).shape)
+        published = checked_array(state, "published", shape, np.float32)
         if not np.isfinite(published).all():
             raise ValueError("published holds values that are not finite")
         counts = ("updates", "weights_version", "published_updates", "metrics_count")
@@ -341,10 +343,13 @@ class Learner:
             return self._algorithm.lr_end if self._total_updates else 1.0
         return 1.0 - (1.0 - self._algorithm.lr_end) * updates / self._total_updates
 
-    def _stack_and_rows(self, run: int) -> tuple[MADDPGUpdate, slice]:
-        """Return the stack that holds a run, and the run's rows in it."""
-        first = run % self._runs_per_stack * self._num_agents
-        return self._stacks[run // self._runs_per_stack], slice(first, first + self._num_agents)
+    def _stack_of(self, run: int) -> MADDPGUpdate:
+        """Return the stack that holds a run."""
+        return self._stacks[run // self._runs_per_stack]
+
+    def _own(self, run: int, rows: torch.Tensor) -> torch.Tensor:
+        """Return a run's own of its stack's rows."""
+        return rows.chunk(self._runs_per_stack)[run % self._runs_per_stack]
 
 
 def make_learner(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int] = ()) -> Learner:

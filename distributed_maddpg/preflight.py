@@ -195,10 +195,10 @@ def _network_bytes(config: MADDPGConfig, spec: EnvSpec) -> int:
     """Return the bytes of a run's networks: weights, targets, gradients and both moments of Adam."""
     algorithm = config.algorithm
     policies = policy_layout(spec, algorithm.policy_hidden_sizes)
-    critics = critic_layout(spec, algorithm.critic_hidden_sizes)
-    critics_per_agent = 2 if "matd3" in algorithm.per_agent(spec) else 1
-    per_agent = policies.num_parameters + critics_per_agent * critics.num_parameters
-    return spec.num_agents * per_agent * 5 * 4
+    critics = critic_layout(spec, algorithm.critic_hidden_sizes, algorithm.critic_groups(spec))
+    kinds = 2 if "matd3" in algorithm.per_agent(spec) else 1
+    of_critics = kinds * critics.num_networks * critics.num_parameters
+    return (spec.num_agents * policies.num_parameters + of_critics) * 5 * 4
 
 
 def _candidate_values_bytes(config: MADDPGConfig, spec: EnvSpec) -> int:
@@ -281,9 +281,14 @@ def incompatibility(
     if config.algorithm.heads(spec) != trained:
         return "algorithm.policy_head", config.algorithm.policy_head, f"it was trained with {trained[0]}"
     policy_sizes, critic_sizes = config.algorithm.policy_hidden_sizes, config.algorithm.critic_hidden_sizes
+    groups, trained_groups = (own.algorithm.critic_groups(spec) for own in (config, checkpoint.config))
+    if groups != trained_groups:
+        shared = checkpoint.config.algorithm.share_critics
+        return "algorithm.share_critics", config.algorithm.share_critics, f"it was trained with {shared}"
+    critics = critic_layout(spec, critic_sizes, groups)
     layouts = {
         "policy": ("algorithm.policy_hidden_sizes", policy_sizes, policy_layout(spec, policy_sizes)),
-        "critic": ("algorithm.critic_hidden_sizes", critic_sizes, critic_layout(spec, critic_sizes)),
+        "critic": ("algorithm.critic_hidden_sizes", critic_sizes, critics),
     }
     for kind, (field, value, layout) in layouts.items():
         shape = (layout.num_networks, layout.num_parameters)

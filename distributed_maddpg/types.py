@@ -3,8 +3,8 @@
 Shape letters of the docstrings: `B` batch rows, `E` environment copies, `T` steps, `N` agents,
 `O_i` and `A_i` observation and action width of agent i, `O` and `A` the largest of these, `L` landmarks,
 `J` width of the joint observation and action, `P` parameters of one network, `H` hidden units, `S` runs
-(seeds), `M` = S * N networks, `n` rows or episodes, `K` any other count, named where it is used. Exception:
-`envs/*adversary*.py` use MPE2's letters.
+(seeds), `M` = S * N networks, `C` critics of a run, `n` rows or episodes, `K` any other count, named where it
+is used. Exception: `envs/*adversary*.py` use MPE2's letters.
 """
 
 from __future__ import annotations
@@ -222,10 +222,20 @@ def initial_policies(
     return policies
 
 
-def critic_layout(spec: EnvSpec, hidden_sizes: tuple[int, ...]) -> StackedLayout:
-    """Return the layout of the N stacked critics, `[J] -> [N]`."""
+def critic_layout(
+    spec: EnvSpec, hidden_sizes: tuple[int, ...], groups: tuple[tuple[int, ...], ...] = ()
+) -> StackedLayout:
+    """Return the layout of the C stacked critics, `[J] -> [C]`, or `[J] -> [C, K]` with K values each.
+
+    Args:
+        spec: of the environment.
+        hidden_sizes: widths of the hidden layers.
+        groups: agents of each critic, at most K; empty: one per agent.
+    """
     joint = sum(spec.observation_sizes) + sum(spec.action_sizes)
-    return StackedLayout((joint,) * spec.num_agents, hidden_sizes, 1)
+    if not groups:
+        return StackedLayout((joint,) * spec.num_agents, hidden_sizes, 1)
+    return StackedLayout((joint,) * len(groups), hidden_sizes, max(map(len, groups)))
 
 
 @dataclass(frozen=True)

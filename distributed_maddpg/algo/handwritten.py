@@ -27,13 +27,15 @@ class _MLPWorkspace:
     one value of a critic) products take five times as long.
     """
 
-    def __init__(self, networks: StackedNetworks, batch_size: int) -> None:
-        """Allocate the memory."""
-        count, like = len(networks.flat), networks.flat
-        sizes = networks.layout.hidden_sizes
-        self._hidden = [like.new_empty(count, batch_size, size) for size in sizes]
+    def __init__(
+        self, networks: StackedNetworks, batch_size: int, count: int = 0, output_width: int = 0
+    ) -> None:
+        """Allocate the memory; `count` and `output_width` default to those of the networks."""
+        like, layout = networks.flat, networks.layout
+        count = count or len(networks.flat)
+        self._hidden = [like.new_empty(count, batch_size, size) for size in layout.hidden_sizes]
         self._hidden_grad = [torch.empty_like(hidden) for hidden in self._hidden]
-        self._out = like.new_empty(count, networks.layout.output_width, batch_size)
+        self._out = like.new_empty(count, output_width or layout.output_width, batch_size)
 
     def forward(self, layers: Layers, x: Tensor) -> Tensor:
         """Return outputs `[M, K, B]` for inputs `[M, B, in]`; the next pass overwrites them."""
@@ -55,6 +57,10 @@ class _MLPWorkspace:
         """
         repeated = first.repeat(1, changes.shape[1] // first.shape[1], 1)
         torch.baddbmm(repeated, changes, weight, out=self._hidden[0])
+
+    def copy_first_layer(self, first: Tensor) -> None:
+        """Set the first layer's pre-activation `[M, B, H]`."""
+        self._hidden[0].copy_(first)
 
     def forward_rest(self, layers: Layers) -> Tensor:
         """Continue from the first layer's pre-activation to the outputs `[M, K, B]`."""
@@ -105,7 +111,7 @@ class _UpdateWorkspace:
 
     def __init__(
         self,
-        networks: tuple[StackedNetworks, StackedNetworks],
+        networks: tuple[StackedNetworks, CriticNetwork],
         batch_size: int,
         information_rows: int,
         num_candidates: int,
@@ -121,8 +127,8 @@ class _UpdateWorkspace:
         if information_rows:  # the policies also act on that many changed observations
             self.policies = _MLPWorkspace(networks[0], batch_size + information_rows)
         self.values = self.critics
-        if num_candidates > 1:
-            self.values = _MLPWorkspace(networks[1], num_candidates * batch_size)
+        if num_candidates > 1 or networks[1].is_shared:
+            self.values = _MLPWorkspace(networks[1], num_candidates * batch_size, len(valid), 1)
         self.regularised_scale = valid * (2.0 * weight / batch_size) / valid.sum(dim=1, keepdim=True)
         """[M, A, 1] gradient of the regulariser per unit of the regularised values."""
         inputs = num_candidates * batch_size
@@ -168,7 +174,7 @@ class HandwrittenUpdate(MADDPGUpdate):
         next_joint = self.target_critic.repeat(self._next_joint(batch, logits))
         values = []
         for _, target_critic, _ in self._critics:
-            q = critics.forward(target_critic.masked_layers(), next_joint).squeeze(1)
+            q = target_critic.own_values(critics.forward(target_critic.masked_layers(), next_joint))
             values.append(q.clone() if self._twin_critics.any else q)  # the next pass overwrites q
         target = td_target(columns.rewards(batch), columns.discounts(batch), self._min_q(values))
         joint = self.critic.repeat(batch[..., columns.critic_input])
@@ -184,14 +190,16 @@ class HandwrittenUpdate(MADDPGUpdate):
         """Step critics towards targets `[M, B]` on inputs `[M, B, J]`; return what `_update_critics` does."""
         critics = self._workspace.critics
         layers = critic.masked_layers()
-        q = critics.forward(layers, joint).squeeze(1)
+        q = critic.own_values(critics.forward(layers, joint))
         loss, q_mean = critic_loss(q, target), q.mean(dim=1)
-        grad_q = (q - target).mul_(2.0 / self._batch_size).unsqueeze(1)
-        grad = critics.backward(layers, grad_q, critic.grad_layers)
+        grad_q = (q - target).mul_(2.0 / self._batch_size)
+        if critic.is_shared:
+            grad_q *= critic.shares[:, None]
+        grad = critics.backward(layers, critic.outputs(grad_q), critic.grad_layers)
         _layer_gradient(joint, grad, critic.grad_layers[0])
         if critic.mask is not None:
             critic.grad_layers[0][0].mul_(critic.mask)
-        return loss, q_mean, self._apply_gradient(critic, optimiser)
+        return loss, q_mean, critic.per_agent(self._apply_gradient(critic, optimiser))
 
     def _update_policies(self, batch: Tensor) -> tuple[Tensor, ...]:
         columns, config, memory = self._columns, self._config, self._workspace
@@ -208,10 +216,14 @@ class HandwrittenUpdate(MADDPGUpdate):
 
         layers = self.critic.masked_layers()
         own = self.critic.own_action_rows(layers[0][0])  # [M, A, H]
-        first = memory.critics.forward_first_layer(layers, self.critic.repeat(joint))
-        first.baddbmm_(change.mT, own)
+        first = self.critic.per_agent(
+            memory.critics.forward_first_layer(layers, self.critic.repeat(joint))
+        ).baddbmm_(change.mT, own)
         if self._candidates is not None:
             memory.values.set_first_layer(first, *self._candidate_changes(self._candidates, joint, layers))
+        elif self.critic.is_shared:
+            memory.values.copy_first_layer(first)
+        layers = self.critic.layers_per_agent(layers)
         q = memory.values.forward_rest(layers).squeeze(1)  # [M, C * B]
         regularised = logits if config.regulariser == "logits" else actions
         loss = actor_loss(q, regularised, columns.valid, config.regulariser_weight)
@@ -242,8 +254,10 @@ class HandwrittenUpdate(MADDPGUpdate):
 
         The weights are zero for critics of agents without a private part: their values stay as observed.
         """
-        weight = layers[0][0].index_select(1, candidates.columns)
-        return self.critic.repeat(candidates.changes(joint)), weight * self._with_private_part.mask
+        weight = self.critic.per_agent(layers[0][0].index_select(1, candidates.columns))
+        changes, agents = candidates.changes(joint), len(weight) // len(joint)
+        repeated = changes.unsqueeze(1).expand(-1, agents, -1, -1).flatten(0, 1)
+        return repeated, weight * self._with_private_part.mask
 
     def _information_gradients(self, logits: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the information loss `[M]` and its gradients, weighted, for R = `rows` pairs of logits.

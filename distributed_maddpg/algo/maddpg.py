@@ -139,18 +139,19 @@ def _padded(rows: Tensor, columns: tuple[slice, ...], dim: int) -> Tensor:
 def _initial_critics(
     layout: StackedLayout,
     spec: EnvSpec,
+    groups: Sequence[tuple[int, ...]],
     decentralised: Sequence[bool],
     rule: InitialWeights,
     seed: tuple[int, int],
 ) -> FloatArray:
-    """Return initial critics `[N, P]`; decentralised ones are scaled for their smaller number of inputs."""
+    """Return initial critics `[C, P]`; decentralised ones are scaled for their smaller number of inputs."""
     critics = layout.initial_parameters(np.random.default_rng(seed), rule)
     weight, bias, joint, hidden = layout.layers[0]
     extra = 0 if rule == "torch" else hidden  # "glorot" counts the outputs, too
-    for agent, alone in enumerate(decentralised):
+    for critic, ((agent, *_), alone) in enumerate(zip(groups, decentralised, strict=True)):
         if alone:
             own = spec.observation_sizes[agent] + spec.action_sizes[agent]
-            critics[agent, weight.start : bias.stop] *= np.sqrt(np.float32((joint + extra) / (own + extra)))
+            critics[critic, weight.start : bias.stop] *= np.sqrt(np.float32((joint + extra) / (own + extra)))
     return critics
 
 
@@ -158,7 +159,8 @@ class MADDPGUpdate:
     """Networks, target networks, optimisers, and the update of all of them.
 
     The N agents of all S runs are updated by the same batched products. Their losses are summed; gradients
-    stay separate because no parameter is shared between networks.
+    stay separate because networks share no parameters. A critic of several agents learns from the mean of
+    their losses.
     """
 
     def __init__(
@@ -230,12 +232,13 @@ class MADDPGUpdate:
         self, spec: EnvSpec, device: torch.device, seeds: Sequence[tuple[int, int]]
     ) -> tuple[CriticNetwork, CriticNetwork, Adam]:
         """Return critics of one run per seed, their target networks and their optimiser."""
-        config, layout = self._config, critic_layout(spec, self._config.critic_hidden_sizes)
-        alone = tuple(name == "ddpg" for name in config.per_agent(spec))
+        config, groups = self._config, self._config.critic_groups(spec)
+        layout, names = critic_layout(spec, config.critic_hidden_sizes, groups), config.per_agent(spec)
+        alone = tuple(names[group[0]] == "ddpg" for group in groups)
         initial = np.concatenate(
-            [_initial_critics(layout, spec, alone, config.initial_weights, seed) for seed in seeds]
+            [_initial_critics(layout, spec, groups, alone, config.initial_weights, seed) for seed in seeds]
         )
-        online, target = (CriticNetwork(layout, initial, device, spec, alone) for _ in range(2))
+        online, target = (CriticNetwork(layout, initial, device, spec, groups, alone) for _ in range(2))
         return online, target, Adam(online.flat, online.grad, config.critic_lr)
 
     def scale_learning_rates(self, share: float) -> None:
@@ -274,7 +277,10 @@ class MADDPGUpdate:
         return torch.stack((loss, actor, q_mean, critic_norm, *others))
 
     def per_network_state(self) -> dict[str, Tensor]:
-        """Return the state with one row per network, `[M, ...]`: parameters, targets, Adam's moments."""
+        """Return the state with one row per network: parameters, targets, Adam's moments.
+
+        Rows are the M policies or the S * C critics.
+        """
         rows: dict[str, Tensor] = {name: networks.flat for name, networks in self._networks.items()}
         for name, optimiser in self.optimisers.items():
             rows |= {f"{name}.exp_avg": optimiser.exp_avg, f"{name}.exp_avg_sq": optimiser.exp_avg_sq}
@@ -299,8 +305,8 @@ class MADDPGUpdate:
         for critic, _, optimiser in self._critics:
             q = critic(batch[..., columns.critic_input])
             loss = critic_loss(q, target)
-            norm = self._backward_and_apply(critic, optimiser, loss)
-            found.append((loss.detach(), q.detach().mean(dim=1), norm))
+            norm = self._backward_and_apply(critic, optimiser, loss * critic.shares)
+            found.append((loss.detach(), q.detach().mean(dim=1), critic.per_agent(norm)))
         return found[0]
 
     def _min_q(self, values: Sequence[Tensor]) -> Tensor:
@@ -424,14 +430,14 @@ class MADDPGUpdate:
         return drawn
 
     def _backward_and_apply(self, networks: StackedNetworks, optimiser: Adam, loss: Tensor) -> Tensor:
-        """Apply the gradient of `loss [M]`; return gradient norms `[M]` before clipping."""
+        """Apply the gradient of `loss [M]`; return each network's gradient norm before clipping."""
         leaves = [leaf for layer in networks.layers for leaf in layer]
         grads = torch.autograd.grad(loss.sum(), leaves)
         torch.cat([grad.flatten(1) for grad in grads], dim=1, out=networks.grad)  # [M, P]
         return self._apply_gradient(networks, optimiser)
 
     def _apply_gradient(self, networks: StackedNetworks, optimiser: Adam) -> Tensor:
-        """Clip `networks.grad` and step the optimiser; return gradient norms `[M]` before clipping."""
+        """Clip `networks.grad` and step the optimiser; return each network's norm before clipping."""
         shared = self._shared_rows if networks is self.policy else ()
         for rows in shared:
             networks.grad[rows] = networks.grad[rows].mean(dim=1, keepdim=True).expand(-1, rows.shape[1], -1)

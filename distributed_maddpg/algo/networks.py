@@ -51,9 +51,10 @@ class PolicyNetwork(StackedNetworks):
 
 
 class CriticNetwork(StackedNetworks):
-    """The critics: joint observation and action to one value per critic.
+    """The critics: joint observation and action to one value per agent.
 
-    A decentralised critic (DDPG) is a centralised one whose first layer is masked to its own agent's columns.
+    There are C critics of a run: one per agent, or one per group of agents with an output for each. A
+    decentralised critic (DDPG) is a centralised one whose first layer is masked to its own agent's columns.
     """
 
     def __init__(
@@ -62,19 +63,43 @@ class CriticNetwork(StackedNetworks):
         initial: FloatArray,
         device: torch.device,
         spec: EnvSpec,
+        groups: tuple[tuple[int, ...], ...],
         decentralised: tuple[bool, ...],
     ) -> None:
-        """Copy `initial [M, P]`; `decentralised[i]` restricts critic i to agent i's inputs."""
+        """Copy `initial [S * C, P]`.
+
+        Args:
+            layout: of the C critics.
+            initial: parameters.
+            device: of all tensors.
+            spec: of the environment.
+            groups: agents of each critic.
+            decentralised: [C] whether a critic, of one agent, takes only that agent's inputs.
+        """
         super().__init__(layout, initial, device)
-        transitions, runs = spec.transitions, len(initial) // spec.num_agents
-        mask = torch.ones(spec.num_agents, transitions.critic_input.stop, 1)
-        for agent, alone in enumerate(decentralised):
+        transitions, runs = spec.transitions, len(initial) // len(groups)
+        mask = torch.ones(len(groups), transitions.critic_input.stop, 1)
+        for critic, (group, alone) in enumerate(zip(groups, decentralised, strict=True)):
             if alone:
-                mask[agent] = 0.0
-                mask[agent, transitions.obs[agent]] = 1.0
-                mask[agent, transitions.actions[agent]] = 1.0
+                [agent] = group
+                mask[critic] = 0.0
+                mask[critic, transitions.obs[agent]] = 1.0
+                mask[critic, transitions.actions[agent]] = 1.0
         self.mask = mask.repeat(runs, 1, 1).to(device) if any(decentralised) else None
-        """[M, J, 1] which inputs each critic uses; None if all critics use all."""
+        """[S * C, J, 1] which inputs each critic uses; None if all critics use all."""
+        self.is_shared = len(groups) < spec.num_agents
+        """Whether agents share a critic."""
+        places = sorted(
+            (agent, critic, head) for critic, own in enumerate(groups) for head, agent in enumerate(own)
+        )
+        _, critics, heads = torch.tensor(places, device=device).T
+        firsts = len(groups) * torch.arange(runs, device=device)[:, None]
+        self.numbers = (firsts + critics).flatten()
+        """[M] each agent's critic."""
+        self._heads = heads.repeat(runs)
+        sizes = torch.tensor([len(group) for group in groups], device=device)
+        self.shares = (1.0 / sizes[critics]).repeat(runs).to(self.flat.dtype)
+        """[M] weight of each agent's loss in that of its critic."""
         # Rows of the first weight for agent i's own action; padding repeats a row and is multiplied by zeros.
         width = max(spec.action_sizes)
         rows = [
@@ -82,12 +107,12 @@ class CriticNetwork(StackedNetworks):
             for columns, size in zip(transitions.actions, spec.action_sizes, strict=True)
         ]
         self._own_rows = torch.tensor(rows, device=device).repeat(runs, 1)  # [M, A]
-        self._networks = torch.arange(runs * spec.num_agents, device=device)[:, None]  # [M, 1]
 
     def __call__(self, joint: Tensor) -> Tensor:
         """Return values `[M, B]` of joint observations and actions `[S, B, J]`."""
         weight, bias = self.first_layer(self.layers)
-        return _hidden_and_output(torch.baddbmm(bias, self.repeat(joint), weight), self.layers[1:]).squeeze(2)
+        out = _hidden_and_output(torch.baddbmm(bias, self.repeat(joint), weight), self.layers[1:])
+        return self.own_values(out.mT)
 
     def with_own_action(self, joint: Tensor, change: Tensor) -> Tensor:
         """Return values `[M, B]` where critic i's input has agent i's action changed by `change[i]`.
@@ -100,9 +125,34 @@ class CriticNetwork(StackedNetworks):
             change: [M, A, B] new own action minus own action in `joint`; zero in padded rows.
         """
         weight, bias = self.first_layer(self.detached_layers)
-        first = torch.baddbmm(bias, self.repeat(joint), weight)
+        first = self.per_agent(torch.baddbmm(bias, self.repeat(joint), weight))
         first = torch.baddbmm(first, change.transpose(1, 2), self.own_action_rows(weight))
-        return _hidden_and_output(first, self.detached_layers[1:]).squeeze(2)
+        return _hidden_and_output(first, self.layers_per_agent(self.detached_layers[1:])).squeeze(2)
+
+    def own_values(self, out: Tensor) -> Tensor:
+        """Return each agent's own values `[M, B]` of the critics' outputs `[S * C, K, B]`."""
+        return out[self.numbers, self._heads] if self.is_shared else out.squeeze(1)
+
+    def outputs(self, values: Tensor) -> Tensor:
+        """Return outputs of the critics `[S * C, K, B]` with agents' values `[M, B]`, and zeros elsewhere."""
+        if not self.is_shared:
+            return values.unsqueeze(1)
+        out = values.new_zeros(len(self.flat), self.layout.output_width, values.shape[1])
+        out[self.numbers, self._heads] = values
+        return out
+
+    def per_agent(self, values: Tensor) -> Tensor:
+        """Return the values `[M, ...]` of each agent's critic, given those of all critics `[S * C, ...]`."""
+        return values.index_select(0, self.numbers) if self.is_shared else values
+
+    def layers_per_agent(self, layers: Layers) -> Layers:
+        """Return the layers of each agent's critic, whose last one has only the agent's own value."""
+        if not self.is_shared:
+            return layers
+        *hidden, (weight, bias) = [(self.per_agent(weight), self.per_agent(bias)) for weight, bias in layers]
+        own = self._heads[:, None, None]
+        weight = weight.gather(2, own.expand(-1, weight.shape[1], 1))
+        return [*hidden, (weight, bias.gather(2, own))]
 
     def first_layer(self, layers: Layers) -> tuple[Tensor, Tensor]:
         """Return the first of `layers` with the mask applied."""
@@ -114,13 +164,13 @@ class CriticNetwork(StackedNetworks):
         return [self.first_layer(self.detached_layers), *self.detached_layers[1:]]
 
     def own_action_rows(self, weight: Tensor) -> Tensor:
-        """Return the rows `[M, A, H]` of a first-layer weight `[M, J, H]` for each critic's own action."""
-        return weight[self._networks, self._own_rows]
+        """Return the rows `[M, A, H]` of a first-layer weight `[S * C, J, H]` for each agent's own action."""
+        return weight[self.numbers[:, None], self._own_rows]
 
     def repeat(self, joint: Tensor) -> Tensor:
-        """Repeat each run's joint input `[S, B, J]` per agent: `[M, B, J]`; with one run, a view."""
-        agents = len(self.flat) // len(joint)
-        return joint.unsqueeze(1).expand(-1, agents, -1, -1).flatten(0, 1)
+        """Repeat each run's joint input `[S, B, J]` per critic: `[S * C, B, J]`; with one run, a view."""
+        critics = len(self.flat) // len(joint)
+        return joint.unsqueeze(1).expand(-1, critics, -1, -1).flatten(0, 1)
 
 
 def _hidden_and_output(first: Tensor, rest: Layers) -> Tensor:

@@ -36,10 +36,11 @@ class RestorePoint:
         return torch.stack([tensor.sum() for tensor in self._tensors]).sum()
 
     def find_not_finite(self) -> tuple[str, list[int]] | None:
-        """Return the name of the first metric or state that is not finite, and in which of the M networks."""
+        """Return the name of the first metric or state that is not finite, and of which of the M agents."""
         metrics = dict(zip(self._update.metrics, self._metrics[:, :, None], strict=True))
         for name, rows in (metrics | self._update.per_network_state()).items():
             bad = ~rows.isfinite().all(dim=1)
             if bad.any():
+                bad = bad if len(bad) == self._metrics.shape[1] else self._update.critic.per_agent(bad)
                 return name, bad.nonzero().flatten().tolist()
         return None

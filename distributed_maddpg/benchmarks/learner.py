@@ -93,6 +93,7 @@ def update_flops(config: MADDPGConfig, spec: EnvSpec) -> int:
 
     A forward pass costs F, the gradient of the weights F too, the gradient of the inputs F less the first
     layer's share. Critics: two forward passes and a full backward pass for the TD error. For the actor loss a
+    forward pass, of whose first layer agents with one critic share what is not their own action; in detail: a
     full forward pass, the first layer's product with the agent's own action once more, and the gradient of
     the own action: in the first layer it takes only that action's columns. If the values are means over C
     candidates, the other layers take C inputs per row, and the first one the private columns once more for
@@ -100,7 +101,10 @@ def update_flops(config: MADDPGConfig, spec: EnvSpec) -> int:
     of information regularisation.
     """
     batch, algorithm = config.learner.batch_size, config.algorithm
-    critic, critic_first = _forward_flops(critic_layout(spec, algorithm.critic_hidden_sizes), batch)
+    sizes = algorithm.critic_hidden_sizes
+    critics = critic_layout(spec, sizes, algorithm.critic_groups(spec))
+    critic, critic_first = _forward_flops(critics, batch)
+    whole, first = _forward_flops(critic_layout(spec, sizes), batch)
     policy, policy_first = _forward_flops(policy_layout(spec, algorithm.policy_hidden_sizes), batch)
     per_column = 2 * batch * spec.num_agents * algorithm.critic_hidden_sizes[0]
     own = max(spec.action_sizes) * per_column
@@ -108,7 +112,7 @@ def update_flops(config: MADDPGConfig, spec: EnvSpec) -> int:
     inputs = len(parts[0].candidates) if parts else 1
     private = inputs * sum(part.columns[1] - part.columns[0] for part in parts) * per_column
     critic_update = 3 * critic + (critic - critic_first)
-    through_critic = critic_first + private + 2 * own + 2 * inputs * (critic - critic_first)
+    through_critic = critic_first + private + 2 * own + 2 * inputs * (whole - first)
     online_policy = 2 * policy + (policy - policy_first)
     if algorithm.measures_information(spec):
         online_policy += int(INFORMATION_ROWS * online_policy)

@@ -118,6 +118,9 @@ class AlgorithmConfig(Section):
     """Another algorithm for some teams; a team is an agent's name without its number: agent, adversary."""
     share_policies: bool = False
     """One policy for all agents of a team with observations and actions of equal sizes."""
+    share_critics: bool = False
+    """One critic for such agents, with a value of each: for many agents a fraction of the work. Teams of ddpg
+    keep a critic per agent."""
     policy_hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the policies' hidden layers (ReLU)."""
     critic_hidden_sizes: tuple[int, ...] = (64, 64)
@@ -199,6 +202,13 @@ class AlgorithmConfig(Section):
         for team in self.team_overrides:
             require(team in spec.teams, "algorithm.team_overrides", team, did_you_mean(team, set(spec.teams)))
         return tuple(self.team_overrides.get(team, self.name) for team in spec.teams)
+
+    def critic_groups(self, spec: EnvSpec) -> tuple[tuple[int, ...], ...]:
+        """Return the agents of each critic, ordered by their first one."""
+        names, shared = self.per_agent(spec), spec.homogeneous_groups if self.share_critics else ()
+        groups = [group for group in shared if names[group[0]] != "ddpg"]
+        alone = set(range(spec.num_agents)).difference(*groups)
+        return tuple(sorted([*groups, *((agent,) for agent in alone)]))
 
     def private_parts(self, spec: EnvSpec) -> tuple[PrivatePart | None, ...]:
         """Return the private part of each agent's observation: the setting's, or the environment's."""

@@ -74,6 +74,31 @@ CASES = {
     ),
     "mean_over_candidates_ddpg": (ONE_TEAM, {"private_values": "mean", "team_overrides": {"blue": "ddpg"}}),
     "mean_over_candidates_matd3": (ONE_TEAM, {"private_values": "mean", "name": "matd3"}),
+    "shared_critics": (EVEN, {"share_critics": True}),
+    "shared_critics_discrete": (
+        ONE_TEAM,
+        {"share_critics": True, "share_policies": True, "grad_norm_of": "parameter"},
+    ),
+    "shared_critics_current": (
+        EVEN,
+        {
+            "share_critics": True,
+            "other_actions": "current",
+            "policy_head": "gumbel",
+            "team_overrides": {"red": "ddpg"},
+        },
+    ),
+    "shared_critics_matd3": (EVEN, {"share_critics": True, "name": "matd3", "policy_delay": 3}),
+    "shared_critics_of_no_team": (EVEN, {"share_critics": True, "team_overrides": {"blue": "ddpg"}}),
+    "shared_critics_mean_over_candidates": (
+        ONE_TEAM,
+        {
+            "share_critics": True,
+            "private_values": "mean",
+            "information_weight": 2.0,
+            "other_actions": "current",
+        },
+    ),
     "random_rows": (CONTINUOUS, {"random_action_rows": 0.4}),
     "random_rows_current": (MIXED, {"random_action_rows": 0.4, "other_actions": "current"}),
     "random_rows_discrete": (DISCRETE, {"random_action_rows": 1.0, "other_actions": "current"}),

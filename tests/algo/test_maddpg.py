@@ -54,7 +54,10 @@ class PlainAgent:
         )
         self.twin = config.per_agent(spec)[agent] == "matd3"
         stacks = [update.critic, update.critic2] if self.twin else [update.critic]
-        self.critics = [perceptron(stack, agent, spec.transitions.critic_input.stop, 1) for stack in stacks]
+        shares = config.share_critics and agent > 0 and config.per_agent(spec)[agent] != "ddpg"
+        self.number, self.head, self.heads = (1, agent - 1, 2) if shares else (agent, 0, 1)
+        inputs = spec.transitions.critic_input.stop
+        self.critics = [perceptron(stack, self.number, inputs, self.heads) for stack in stacks]
         self.critic = self.critics[0]
         self.target_policy, self.target_critics = copy.deepcopy(self.policy), copy.deepcopy(self.critics)
         self.target_critic = self.target_critics[0]
@@ -87,6 +90,9 @@ class PlainUpdate:
             self.groups = [(0,), (1, 2)]  # red_0, and the two of team blue
             for part in ("policy", "target_policy", "policy_optimiser"):
                 setattr(self.agents[2], part, getattr(self.agents[1], part))
+        if self.agents[2].heads == 2:
+            for part in ("critics", "critic", "target_critics", "target_critic", "critic_optimisers"):
+                setattr(self.agents[2], part, getattr(self.agents[1], part))
         self.delay = config.policy_delay or (2 if "matd3" in config.per_agent(spec) else 1)
         self.updates, self.actor_metrics = 0, None
         self.generator = torch.Generator()
@@ -98,7 +104,8 @@ class PlainUpdate:
         next_logits = [a.target_policy(batch[:, layout.next_obs[i]]) for i, a in enumerate(self.agents)]
         next_actions = self.randomised(self.smoothed(self.sample(next_logits, discrete)))
         next_joint = torch.cat([batch[:, columns] for columns in layout.next_obs] + next_actions, 1)
-        metrics = [self.critic_step(i, batch, next_joint.detach()) for i in range(3)]
+        groups = [(0,), (1, 2)] if self.agents[2].heads == 2 else [(0,), (1,), (2,)]
+        metrics = [own for group in groups for own in self.critic_step(group, batch, next_joint.detach())]
         if self.updates % self.delay == 0:
             self.actor_metrics = self.delayed(batch)
         self.updates += 1
@@ -123,29 +130,36 @@ class PlainUpdate:
             agent, loss = self.agents[group[0]], sum(total) / len(group)
             norms |= dict.fromkeys(group, self.step(agent.policy, agent.policy_optimiser, loss))
             polyak(agent.policy, agent.target_policy, config.tau)
-        for a in self.agents:
+        for a in self.agents[: 4 - self.agents[2].heads]:
             for critic, target in zip(a.critics, a.target_critics, strict=True):
                 polyak(critic, target, config.tau)
         return [[losses[i].item(), norms[i], told[i].item()] for i in range(3)]
 
-    def critic_step(self, i, batch, next_joint):
+    def critic_step(self, group, batch, next_joint):
+        agents, metrics = [self.agents[i] for i in group], []
+        targets = [self.target(i, batch, next_joint) for i in group]
+        joint = self.seen(group[0], batch[:, self.spec.transitions.critic_input])
+        for critic, optimiser in zip(agents[0].critics, agents[0].critic_optimisers, strict=True):
+            values = [critic(joint)[:, agent.head] for agent in agents]
+            losses = list(map(nn.functional.mse_loss, values, targets))
+            norm = self.step(critic, optimiser, sum(losses) / len(group))
+            metrics.append(
+                [[loss.item(), q.mean().item(), norm] for loss, q in zip(losses, values, strict=True)]
+            )
+        return metrics[0]
+
+    def target(self, i, batch, next_joint):
         layout, agent = self.spec.transitions, self.agents[i]
         reward, discount = batch[:, layout.rewards.start + i], batch[:, layout.discounts.start + i]
         with torch.no_grad():
-            values = [critic(self.seen(i, next_joint)).squeeze(1) for critic in agent.target_critics]
-            target = reward + discount * torch.stack(values).min(dim=0).values
-        metrics = []
-        for critic, optimiser in zip(agent.critics, agent.critic_optimisers, strict=True):
-            q = critic(self.seen(i, batch[:, layout.critic_input])).squeeze(1)
-            loss = nn.functional.mse_loss(q, target)
-            metrics.append([loss.item(), q.mean().item(), self.step(critic, optimiser, loss)])
-        return metrics[0]
+            values = [critic(self.seen(i, next_joint))[:, agent.head] for critic in agent.target_critics]
+            return reward + discount * torch.stack(values).min(dim=0).values
 
     def policy_loss(self, i, batch, logits, action, others):
         agent = self.agents[i]
         actions = [*others[:i], action, *others[i + 1 :]]
         joints = [[*obs, *actions] for obs in self.observed(i, batch)]
-        q = torch.cat([agent.critic(self.seen(i, torch.cat(joint, 1))) for joint in joints])
+        q = torch.cat([agent.critic(self.seen(i, torch.cat(joint, 1)))[:, agent.head] for joint in joints])
         small = logits if self.config.regulariser == "logits" else action
         return self.config.regulariser_weight * (small**2).mean() - q.mean()
 
@@ -269,14 +283,15 @@ def test_the_batched_update_equals_one_network_and_optimiser_per_agent(case, kin
         assert torch.allclose(update(batch[None]), plain(batch), rtol=1e-6, atol=1e-9)
     for agent, own in enumerate(plain.agents):
         for name in ("policy", "target_policy", "critic", "target_critic"):
-            rebuilt = perceptron(getattr(update, name), agent, *ends(spec, agent, name))
+            number = own.number if "critic" in name else agent
+            rebuilt = perceptron(getattr(update, name), number, *ends(spec, agent, name, own.heads))
             for got, expected in zip(rebuilt.parameters(), getattr(own, name).parameters(), strict=True):
                 assert torch.allclose(got, expected, rtol=0, atol=1e-8), (agent, name)
 
 
-def ends(spec, agent, name):
+def ends(spec, agent, name, heads):
     if "critic" in name:
-        return spec.transitions.critic_input.stop, 1
+        return spec.transitions.critic_input.stop, heads
     return spec.observation_sizes[agent], spec.action_sizes[agent]
 
 
@@ -399,8 +414,10 @@ def test_one_critic_update_lowers_the_loss_on_the_same_batch():
         (MIXED, {"policy_head": "gumbel", "random_action_rows": 0.4, "team_overrides": {"blue": "ddpg"}}),
         (PRIVATE_MIXED, {"information_weight": 2.0}),
         (ONE_TEAM, {"information_weight": 2.0, "private_values": "mean", "share_policies": True}),
+        (EVEN, {"share_critics": True, "name": "matd3"}),
+        (ONE_TEAM, {"share_critics": True, "private_values": "mean"}),
     ],
-    ids=["mixed", "private_mixed", "mean_over_candidates"],
+    ids=["mixed", "private_mixed", "mean_over_candidates", "shared_critics", "shared_critics_mean"],
 )
 def test_stacked_runs_learn_as_each_would_alone(spec, changes, double):
     seeds, batches = [1, 2], [make_batch(spec, seed=5), make_batch(spec, seed=6)]

@@ -20,7 +20,12 @@ def policies(seed=0, hidden=(8, 6)):
 def critics(decentralised=(False, False, False), seed=0, hidden=(8, 6)):
     layout = critic_layout(SPEC, hidden)
     return CriticNetwork(
-        layout, layout.initial_parameters(np.random.default_rng(seed)), CPU, SPEC, decentralised
+        layout,
+        layout.initial_parameters(np.random.default_rng(seed)),
+        CPU,
+        SPEC,
+        ((0,), (1,), (2,)),
+        decentralised,
     )
 
 

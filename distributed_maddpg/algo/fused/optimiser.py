@@ -22,16 +22,16 @@ _ONE, _ZERO, _SMALL = np.float32(1.0), np.float32(0.0), np.float32(1e-6)
 
 
 @compiled_part
-def gradient_of(net: Networks, plan: Plan, number: int) -> int:
-    """Return the address of the first group's gradient of an agent."""
-    return net.sums + 4 * number * plan.groups * net.sums_size
+def gradient_of(net: Networks, number: int) -> int:
+    """Return the address of the first group's gradient of a network."""
+    return net.sums + 4 * number * net.groups * net.sums_size
 
 
 @compiled_part
-def sum_groups(net: Networks, plan: Plan, number: int) -> None:
+def sum_groups(net: Networks, number: int) -> None:
     """Add the gradients of all groups to the first one's, in their order."""
-    total = gradient_of(net, plan, number)
-    for group in range(1, plan.groups):
+    total = gradient_of(net, number)
+    for group in range(1, net.groups):
         add_vectors(total, total + 4 * group * net.sums_size, net.sums_size // LANES)
 
 
@@ -39,26 +39,26 @@ def sum_groups(net: Networks, plan: Plan, number: int) -> None:
 def average_gradients(net: Networks, plan: Plan, agents: Agent, first: int) -> None:
     """Replace the gradients of the agents that share the policy of agent `first` by their mean."""
     total, count = (
-        floats_at(gradient_of(net, plan, first), net.sums_size),
+        floats_at(gradient_of(net, first), net.sums_size),
         np.float32(agents[first].team_size),
     )
     for number in range(first + 1, plan.agents):
         if agents[number].team == first:
-            own = floats_at(gradient_of(net, plan, number), net.sums_size)
+            own = floats_at(gradient_of(net, number), net.sums_size)
             for k in range(total.size):
                 total[k] += own[k]
     for k in range(total.size):
         total[k] /= count
     for number in range(first + 1, plan.agents):
         if agents[number].team == first:
-            copy(gradient_of(net, plan, first), net.sums_size, gradient_of(net, plan, number))
+            copy(gradient_of(net, first), net.sums_size, gradient_of(net, number))
 
 
 @compiled_part
 def make_step(net: Networks, plan: Plan, number: int, step: np.float32, root: np.float32) -> np.float32:
-    """Clip an agent's gradient and step Adam; return the gradient's norm before clipping."""
+    """Clip a network's gradient and step Adam; return the gradient's norm before clipping."""
     gradient, place, count = (
-        gradient_of(net, plan, number),
+        gradient_of(net, number),
         4 * number * net.num_parameters,
         net.num_parameters,
     )
@@ -113,7 +113,7 @@ def _step_adam(
 
 @compiled_part
 def move_target(net: Networks, number: int, tau: np.float32) -> None:
-    """Move an agent's target network towards the online one."""
+    """Move a target network towards the online one."""
     place = 4 * number * net.num_parameters
     values, target = (
         floats_at(net.flat + place, net.num_parameters),
@@ -127,7 +127,7 @@ def move_target(net: Networks, number: int, tau: np.float32) -> None:
 
 @compiled_part
 def pack_online(net: Networks, plan: Plan, number: int) -> None:
-    """Write an agent's parameters in panels, and, of a critic, the first weights of private columns apart."""
+    """Write a network's parameters in panels, and, of a critic, the first weights of private columns."""
     panels = net.panels + 4 * number * net.panels_size
     pack(net, net.flat + 4 * number * net.num_parameters, net.mask + 4 * number * net.sizes[0], panels)
     if not net.private_weights:

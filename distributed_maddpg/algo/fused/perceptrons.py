@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from distributed_maddpg.algo.fused.instructions import copy, fill, floats_at, load, store
-from distributed_maddpg.algo.fused.plan import ADJACENT, ONE, PANEL, SAME, TILE, Networks, Pass
+from distributed_maddpg.algo.fused.plan import ADJACENT, NO, ONE, PANEL, SAME, TILE, Networks, Pass
 from distributed_maddpg.algo.fused.vector_code import LANES, add_row_dots, dot, gate, panel_product
 from distributed_maddpg.compilation import compiled_part
 from distributed_maddpg.types import FloatArray
@@ -40,6 +40,7 @@ def multiply(  # noqa: PLR0913 (as every gemm)
     depth: int,
     b: int,
     b_height: int,
+    b_first: int,
     width: int,
     start: int,
     start_height: int,
@@ -55,8 +56,9 @@ def multiply(  # noqa: PLR0913 (as every gemm)
         a_panel: between its columns 0, 64, 128, ...
         height: rows of A.
         depth: columns of A.
-        b: B `[depth, width]` in panels.
-        b_height: rows of its panels, `depth` or more.
+        b: panels that hold B `[depth, width]`.
+        b_height: rows of these panels, `depth` or more.
+        b_first: which of them is B's first.
         width: columns of B.
         start: what to start from.
         start_height: rows of its panels; 0 if it is one row.
@@ -74,7 +76,7 @@ def multiply(  # noqa: PLR0913 (as every gemm)
                 a + 4 * (first // PANEL) * a_panel,
                 a_row if a_row else panel_width(depth - first),
                 a_column,
-                b + 4 * (column * b_height + first * own_width),
+                b + 4 * (column * b_height + (b_first + first) * own_width),
                 origin,
                 origin_row,
                 out,
@@ -146,6 +148,7 @@ def forward(net: Networks, own: Pass) -> None:
         own.num_inputs,
         weight,
         net.sizes[0],
+        NO,
         net.sizes[1],
         bias,
         SAME,
@@ -170,6 +173,7 @@ def forward_from_first(net: Networks, own: Pass) -> None:
             depth,
             weight,
             depth,
+            NO,
             net.sizes[layer + 1],
             bias,
             SAME,
@@ -186,8 +190,8 @@ def set_outputs(net: Networks, own: Pass) -> None:
     tile, weight = own.hidden + 4 * net.hidden[last - 1], own.panels + 4 * net.weights[last]
     for k in range(own.num_outputs):
         out = own.outputs + 4 * k * TILE
-        fill(out, TILE, load(own.panels + 4 * (net.biases[last] + k)))
-        add_dots(tile, width, weight, height, k, out)
+        fill(out, TILE, load(own.panels + 4 * (net.biases[last] + own.head + k)))
+        add_dots(tile, width, weight, height, own.head + k, out)
 
 
 @compiled_part
@@ -197,10 +201,10 @@ def backward(net: Networks, own: Pass, zeros: int) -> None:
     for layer in range(last, 0, -1):
         out, width = own.hidden_grad + 4 * net.hidden[layer - 1], net.sizes[layer]
         if layer == last:
-            given, row, column = own.outputs_grad, ADJACENT, TILE
+            given, row, column, head = own.outputs_grad, ADJACENT, TILE, own.head
             depth, weight = own.num_outputs, net.weights[last]
         else:
-            given, row, column = own.hidden_grad + 4 * net.hidden[layer], SAME, ADJACENT
+            given, row, column, head = own.hidden_grad + 4 * net.hidden[layer], SAME, ADJACENT, NO
             depth, weight = net.sizes[layer + 1], net.transposed[layer]
         multiply(
             given,
@@ -211,6 +215,7 @@ def backward(net: Networks, own: Pass, zeros: int) -> None:
             depth,
             own.panels + 4 * weight,
             net.sizes[layer + 1],
+            head,
             width,
             zeros,
             SAME,
@@ -222,7 +227,10 @@ def backward(net: Networks, own: Pass, zeros: int) -> None:
 
 @compiled_part
 def add_gradients(net: Networks, own: Pass, ones: int) -> None:
-    """Add the gradients of all weights and biases to the sums, after `backward`; see `PLAN.ones`."""
+    """Add the gradients of all weights and biases to the sums, after `backward`; see `PLAN.ones`.
+
+    The outputs must be the network's first ones.
+    """
     last = net.layers - 1
     for layer in range(last):
         n_in, width, grad = net.sizes[layer], net.sizes[layer + 1], own.hidden_grad + 4 * net.hidden[layer]

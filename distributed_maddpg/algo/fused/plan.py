@@ -43,6 +43,8 @@ _TABLE = (_COUNT, (MAX_LAYERS + 1,))
 
 NETWORKS = np.dtype(
     [
+        ("count", _COUNT),  # networks of this kind: N policies, or C critics
+        ("groups", _COUNT),  # groups of tiles; each has its own sum of gradients
         ("layers", _COUNT),  # L
         ("sizes", *_TABLE),  # widths from the inputs to the outputs
         # Offsets in floats, per layer. The last layer's weight is transposed, except in flat parameters.
@@ -54,20 +56,21 @@ NETWORKS = np.dtype(
         ("num_parameters", _COUNT),  # P
         ("panels_size", _COUNT),
         ("sums_size", _COUNT),
-        ("flat", _ADDRESS),  # [N, P] parameters
-        ("grad", _ADDRESS),  # [N, P]
-        ("exp_avg", _ADDRESS),  # [N, P] moments of Adam
+        # The following for each network.
+        ("flat", _ADDRESS),  # [P] parameters
+        ("grad", _ADDRESS),  # [P]
+        ("exp_avg", _ADDRESS),  # [P] moments of Adam
         ("exp_avg_sq", _ADDRESS),
-        ("target", _ADDRESS),  # [N, P] parameters of the target networks
-        ("mask", _ADDRESS),  # [N, inputs] 0 for inputs that a network does not use
-        ("panels", _ADDRESS),  # [N, panels_size]
+        ("target", _ADDRESS),  # [P] parameters of the target network
+        ("mask", _ADDRESS),  # [inputs] 0 for inputs that the network does not use
+        ("panels", _ADDRESS),  # [panels_size]
         ("target_panels", _ADDRESS),
-        ("sums", _ADDRESS),  # [N, G, sums_size] gradients in panels, summed over each group of tiles
-        ("private_weights", _ADDRESS),  # [N, ...] the first layer's weights of private columns, in panels
+        ("sums", _ADDRESS),  # [groups, sums_size] gradients in panels, summed over each group of tiles
+        ("private_weights", _ADDRESS),  # the first layer's weights of private columns, in panels
     ],
     align=True,
 )
-"""The networks of all agents of one kind: policies, critics, or second critics."""
+"""All networks of one kind: policies, critics, or second critics."""
 
 AGENT = np.dtype(
     [
@@ -84,6 +87,9 @@ AGENT = np.dtype(
         ("twin", _FLAG),  # two critics, of which the lower value counts
         ("frozen", _FLAG),
         ("mean_value", _FLAG),  # values are means over candidates
+        ("critic", _COUNT),  # number of its critic
+        ("head", _COUNT),  # which of the critic's outputs is its value
+        ("critic_size", _COUNT),  # agents that share the critic
         ("team", _COUNT),  # the first of the agents that share a policy; itself if it shares none
         ("team_size", _COUNT),
         ("private", _COUNT),  # first column of the private part in the observation
@@ -103,6 +109,7 @@ PASS = np.dtype(
         ("inputs_row", _COUNT),  # floats between rows of the inputs
         ("num_inputs", _COUNT),  # may be less than the first layer's; its other inputs are zero then
         ("num_outputs", _COUNT),
+        ("head", _COUNT),  # the first of these outputs among those of the network
         ("hidden", _ADDRESS),  # outputs of the hidden layers, in panels
         ("hidden_grad", _ADDRESS),  # gradients of their pre-activations
         ("outputs", _ADDRESS),  # [outputs, TILE]
@@ -117,6 +124,7 @@ TASK = np.dtype(
     [
         ("update", _COUNT),
         ("agent", _COUNT),
+        ("number", _COUNT),  # of the agent's critic
         ("group", _COUNT),
         ("first", _COUNT),  # first row of the tile in the minibatch
         ("height", _COUNT),  # rows of the tile
@@ -132,11 +140,12 @@ TASK = np.dtype(
         ("told_grad", _ADDRESS),
         ("noise", _ADDRESS),  # [2 A + 2, TILE]
         ("scratch", _ADDRESS),  # [2, TILE]
-        ("targets", _ADDRESS),  # [TILE]
-        ("other_values", _ADDRESS),  # [TILE]
+        ("targets", _ADDRESS),  # [outputs of a critic, TILE]
+        ("other_values", _ADDRESS),  # the same
         ("first_layer", _ADDRESS),  # [TILE, H] a critic's first pre-activation, in panels
         ("first_layer_grad", _ADDRESS),  # its gradient, summed over candidates
         ("joint", _ADDRESS),  # [TILE, J]
+        ("own_change", _ADDRESS),  # [TILE, A] new own action minus the one in the joint input
         ("changes", _ADDRESS),  # [TILE, W]
         ("changed_obs", _ADDRESS),  # [TILE, O]
     ],
@@ -152,8 +161,8 @@ PLAN = np.dtype(
         ("joint", _COUNT),  # J, columns of a joint observation and action
         ("obs", _COUNT),  # columns of the observations of all agents; the actions follow
         ("next_obs", _COUNT),  # first column of the next observations
-        ("groups", _COUNT),  # G, groups of tiles; each has its own sum of gradients
-        ("row_groups", _COUNT),  # groups of tiles whose rows are prepared together; a multiple of G
+        ("row_groups", _COUNT),  # groups of tiles whose rows are prepared together
+        ("partial_groups", _COUNT),  # G, the most groups of tiles with own sums
         ("critics", _COUNT),  # kinds of critics, 1 or 2
         ("max_actions", _COUNT),  # A
         ("candidates", _COUNT),  # C, inputs per row over which values are averaged
@@ -186,6 +195,10 @@ PLAN = np.dtype(
         ("unreadable", _ADDRESS),  # how many rows were never whole
         ("rows", _ADDRESS),  # [B, width] those of the present update
         ("next_joint_rows", _ADDRESS),  # [B, J] next observations and the target policies' actions
+        (
+            "first_layers",
+            _ADDRESS,
+        ),  # [C, tiles, TILE, H] critics' first pre-activations, in panels; 0 if none is shared
         ("joint_rows", _ADDRESS),  # [B, J] observations and the policies' actions, if `current_actions`
         # What differs between the K updates of a call, and how far the threads are.
         ("updates", _COUNT),  # K
@@ -197,8 +210,9 @@ PLAN = np.dtype(
         ("partial", _ADDRESS),  # [N, G, 5] sums over the rows of each group
         ("next_task", _ADDRESS),  # the number of the next task that no thread has taken
         ("prepared", _ADDRESS),  # [K, row groups] 1 once the rows of a group are ready
-        ("critics_left", _ADDRESS),  # [K, N] groups that an agent's critics still need
-        ("critics_done", _ADDRESS),  # [K, N] 1 once they made their step
+        ("critics_left", _ADDRESS),  # [K, N] groups that a critic still needs
+        ("critics_done", _ADDRESS),  # [K, N] 1 once it made its step
+        ("values_begun", _ADDRESS),  # [K, C, G] 1 once a critic's `first_layers` of a group are ready
         ("policies_left", _ADDRESS),  # [K, N] groups that a team's policies still need, at its first agent
         ("agents_done", _ADDRESS),  # [K] agents whose update is complete
     ],

@@ -50,7 +50,10 @@ def add_policy_tile(
     set_logits(plan, agent, policies, task)
     relax(plan, agent, task)
     harden(plan, agent, task)
-    _set_joint(plan, agent, task)
+    if agent.critic_size > 1:
+        _set_own_change(plan, agent, task)
+    if agent.critic_size == 1 or agent.mean_value:
+        _set_joint(plan, agent, task)
     partial[ACTOR_VALUE] += _add_values(plan, agent, critic, task)
     _set_action_gradient(agent, critic, task)
     if plan.regularise_actions:
@@ -58,7 +61,7 @@ def add_policy_tile(
     _to_logits(plan, agent, task, gradient, task.relaxed)
     if not plan.regularise_actions:
         partial[REGULARISER] += _add_regulariser(plan, task, own.outputs, agent.num_actions)
-    own.sums = policies.sums + 4 * (task.agent * plan.groups + task.group) * policies.sums_size
+    own.sums = policies.sums + 4 * (task.agent * policies.groups + task.group) * policies.sums_size
     if agent.num_candidates and task.first < plan.information_rows:
         partial[INFORMATION] += _add_information(plan, agent, policies, task)
     _clear_rest(own)
@@ -74,13 +77,63 @@ def _clear_rest(own: Pass) -> None:
 
 
 @compiled_part
+def _joint_stride(plan: Plan) -> int:
+    """Return the floats between the rows of joint observations and actions in which one action is changed."""
+    return plan.joint if plan.current_actions else plan.width
+
+
+@compiled_part
+def _joint_row(plan: Plan, row: int) -> int:
+    """Return the address of one of these rows."""
+    return (plan.joint_rows if plan.current_actions else plan.rows) + 4 * row * _joint_stride(plan)
+
+
+@compiled_part
+def _first_layer(plan: Plan, critic: Networks, task: Task) -> int:
+    """Return the address of a tile's first pre-activations of a critic, before an action is changed."""
+    tiles = (plan.batch + TILE - 1) // TILE
+    return plan.first_layers + 4 * (task.number * tiles * TILE + task.first) * whole_vectors(critic.sizes[1])
+
+
+@compiled_part
+def set_first_layer(plan: Plan, critic: Networks, task: Task) -> None:
+    """Set these pre-activations."""
+    panels = critic.panels + 4 * task.number * critic.panels_size
+    multiply(
+        _joint_row(plan, task.first),
+        _joint_stride(plan),
+        ADJACENT,
+        PANEL,
+        task.height,
+        plan.joint,
+        panels + 4 * critic.weights[0],
+        plan.joint,
+        NO,
+        critic.sizes[1],
+        panels + 4 * critic.biases[0],
+        SAME,
+        _first_layer(plan, critic, task),
+        _NO_FLOOR,
+    )
+
+
+@compiled_part
+def _set_own_change(plan: Plan, agent: Agent, task: Task) -> None:
+    """Set the agent's new action minus the one in the joint row."""
+    count = agent.num_actions
+    scatter(task.actions, count, task.own_change, count, task.height)
+    for t in range(task.height):
+        old = floats_at(_joint_row(plan, task.first + t) + 4 * agent.actions, count)
+        change = floats_at(task.own_change + 4 * t * count, count)
+        for k in range(count):
+            change[k] -= old[k]
+
+
+@compiled_part
 def _set_joint(plan: Plan, agent: Agent, task: Task) -> None:
     """Set the critic's inputs: the joint observation and action with the agent's new one."""
-    source, stride = plan.rows, plan.width
-    if plan.current_actions:
-        source, stride = plan.joint_rows, plan.joint
     for t in range(task.height):
-        copy(source + 4 * (task.first + t) * stride, plan.joint, task.joint + 4 * t * plan.joint)
+        copy(_joint_row(plan, task.first + t), plan.joint, task.joint + 4 * t * plan.joint)
     scatter(task.actions, agent.num_actions, task.joint + 4 * agent.actions, plan.joint, task.height)
 
 
@@ -88,34 +141,19 @@ def _set_joint(plan: Plan, agent: Agent, task: Task) -> None:
 def _add_values(plan: Plan, agent: Agent, critic: Networks, task: Task) -> float:
     """Backpropagate minus the mean value to the first pre-activations; return the sum of values."""
     own = task.critic
-    own.panels = critic.panels + 4 * task.agent * critic.panels_size
-    own.height, own.num_inputs, own.num_outputs = task.height, plan.joint, ONE
-    own.inputs, own.inputs_row = task.joint, plan.joint
+    own.panels = critic.panels + 4 * task.number * critic.panels_size
+    own.height, own.num_outputs, own.head = task.height, ONE, agent.head
     inputs, width = (plan.candidates if agent.mean_value else 1), critic.sizes[1]
     fill(own.outputs_grad, TILE, -_ONE / np.float32(inputs * plan.batch))
     size = TILE * whole_vectors(width)
     if not agent.mean_value:
-        forward(critic, own)
+        _set_changed_first_layer(plan, agent, critic, task, own.hidden, _ZERO)
+        forward_from_first(critic, own)
         total = _backward(plan, critic, own)
         copy(own.hidden_grad, size, task.first_layer_grad)
         return total
-    weight, bias = own.panels + 4 * critic.weights[0], own.panels + 4 * critic.biases[0]
-    private = critic.private_weights + 4 * task.agent * plan.private * whole_vectors(width)
-    multiply(
-        task.joint,
-        plan.joint,
-        ADJACENT,
-        PANEL,
-        task.height,
-        plan.joint,
-        weight,
-        plan.joint,
-        width,
-        bias,
-        SAME,
-        task.first_layer,
-        _NO_FLOOR,
-    )
+    private = critic.private_weights + 4 * task.number * plan.private * whole_vectors(width)
+    _set_changed_first_layer(plan, agent, critic, task, task.first_layer, _NO_FLOOR)
     fill(task.first_layer_grad, size, _ZERO)
     total = 0.0
     for candidate in range(plan.candidates):
@@ -129,6 +167,7 @@ def _add_values(plan: Plan, agent: Agent, critic: Networks, task: Task) -> float
             plan.private,
             private,
             plan.private,
+            NO,
             width,
             task.first_layer,
             TILE,
@@ -139,6 +178,37 @@ def _add_values(plan: Plan, agent: Agent, critic: Networks, task: Task) -> float
         total += _backward(plan, critic, own)
         add_vectors(task.first_layer_grad, own.hidden_grad, size // LANES)
     return total / inputs
+
+
+@compiled_part
+def _set_changed_first_layer(
+    plan: Plan, agent: Agent, critic: Networks, task: Task, out: int, floor: np.float32
+) -> None:
+    """Set a critic's first layer for the joint input with the agent's new action.
+
+    For one of several agents, the change of that action is added to the layer that they share.
+    """
+    weight, bias = task.critic.panels + 4 * critic.weights[0], task.critic.panels + 4 * critic.biases[0]
+    given, depth, first, start, start_height = task.joint, plan.joint, NO, bias, SAME
+    if agent.critic_size > 1:
+        given, depth, first = task.own_change, agent.num_actions, agent.actions
+        start, start_height = _first_layer(plan, critic, task), TILE
+    multiply(
+        given,
+        depth,
+        ADJACENT,
+        PANEL,
+        task.height,
+        depth,
+        weight,
+        plan.joint,
+        first,
+        critic.sizes[1],
+        start,
+        start_height,
+        out,
+        floor,
+    )
 
 
 @compiled_part

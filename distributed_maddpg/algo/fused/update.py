@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from distributed_maddpg.algo.adam import BETA1, BETA2, Adam
+from distributed_maddpg.algo.fused.critics import PARTIAL
 from distributed_maddpg.algo.fused.plan import AGENT, MAX_LAYERS, NETWORKS, PARTS, PLAN, TASK, TILE
 from distributed_maddpg.algo.fused.vector_code import LANES, is_supported, provide
 from distributed_maddpg.algo.fused.work import begin, work
@@ -98,8 +99,8 @@ class FusedUpdate(MADDPGUpdate):
         self._allocate(index.shape[1])
         due = (self.updates_made + np.arange(updates)) % self.policy_delay == 0
         keys, unreadable = np.zeros((updates, 2), np.uint32), np.zeros(1, np.int64)
-        groups, row_groups = (int(self._plan[name][0]) for name in ("groups", "row_groups"))
-        agents = self._spec.num_agents
+        row_groups, agents = int(self._plan["row_groups"][0]), self._spec.num_agents
+        (_, groups), (critics, critic_groups) = self._networks_table[["count", "groups"]][:2].tolist()
         teams = np.bincount(self._agents["team"], minlength=agents) * groups
         arrays = {
             "source": source,
@@ -112,8 +113,9 @@ class FusedUpdate(MADDPGUpdate):
             "policy_metrics": self._policy_metrics.numpy(),
             "next_task": np.zeros(1, np.int64),
             "prepared": np.zeros(updates * row_groups, np.int64),
-            "critics_left": np.full(updates * agents, groups),
+            "critics_left": np.full(updates * agents, critic_groups),
             "critics_done": np.zeros(updates * agents, np.int64),
+            "values_begun": np.zeros(updates * critics * critic_groups, np.int64),
             "policies_left": np.tile(teams, updates),
             "agents_done": np.zeros(updates, np.int64),
         }
@@ -184,7 +186,8 @@ class FusedUpdate(MADDPGUpdate):
 
     def _set_sizes(self) -> None:
         spec, layout, common = self._spec, self._spec.transitions, self._candidates
-        batch, joint = self._batch_size, layout.critic_input.stop
+        batch, joint, critics = self._batch_size, layout.critic_input.stop, self.critic.layout
+        partial_groups = groups_of(batch, critics.num_networks)  # at least as many as those of the policies
         self._set(
             agents=spec.num_agents,
             batch=batch,
@@ -192,8 +195,8 @@ class FusedUpdate(MADDPGUpdate):
             joint=joint,
             obs=layout.obs[-1].stop,
             next_obs=layout.next_obs[0].start,
-            groups=groups_of(batch, spec.num_agents),
-            row_groups=max(groups_of(batch, spec.num_agents), groups_of(batch, 1)),
+            row_groups=groups_of(batch, 1),  # a multiple of the groups of networks
+            partial_groups=partial_groups,
             critics=len(self._critics),
             max_actions=max(spec.action_sizes),
             information_rows=max(1, int(INFORMATION_ROWS * batch)) if self._counterfactuals else 0,
@@ -204,8 +207,11 @@ class FusedUpdate(MADDPGUpdate):
             rows=self._new(batch, layout.width),
             next_joint_rows=self._new(batch, joint),
             joint_rows=self._new(batch, joint),
-            partial=self._address(np.zeros((spec.num_agents, groups_of(batch, spec.num_agents), 5))),
+            partial=self._address(np.zeros((spec.num_agents, partial_groups, PARTIAL))),
         )
+        if self.critic.is_shared:
+            tiles, width = -(-batch // TILE), padded(critics.sizes[1])
+            self._set(first_layers=self._new(critics.num_networks, tiles * TILE, width))
         if common is not None:
             self._set(
                 candidates=common.count,
@@ -235,10 +241,11 @@ class FusedUpdate(MADDPGUpdate):
             (self.policy, self.target_policy, self.policy_optimiser),
             *self._critics,
         ]
-        count, groups = self._spec.num_agents, int(self._plan["groups"][0])
         for row, (online, target, optimiser) in zip(self._networks_table[: len(kinds)], kinds, strict=True):
             for name, value in _layer_tables(online.layout).items():
                 row[name] = value
+            count = row["count"] = online.layout.num_networks
+            groups = row["groups"] = groups_of(self._batch_size, count)
             panels, sums, inputs = int(row["panels_size"]), int(row["sums_size"]), online.layout.sizes[0]
             mask = np.ones((count, inputs), np.float32)
             private = int(self._plan["private"][0])
@@ -268,6 +275,7 @@ class FusedUpdate(MADDPGUpdate):
             TILE * sum(map(padded, net.layout.hidden_sizes)) for net in (self.policy, self.critic)
         )
         first, outputs = TILE * padded(self.critic.layout.sizes[1]), actions * TILE
+        values = TILE * self.critic.layout.output_width
         sizes = {
             "relaxed": outputs,
             "actions": outputs,
@@ -275,22 +283,27 @@ class FusedUpdate(MADDPGUpdate):
             "told_grad": outputs,
             "noise": 2 * outputs + 2 * TILE,
             "scratch": 2 * TILE,
-            "targets": TILE,
-            "other_values": TILE,
+            "targets": values,
+            "other_values": values,
             "first_layer": first,
             "first_layer_grad": first,
             "joint": TILE * int(self._plan["joint"][0]),
+            "own_change": outputs,
             "changes": TILE * max(1, int(self._plan["private"][0])),
             "changed_obs": TILE * max(spec.observation_sizes),
         }
-        passes = {"policy": policy, "changed_policy": policy, "critic": critic}
+        passes = {
+            "policy": (policy, outputs),
+            "changed_policy": (policy, outputs),
+            "critic": (critic, values),
+        }
         for task in tasks:
             for name, size in sizes.items():
                 task[name] = self._new(size)
-            for name, size in passes.items():
+            for name, (size, values) in passes.items():
                 own = task[name]
                 own["hidden"], own["hidden_grad"] = self._new(size), self._new(size)
-                own["outputs"], own["outputs_grad"] = self._new(outputs), self._new(outputs)
+                own["outputs"], own["outputs_grad"] = self._new(values), self._new(values)
         return tasks
 
     def _agents_table(self) -> npt.NDArray[Any]:
@@ -315,6 +328,9 @@ class FusedUpdate(MADDPGUpdate):
             ("twin", self._twin_critics),
         ):
             table[name] = agents.agents
+        for number, group in enumerate(config.critic_groups(spec)):
+            for head, agent in enumerate(group):
+                table[["critic", "head", "critic_size"]][agent] = number, head, len(group)
         if self._frozen_mask is not None:
             table["frozen"] = self._frozen_mask[:, 0, 0].numpy()
         for rows in self._shared_rows:

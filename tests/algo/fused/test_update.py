@@ -15,6 +15,7 @@ from tests.algo.samples import CASES, CONTINUOUS, DISCRETE, EVEN, SMALL, make_ba
 
 CPU = torch.device("cpu")
 ROWS, UPDATES = 150, 4  # two tiles and a part of one
+WIDE_TEAM = EnvSpec(CONTINUOUS.agents, (3, 70, 70), (2, 70, 70), ("continuous",) * 3)
 WIDE = EnvSpec(CONTINUOUS.agents, (70, 3, 150), (2, 17, 3), ("continuous",) * 3)
 
 
@@ -70,23 +71,34 @@ def test_the_fused_update_is_autograds(case):
 
 
 @pytest.mark.parametrize("rows", [1, 63, 64, 65, 600])
-def test_any_number_of_rows_is_learned_from(rows):
-    check_equal(CASES["information"][0], rows, **CASES["information"][1])
+@pytest.mark.parametrize("case", ["information", "shared_critics_mean_over_candidates"])
+def test_any_number_of_rows_is_learned_from(case, rows):
+    check_equal(CASES[case][0], rows, **CASES[case][1])
 
 
 @pytest.mark.parametrize("sizes", [(1,), (64, 64), (65, 130), (200,), (20, 30, 40, 50)])
-def test_layers_of_any_width_and_number_are_learned(sizes):
+@pytest.mark.parametrize("spec", [WIDE, WIDE_TEAM], ids=["alone", "shared"])
+def test_layers_of_any_width_and_number_are_learned(spec, sizes):
     changes = {"policy_hidden_sizes": sizes, "critic_hidden_sizes": sizes[::-1], "policy_head": "gumbel"}
-    check_equal(WIDE, **changes)
+    check_equal(spec, share_critics=True, **changes)
 
 
 @pytest.mark.parametrize(("spec", "head"), [(EVEN, "gumbel"), (DISCRETE, "auto")])
 def test_frozen_agents_stay_and_act_without_noise(spec, head):
-    changes = {"policy_head": head, "share_policies": True, "other_actions": "current"}
+    changes = {"policy_head": head, "share_policies": True, "other_actions": "current", "share_critics": True}
     check_equal(spec, frozen=(False, True, True), **changes)
 
 
-@pytest.mark.parametrize("case", ["information_gumbel_shared", "matd3", "random_rows_current"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "information_gumbel_shared",
+        "matd3",
+        "random_rows_current",
+        "shared_critics_current",
+        "shared_critics_matd3",
+    ],
+)
 def test_the_number_of_threads_changes_no_bit(case):
     spec, changes = CASES[case]
     updates = [FusedUpdate(replace(SMALL, **changes), spec, 7, threads) for threads in (1, 2, 3)]
