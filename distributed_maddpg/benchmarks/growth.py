@@ -20,6 +20,8 @@ _REPLAY_BYTES = 1 << 27
 def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
     """Measure updates and their share of sgemm, changing one size at a time.
 
+    Numbers of agents are measured with a critic per agent, then with one per team, if that is less.
+
     The figures are those of the point with the smallest share.
 
     Raises:
@@ -33,7 +35,7 @@ def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
             "--agents", options.agents, "name at least one size in --agents, --batch-sizes, --widths"
         )
     lowest = min(points, key=lambda point: point["sgemm_share"])
-    names = ("agents", "batch_size", "width")
+    names = ("agents", "critics", "batch_size", "width")
     return Measurement(
         settings={"device": "cpu", **{name: lowest[name] for name in names}},
         figures={"gflops": lowest["gflops"], "updates_per_s": lowest["updates_per_s"]},
@@ -44,8 +46,12 @@ def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
 
 
 def _sweep(config: MADDPGConfig, options: BenchmarkOptions) -> Iterator[MADDPGConfig]:
-    for agents in options.counts("agents"):
-        yield replace(config, env=replace(config.env, kwargs={**config.env.kwargs, "N": agents - 1}))
+    for shared in (False, True):
+        algorithm = replace(config.algorithm, share_critics=shared)
+        for agents in options.counts("agents"):
+            env = replace(config.env, kwargs={**config.env.kwargs, "N": agents - 1})
+            if not shared or agents > 2:
+                yield replace(config, env=env, algorithm=algorithm)
     for batch_size in options.counts("batch_sizes"):
         yield replace(config, learner=replace(config.learner, batch_size=batch_size))
     for width in options.counts("widths"):
@@ -68,6 +74,7 @@ def _point(config: MADDPGConfig, options: BenchmarkOptions) -> dict[str, Any]:
     shares = [ours / other for ours, other in zip(own, reference, strict=True)]
     return {
         "agents": spec.num_agents,
+        "critics": len(config.algorithm.critic_groups(spec)),
         "batch_size": config.learner.batch_size,
         "width": config.algorithm.critic_hidden_sizes[0],
         "updates_per_s": spread(turns["updates"])["median"],

@@ -22,6 +22,7 @@ _JOB_COLUMNS = {
 }
 _SIZE_COLUMNS = {
     "agents": "agents",
+    "critics": "critics",
     "batch_size": "minibatch",
     "width": "width of hidden layers",
     "updates_per_s": "updates/s",

@@ -15,8 +15,9 @@ def test_one_size_is_changed_at_a_time() -> None:
     )
     result = run_benchmark("growth", options)
     points = result["points"]
-    sizes = [(point["agents"], point["batch_size"], point["width"]) for point in points]
-    assert sizes == [(2, 128, 64), (4, 128, 64), (3, 64, 64), (3, 128, 16)]
+    names = ("agents", "critics", "batch_size", "width")
+    sizes = [tuple(point[name] for name in names) for point in points]
+    assert sizes == [(2, 2, 128, 64), (4, 4, 128, 64), (4, 2, 128, 64), (3, 3, 64, 64), (3, 3, 128, 16)]
     assert {point["threads"] for point in points} == {1}
     lowest = min(point["sgemm_share"] for point in points)
     assert result["ratios"]["gflops/sgemm_gflops"] == lowest > 0
