@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,14 +19,30 @@ from distributed_maddpg.algo.device_replay import DeviceReplay
 from distributed_maddpg.algo.maddpg import MADDPGUpdate
 from distributed_maddpg.algo.restore_point import RestorePoint
 
-_UPDATES_PER_GRAPH = (16, 4, 1)
-"""Updates in each graph: larger graphs need fewer launches; graphs of one update make any count possible."""
+_UPDATES_PER_GRAPH = (16, 4)
+"""Updates in the large graphs, which need fewer launches; graphs of one update make any count possible."""
+_MOST_GRAPHS_OF_ONE_UPDATE = 16
 _WARM_UP_UPDATES = 3
 _LOG = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _Updates:
+    """Some updates, as a recorded graph or step by step."""
+
+    count: int
+    phase: int
+    """Of the first update: how many were made, modulo the policy delay."""
+    run: Callable[[], None]
+    """Makes them, and counts them in `MADDPGUpdate.updates_made`."""
+
+
 class CUDAGraphUpdates:
-    """Draws minibatches, updates and adds to the metrics; on a GPU by replaying CUDA graphs."""
+    """Draws minibatches, updates and adds to the metrics; on a GPU by replaying CUDA graphs.
+
+    With a policy delay of D, the large graphs hold whole cycles of D updates, and there is a graph of one
+    update for each place in the cycle.
+    """
 
     def __init__(self, update: MADDPGUpdate, replay: DeviceReplay, metrics: Tensor, batch_size: int) -> None:
         """Use an update, the rows of its runs and its metrics `[K, M]`; modify all tensors only in place.
@@ -33,10 +50,10 @@ class CUDAGraphUpdates:
         `replay` must sample with `update.generators`, so that a run's saved state covers its samples.
         """
         self._update, self._replay, self._metrics = update, replay, metrics
-        # With a policy delay the host decides which updates include the policies; a graph cannot.
-        self._batch_size, self._use_graphs = batch_size, metrics.is_cuda and update.policy_delay == 1
-        self._plan: list[tuple[int, Callable[[], None]]] = []
-        """(number of updates, function that makes them), largest first; empty until the first call."""
+        self._batch_size, self._delay = batch_size, update.policy_delay
+        self._use_graphs = metrics.is_cuda and self._delay <= _MOST_GRAPHS_OF_ONE_UPDATE
+        self._plan: list[_Updates] = []
+        """Largest first; empty until the first call."""
 
     def learn(self, updates: int) -> None:
         """Make the given number of updates; on a GPU this returns before they are finished.
@@ -47,29 +64,31 @@ class CUDAGraphUpdates:
         if not all(self._replay.sizes):
             raise ValueError("cannot sample from an empty replay buffer")
         self._plan = self._plan or self._make_plan()
-        for count, run in self._plan:
-            times, updates = divmod(updates, count)
-            for _ in range(times):
-                run()
+        while updates:
+            phase = self._update.updates_made % self._delay
+            due = next(each for each in self._plan if each.phase == phase and each.count <= updates)
+            due.run()
+            updates -= due.count
 
     def _step(self) -> None:
         self._metrics += self._update(self._replay.sample(self._batch_size))
 
-    def _make_plan(self) -> list[tuple[int, Callable[[], None]]]:
-        """Return (number of updates, function that makes them), largest first, a single update last."""
+    def _make_plan(self) -> list[_Updates]:
+        """Return what makes any number of updates from any phase on, largest first."""
+        single_steps = [_Updates(1, phase, self._step) for phase in range(self._delay)]
         if not self._use_graphs:
-            return [(1, self._step)]
+            return single_steps
         with self._preserve_state():
             try:
-                return [(count, graph.replay) for count, graph in self._record_graphs()]
+                return self._record_graphs()
             except RuntimeError as error:
                 _LOG.warning("learning without CUDA graphs, several times slower: %s", error)
                 # An aborted capture leaves the generators in capture mode; replace them.
                 device = self._metrics.device
                 self._update.generators[:] = [torch.Generator(device) for _ in self._update.generators]
-                return [(1, self._step)]
+                return single_steps
 
-    def _record_graphs(self) -> list[tuple[int, torch.cuda.CUDAGraph]]:
+    def _record_graphs(self) -> list[_Updates]:
         """Capture the graphs, after warm-up updates in which libraries allocate memory and choose kernels."""
         current = torch.cuda.current_stream()
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -77,23 +96,32 @@ class CUDAGraphUpdates:
         with torch.cuda.stream(side):  # left even if a capture fails
             for _ in range(_WARM_UP_UPDATES):
                 self._step()
-            graphs = [(count, self._record_graph(count, side)) for count in _UPDATES_PER_GRAPH]
+            cycles = {max(1, size // self._delay) for size in _UPDATES_PER_GRAPH}
+            graphs = [self._record_graph(self._delay * number, 0, side) for number in sorted(cycles)[::-1]]
+            graphs += [self._record_graph(1, phase, side) for phase in range(self._delay)]
         current.wait_stream(side)
         return graphs
 
-    def _record_graph(self, count: int, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+    def _record_graph(self, count: int, phase: int, stream: torch.cuda.Stream) -> _Updates:
         graph = torch.cuda.CUDAGraph()
+        self._update.updates_made = phase  # decides which of the updates include the policies
         for generator in self._update.generators:
             # A replay uses and advances the generator's current state.
             graph.register_generator_state(generator)
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             for _ in range(count):
                 self._step()
-        return graph
+
+        def replay() -> None:
+            graph.replay()
+            self._update.updates_made += count
+
+        return _Updates(count, phase, replay)
 
     @contextmanager
     def _preserve_state(self) -> Iterator[None]:
         """Restore everything that an update changes at the end of the block."""
-        before = RestorePoint(self._update, self._metrics)
+        before, made = RestorePoint(self._update, self._metrics), self._update.updates_made
         yield
         before.restore()
+        self._update.updates_made = made

@@ -17,6 +17,7 @@ from distributed_maddpg.types import EnvSpec, PrivatePart
 SPEC = EnvSpec(("red_0", "blue_0"), (3, 2), (2, 3), ("continuous", "discrete"))
 CONTINUOUS = EnvSpec(SPEC.agents, (3, 2), (2, 3), ("continuous", "continuous"))
 NOISY = AlgorithmConfig(policy_hidden_sizes=(6, 5), critic_hidden_sizes=(6,), policy_head="auto")
+TEAM = EnvSpec(("blue_0", "blue_1"), (3, 3), (2, 2), ("continuous",) * 2)
 QUIET = replace(NOISY, policy_head="sigmoid")
 MIXED = replace(NOISY, random_action_rows=0.3, other_actions="current", team_overrides={"red": "ddpg"})
 PRIVATE = replace(NOISY, information_weight=2.0, private={"red": PrivatePart((0, 1), ((1, 2), (2, 3)))})
@@ -25,6 +26,8 @@ CASES = {
     "quiet": (QUIET, CONTINUOUS),
     "mixed": (MIXED, SPEC),
     "information": (PRIVATE, SPEC),
+    "matd3": (replace(NOISY, name="matd3"), SPEC),
+    "shared critics": (replace(NOISY, share_critics=True), TEAM),
     "mean over candidates": (replace(PRIVATE, private_values="mean"), SPEC),
 }
 BATCH = 8
@@ -34,16 +37,17 @@ class Setup:
     """An update of two runs, its rows and metrics."""
 
     def __init__(self, config=NOISY, spec=SPEC, device="cpu"):
+        self.spec = spec
         self.update = HandwrittenUpdate(config, spec, torch.device(device), (1, 2))
         self.metrics = torch.zeros(len(self.update.metrics), 4, device=device)
-        self.replay = DeviceReplay(20, SPEC.transitions.width, self.update.generators)
+        self.replay = DeviceReplay(20, self.spec.transitions.width, self.update.generators)
         self.graph_updates = CUDAGraphUpdates(self.update, self.replay, self.metrics, BATCH)
         self.add(30, newest=30)
 
     def add(self, count, newest):
         for run in range(len(self.replay.sizes)):
             generator = torch.Generator().manual_seed(newest + run)
-            rows = torch.rand(count, SPEC.transitions.width, generator=generator)
+            rows = torch.rand(count, self.spec.transitions.width, generator=generator)
             self.replay.add(run, rows[-20:], newest)
 
     def loop(self, updates):
@@ -111,8 +115,10 @@ class RecordedSteps:
         self.register_generator_state = self.generators.append
 
     def replay(self):
+        made, self.update.updates_made = self.update.updates_made, self.phase
         for _ in range(self.count):
             self.step()
+        self.update.updates_made = made  # a graph does not count on the host
 
 
 @pytest.fixture
@@ -133,7 +139,7 @@ def recorder(monkeypatch):
         @contextmanager
         def record(graph, **_):
             recording.append(graph)
-            graph.step = step
+            graph.step, graph.update, graph.phase = step, setup.update, setup.update.updates_made
             try:
                 yield
             finally:
@@ -162,6 +168,22 @@ def test_any_count_is_composed_of_graphs_and_capture_changes_no_state(recorder):
     assert all(recording.generators == ours.update.generators for recording in recordings)
 
 
+@pytest.mark.parametrize(
+    ("delay", "recorded"),
+    [(2, [(16, 0), (4, 0), (1, 0), (1, 1)]), (5, [(15, 0), (5, 0), *((1, phase) for phase in range(5))])],
+)
+def test_delayed_policies_are_recorded_as_whole_cycles(recorder, delay, recorded):
+    believe, recordings = recorder
+    ours, plain = (Setup(replace(NOISY, name="matd3", policy_delay=delay)) for _ in range(2))
+    believe(ours)
+    for updates in (3, 27, 1, 20):
+        ours.graph_updates.learn(updates)
+        plain.loop(updates)
+        assert difference(ours.state(), plain.state()) == 0
+        assert ours.update.updates_made == plain.update.updates_made
+    assert [(recording.count, recording.phase) for recording in recordings] == recorded
+
+
 @pytest.mark.parametrize("fail_after", [0, 7])
 def test_a_failed_capture_falls_back_to_single_steps_with_one_warning(recorder, caplog, fail_after):
     ours, plain = Setup(), Setup()
@@ -184,7 +206,8 @@ def test_graphs_equal_single_steps(case):
         assert difference(ours.state(), plain.state()) < 1e-4
         for setup in (ours, plain):
             setup.add(4, newest)
-    assert [count for count, _ in ours.graph_updates._plan] == [16, 4, 1], "not recorded"
+    delay = ours.update.policy_delay
+    assert [each.count for each in ours.graph_updates._plan] == [16, 4, *[1] * delay], "not recorded"
 
 
 @pytest.mark.gpu
