@@ -12,13 +12,14 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
+from distributed_maddpg.benchmarks.beside import (
+    compare,
+    compares_with_notebook,
+    has_comparison,
+    time_command,
+)
 from distributed_maddpg.benchmarks.machine import machine
 from distributed_maddpg.benchmarks.measurement import Measurement
-from distributed_maddpg.benchmarks.notebook_comparison import (
-    compare_with_notebook,
-    compares_with_notebook,
-    time_notebook,
-)
 from distributed_maddpg.benchmarks.options import KINDS, BenchmarkOptions, Kind, command_line, to_arguments
 from distributed_maddpg.errors import BadInput, TrainingError
 
@@ -41,16 +42,16 @@ def run_benchmark(kind: Kind, options: BenchmarkOptions) -> dict[str, Any]:
         TrainingError: if a stage of a job fails.
     """
     settings = options.settings()
-    beside = options.beside if compares_with_notebook(kind, options) else ""
-    timed = [time_notebook(beside)] if beside else []
+    beside = options.beside and has_comparison(kind, options)
+    timed = [time_command(kind, options)] if beside else []
     # Imported by kind: the learner's module needs torch, and only those of whole jobs and replay need Ray.
     module = import_module(f"distributed_maddpg.benchmarks.{kind}")
     measurement: Measurement = module.measure(settings, options)
     measurement.settings["preset"] = options.preset
     if beside:
         with suppress(BadInput):  # it worked before; its failure now must not discard a long measurement
-            timed.append(time_notebook(beside))
-        compare_with_notebook(measurement, kind, timed)
+            timed.append(time_command(kind, options))
+        compare(measurement, timed)
     return {
         "benchmark": kind,
         "command": command_line(f"benchmark {kind}", options),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distributed_maddpg.benchmarks.notebook_comparison import JOB, UPDATES
+from distributed_maddpg.benchmarks.beside import JOB, UPDATES
 from distributed_maddpg.benchmarks.options import KINDS
 from distributed_maddpg.benchmarks.tables import machine_text, number, settings_text, tables
 from distributed_maddpg.benchmarks.targets import NOT_MEASURED, TARGETS, measured
@@ -21,8 +21,9 @@ the turns. Exceptions: a job is run once, and its median, minimum and maximum ar
 the notebook is timed before and after; ideal rates are computed. [metrics.md](metrics.md) explains the shares
 of time and how the bottleneck is named."""
 
-_BESIDE = f"""The command of `--beside` is not part of this repository: any command will do that prints a JSON
-object with `{UPDATES}` and `{JOB}`."""
+_BESIDE = f"""`--beside` takes a command that prints a JSON object. That of the notebook's loop is not part of
+this repository: any will do that prints `{UPDATES}` and
+`{JOB}`. Those of peers are in [benchmarks/peers](../benchmarks/peers/README.md)."""
 
 _TITLES = {
     "env": "Environment",
@@ -94,6 +95,8 @@ def _title(result: Mapping[str, Any]) -> str:
     threads = result["settings"].get("num_threads", 0) if result["benchmark"] == "learner" else 0
     where += f", {threads} thread{'s' if threads > 1 else ''}" if threads else ""
     where += ", on a GPU" if _on_gpu(result) else ""
+    peer = result["settings"].get("beside", "")
+    where += f", beside {peer.partition(',')[0]}" if peer else ""
     return f"{title}{where}" if preset == "paper" else f"{title}{where}, preset {preset}"
 
 

@@ -51,7 +51,8 @@ class BenchmarkOptions:
     widths: str = "64,96,128,192,256,384,512"
     """Widths of both hidden layers for growth."""
     beside: str = ""
-    """Command that times the teaching notebook's loop, for learner, and for train with preset notebook."""
+    """Command that times the teaching notebook's loop, or a peer (see benchmarks/peers), for learner and
+    train."""
     seconds: float = 1.0
     """Length of one repeat."""
     repeats: int = 5

@@ -13,6 +13,7 @@ NOT_MEASURED = "not measured"
 _SGEMM = "gflops/sgemm_gflops"
 _OVER_NOTEBOOK = "updates_per_s/notebook_updates_per_s"
 _OVER_ONE_SEED = "updates_per_s/updates_of_one_seed_per_s"
+_OVER_BENCHMARL = "learning_env_steps_per_s/benchmarl_learning_env_steps_per_s"
 _MPE2, _NOTEBOOK_JOB = "env_steps_per_s/mpe2_env_steps_per_s", "total_s/notebook_total_s"
 
 
@@ -63,6 +64,7 @@ TARGETS = (
     ),
     Target("the paper's job", "train", "total_s", 60, "seconds", at_most=True),
     Target("the job of make train", "train", "total_s", 45, "seconds", at_most=True, preset="default"),
+    Target("training against BenchMARL", "train", _OVER_BENCHMARL, 7, "x"),
     Target("start to the first env step", "train", "startup_s", 6, "seconds", at_most=True),
     Target("learner on a GPU", "learner", "updates_per_s", 5_000, "updates/s", device="cuda"),
     Target("16 seeds against one on a GPU", "learner", _OVER_ONE_SEED, 8, "x", device="cuda", num_seeds=16),

@@ -47,7 +47,15 @@ def test_figures_targets_and_commands_stand_in_the_document() -> None:
 
 def test_the_command_beside_is_explained_where_there_is_one() -> None:
     text = benchmarks_document([result() | {"command": "distributed-maddpg benchmark env --beside x"}])
-    assert text.endswith("`updates_per_s_with_sampling` and `projected_seconds_for_5000_episodes`.\n")
+    assert "`updates_per_s_with_sampling` and\n`projected_seconds_for_5000_episodes`." in text
+    assert text.endswith("[benchmarks/peers](../benchmarks/peers/README.md).\n")
+
+
+def test_a_result_beside_a_peer_names_it() -> None:
+    described = {"preset": "paper", "beside": "BenchMARL 1.5.2, with torch 2.13.0"}
+    text = benchmarks_document([result(benchmark="train", settings=described)])
+    assert "## A whole training job, beside BenchMARL 1.5.2\n" in text
+    assert "beside = BenchMARL 1.5.2, with torch 2.13.0." in text
 
 
 def test_a_target_that_is_missed_says_so() -> None:
@@ -88,11 +96,18 @@ def test_a_figure_of_other_threads_counts_for_no_target() -> None:
 
 
 def test_sizes_stand_in_a_table() -> None:
-    sizes = {"agents": 9, "batch_size": 1024, "width": 64, "updates_per_s": 40.5, "gflops": 99.0}
+    sizes = {
+        "agents": 9,
+        "critics": 2,
+        "batch_size": 1024,
+        "width": 64,
+        "updates_per_s": 40.5,
+        "gflops": 99.0,
+    }
     point = {**sizes, "sgemm_share": 0.62, "threads": 2}
     text = benchmarks_document([result(benchmark="growth", points=[point])])
     assert "## Learner, with one size changed at a time" in text
-    assert "| 9 | 1,024 | 64 | 40.5 | 99 | 62 % | 2 |" in text
+    assert "| 9 | 2 | 1,024 | 64 | 40.5 | 99 | 62 % | 2 |" in text
 
 
 def test_jobs_and_another_preset_are_named() -> None:
