@@ -57,7 +57,12 @@ CONFIGS = {
         exploration={"episode_offset": 1.0},
     ),
     "matd3": small(
-        algorithm={"name": "matd3", "team_overrides": {"adversary": "maddpg"}, "information_weight": 1.0}
+        algorithm={
+            "name": "matd3",
+            "team_overrides": {"adversary": "maddpg"},
+            "information_weight": 1.0,
+            "share_critics": True,
+        }
     ),
     "an environment of PettingZoo": on_target(),
 }

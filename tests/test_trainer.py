@@ -137,6 +137,7 @@ def test_another_environments_checkpoint_is_refused(saved):
         ({"policy_hidden_sizes": [9]}, "algorithm.policy_hidden_sizes"),
         ({"critic_hidden_sizes": [9]}, "algorithm.critic_hidden_sizes"),
         ({"policy_head": "gumbel"}, "algorithm.policy_head"),
+        ({"share_critics": True}, "algorithm.share_critics"),
     ],
 )
 def test_other_networks_cannot_continue_a_checkpoint(saved, changes, field):
