@@ -33,7 +33,7 @@ def compiled_part(function: _F) -> _F:
 
 
 def compile_ahead(function: Callable[..., Any], *arguments: Any) -> None:
-    """Compile a function of this module for the types of some arguments, without calling it."""
+    """Compile what `compiled` or `compiled_for_threads` returned for some arguments, without calling it."""
     cast(Any, function).compile(tuple(map(numba.typeof, arguments)))
 
 

@@ -283,8 +283,7 @@ def incompatibility(
     policy_sizes, critic_sizes = config.algorithm.policy_hidden_sizes, config.algorithm.critic_hidden_sizes
     groups, trained_groups = (own.algorithm.critic_groups(spec) for own in (config, checkpoint.config))
     if groups != trained_groups:
-        shared = checkpoint.config.algorithm.share_critics
-        return "algorithm.share_critics", config.algorithm.share_critics, f"it was trained with {shared}"
+        return _groups_incompatibility(config.algorithm, checkpoint.config.algorithm, spec)
     critics = critic_layout(spec, critic_sizes, groups)
     layouts = {
         "policy": ("algorithm.policy_hidden_sizes", policy_sizes, policy_layout(spec, policy_sizes)),
@@ -299,6 +298,25 @@ def incompatibility(
             if array is None or array.shape != shape or array.dtype != np.float32:
                 return field, value, f"needs float32 {part} weights of shape {shape}"
     return _learning_incompatibility(config, checkpoint, spec)
+
+
+def _groups_incompatibility(
+    own: AlgorithmConfig, old: AlgorithmConfig, spec: EnvSpec
+) -> tuple[str, object, str]:
+    """Return why other agents share critics than in the checkpoint."""
+    if own.share_critics != old.share_critics:
+        return "algorithm.share_critics", own.share_critics, f"it was trained with {old.share_critics}"
+    remedy = (
+        "with share_critics, agents of ddpg must stay ddpg, and others not become it; it was trained with"
+    )
+    return (*_changed_algorithm(own, old), f"{remedy} {', '.join(old.per_agent(spec))}")
+
+
+def _changed_algorithm(own: AlgorithmConfig, old: AlgorithmConfig) -> tuple[str, object]:
+    """Return the setting that gives agents another algorithm, and its value."""
+    if own.team_overrides == old.team_overrides:
+        return "algorithm.name", own.name
+    return "algorithm.team_overrides", own.team_overrides
 
 
 def _learning_incompatibility(

@@ -73,7 +73,7 @@ class ThreadTuner:
 
     def add(self, updates: int, seconds: float) -> None:
         """Count updates that were made with `threads`, and choose the number for the next ones."""
-        if self._is_first_call:  # it compiles
+        if self._is_first_call:  # it allocates
             self._is_first_call = False
             return
         self._updates, self._seconds = self._updates + updates, self._seconds + seconds

@@ -3,7 +3,7 @@
 Shape letters of the docstrings: `B` batch rows, `E` environment copies, `T` steps, `N` agents,
 `O_i` and `A_i` observation and action width of agent i, `O` and `A` the largest of these, `L` landmarks,
 `J` width of the joint observation and action, `P` parameters of one network, `H` hidden units, `S` runs
-(seeds), `M` = S * N networks, `C` critics of a run, `n` rows or episodes, `K` any other count, named where it
+(seeds), `M` = S * N networks, `V` critics of a run, `n` rows or episodes, `K` any other count, named where it
 is used. Exception: `envs/*adversary*.py` use MPE2's letters.
 """
 
@@ -225,7 +225,7 @@ def initial_policies(
 def critic_layout(
     spec: EnvSpec, hidden_sizes: tuple[int, ...], groups: tuple[tuple[int, ...], ...] = ()
 ) -> StackedLayout:
-    """Return the layout of the C stacked critics, `[J] -> [C]`, or `[J] -> [C, K]` with K values each.
+    """Return the layout of the V stacked critics, `[J] -> [V]`, or `[J] -> [V, K]` with K values each.
 
     Args:
         spec: of the environment.

@@ -103,6 +103,28 @@ def test_matd3_continues_exactly_from_its_state(delay):
     assert {"critic2", "target_critic2", "policy_metrics"} < set(whole.get_state())
 
 
+def test_runs_of_one_stack_have_their_own_shared_critics(monkeypatch):
+    spec = EnvSpec(("red_0", "blue_0", "blue_1"), (2, 3, 3), (1, 2, 2), ("continuous",) * 3)
+    config = replace(ALGORITHM, share_critics=True)
+    alone = [
+        HandwrittenUpdate(config, spec, torch.device("cpu"), [integer_seed(k, "learner")]) for k in (1, 2)
+    ]
+    streams = [integer_seed(k, "learner") for k in (1, 2)]
+    monkeypatch.setattr(
+        Learner, "_make_stacks", lambda *_: [HandwrittenUpdate(config, spec, torch.device("cpu"), streams)]
+    )
+    together = Learner(config, LEARNER, spec, [1, 2])  # as on a GPU
+    data = [np.random.default_rng(k).random((3, 8, spec.transitions.width), dtype=np.float32) for k in (1, 2)]
+    learn(together, *data)
+    for run, update in enumerate(alone):
+        for batch in data[run]:
+            update(torch.from_numpy(batch)[None])
+        for name, rows in update.per_network_state().items():
+            np.testing.assert_allclose(together.get_state(run)[name], rows.numpy(), rtol=1e-4, atol=1e-6)
+    together._stacks[0].critic.flat[3] = np.nan  # of the second run's team
+    assert together._restore_points[0].find_not_finite() == ("critic", [4, 5])
+
+
 def test_metrics_are_those_of_the_iteration():
     stage = learner()
     assert all(np.isnan(values).all() for values in stage.metrics()[0].values())

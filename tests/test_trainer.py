@@ -146,6 +146,15 @@ def test_other_networks_cannot_continue_a_checkpoint(saved, changes, field):
         MADDPG.from_checkpoint(saved[0], other)
 
 
+def test_a_team_that_shares_a_critic_cannot_become_ddpg(tmp_path):
+    shared = config(algorithm={"share_critics": True})
+    with MADDPG(shared) as algo:
+        path = algo.save(tmp_path / "shared")
+    ddpg = MADDPGConfig.from_dict({"algorithm": {"team_overrides": {"agent": "ddpg"}}}, shared)
+    with pytest.raises(BadInput, match=r"^algorithm.team_overrides = .*must stay ddpg"):
+        MADDPG.from_checkpoint(path, ddpg)
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [

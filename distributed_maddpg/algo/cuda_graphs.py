@@ -22,6 +22,7 @@ from distributed_maddpg.algo.restore_point import RestorePoint
 _UPDATES_PER_GRAPH = (16, 4)
 """Updates in the large graphs, which need fewer launches; graphs of one update make any count possible."""
 _MOST_GRAPHS_OF_ONE_UPDATE = 16
+"""Each graph keeps memory of its own."""
 _WARM_UP_UPDATES = 3
 _LOG = logging.getLogger(__name__)
 
@@ -77,6 +78,8 @@ class CUDAGraphUpdates:
         """Return what makes any number of updates from any phase on, largest first."""
         single_steps = [_Updates(1, phase, self._step) for phase in range(self._delay)]
         if not self._use_graphs:
+            if self._metrics.is_cuda:
+                _LOG.warning("learning without CUDA graphs: algorithm.policy_delay = %d is long", self._delay)
             return single_steps
         with self._preserve_state():
             try:
@@ -94,10 +97,13 @@ class CUDAGraphUpdates:
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(current)
         with torch.cuda.stream(side):  # left even if a capture fails
+            self._update.updates_made = 0  # so that one of them includes the policies
             for _ in range(_WARM_UP_UPDATES):
                 self._step()
             cycles = {max(1, size // self._delay) for size in _UPDATES_PER_GRAPH}
-            graphs = [self._record_graph(self._delay * number, 0, side) for number in sorted(cycles)[::-1]]
+            graphs = [
+                self._record_graph(self._delay * number, 0, side) for number in sorted(cycles, reverse=True)
+            ]
             graphs += [self._record_graph(1, phase, side) for phase in range(self._delay)]
         current.wait_stream(side)
         return graphs

@@ -15,7 +15,7 @@ from distributed_maddpg.algo.adam import Adam
 from distributed_maddpg.algo.information import CommonCandidates
 from distributed_maddpg.algo.losses import actor_loss, critic_loss, information_loss, td_target
 from distributed_maddpg.algo.maddpg import MADDPGUpdate
-from distributed_maddpg.algo.networks import CriticNetwork, Layers, StackedNetworks
+from distributed_maddpg.algo.networks import CriticNetwork, Layers, StackedNetworks, repeat_runs
 from distributed_maddpg.config import AlgorithmConfig
 from distributed_maddpg.types import EnvSpec
 
@@ -187,7 +187,7 @@ class HandwrittenUpdate(MADDPGUpdate):
     def _update_one_critic(
         self, critic: CriticNetwork, optimiser: Adam, joint: Tensor, target: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Step critics towards targets `[M, B]` on inputs `[M, B, J]`; return what `_update_critics` does."""
+        """Step critics on inputs `[S * V, B, J]` towards agents' targets `[M, B]`; see `_update_critics`."""
         critics = self._workspace.critics
         layers = critic.masked_layers()
         q = critic.own_values(critics.forward(layers, joint))
@@ -223,7 +223,7 @@ class HandwrittenUpdate(MADDPGUpdate):
             memory.values.set_first_layer(first, *self._candidate_changes(self._candidates, joint, layers))
         elif self.critic.is_shared:
             memory.values.copy_first_layer(first)
-        layers = self.critic.layers_per_agent(layers)
+        layers = [layers[0], *self.critic.layers_per_agent(layers[1:])]
         q = memory.values.forward_rest(layers).squeeze(1)  # [M, C * B]
         regularised = logits if config.regulariser == "logits" else actions
         loss = actor_loss(q, regularised, columns.valid, config.regulariser_weight)
@@ -255,9 +255,8 @@ class HandwrittenUpdate(MADDPGUpdate):
         The weights are zero for critics of agents without a private part: their values stay as observed.
         """
         weight = self.critic.per_agent(layers[0][0].index_select(1, candidates.columns))
-        changes, agents = candidates.changes(joint), len(weight) // len(joint)
-        repeated = changes.unsqueeze(1).expand(-1, agents, -1, -1).flatten(0, 1)
-        return repeated, weight * self._with_private_part.mask
+        changes = repeat_runs(candidates.changes(joint), len(weight) // len(joint))
+        return changes, weight * self._with_private_part.mask
 
     def _information_gradients(self, logits: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the information loss `[M]` and its gradients, weighted, for R = `rows` pairs of logits.

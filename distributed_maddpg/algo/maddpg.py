@@ -144,7 +144,7 @@ def _initial_critics(
     rule: InitialWeights,
     seed: tuple[int, int],
 ) -> FloatArray:
-    """Return initial critics `[C, P]`; decentralised ones are scaled for their smaller number of inputs."""
+    """Return initial critics `[V, P]`; decentralised ones are scaled for their smaller number of inputs."""
     critics = layout.initial_parameters(np.random.default_rng(seed), rule)
     weight, bias, joint, hidden = layout.layers[0]
     extra = 0 if rule == "torch" else hidden  # "glorot" counts the outputs, too
@@ -279,7 +279,7 @@ class MADDPGUpdate:
     def per_network_state(self) -> dict[str, Tensor]:
         """Return the state with one row per network: parameters, targets, Adam's moments.
 
-        Rows are the M policies or the S * C critics.
+        Rows are the M policies or the S * V critics.
         """
         rows: dict[str, Tensor] = {name: networks.flat for name, networks in self._networks.items()}
         for name, optimiser in self.optimisers.items():

@@ -1,7 +1,7 @@
 """Policy and critic networks of all agents, stacked so that a layer is one batched product.
 
-A stack can hold `S` independent runs (seeds); run s has the networks s * N to s * N + N - 1 of all `M` = S *
-N networks. With one run, M is N.
+A stack can hold `S` independent runs (seeds), each run's networks after those of the run before: `M` = S * N
+policies, S * V critics. With one run, M is N.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class PolicyNetwork(StackedNetworks):
 class CriticNetwork(StackedNetworks):
     """The critics: joint observation and action to one value per agent.
 
-    There are C critics of a run: one per agent, or one per group of agents with an output for each. A
+    There are V critics of a run: one per agent, or one per group of agents with an output for each. A
     decentralised critic (DDPG) is a centralised one whose first layer is masked to its own agent's columns.
     """
 
@@ -66,15 +66,15 @@ class CriticNetwork(StackedNetworks):
         groups: tuple[tuple[int, ...], ...],
         decentralised: tuple[bool, ...],
     ) -> None:
-        """Copy `initial [S * C, P]`.
+        """Copy `initial [S * V, P]`.
 
         Args:
-            layout: of the C critics.
+            layout: of the V critics.
             initial: parameters.
             device: of all tensors.
             spec: of the environment.
             groups: agents of each critic.
-            decentralised: [C] whether a critic, of one agent, takes only that agent's inputs.
+            decentralised: [V] whether a critic, of one agent, takes only that agent's inputs.
         """
         super().__init__(layout, initial, device)
         transitions, runs = spec.transitions, len(initial) // len(groups)
@@ -86,7 +86,7 @@ class CriticNetwork(StackedNetworks):
                 mask[critic, transitions.obs[agent]] = 1.0
                 mask[critic, transitions.actions[agent]] = 1.0
         self.mask = mask.repeat(runs, 1, 1).to(device) if any(decentralised) else None
-        """[S * C, J, 1] which inputs each critic uses; None if all critics use all."""
+        """[S * V, J, 1] which inputs each critic uses; None if all critics use all."""
         self.is_shared = len(groups) < spec.num_agents
         """Whether agents share a critic."""
         places = sorted(
@@ -115,7 +115,7 @@ class CriticNetwork(StackedNetworks):
         return self.own_values(out.mT)
 
     def with_own_action(self, joint: Tensor, change: Tensor) -> Tensor:
-        """Return values `[M, B]` where critic i's input has agent i's action changed by `change[i]`.
+        """Return values `[M, B]` where agent i's action in its critic's input is changed by `change[i]`.
 
         The first layer is linear, so the change is added to its output and no input per agent is built. The
         critics' parameters get no gradient.
@@ -130,11 +130,11 @@ class CriticNetwork(StackedNetworks):
         return _hidden_and_output(first, self.layers_per_agent(self.detached_layers[1:])).squeeze(2)
 
     def own_values(self, out: Tensor) -> Tensor:
-        """Return each agent's own values `[M, B]` of the critics' outputs `[S * C, K, B]`."""
+        """Return each agent's own values `[M, B]` of the critics' outputs `[S * V, K, B]`."""
         return out[self.numbers, self._heads] if self.is_shared else out.squeeze(1)
 
     def outputs(self, values: Tensor) -> Tensor:
-        """Return outputs of the critics `[S * C, K, B]` with agents' values `[M, B]`, and zeros elsewhere."""
+        """Return outputs of the critics `[S * V, K, B]` with agents' values `[M, B]`, and zeros elsewhere."""
         if not self.is_shared:
             return values.unsqueeze(1)
         out = values.new_zeros(len(self.flat), self.layout.output_width, values.shape[1])
@@ -142,7 +142,7 @@ class CriticNetwork(StackedNetworks):
         return out
 
     def per_agent(self, values: Tensor) -> Tensor:
-        """Return the values `[M, ...]` of each agent's critic, given those of all critics `[S * C, ...]`."""
+        """Return the values `[M, ...]` of each agent's critic, given those of all critics `[S * V, ...]`."""
         return values.index_select(0, self.numbers) if self.is_shared else values
 
     def layers_per_agent(self, layers: Layers) -> Layers:
@@ -164,13 +164,17 @@ class CriticNetwork(StackedNetworks):
         return [self.first_layer(self.detached_layers), *self.detached_layers[1:]]
 
     def own_action_rows(self, weight: Tensor) -> Tensor:
-        """Return the rows `[M, A, H]` of a first-layer weight `[S * C, J, H]` for each agent's own action."""
+        """Return the rows `[M, A, H]` of a first-layer weight `[S * V, J, H]` for each agent's own action."""
         return weight[self.numbers[:, None], self._own_rows]
 
     def repeat(self, joint: Tensor) -> Tensor:
-        """Repeat each run's joint input `[S, B, J]` per critic: `[S * C, B, J]`; with one run, a view."""
-        critics = len(self.flat) // len(joint)
-        return joint.unsqueeze(1).expand(-1, critics, -1, -1).flatten(0, 1)
+        """Repeat each run's joint input `[S, B, J]` per critic: `[S * V, B, J]`; with one run, a view."""
+        return repeat_runs(joint, len(self.flat) // len(joint))
+
+
+def repeat_runs(rows: Tensor, count: int) -> Tensor:
+    """Repeat each run's rows `[S, B, ...]` for `count` networks: `[S * count, B, ...]`."""
+    return rows.unsqueeze(1).expand(-1, count, -1, -1).flatten(0, 1)
 
 
 def _hidden_and_output(first: Tensor, rest: Layers) -> Tensor:

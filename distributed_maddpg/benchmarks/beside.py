@@ -46,7 +46,7 @@ def time_command(kind: str, options: BenchmarkOptions) -> Timed:
         BadInput: if it fails, or prints something else, or what is not comparable.
     """
     command = options.beside
-    needed = f"{UPDATES} and {JOB}, or name and {' and '.join(_PEER[kind].values())}"
+    needed = f"{' and '.join(_NOTEBOOK[kind].values())}, or name and {' and '.join(_PEER[kind].values())}"
     try:
         done = subprocess.run(
             shlex.split(command), capture_output=True, text=True, timeout=_TIMEOUT_S, check=True
@@ -61,7 +61,7 @@ def time_command(kind: str, options: BenchmarkOptions) -> Timed:
     except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError, AttributeError) as error:
         line = " ".join(f"{type(error).__name__}: {error}".split())
         raise BadInput("--beside", command, f"must print one JSON object with {needed} ({line})") from None
-    if not timed.description and not compares_with_notebook(kind, options):
+    if name == "notebook" and not compares_with_notebook(kind, options):
         remedy = "times the notebook's loop, which is compared with learner and train --preset notebook only"
         raise BadInput("--beside", command, remedy)
     return timed
@@ -97,7 +97,7 @@ def compare(measurement: Measurement, timed: Sequence[Timed]) -> None:
         timed: what `time_command` returned before and after the measurement; their mean counts.
     """
     name, description, figures = timed[0]
-    for figure in figures.keys() & measurement.figures.keys():
+    for figure in [each for each in figures if each in measurement.figures]:
         reference = f"{name}_{figure}"
         measurement.references[reference] = statistics.mean(own.figures[figure] for own in timed)
         ratio = measurement.figures[figure] / measurement.references[reference]

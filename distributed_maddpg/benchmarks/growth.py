@@ -50,7 +50,7 @@ def _sweep(config: MADDPGConfig, options: BenchmarkOptions) -> Iterator[MADDPGCo
         algorithm = replace(config.algorithm, share_critics=shared)
         for agents in options.counts("agents"):
             env = replace(config.env, kwargs={**config.env.kwargs, "N": agents - 1})
-            if not shared or agents > 2:
+            if not shared or agents > 2:  # of two, one is the adversary
                 yield replace(config, env=env, algorithm=algorithm)
     for batch_size in options.counts("batch_sizes"):
         yield replace(config, learner=replace(config.learner, batch_size=batch_size))

@@ -92,13 +92,12 @@ def update_flops(config: MADDPGConfig, spec: EnvSpec) -> int:
     """Return the floating-point operations of one update's matrix products, the rest not counted.
 
     A forward pass costs F, the gradient of the weights F too, the gradient of the inputs F less the first
-    layer's share. Critics: two forward passes and a full backward pass for the TD error. For the actor loss a
-    forward pass, of whose first layer agents with one critic share what is not their own action; in detail: a
-    full forward pass, the first layer's product with the agent's own action once more, and the gradient of
-    the own action: in the first layer it takes only that action's columns. If the values are means over C
-    candidates, the other layers take C inputs per row, and the first one the private columns once more for
-    each. Policies: a target and an online forward pass, and a backward pass; the last two also of the rows
-    of information regularisation.
+    layer's share. Critics: two forward passes and a full backward pass for the TD error. For the actor loss
+    each critic's first layer, each agent's other layers, the first layer's product with the agent's own
+    action once more, and the gradient of the own action: in the first layer it takes only that action's
+    columns. If the values are means over C candidates, the other layers take C inputs per row, and the first
+    one the private columns once more for each. Policies: a target and an online forward pass, and a backward
+    pass; the last two also of the rows of information regularisation.
     """
     batch, algorithm = config.learner.batch_size, config.algorithm
     sizes = algorithm.critic_hidden_sizes

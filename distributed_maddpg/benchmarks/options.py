@@ -52,7 +52,7 @@ class BenchmarkOptions:
     """Widths of both hidden layers for growth."""
     beside: str = ""
     """Command that times the teaching notebook's loop, or a peer (see benchmarks/peers), for learner and
-    train."""
+    train; all times it beside learner, and train with preset notebook."""
     seconds: float = 1.0
     """Length of one repeat."""
     repeats: int = 5

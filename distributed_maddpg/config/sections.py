@@ -113,14 +113,14 @@ class AlgorithmConfig(Section):
 
     name: Algorithm = "maddpg"
     """maddpg: critics see all observations and actions. ddpg: only those of their agent. matd3: maddpg with
-    two critics per agent, of which the target uses the smaller value, and smoothed target actions."""
+    two critics for one, of which the target uses the smaller value, and smoothed target actions."""
     team_overrides: dict[str, Algorithm] = field(default_factory=dict)
     """Another algorithm for some teams; a team is an agent's name without its number: agent, adversary."""
     share_policies: bool = False
     """One policy for all agents of a team with observations and actions of equal sizes."""
     share_critics: bool = False
-    """One critic for such agents, with a value of each: for many agents a fraction of the work. Teams of ddpg
-    keep a critic per agent."""
+    """One critic, with a value for each agent, for those that share_policies would give one policy: for many
+    agents a fraction of the work, but it needs wider layers. Teams of ddpg keep a critic per agent."""
     policy_hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the policies' hidden layers (ReLU)."""
     critic_hidden_sizes: tuple[int, ...] = (64, 64)

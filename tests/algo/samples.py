@@ -114,7 +114,7 @@ def make_batch(spec, size=16, seed=0):
     for part, columns in zip(spec.private_parts, layout.obs, strict=False):
         for row, obs in enumerate(batch[:, columns] if part else ()):
             obs[slice(*part.columns)] = obs[slice(*part.candidates[row % len(part.candidates)])]
-    terminated = torch.rand(size, 3, generator=generator) < 0.3
+    terminated = torch.rand(size, spec.num_agents, generator=generator) < 0.3
     batch[:, layout.discounts] = torch.where(terminated, 0.0, 0.95).to(batch.dtype)
     return batch
 

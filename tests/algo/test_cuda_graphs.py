@@ -176,6 +176,7 @@ def test_delayed_policies_are_recorded_as_whole_cycles(recorder, delay, recorded
     believe, recordings = recorder
     ours, plain = (Setup(replace(NOISY, name="matd3", policy_delay=delay)) for _ in range(2))
     believe(ours)
+    ours.update.updates_made = plain.update.updates_made = 1  # as after a resume
     for updates in (3, 27, 1, 20):
         ours.graph_updates.learn(updates)
         plain.loop(updates)

@@ -130,7 +130,7 @@ class PlainUpdate:
             agent, loss = self.agents[group[0]], sum(total) / len(group)
             norms |= dict.fromkeys(group, self.step(agent.policy, agent.policy_optimiser, loss))
             polyak(agent.policy, agent.target_policy, config.tau)
-        for a in self.agents[: 4 - self.agents[2].heads]:
+        for a in {id(agent.critic): agent for agent in self.agents}.values():
             for critic, target in zip(a.critics, a.target_critics, strict=True):
                 polyak(critic, target, config.tau)
         return [[losses[i].item(), norms[i], told[i].item()] for i in range(3)]

@@ -117,6 +117,14 @@ def test_flops_of_an_update_are_those_counted_by_hand() -> None:
     through = critic_first + critic_second + own + critic_second + own
     policy = 3 * (policy_first + policy_second) + policy_second
     assert update_flops(config, spec) == critic + through + policy
+    team = EnvSpec(("a_0", "a_1"), (3, 3), (1, 1), ("continuous", "continuous"))  # 8 joint columns, too
+    critic_own = 2 * 10 * 2 * 1 * 5
+    for shares, outputs in ((False, 1), (True, 2)):
+        algorithm = replace(config.algorithm, share_critics=shares)
+        first, heads = critic_first // outputs, critic_second // outputs * outputs
+        expected = 3 * (first + heads) + heads + first + 2 * critic_own + 2 * critic_second
+        expected += 3 * 2 * 10 * 2 * (3 * 4 + 4 * 1) + 2 * 10 * 2 * 4 * 1
+        assert update_flops(replace(config, algorithm=algorithm), team) == expected
     spec = replace(spec, private_parts=(None, PrivatePart((0, 1), ((1, 2), (2, 3)))))
     values = {
         "algorithm": {"private_values": "mean", "information_weight": 1.0},

@@ -43,7 +43,7 @@ _TABLE = (_COUNT, (MAX_LAYERS + 1,))
 
 NETWORKS = np.dtype(
     [
-        ("count", _COUNT),  # networks of this kind: N policies, or C critics
+        ("count", _COUNT),  # networks of this kind: N policies, or V critics
         ("groups", _COUNT),  # groups of tiles; each has its own sum of gradients
         ("layers", _COUNT),  # L
         ("sizes", *_TABLE),  # widths from the inputs to the outputs
@@ -124,7 +124,7 @@ TASK = np.dtype(
     [
         ("update", _COUNT),
         ("agent", _COUNT),
-        ("number", _COUNT),  # of the agent's critic
+        ("number", _COUNT),  # of the critic
         ("group", _COUNT),
         ("first", _COUNT),  # first row of the tile in the minibatch
         ("height", _COUNT),  # rows of the tile
@@ -195,10 +195,7 @@ PLAN = np.dtype(
         ("unreadable", _ADDRESS),  # how many rows were never whole
         ("rows", _ADDRESS),  # [B, width] those of the present update
         ("next_joint_rows", _ADDRESS),  # [B, J] next observations and the target policies' actions
-        (
-            "first_layers",
-            _ADDRESS,
-        ),  # [C, tiles, TILE, H] critics' first pre-activations, in panels; 0 if none is shared
+        ("first_layers", _ADDRESS),  # [V, tiles, TILE, H] of the critics, in panels; 0 if none is shared
         ("joint_rows", _ADDRESS),  # [B, J] observations and the policies' actions, if `current_actions`
         # What differs between the K updates of a call, and how far the threads are.
         ("updates", _COUNT),  # K
@@ -212,7 +209,7 @@ PLAN = np.dtype(
         ("prepared", _ADDRESS),  # [K, row groups] 1 once the rows of a group are ready
         ("critics_left", _ADDRESS),  # [K, N] groups that a critic still needs
         ("critics_done", _ADDRESS),  # [K, N] 1 once it made its step
-        ("values_begun", _ADDRESS),  # [K, C, G] 1 once a critic's `first_layers` of a group are ready
+        ("values_begun", _ADDRESS),  # [K, V, G] 1 once a critic's `first_layers` of a group are ready
         ("policies_left", _ADDRESS),  # [K, N] groups that a team's policies still need, at its first agent
         ("agents_done", _ADDRESS),  # [K] agents whose update is complete
     ],

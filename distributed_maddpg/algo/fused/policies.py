@@ -50,9 +50,9 @@ def add_policy_tile(
     set_logits(plan, agent, policies, task)
     relax(plan, agent, task)
     harden(plan, agent, task)
-    if agent.critic_size > 1:
+    if plan.first_layers:
         _set_own_change(plan, agent, task)
-    if agent.critic_size == 1 or agent.mean_value:
+    else:
         _set_joint(plan, agent, task)
     partial[ACTOR_VALUE] += _add_values(plan, agent, critic, task)
     _set_action_gradient(agent, critic, task)
@@ -186,11 +186,11 @@ def _set_changed_first_layer(
 ) -> None:
     """Set a critic's first layer for the joint input with the agent's new action.
 
-    For one of several agents, the change of that action is added to the layer that they share.
+    If agents share critics, the change of that action is added to what was computed for all of a critic's.
     """
     weight, bias = task.critic.panels + 4 * critic.weights[0], task.critic.panels + 4 * critic.biases[0]
     given, depth, first, start, start_height = task.joint, plan.joint, NO, bias, SAME
-    if agent.critic_size > 1:
+    if plan.first_layers:
         given, depth, first = task.own_change, agent.num_actions, agent.actions
         start, start_height = _first_layer(plan, critic, task), TILE
     multiply(
@@ -238,7 +238,7 @@ def _set_changes(plan: Plan, task: Task, candidate: int) -> None:
     private = integers_at(plan.common_private, plan.private)
     others = integers_at(plan.common_candidates + 8 * candidate * plan.private, plan.private)
     for t in range(task.height):
-        row, out = task.joint + 4 * t * plan.joint, task.changes + 4 * t * plan.private
+        row, out = _joint_row(plan, task.first + t), task.changes + 4 * t * plan.private
         for k in range(plan.private):
             store(out + 4 * k, load(row + 4 * others[k]) - load(row + 4 * private[k]))
 

@@ -300,10 +300,10 @@ class FusedUpdate(MADDPGUpdate):
         for task in tasks:
             for name, size in sizes.items():
                 task[name] = self._new(size)
-            for name, (size, values) in passes.items():
+            for name, (hidden, out) in passes.items():
                 own = task[name]
-                own["hidden"], own["hidden_grad"] = self._new(size), self._new(size)
-                own["outputs"], own["outputs_grad"] = self._new(values), self._new(values)
+                own["hidden"], own["hidden_grad"] = self._new(hidden), self._new(hidden)
+                own["outputs"], own["outputs_grad"] = self._new(out), self._new(out)
         return tasks
 
     def _agents_table(self) -> npt.NDArray[Any]:

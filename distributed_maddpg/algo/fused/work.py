@@ -214,22 +214,26 @@ def _improve_critics(plan: Plan, agents: Agent, critics: Networks, task: Task) -
 
 @compiled_part
 def _step_critics(plan: Plan, agents: Agent, critics: Networks, update: int, number: int) -> None:
-    step, metrics = floats_at(plan.steps + 16 * update + 8, 2), floats_at(plan.metrics, 4 * plan.agents)
+    step = floats_at(plan.steps + 16 * update + 8, 2)
     for which in range(plan.critics):
         sum_groups(critics[which], number)
         norm = make_step(critics[which], plan, number, step[0], step[1])
         pack_online(critics[which], plan, number)
         if integers_at(plan.policies_due, plan.updates)[update]:
             move_target(critics[which], number, plan.tau)  # its last use in this update is over
-        for agent in range(plan.agents):
-            if which == 0 and agents[agent].critic == number:
-                loss, value = (
-                    _total(plan, critics[0], agent, CRITIC_LOSS),
-                    _total(plan, critics[0], agent, MEAN_VALUE),
-                )
-                metrics[agent] += np.float32(loss / plan.batch)
-                metrics[2 * plan.agents + agent] += np.float32(value / plan.batch)
-                metrics[3 * plan.agents + agent] += norm
+        if which == 0:
+            _add_critic_metrics(plan, agents, critics[0], number, norm)
+
+
+@compiled_part
+def _add_critic_metrics(plan: Plan, agents: Agent, critic: Networks, number: int, norm: np.float32) -> None:
+    metrics = floats_at(plan.metrics, 4 * plan.agents)
+    for agent in range(plan.agents):
+        if agents[agent].critic == number:
+            loss, value = _total(plan, critic, agent, CRITIC_LOSS), _total(plan, critic, agent, MEAN_VALUE)
+            metrics[agent] += np.float32(loss / plan.batch)
+            metrics[2 * plan.agents + agent] += np.float32(value / plan.batch)
+            metrics[3 * plan.agents + agent] += norm
 
 
 @compiled_part

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from distributed_maddpg.algo.fused.update import FusedUpdate
+from distributed_maddpg.algo.fused.update import FusedUpdate, groups_of
 from distributed_maddpg.algo.fused.work import begin, work
 from distributed_maddpg.replay.ring import Draw
 from distributed_maddpg.types import EnvSpec
@@ -15,6 +15,7 @@ from tests.algo.samples import CASES, CONTINUOUS, DISCRETE, EVEN, SMALL, make_ba
 
 CPU = torch.device("cpu")
 ROWS, UPDATES = 150, 4  # two tiles and a part of one
+TEAM_OF_NINE = EnvSpec(tuple(f"blue_{k}" for k in range(9)), (3,) * 9, (2,) * 9, ("continuous",) * 9)
 WIDE_TEAM = EnvSpec(CONTINUOUS.agents, (3, 70, 70), (2, 70, 70), ("continuous",) * 3)
 WIDE = EnvSpec(CONTINUOUS.agents, (70, 3, 150), (2, 17, 3), ("continuous",) * 3)
 
@@ -81,6 +82,15 @@ def test_any_number_of_rows_is_learned_from(case, rows):
 def test_layers_of_any_width_and_number_are_learned(spec, sizes):
     changes = {"policy_hidden_sizes": sizes, "critic_hidden_sizes": sizes[::-1], "policy_head": "gumbel"}
     check_equal(spec, share_critics=True, **changes)
+
+
+def test_a_critic_of_many_agents_has_smaller_groups_of_tiles_than_they():
+    rows = 1100
+    assert groups_of(rows, 1) > groups_of(rows, TEAM_OF_NINE.num_agents)
+    check_equal(TEAM_OF_NINE, rows, share_critics=True, other_actions="current")
+    updates = [FusedUpdate(replace(SMALL, share_critics=True), TEAM_OF_NINE, 7, n) for n in (1, 3)]
+    one, three = (learn(update, batches_of(TEAM_OF_NINE, rows, 3)) for update in updates)
+    np.testing.assert_array_equal(one, three)
 
 
 @pytest.mark.parametrize(("spec", "head"), [(EVEN, "gumbel"), (DISCRETE, "auto")])
