@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 _PEER_TIMEOUT_SHARE = 0.5
 """Share of `ray.timeout_s` that an actor waits for another: it must fail before its own caller times out."""
+_SENT_DIRECTLY_BYTES = 80_000
+"""Ray sends up to 100 kB with a call, and puts more into its object store, which takes milliseconds."""
 PUSH_WINDOW = 2
 """Unacknowledged pushes per worker: enough to hide a call's latency, few enough for back-pressure."""
 
@@ -99,7 +101,7 @@ class ReplayBufferActor(_Process):
         self._buffers = [make_replay_buffer(*each) for each in zip(configs, repeat(spec), rings)]
         self._snapshots: dict[int, tuple[int, RingSnapshot]] = {}
         self._snapshots_begun = 0
-        self._weights: list[ray.ObjectRef[list[Weights]]] = []
+        self._weights: list[Weights] | list[ray.ObjectRef[list[Weights]]] = []
         self._version = 0
 
     @ray.method
@@ -126,12 +128,17 @@ class ReplayBufferActor(_Process):
 
     @ray.method
     def publish(self, weights: list[Weights]) -> None:
-        """Store newer weights as one object; its reference is in a list, so that Ray does not resolve it."""
-        self._version, self._weights = weights[0].version, [ray.put(weights)]
+        """Store newer weights, large ones as one object of Ray's for all workers.
+
+        Its reference is in a list, so that Ray does not resolve it.
+        """
+        size = sum(own.policies.nbytes for own in weights)
+        self._version = weights[0].version
+        self._weights = weights if size <= _SENT_DIRECTLY_BYTES else [ray.put(weights)]
 
     @ray.method
-    def newest_weights(self) -> list[ray.ObjectRef[list[Weights]]]:
-        """Return the reference of the newest weights."""
+    def newest_weights(self) -> list[Weights] | list[ray.ObjectRef[list[Weights]]]:
+        """Return the newest weights of each run, or the reference of all; empty before the first ones."""
         return self._weights
 
     @ray.method
@@ -462,12 +469,11 @@ class RolloutWorkerActor(_Process):
 
     def _pull_weights(self) -> None:
         # Apart from `refresh_weights`: to the type checker, methods marked for Ray cannot be called directly.
-        for reference in wait_for_result(
-            "replay buffer", self._replay.newest_weights.remote(), self._timeout_s
-        ):
-            newest = wait_for_result("replay buffer", reference, self._timeout_s)
-            for run, weights in zip(self._runs, newest, strict=True):
-                run.set_weights(weights)
+        newest = wait_for_result("replay buffer", self._replay.newest_weights.remote(), self._timeout_s)
+        if newest and isinstance(newest[0], ray.ObjectRef):
+            newest = wait_for_result("replay buffer", newest[0], self._timeout_s)
+        for weights, run in zip(newest, self._runs, strict=bool(newest)):
+            run.set_weights(weights)
 
     def _acknowledge(self, push: ray.ObjectRef[int], clock: _Clock) -> None:
         """Wait for a push, and fetch newer weights if it reports any."""

@@ -14,6 +14,7 @@ from distributed_maddpg.types import EnvSpec
 from tests.support.target import target_config
 
 ray = pytest.importorskip("ray")
+from distributed_maddpg.runtime import actors  # noqa: E402
 from distributed_maddpg.runtime.cluster import Processes, start_processes  # noqa: E402
 from tests.support.processes import modules, pid  # noqa: E402
 
@@ -85,9 +86,13 @@ def test_a_worker_says_how_long_it_was_blocked_and_by_what(processes: Processes)
     assert report.busy_s > 0 and report.blocked_push_s > 0 and report.blocked_pacing_s > 0
 
 
-def test_weights_are_pulled_when_a_push_reports_a_newer_version(processes: Processes) -> None:
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_weights_are_pulled_when_a_push_reports_a_newer_version(processes: Processes, size: str) -> None:
     learner, worker = processes.learner, processes.workers[0]
+    limit = 0 if size == "large" else 1 << 20
+    _get(processes.replay.__ray_call__.remote(_set_limit_of_direct_weights, limit))
     _get(worker.collect.remote(4, 0))
+    before = _get(learner.weights.remote(0)).updates
     learnt = _get(learner.learn.remote(3, True))
     [report] = _get(worker.collect.remote(1, 0))
     assert report.weights_version == learnt.weights_version - 1, "collected before the push said so"
@@ -95,7 +100,11 @@ def test_weights_are_pulled_when_a_push_reports_a_newer_version(processes: Proce
     version, policies = _get(worker.__ray_call__.remote(_acting_weights))
     assert version == weights.version == learnt.weights_version
     np.testing.assert_array_equal(policies, weights.policies)
-    assert weights.updates == learnt.updates
+    assert weights.updates == before + learnt.updates
+
+
+def _set_limit_of_direct_weights(_: Any, size: int) -> None:
+    actors._SENT_DIRECTLY_BYTES = size
 
 
 def _acting_weights(actor: Any) -> tuple[int, Any]:
@@ -109,8 +118,8 @@ def _acting_weights(actor: Any) -> tuple[int, Any]:
 def test_weights_that_are_not_published_stay_with_the_learner(processes: Processes) -> None:
     version = _get(processes.learner.weights.remote(0)).version
     assert _get(processes.learner.learn.remote(2, False)).weights_version == version
-    [reference] = _get(processes.replay.newest_weights.remote())
-    assert _get(reference)[0].version == version
+    _get(processes.workers[0].refresh_weights.remote())
+    assert _get(processes.workers[0].__ray_call__.remote(_acting_weights))[0] == version
 
 
 def test_the_learner_samples_the_memory_that_the_replay_buffer_writes(processes: Processes) -> None:
