@@ -24,7 +24,7 @@ _RECIPE: dict[str, dict[str, Any]] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The best known recipe; a run takes about half a minute on two cores.
+    # The best known recipe; a run takes half a minute to two minutes on two cores.
     "default": {
         **_RECIPE,
         "algorithm": {**_RECIPE["algorithm"], "information_weight": 1.0},

@@ -13,7 +13,7 @@ from distributed_maddpg.compilation import compiled_part
 _ZERO, _TWO = np.float32(0.0), np.float32(2.0)
 CRITIC_LOSS, MEAN_VALUE, ACTOR_VALUE, REGULARISER, INFORMATION = (np.int64(place) for place in range(5))
 """Places in a group's `partial` sums."""
-PARTIAL = 5
+PARTIAL = np.int64(5)
 """Sums of a group."""
 
 
