@@ -2,17 +2,24 @@
 
 Warning: a compiled function may call only functions of its own folder. Numba's cache does not notice changes
 in other files; here the name of the cache file depends on all files of the folder.
+
+Warning: named tuples that are passed to compiled code need names of their own in the whole package. Numba
+recognises an argument's type by the name of its class, and takes two of one name and like fields for the
+same: each call then takes a hundred times as long.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.extending import overload
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -30,6 +37,45 @@ def compiled_for_threads(function: _F) -> _F:
 def compiled_part(function: _F) -> _F:
     """Compile a part of such a function, with which it is cached; division by zero gives infinity or NaN."""
     return cast(_F, numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function))
+
+
+def compiled_inline(function: _F) -> _F:
+    """Compile as `compiled_part` does, inlined wherever it is called: for small functions in inner loops."""
+    options = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return cast(_F, numba.njit(forceinline=True, **options)(function))
+
+
+def chosen_by_state(function: _F) -> _F:
+    """Stand, in compiled code, for the function of the same name in the module of the first argument's type.
+
+    Where that module has none, the body of `function` itself is compiled. The first argument is a named
+    tuple.
+    """
+    return _chosen(function, lambda state: getattr(_module(state), function.__name__, function))
+
+
+def if_state_has(field: str) -> Callable[[_F], _F]:
+    """Compile a function for named tuples with this field as first argument; others make it do nothing."""
+    return lambda function: _chosen(function, lambda state: function if field in state.fields else _nothing)
+
+
+def _nothing(*_: Any) -> None:
+    """Stand for a function that is not needed."""
+
+
+def _module(state: Any) -> Any:
+    return sys.modules[state.instance_class.__module__]
+
+
+def _chosen(function: _F, choose: Callable[[Any], Callable[..., Any]]) -> _F:
+    """Make compiled code call what `choose` returns for the numba type of the first argument."""
+
+    def chosen(*types: Any) -> Callable[..., Any]:
+        return choose(types[0])
+
+    cast(Any, chosen).__signature__ = inspect.signature(function)
+    overload(function, jit_options={"error_model": "numpy", "forceinline": True}, strict=False)(chosen)
+    return function
 
 
 def compile_ahead(function: Callable[..., Any], *arguments: Any) -> None:

@@ -4,7 +4,7 @@ Shape letters of the docstrings: `B` batch rows, `E` environment copies, `T` ste
 `O_i` and `A_i` observation and action width of agent i, `O` and `A` the largest of these, `L` landmarks,
 `J` width of the joint observation and action, `P` parameters of one network, `H` hidden units, `S` runs
 (seeds), `M` = S * N networks, `V` critics of a run, `n` rows or episodes, `K` any other count, named where it
-is used. Exception: `envs/*adversary*.py` use MPE2's letters.
+is used. Exception: `envs/mpe` uses MPE2's letters.
 """
 
 from __future__ import annotations
@@ -25,6 +25,22 @@ Arrays = dict[str, npt.NDArray[Any]]
 """Named arrays: the state of a stage."""
 ActionType = Literal["continuous", "discrete"]
 InitialWeights = Literal["torch", "glorot"]
+
+MPE2_MODULES: Mapping[str, str] = {
+    "simple": "mpe2.simple_v3",
+    "simple_adversary": "mpe2.simple_adversary_v3",
+    "simple_crypto": "mpe2.simple_crypto_v3",
+    "simple_formation": "mpe2.simple_formation_v1",
+    "simple_line": "mpe2.simple_line_v1",
+    "simple_push": "mpe2.simple_push_v3",
+    "simple_reference": "mpe2.simple_reference_v3",
+    "simple_speaker_listener": "mpe2.simple_speaker_listener_v4",
+    "simple_spread": "mpe2.simple_spread_v3",
+    "simple_tag": "mpe2.simple_tag_v3",
+    "simple_world_comm": "mpe2.simple_world_comm_v3",
+    "collect_treasure": "mpe2.collect_treasure_v1",
+}
+"""MPE2's modules by the `env.id` of the scenarios that `envs/mpe` has compiled."""
 
 METRICS = ("critic_loss", "actor_loss", "q_mean", "critic_grad_norm", "actor_grad_norm")
 """Metrics of an update, per agent. "information" follows if information regularisation is on."""
@@ -80,6 +96,14 @@ class EnvSpec:
     def transitions(self) -> TransitionLayout:
         """The columns of each part of a transition in a packed row."""
         return TransitionLayout(self.observation_sizes, self.action_sizes)
+
+
+def canonical_env_id(env_id: str) -> str:
+    """Return the id of a scenario for MPE2's names of it, "mpe2.simple_tag_v3" or "simple_tag_v3"."""
+    for name, module in MPE2_MODULES.items():
+        if env_id in (module, module.removeprefix("mpe2.")):
+            return name
+    return env_id
 
 
 def _slices(sizes: tuple[int, ...], start: int) -> tuple[slice, ...]:

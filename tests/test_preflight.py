@@ -26,7 +26,7 @@ def test_a_valid_configuration_gives_the_environments_spec():
         ({"env": {"id": "nowhere.env"}}, "env.id = 'nowhere.env': there is no package 'nowhere' here"),
         ({"env": {"kwargs": {"N": 0}}}, "N = 0"),
         ({"env": {"kwargs": {"max_cycle": 3}}}, "max_cycle"),
-        ({"env": {"id": "mpe2.simple_tag_v3", "backend": "vectorized"}}, "env.backend = 'vectorized'"),
+        ({"env": {"id": "tests.support.counting", "backend": "vectorized"}}, "env.backend = 'vectorized'"),
         ({"algorithm": {"team_overrides": {"agents": "ddpg"}}}, "did you mean 'agent'?"),
         (
             {"algorithm": {"private": {"agnt": {"columns": [0, 2], "candidates": [[2, 4], [4, 6]]}}}},

@@ -17,7 +17,7 @@ WORKER_PARTS = {
     "policies' forward pass": ("policy.py", "logits"),
     "exploration noise": ("exploration.py", "_gumbel_noise"),
     "actions from logits": ("exploration.py", "relaxed"),
-    "environment": ("simple_adversary.py", "step"),
+    "environment": ("vector_env.py", "step"),
     "episode statistics": ("episode_log.py", "step"),
 }
 """Functions (file, name) by purpose, their callees included; most of the rest is packing."""

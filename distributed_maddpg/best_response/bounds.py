@@ -11,7 +11,7 @@ from distributed_maddpg.best_response.uninformed import (
 )
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import make_vector_env
-from distributed_maddpg.envs.adversary_options import AdversaryOptions
+from distributed_maddpg.envs.mpe.simple_adversary import AdversaryOptions
 from distributed_maddpg.evaluation.scores import SUCCESS_EPS
 from distributed_maddpg.evaluation.scripted import assigned_targets, centroid_targets, goal_targets
 from distributed_maddpg.types import FloatArray

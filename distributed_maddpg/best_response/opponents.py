@@ -11,8 +11,8 @@ import numpy as np
 
 from distributed_maddpg.best_response.uninformed import DoubleArray, geometric_medians, points_near_most
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.envs.adversary_options import AdversaryOptions
 from distributed_maddpg.envs.base import VectorEnv
+from distributed_maddpg.envs.mpe.simple_adversary import AdversaryOptions
 from distributed_maddpg.evaluation.episodes import evaluate, evaluation_env, greedy_policy
 from distributed_maddpg.evaluation.scorecard import Scorecard
 from distributed_maddpg.evaluation.scores import SUCCESS_EPS

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from distributed_maddpg.acting.joint_policy import EnvActions
 from distributed_maddpg.best_response.opponents import Progress, Score
 from distributed_maddpg.best_response.world import AdversaryWorld, WorldState
-from distributed_maddpg.envs.adversary_options import AdversaryOptions
 from distributed_maddpg.envs.base import VectorEnv
+from distributed_maddpg.envs.mpe.simple_adversary import AdversaryOptions, SimpleAdversary
 from distributed_maddpg.evaluation.scores import SUCCESS_EPS
 from distributed_maddpg.evaluation.scripted import MIN_FORCE, JointPolicyFn, force_actions, velocity_gain
 from distributed_maddpg.types import FloatArray
@@ -71,7 +71,7 @@ class RecurrentPolicy(nn.Module):
         """Draw initial weights from `seed`."""
         super().__init__()
         self._options = options
-        obs_size = options.spec.observation_sizes[0]
+        obs_size = SimpleAdversary(options).spec.observation_sizes[0]
         self._num_landmarks = num_landmarks = options.num_landmark_neighbors or options.N
         num_others = obs_size // 2 - num_landmarks
         with torch.random.fork_rng(devices=[]):

@@ -28,7 +28,7 @@ from distributed_maddpg.best_response.recurrent import OBJECTIVES, RecurrentPoli
 from distributed_maddpg.best_response.world import AdversaryWorld, GreedyAgents
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec
-from distributed_maddpg.envs.adversary_options import AdversaryOptions
+from distributed_maddpg.envs.mpe.simple_adversary import AdversaryOptions
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.evaluation.episodes import greedy_policy
 from distributed_maddpg.evaluation.scorecard import Scorecard

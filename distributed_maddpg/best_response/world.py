@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distributed_maddpg.algo.networks import PolicyNetwork
 from distributed_maddpg.config import AlgorithmConfig
-from distributed_maddpg.envs.adversary_options import AdversaryOptions
+from distributed_maddpg.envs.mpe.simple_adversary import AdversaryOptions, SimpleAdversary
 from distributed_maddpg.types import FloatArray, StackedLayout
 
 
@@ -89,7 +89,7 @@ class GreedyAgents:
 
     def __init__(self, world: AdversaryWorld, algorithm: AlgorithmConfig, parameters: FloatArray) -> None:
         """Use the good agents' rows of policies `[N, P]`."""
-        spec = world.options.spec
+        spec = SimpleAdversary(world.options).spec
         sizes, width = algorithm.policy_hidden_sizes, spec.action_sizes[0]
         layout = StackedLayout(spec.observation_sizes[1:], sizes, width)
         self._world = world

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from distributed_maddpg.errors import BadInput, did_you_mean
-from distributed_maddpg.types import EnvSpec, InitialWeights, PrivatePart
+from distributed_maddpg.types import EnvSpec, InitialWeights, PrivatePart, canonical_env_id
 
 Algorithm = Literal["maddpg", "ddpg", "matd3"]
 Head = Literal["sigmoid", "gumbel"]
@@ -71,10 +71,11 @@ class EnvConfig(Section):
     """The environment and its arguments."""
 
     id: str = "simple_adversary"
-    """"simple_adversary", or any PettingZoo parallel environment: "package.module[:callable]"."""
+    """A scenario of MPE2, such as "simple_adversary" or "simple_spread", or any PettingZoo parallel
+    environment: "package.module[:callable]"."""
     backend: Literal["auto", "vectorized", "pettingzoo"] = "auto"
-    """auto: the compiled kernel if the environment has one. vectorized: the compiled kernel, or an error if
-    there is none. pettingzoo: the original environment, stepped copy by copy."""
+    """auto: compiled if the environment is. vectorized: compiled, or an error if it is not. pettingzoo: the
+    original environment, stepped copy by copy."""
     kwargs: dict[str, EnvArgument] = field(default_factory=dict)
     """Arguments of the environment, by the names of its PettingZoo constructor."""
 
@@ -84,8 +85,7 @@ class EnvConfig(Section):
             # Neither JSON nor a checkpoint can hold other numbers; refused before training, not after.
             finite = not isinstance(value, float) or math.isfinite(value)
             require(finite, f"env.kwargs.{name}", value, "must be finite")
-        if self.id == "mpe2.simple_adversary_v3":
-            object.__setattr__(self, "id", "simple_adversary")
+        object.__setattr__(self, "id", canonical_env_id(self.id))
 
 
 @dataclass(frozen=True)

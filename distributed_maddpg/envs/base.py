@@ -145,10 +145,10 @@ def check_keys(state: Mapping[str, npt.NDArray[Any]], expected: list[str]) -> No
 
 
 def checked_integers(
-    state: Mapping[str, npt.NDArray[Any]], name: str, num_envs: int, limit: int
+    state: Mapping[str, npt.NDArray[Any]], name: str, shape: tuple[int, ...], limit: int, least: int = 0
 ) -> npt.NDArray[np.int64]:
-    """Return a copy of a saved array [E] int64; ValueError unless its values are in [0, limit)."""
-    values = checked_array(dict(state), name, (num_envs,), np.int64)
-    if ((values < 0) | (values >= limit)).any():
-        raise ValueError(f"{name} holds values outside 0 to {limit - 1}")
+    """Return a copy of a saved int64 array; ValueError unless its values are in [least, limit)."""
+    values = checked_array(dict(state), name, shape, np.int64)
+    if ((values < least) | (values >= limit)).any():
+        raise ValueError(f"{name} holds values outside {least} to {limit - 1}")
     return values

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
+import logging
 import os
 import pkgutil
 from collections.abc import Callable, Mapping
@@ -11,10 +13,10 @@ from typing import Any
 
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.errors import BadInput, did_you_mean, reason
-from distributed_maddpg.types import EnvSpec
+from distributed_maddpg.types import MPE2_MODULES, EnvSpec, canonical_env_id
 
-_ADVERSARY = "simple_adversary"
-_ADVERSARY_MODULE = "mpe2.simple_adversary_v3"
+_LOG = logging.getLogger(__name__)
+
 _BUILTIN_PACKAGES = ("mpe2", "pettingzoo")
 _FACTORY_PREFIX = "factory:"
 _RESERVED_KWARGS = {"env_id", "num_envs", "seed", "backend"}
@@ -30,13 +32,13 @@ def make_vector_env(
     """Create E copies of an environment.
 
     Args:
-        env_id: "simple_adversary" (or "mpe2.simple_adversary_v3"); any importable PettingZoo parallel
-            environment as "package.module", whose `parallel_env` is called, or as "package.module:callable";
-            or a callable.
+        env_id: a scenario of MPE2, such as "simple_adversary" (or "mpe2.simple_adversary_v3"); any importable
+            PettingZoo parallel environment as "package.module", whose `parallel_env` is called, or as
+            "package.module:callable"; or a callable.
         num_envs: E.
         seed: of all random streams; the stream of copy i depends only on the seed and i.
-        backend: "vectorized" is the compiled `simple_adversary`, "pettingzoo" steps the original environment
-            copy by copy, "auto" uses the compiled one if it exists.
+        backend: "vectorized" is the compiled scenario, "pettingzoo" steps the original environment copy by
+            copy, "auto" uses the compiled one if there is one that knows the keywords.
         **env_kwargs: passed to the environment.
 
     Raises:
@@ -46,10 +48,12 @@ def make_vector_env(
         raise BadInput("num_envs", num_envs, "must be a whole number, at least 1")
     if backend not in _BACKENDS:
         raise BadInput("env.backend", backend, f"must be one of {', '.join(_BACKENDS)}")
-    if env_id in (_ADVERSARY, _ADVERSARY_MODULE):
-        return _make_adversary(num_envs, seed, backend, env_kwargs)
+    if isinstance(env_id, str):
+        env_id = canonical_env_id(env_id)
+        if env_id in MPE2_MODULES:
+            return _make_scenario(env_id, num_envs, seed, backend, env_kwargs)
     if backend == "vectorized":
-        remedy = f"only {_ADVERSARY!r} is compiled, not {env_id!r}; use 'auto' or 'pettingzoo'"
+        remedy = f"only {', '.join(MPE2_MODULES)} are compiled, not {env_id!r}; use 'auto' or 'pettingzoo'"
         raise BadInput("env.backend", backend, remedy)
     factory, name = (env_id, factory_id(env_id)) if callable(env_id) else (_find_factory(env_id), env_id)
     from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv  # noqa: PLC0415 - loads gymnasium
@@ -70,9 +74,9 @@ def is_factory_id(env_id: str) -> bool:
 
 def is_compiled(env: VectorEnv) -> bool:
     """Return whether the environment is stepped by this package's kernel, not by PettingZoo."""
-    from distributed_maddpg.envs.simple_adversary import SimpleAdversary  # noqa: PLC0415 - loads numba
+    from distributed_maddpg.envs.mpe.vector_env import MPEVectorEnv  # noqa: PLC0415 - loads numba
 
-    return isinstance(env, SimpleAdversary)
+    return isinstance(env, MPEVectorEnv)
 
 
 def is_builtin(env_id: str) -> bool:
@@ -83,7 +87,7 @@ def is_builtin(env_id: str) -> bool:
     """
     package, *parts = env_id.split(".")
     public = all(part.isidentifier() and part.isascii() and not part.startswith("_") for part in parts)
-    return env_id == _ADVERSARY or (package in _BUILTIN_PACKAGES and bool(parts) and public)
+    return env_id in MPE2_MODULES or (package in _BUILTIN_PACKAGES and bool(parts) and public)
 
 
 def env_spec(env_id: str | EnvFactory, backend: str, env_kwargs: Mapping[str, Any]) -> EnvSpec:
@@ -99,15 +103,42 @@ def env_spec(env_id: str | EnvFactory, backend: str, env_kwargs: Mapping[str, An
         env.close()
 
 
-def _make_adversary(num_envs: int, seed: int, backend: str, kwargs: dict[str, Any]) -> VectorEnv:
+def _make_scenario(name: str, num_envs: int, seed: int, backend: str, kwargs: dict[str, Any]) -> VectorEnv:
+    from distributed_maddpg.envs.mpe.scenarios import keywords, make_scenario  # noqa: PLC0415 - loads numba
+
+    new = [keyword for keyword in kwargs if keyword not in keywords(name)]
+    if new and backend != "vectorized" and _mpe2_takes(name, new):
+        return _make_original(name, num_envs, seed, kwargs, f"env.kwargs.{new[0]} is not known to")
+    scenario = make_scenario(name, kwargs)
+    if backend == "auto" and scenario.options.render_mode is not None:
+        _warn_slow(name, "env.kwargs.render_mode is not for")
+        backend = "pettingzoo"
     if backend == "pettingzoo":
-        factory = _find_factory(_ADVERSARY_MODULE)
-        from distributed_maddpg.envs.mpe2_adversary import MPE2AdversaryEnv  # noqa: PLC0415 - loads gymnasium
+        from distributed_maddpg.envs.mpe.mpe2_env import MPE2VectorEnv  # noqa: PLC0415 - loads gymnasium
 
-        return MPE2AdversaryEnv(factory, num_envs, seed, **kwargs)
-    from distributed_maddpg.envs.simple_adversary import SimpleAdversary  # noqa: PLC0415 - loads numba
+        return MPE2VectorEnv(_find_factory(MPE2_MODULES[name]), scenario, num_envs, seed)
+    from distributed_maddpg.envs.mpe.vector_env import MPEVectorEnv  # noqa: PLC0415 - loads numba
 
-    return SimpleAdversary(num_envs, seed, **kwargs)
+    return MPEVectorEnv(scenario, num_envs, seed)
+
+
+def _make_original(name: str, num_envs: int, seed: int, kwargs: dict[str, Any], why: str) -> VectorEnv:
+    """Return MPE2's environment as any other: this package may not know its state, for a later MPE2."""
+    from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv  # noqa: PLC0415 - loads gymnasium
+
+    _warn_slow(name, why)
+    factory = _find_factory(MPE2_MODULES[name])
+    return PettingZooVectorEnv(lambda: _make_copy(factory, name, kwargs), num_envs, seed, name)
+
+
+def _warn_slow(name: str, why: str) -> None:
+    _LOG.warning("%s the compiled %s: MPE2 steps it copy by copy, which is slow", why, name)
+
+
+def _mpe2_takes(name: str, keywords: list[str]) -> bool:
+    """Return whether the installed MPE2 has these keywords, which this package does not know."""
+    raw_env = _import(name, MPE2_MODULES[name]).raw_env
+    return set(keywords) <= set(inspect.signature(raw_env.__init__).parameters)
 
 
 def _make_copy(factory: Callable[..., Any], env_id: str, kwargs: dict[str, Any]) -> Any:
@@ -126,7 +157,7 @@ def _find_factory(env_id: str) -> Callable[..., Any]:
     module_name, _, attribute = env_id.partition(":")
     if not all(module_name.split(".")):
         raise BadInput(
-            "env.id", env_id, f"must be {_ADVERSARY!r}, 'package.module' or 'package.module:callable'"
+            "env.id", env_id, "must be a scenario of MPE2, 'package.module' or 'package.module:callable'"
         )
     module = _import(env_id, module_name)
     attribute = attribute or "parallel_env"
@@ -157,7 +188,7 @@ def _unknown_environment(module_name: str) -> str:
     package = module_name.rpartition(".")[0]
     known = _public_modules(package or "mpe2")
     if not package:
-        known = [_ADVERSARY, *known]
+        known = [*MPE2_MODULES, *known]
     if not known:
         return f"there is no package {package!r} here; install it, or check the name"
     return f"there is no such environment, {did_you_mean(module_name, known)}"

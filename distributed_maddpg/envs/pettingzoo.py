@@ -179,8 +179,8 @@ class PettingZooVectorEnv(VectorEnv):
         names = [f"actions_{agent}" for agent in self.agents]
         check_keys(state, ["generator_state", "episode_seed", "episode_step", *names])
         packed = streams.checked_generator_states(state, self.num_envs)
-        seeds = checked_integers(state, "episode_seed", self.num_envs, _INT31_LIMIT)
-        steps = checked_integers(state, "episode_step", self.num_envs, _INT31_LIMIT)
+        seeds = checked_integers(state, "episode_seed", (self.num_envs,), _INT31_LIMIT)
+        steps = checked_integers(state, "episode_step", (self.num_envs,), _INT31_LIMIT)
         replayed = self._checked_history(state, int(steps.max()))
         self._streams = [streams.unpack(row) for row in packed]
         self._started = True

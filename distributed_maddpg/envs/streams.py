@@ -35,13 +35,15 @@ def initial_generator_states(seed: int, num_envs: int) -> UintArray:
     return np.stack([pack_generator(stream(seed, copy)) for copy in range(num_envs)])
 
 
-def checked_generator_states(state: Mapping[str, npt.NDArray[Any]], num_envs: int) -> UintArray:
-    """Validate and return a copy of a saved state's `generator_state`, [E, 6] uint64.
+def checked_generator_states(
+    state: Mapping[str, npt.NDArray[Any]], num_envs: int, name: str = "generator_state"
+) -> UintArray:
+    """Validate and return a copy of a saved state's packed generators, [E, 6] uint64.
 
     Raises:
         ValueError: for a wrong shape or type, or a value that no PCG64 state has.
     """
-    packed: UintArray = checked_array(dict(state), "generator_state", (num_envs, 6), np.uint64)
+    packed: UintArray = checked_array(dict(state), name, (num_envs, 6), np.uint64)
     for row in packed:
         unpack(row)
     return packed

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from distributed_maddpg.acting.joint_policy import JointPolicy
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import EnvFactory, make_vector_env
-from distributed_maddpg.envs.adversary_options import landmark_distances
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.episode_log import EpisodeLog
 from distributed_maddpg.envs.finite import bad_observation
+from distributed_maddpg.envs.mpe.simple_adversary import landmark_distances
 from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation.scorecard import Scorecard
 from distributed_maddpg.evaluation.scores import goal_distances

@@ -4,15 +4,15 @@ import torch
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
 from distributed_maddpg.algo.information import Counterfactuals
 from distributed_maddpg.config import AlgorithmConfig
-from distributed_maddpg.envs.adversary_options import AdversaryOptions
-from distributed_maddpg.envs.simple_adversary import SimpleAdversary
+from distributed_maddpg.envs import make_vector_env
+from distributed_maddpg.envs.mpe.simple_adversary import AdversaryOptions, SimpleAdversary
 from distributed_maddpg.types import EnvSpec, PrivatePart
 
 CPU = torch.device("cpu")
 
 
 def test_every_other_landmark_stands_in_for_the_goal_equally_often():
-    env = SimpleAdversary(600, 0, N=4)
+    env = make_vector_env("simple_adversary", 600, 0, N=4)
     obs = torch.stack([torch.from_numpy(own.copy()) for own in env.reset()[1:3]])
     changed = Counterfactuals(env.spec.private_parts[1:3], 1, CPU)(obs)
     assert torch.equal(changed[:, :, 2:], obs[:, :, 2:]), "only the private part changes"
@@ -42,7 +42,7 @@ def test_where_the_true_candidate_is_not_in_sight_all_but_the_nearest_stand_in()
 
 
 def test_an_agent_with_nothing_private_gets_exactly_zero():
-    spec = AdversaryOptions(N=2, continuous_actions=True).spec
+    spec = SimpleAdversary(AdversaryOptions(N=2, continuous_actions=True)).spec
     update = HandwrittenUpdate(AlgorithmConfig(information_weight=1.0), spec, CPU, (1,))
     batch = torch.rand(1, 37, spec.transitions.width, generator=torch.Generator().manual_seed(0))
     information = update(batch)[update.metrics.index("information")]
@@ -64,7 +64,7 @@ def test_a_weight_changes_nothing_where_nothing_is_private():
 
 
 def test_with_a_large_weight_policies_stop_looking_at_the_private_part():
-    spec = AdversaryOptions(N=2, continuous_actions=True).spec
+    spec = SimpleAdversary(AdversaryOptions(N=2, continuous_actions=True)).spec
     told = {}
     for weight in (0.0, 100.0):
         config = AlgorithmConfig(policy_hidden_sizes=(32,), policy_head="gumbel", information_weight=weight)

@@ -6,7 +6,7 @@ from distributed_maddpg.best_response.opponents import REACH, measure, play, scr
 from distributed_maddpg.best_response.uninformed import distances_to, geometric_medians, points_near_most
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec
-from distributed_maddpg.envs.adversary_options import AdversaryOptions
+from distributed_maddpg.envs.mpe.simple_adversary import AdversaryOptions
 from distributed_maddpg.evaluation.episodes import evaluation_env
 from distributed_maddpg.evaluation.scores import SUCCESS_EPS
 from distributed_maddpg.types import initial_policies

@@ -11,7 +11,7 @@ from distributed_maddpg.best_response.recurrent import RecurrentPolicy, recurren
 from distributed_maddpg.best_response.world import AdversaryWorld
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import make_vector_env
-from distributed_maddpg.envs.adversary_options import AdversaryOptions
+from distributed_maddpg.envs.mpe.simple_adversary import AdversaryOptions, SimpleAdversary
 from distributed_maddpg.evaluation.scripted import assigned_targets, goal_targets, scripted_forces
 from distributed_maddpg.types import initial_policies
 
@@ -50,7 +50,7 @@ def reached(policy, targets, options=OPTIONS, episodes=2000):
     config = MADDPGConfig.from_dict({"env": {"kwargs": kwargs(options)}})
     adversary = Opponent("recurrent", lambda env: recurrent_adversary(env, policy, options.max_cycles))
     players = {"adversary": adversary, "agent": scripted_opponent("scripted", targets, options)}
-    unused = initial_policies(options.spec, config.algorithm.policy_hidden_sizes, 0)
+    unused = initial_policies(SimpleAdversary(options).spec, config.algorithm.policy_hidden_sizes, 0)
     return play(config, unused, players, episodes, seed=5)
 
 

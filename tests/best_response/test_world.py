@@ -7,7 +7,7 @@ import torch
 from distributed_maddpg.best_response.world import AdversaryWorld, GreedyAgents, WorldState
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import make_vector_env
-from distributed_maddpg.envs.adversary_options import AdversaryOptions
+from distributed_maddpg.envs.mpe.simple_adversary import AdversaryOptions
 from distributed_maddpg.evaluation.episodes import greedy_policy
 from distributed_maddpg.types import initial_policies
 

@@ -3,32 +3,62 @@ import sys
 
 import numpy as np
 import pytest
+from mpe2 import simple_spread_v3
+from pettingzoo.utils.conversions import parallel_wrapper_fn
 
 from distributed_maddpg.envs import env_spec, make_vector_env
-from distributed_maddpg.envs.mpe2_adversary import MPE2AdversaryEnv
+from distributed_maddpg.envs.mpe.mpe2_env import MPE2VectorEnv
+from distributed_maddpg.envs.mpe.vector_env import MPEVectorEnv
 from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
-from distributed_maddpg.envs.simple_adversary import SimpleAdversary
 from distributed_maddpg.errors import BadInput
+from distributed_maddpg.types import MPE2_MODULES
 
 
-@pytest.mark.parametrize("env_id", ["simple_adversary", "mpe2.simple_adversary_v3"])
+@pytest.mark.parametrize("env_id", ["simple_adversary", "simple_adversary_v3", "mpe2.simple_adversary_v3"])
 @pytest.mark.parametrize(
     ("backend", "kind"),
-    [("auto", SimpleAdversary), ("vectorized", SimpleAdversary), ("pettingzoo", MPE2AdversaryEnv)],
+    [("auto", MPEVectorEnv), ("vectorized", MPEVectorEnv), ("pettingzoo", MPE2VectorEnv)],
 )
-def test_simple_adversary_by_either_name_and_any_backend(env_id, backend, kind):
+def test_simple_adversary_by_any_name_and_any_backend(env_id, backend, kind):
     env = make_vector_env(env_id, 2, 0, backend=backend, N=3)
     assert type(env) is kind
     assert len(env.agents) == 4
 
 
 def test_a_module_and_a_callable_of_a_module_can_be_named():
-    spread = make_vector_env("mpe2.simple_spread_v3", 2, 0, N=2, continuous_actions=True)
-    assert type(spread) is PettingZooVectorEnv
-    assert spread.action_type == "continuous"
     for env_id in ("tests.support.counting", "tests.support.counting:CountingEnv"):
         env = make_vector_env(env_id, 2, 0, num_agents=3)
+        assert type(env) is PettingZooVectorEnv
         assert env.reset()[2].tolist() == [[2e6] * 3] * 2
+
+
+@pytest.mark.parametrize("name", MPE2_MODULES)
+def test_every_scenario_is_compiled_and_described_as_mpe2_does(name):
+    for kwargs in ({}, {"continuous_actions": True}):
+        compiled, original = (
+            make_vector_env(name, 1, 0, backend=b, **kwargs) for b in ("auto", "pettingzoo")
+        )
+        assert type(compiled) is MPEVectorEnv
+        assert compiled.spec == original.spec
+
+
+def test_a_keyword_that_only_mpe2_knows_takes_its_own_environment_and_says_so(caplog, monkeypatch):
+    env = make_vector_env("simple_tag", 1, 0, render_mode="rgb_array")
+    assert type(env) is MPE2VectorEnv
+    assert "env.kwargs.render_mode is not for the compiled simple_tag: MPE2 steps it" in caplog.text
+
+    class NewEnv(simple_spread_v3.raw_env):
+        def __init__(self, wind=0.0, **kwargs):
+            super().__init__(**kwargs)
+
+    monkeypatch.setattr(simple_spread_v3, "raw_env", NewEnv)
+    monkeypatch.setattr(
+        simple_spread_v3, "parallel_env", parallel_wrapper_fn(lambda **kwargs: NewEnv(**kwargs))
+    )
+    assert type(make_vector_env("simple_spread", 1, 0, wind=1.0)) is PettingZooVectorEnv
+    assert "env.kwargs.wind is not known to the compiled simple_spread" in caplog.text
+    with pytest.raises(BadInput, match="simple_spread has no such keyword"):
+        make_vector_env("simple_spread", 1, 0, wind=1.0, storm=1.0)
 
 
 def test_env_spec_needs_one_copy_only():
@@ -58,10 +88,9 @@ HERE = "tests.envs.test_make"
             "env.id = 'simple_adversry': there is no such environment, did you mean 'simple_adversary'?",
         ),
         (
-            "simple_spread_v3",
+            "simple_spread_v2",
             {},
-            "env.id = 'simple_spread_v3': there is no such environment, "
-            "did you mean 'mpe2.simple_spread_v3'?",
+            "env.id = 'simple_spread_v2': there is no such environment, did you mean 'simple_spread'?",
         ),
         (
             "mpe2.simple_sprad_v3",
@@ -90,12 +119,12 @@ HERE = "tests.envs.test_make"
         (
             ".envs",
             {},
-            "env.id = '.envs': must be 'simple_adversary', 'package.module' or 'package.module:callable'",
+            "env.id = '.envs': must be a scenario of MPE2, 'package.module' or 'package.module:callable'",
         ),
         (
             ":x",
             {},
-            "env.id = ':x': must be 'simple_adversary', 'package.module' or 'package.module:callable'",
+            "env.id = ':x': must be a scenario of MPE2, 'package.module' or 'package.module:callable'",
         ),
         (
             "tests.support.counting",
@@ -114,10 +143,12 @@ HERE = "tests.envs.test_make"
             "env.backend = 'numpy': must be one of auto, vectorized, pettingzoo",
         ),
         (
-            "mpe2.simple_spread_v3",
+            "tests.support.counting",
             {"backend": "vectorized"},
-            "env.backend = 'vectorized': only 'simple_adversary' is compiled, not 'mpe2.simple_spread_v3'; "
-            "use 'auto' or 'pettingzoo'",
+            "env.backend = 'vectorized': only simple, simple_adversary, simple_crypto, simple_formation, "
+            "simple_line, simple_push, simple_reference, simple_speaker_listener, simple_spread, simple_tag, "
+            "simple_world_comm, collect_treasure are compiled, not 'tests.support.counting'; use 'auto' or "
+            "'pettingzoo'",
         ),
         (
             "simple_adversary",
@@ -157,7 +188,7 @@ def test_a_module_that_fails_while_imported_is_bad_input(tmp_path, monkeypatch):
 def test_pettingzoo_makes_the_same_run_for_the_same_seed():
     runs = []
     for seed in (1, 1, 2):
-        env = make_vector_env("mpe2.simple_spread_v3", 2, seed)
+        env = make_vector_env("mpe2.simple_spread_v3", 2, seed, backend="pettingzoo")
         runs.append(np.concatenate([array.ravel() for array in env.reset()]))
     assert (runs[0] == runs[1]).all()
     assert (runs[0] != runs[2]).any()

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from distributed_maddpg.envs.adversary_options import AdversaryOptions, checked_state
-from distributed_maddpg.envs.simple_adversary import SimpleAdversary
+from distributed_maddpg.envs import make_vector_env
+from distributed_maddpg.envs.mpe.simple_adversary import AdversaryOptions, SimpleAdversary
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.types import PrivatePart
 
@@ -40,14 +40,19 @@ def test_options_refuse_with_one_clear_line(kwargs, message):
 
 
 def test_sizes_follow_the_neighbours():
-    assert AdversaryOptions(N=2).spec.observation_sizes == (8, 10, 10)
-    assert AdversaryOptions(N=3, num_agent_neighbors=1).spec.observation_sizes == (8, 10, 10, 10)
-    assert AdversaryOptions(N=1, num_landmark_neighbors=4).spec.observation_sizes == (10, 12)
+    assert SimpleAdversary(AdversaryOptions(N=2)).spec.observation_sizes == (8, 10, 10)
+    assert SimpleAdversary(AdversaryOptions(N=3, num_agent_neighbors=1)).spec.observation_sizes == (
+        8,
+        10,
+        10,
+        10,
+    )
+    assert SimpleAdversary(AdversaryOptions(N=1, num_landmark_neighbors=4)).spec.observation_sizes == (10, 12)
 
 
 def test_the_goal_is_private_to_good_agents_and_could_be_any_landmark():
     def parts(**kwargs):
-        return AdversaryOptions(**kwargs).spec.private_parts
+        return SimpleAdversary(AdversaryOptions(**kwargs)).spec.private_parts
 
     assert parts(N=2) == (None, *[PrivatePart((0, 2), ((2, 4), (4, 6)))] * 2)
     ranked = PrivatePart((0, 2), ((2, 4), (4, 6)), aligned=False)
@@ -57,7 +62,7 @@ def test_the_goal_is_private_to_good_agents_and_could_be_any_landmark():
 
 
 def test_the_private_part_is_one_of_its_candidates():
-    env = SimpleAdversary(50, 0, N=4)
+    env = make_vector_env("simple_adversary", 50, 0, N=4)
     obs = env.reset()
     for own, part in zip(obs, env.spec.private_parts, strict=True):
         if part:
@@ -67,7 +72,7 @@ def test_the_private_part_is_one_of_its_candidates():
 
 
 def a_state():
-    env = SimpleAdversary(2, 0, N=3)
+    env = make_vector_env("simple_adversary", 2, 0, N=3)
     env.reset()
     return env.get_state()
 
@@ -98,8 +103,8 @@ def changed(name, value, dtype=None):
 )
 def test_impossible_states_are_refused_and_leave_the_environment_alone(state, message):
     with pytest.raises(ValueError, match=message):
-        checked_state(state, 2, AdversaryOptions(N=3))
-    env = SimpleAdversary(2, 7, N=3)
+        SimpleAdversary(AdversaryOptions(N=3)).checked_state(state, 2)
+    env = make_vector_env("simple_adversary", 2, 7, N=3)
     env.reset()
     before = env.get_state()
     with pytest.raises(ValueError, match=message):

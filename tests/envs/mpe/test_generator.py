@@ -1,13 +1,23 @@
-"""The compiled random draws against numpy's, and what the hot path relies on."""
+"""The compiled random draws against numpy's."""
 
-import numpy as np
+import numba
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distributed_maddpg.envs import adversary_kernel as kernel
 from distributed_maddpg.envs import streams
+from distributed_maddpg.envs.mpe import generator as compiled_generator
 from distributed_maddpg.seeding import pack_generator
+
+
+@numba.njit  # not cached: numba does not notice changes of the package
+def next_index(packed, size):
+    return compiled_generator.next_index(packed, size)
+
+
+@numba.njit  # not cached: numba does not notice changes of the package
+def next_uniform(packed, low, high):
+    return compiled_generator.next_uniform(packed, low, high)
 
 
 @settings(max_examples=50, deadline=None)
@@ -17,9 +27,9 @@ def test_draws_equal_numpys_in_any_mixture(seed, size, draws):
     packed = pack_generator(generator)
     for is_index in draws:
         if is_index:
-            assert kernel._next_index(packed, size) == generator.integers(size)
+            assert next_index(packed, size) == generator.integers(size)
         else:
-            assert kernel._next_coordinate(packed) == generator.uniform(-1, 1)
+            assert next_uniform(packed, -0.9, 0.9) == generator.uniform(-0.9, 0.9)
     assert (packed == pack_generator(generator)).all()
 
 
@@ -27,7 +37,7 @@ def test_draws_equal_numpys_in_any_mixture(seed, size, draws):
 def test_index_equals_numpys_where_draws_are_rejected(size):
     generator = streams.stream(1, 0)  # half of all draws are rejected for 2**31 + 1
     packed = pack_generator(generator)
-    drawn = [int(kernel._next_index(packed, size)) for _ in range(500)]
+    drawn = [int(next_index(packed, size)) for _ in range(500)]
     assert drawn == [int(generator.integers(size)) for _ in range(500)]
     assert (packed == pack_generator(generator)).all()
 
@@ -35,14 +45,5 @@ def test_index_equals_numpys_where_draws_are_rejected(size):
 def test_index_of_one_landmark_draws_nothing():
     packed = streams.initial_generator_states(0, 1)[0]
     before = packed.copy()
-    assert kernel._next_index(packed, 1) == 0
+    assert next_index(packed, 1) == 0
     assert (packed == before).all()
-
-
-def test_nearest_keeps_equally_far_points_in_order_and_pads_with_zeros():
-    points = np.array([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.5, 0.0]])
-    row = np.full(10, np.nan, np.float32)
-    kernel._write_nearest(row, points, 0.0, 0.0, 3)
-    assert row.tolist() == [0.0, 1.0, 1.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0]
-    kernel._write_nearest(row[:4], points, 0.0, 0.0, 4)
-    assert row[:4].tolist() == [0.5, 0.0, 0.0, 1.0]

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 from mpe2 import simple_adversary_v3
 
-from distributed_maddpg.envs import streams
+from distributed_maddpg.envs import make_vector_env, streams
 from distributed_maddpg.envs.base import StepResult, VectorEnv
-from distributed_maddpg.envs.simple_adversary import SimpleAdversary
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.seeding import pack_generator
 
 E = 4
+
+
+def make(num_envs, seed, **kwargs):
+    return make_vector_env("simple_adversary", num_envs, seed, backend="vectorized", **kwargs)
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +86,7 @@ def assert_same_step(copy, env, result, actions, e):
 
 def assert_equals_mpe2(num_steps, **kwargs):
     generator = np.random.default_rng(num_steps)
-    env = SimpleAdversary(E, 1, **kwargs)
+    env = make(E, 1, **kwargs)
     env.reset()
     env.set_state(random_state(env, generator))
     copies = [mpe2_copy(kwargs, env.get_state(), e) for e in range(E)]
@@ -112,8 +115,8 @@ def test_partial_observations_equal_mpe2(num_agents, near_agents, near_landmarks
 def test_squared_adversary_reward_changes_only_the_adversarys_reward(continuous):
     kwargs = {"N": 3, "continuous_actions": continuous, "max_cycles": 11}
     plain, squared = (
-        SimpleAdversary(E, 1, **kwargs),
-        SimpleAdversary(E, 1, **kwargs, squared_adversary_reward=True),
+        make(E, 1, **kwargs),
+        make(E, 1, **kwargs, squared_adversary_reward=True),
     )
     plain.reset()
     squared.reset()
@@ -130,7 +133,7 @@ def test_squared_adversary_reward_changes_only_the_adversarys_reward(continuous)
 
 @pytest.mark.parametrize("continuous", [True, False])
 def test_velocity_first_moves_as_openais_mpe_does(continuous):
-    env = SimpleAdversary(E, 1, N=3, continuous_actions=continuous, max_cycles=30, velocity_first=True)
+    env = make(E, 1, N=3, continuous_actions=continuous, max_cycles=30, velocity_first=True)
     env.reset()
     generator = np.random.default_rng(0)
     for _ in range(20):
@@ -148,7 +151,7 @@ def test_velocity_first_moves_as_openais_mpe_does(continuous):
 
 
 def test_defaults_are_mpe2s():
-    env, original = SimpleAdversary(1, 0), simple_adversary_v3.parallel_env()
+    env, original = make(1, 0), simple_adversary_v3.parallel_env()
     assert env.agents == tuple(original.possible_agents)
     assert env.action_type == "discrete"
     assert env.action_sizes == tuple(original.action_space(agent).n for agent in env.agents)
@@ -157,7 +160,7 @@ def test_defaults_are_mpe2s():
 
 
 def test_first_reset_draws_what_mpe2_draws_from_the_same_stream():
-    env = SimpleAdversary(3, 11, N=3)
+    env = make(3, 11, N=3)
     obs = env.reset()
     for e in range(3):
         copy = simple_adversary_v3.parallel_env(N=3)
@@ -169,7 +172,7 @@ def test_first_reset_draws_what_mpe2_draws_from_the_same_stream():
 
 
 def test_it_is_a_vector_environment_with_the_sizes_of_two_good_agents():
-    env = SimpleAdversary(2, 0)
+    env = make(2, 0)
     assert isinstance(env, VectorEnv)
     assert env.spec.observation_sizes == (8, 10, 10)
     assert env.spec.teams == ("adversary", "agent", "agent")
@@ -193,7 +196,7 @@ def copied(result):
 def test_same_seed_gives_the_same_run_and_another_seed_another():
     runs = []
     for seed in (5, 5, 6):
-        env = SimpleAdversary(3, seed, continuous_actions=True, max_cycles=4)
+        env = make(3, seed, continuous_actions=True, max_cycles=4)
         env.reset()
         runs.append(np.stack(steps(env, 10)))
     assert (runs[0] == runs[1]).all()
@@ -201,7 +204,7 @@ def test_same_seed_gives_the_same_run_and_another_seed_another():
 
 
 def test_copies_differ_and_do_not_depend_on_their_number():
-    few, many = SimpleAdversary(2, 5, max_cycles=3), SimpleAdversary(6, 5, max_cycles=3)
+    few, many = make(2, 5, max_cycles=3), make(6, 5, max_cycles=3)
     few_obs, many_obs = few.reset(), many.reset()
     push = [np.ones(6, np.int64)] * 3
     for _ in range(7):
@@ -211,7 +214,7 @@ def test_copies_differ_and_do_not_depend_on_their_number():
 
 
 def test_reset_with_seed_restarts_the_streams_and_without_continues_them():
-    env = SimpleAdversary(2, 5)
+    env = make(2, 5)
     first, second = env.reset(), env.reset()
     assert (first[0] != second[0]).all()
     assert (env.reset(seed=5)[0] == first[0]).all()
@@ -220,18 +223,18 @@ def test_reset_with_seed_restarts_the_streams_and_without_continues_them():
 
 @pytest.mark.parametrize("continuous", [True, False])
 def test_state_round_trip_gives_the_same_future(continuous):
-    env = SimpleAdversary(3, 5, N=3, continuous_actions=continuous, max_cycles=6)
+    env = make(3, 5, N=3, continuous_actions=continuous, max_cycles=6)
     env.reset()
     steps(env, 8)
     state = env.get_state()
     expected = steps(env, 14, seed=1)
-    other = SimpleAdversary(3, 99, N=3, continuous_actions=continuous, max_cycles=6)
+    other = make(3, 99, N=3, continuous_actions=continuous, max_cycles=6)
     other.set_state(state)
     assert (np.stack(steps(other, 14, seed=1)) == expected).all()
 
 
 def test_state_arrays_are_copies_with_the_promised_types():
-    env = SimpleAdversary(3, 5, N=2)
+    env = make(3, 5, N=2)
     env.reset()
     state = env.get_state()
     assert {name: (array.shape, str(array.dtype)) for name, array in state.items()} == {
@@ -249,7 +252,7 @@ def test_state_arrays_are_copies_with_the_promised_types():
 
 
 def test_final_obs_is_the_old_episodes_and_obs_the_new_ones():
-    env = SimpleAdversary(2, 5, max_cycles=3)
+    env = make(2, 5, max_cycles=3)
     env.reset()
     still = [np.zeros(2, np.int64)] * 3
     first, second, last = (copied(env.step(still)) for _ in range(3))
@@ -262,7 +265,7 @@ def test_final_obs_is_the_old_episodes_and_obs_the_new_ones():
 
 
 def test_copies_out_of_phase_end_one_by_one():
-    env = SimpleAdversary(3, 5, max_cycles=3)
+    env = make(3, 5, max_cycles=3)
     env.reset()
     env.set_state({**env.get_state(), "cycle": np.array([0, 2, 1])})
     still = [np.zeros(3, np.int64)] * 3
@@ -277,7 +280,7 @@ def test_copies_out_of_phase_end_one_by_one():
 
 
 def test_a_result_is_valid_for_one_more_step():
-    env = SimpleAdversary(3, 5, continuous_actions=True, max_cycles=4)
+    env = make(3, 5, continuous_actions=True, max_cycles=4)
     first_obs = env.reset()
     begun = np.concatenate([array.ravel() for array in first_obs])
     generator = np.random.default_rng(0)
@@ -291,7 +294,7 @@ def test_a_result_is_valid_for_one_more_step():
 
 
 def test_refused_actions_leave_earlier_results_unchanged():
-    env = SimpleAdversary(2, 5, continuous_actions=True)
+    env = make(2, 5, continuous_actions=True)
     env.reset()
     held = [env.step(CONTINUOUS), env.step(CONTINUOUS)]
     before = [flat(result) for result in held]
@@ -313,7 +316,7 @@ def peak_of_steps(env, actions, num_steps):
 
 @pytest.mark.parametrize("num_envs", [2, 1024])
 def test_steps_allocate_no_arrays(num_envs):
-    env = SimpleAdversary(num_envs, 5, continuous_actions=True, max_cycles=3)
+    env = make(num_envs, 5, continuous_actions=True, max_cycles=3)
     env.reset()
     actions = list(np.full((3, num_envs, 5), 0.5, np.float32))
     env.step(actions)
@@ -322,7 +325,7 @@ def test_steps_allocate_no_arrays(num_envs):
 
 
 def test_final_distances_are_of_the_last_frame_goal_first():
-    env = SimpleAdversary(2, 5, N=3, max_cycles=2)
+    env = make(2, 5, N=3, max_cycles=2)
     env.reset()
     env.set_state({**env.get_state(), "goal_landmark": np.array([2, 0]), "cycle": np.array([1, 0])})
     state = env.get_state()
@@ -337,7 +340,7 @@ def test_final_distances_are_of_the_last_frame_goal_first():
 def test_continuous_actions_of_another_float_type_are_rounded_to_float32():
     results = []
     for dtype in (np.float32, np.float64):
-        env = SimpleAdversary(2, 5, continuous_actions=True)
+        env = make(2, 5, continuous_actions=True)
         env.reset()
         results.append(flat(env.step([np.full((2, 5), 0.3, dtype) * np.arange(5, dtype=dtype)] * 3)))
     assert np.allclose(results[0], results[1], atol=1e-6)
@@ -368,7 +371,7 @@ def with_entry(actions, i, index, value):
 )
 def test_refused_actions_change_nothing(actions, message):
     continuous = any(array.ndim == 2 and array.shape[1] == 5 for array in actions)
-    env = SimpleAdversary(2, 5, continuous_actions=continuous)
+    env = make(2, 5, continuous_actions=continuous)
     env.reset()
     before = env.get_state()
     with pytest.raises(ValueError, match=message):
@@ -377,7 +380,7 @@ def test_refused_actions_change_nothing(actions, message):
 
 
 def test_step_and_get_state_before_reset_are_refused():
-    env = SimpleAdversary(2, 5)
+    env = make(2, 5)
     with pytest.raises(RuntimeError, match=r"call reset\(\)"):
         env.step(DISCRETE)
     with pytest.raises(RuntimeError, match=r"call reset\(\)"):
@@ -386,4 +389,4 @@ def test_step_and_get_state_before_reset_are_refused():
 
 def test_render_mode_is_refused():
     with pytest.raises(BadInput, match=r"env\.kwargs\.render_mode = 'human'.*backend = 'pettingzoo'"):
-        SimpleAdversary(1, 0, render_mode="human")
+        make(1, 0, render_mode="human")
