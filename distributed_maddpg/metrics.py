@@ -101,6 +101,7 @@ class IterationLog:
             "returns": episodes.returns,
             "lengths": episodes.lengths,
             "final_distances": episodes.final_distances,
+            "measures": episodes.measures,
         }
 
     def set_state(self, state: Arrays) -> None:
@@ -123,13 +124,21 @@ class IterationLog:
         if (lengths < 1).any():
             raise ValueError("lengths holds numbers below 1")
         distances = checked_array(state, "final_distances", (episodes, agents, None), np.float32)
-        columns = (np.split(array, ends[:-1]) for array in (returns, lengths, distances))
+        measures = self._checked_measures(state, episodes)
+        columns = (np.split(array, ends[:-1]) for array in (returns, lengths, distances, measures))
         self._episodes = deque(map(EpisodeReport, *columns)) if len(ends) else deque()
         self._window_size = episodes
         self.episodes_total, self.dropped_total = totals.tolist()
         self._rollout_s = checked_array(state, "rollout_s", self._rollout_s.shape, np.float64)
         self._learner_s = checked_array(state, "learner_s", self._learner_s.shape, np.float64)
         self._weights_lag = [(worker, lag) for worker, lag in lags.tolist()]
+
+    def _checked_measures(self, state: Arrays, episodes: int) -> FloatVector:
+        """Return the saved measures `[episodes, K]`; unknown (NaN) in a state of before there were any."""
+        wanted = (episodes, len(self.spec.measures) if episodes else 0)
+        if "measures" not in state:
+            return np.full(wanted, math.nan)
+        return checked_array(state, "measures", wanted, np.float64)
 
     def _recent_episodes(self) -> EpisodeReport:
         return EpisodeReport.concatenate(list(self._episodes), self.spec.num_agents)
@@ -140,7 +149,10 @@ class IterationLog:
         known = len(returns) > 0
         means = returns.mean(axis=0) if known else np.full(self.spec.num_agents, math.nan)
         totals = returns.sum(axis=1) if known else np.array([math.nan])
+        names = [measure.name for measure in self.spec.measures]
+        measures = episodes.measures.mean(axis=0) if known else np.full(len(names), math.nan)
         return {
+            **({"measures": dict(zip(names, measures.tolist(), strict=True))} if names else {}),
             "episode_return_mean": float(totals.mean()),
             "episode_return_min": float(totals.min()),
             "episode_return_max": float(totals.max()),

@@ -153,7 +153,7 @@ class RolloutWorker:
         self._env, self._spec = env, spec
         self._policies = JointPolicy(algorithm, spec, env.num_envs)
         self._explorer = self._policies.add_exploration(exploration, rng, greedy)
-        self._episode_log = EpisodeLog(env.num_envs, spec.num_agents)
+        self._episode_log = EpisodeLog(env.num_envs, spec)
         self._action_sizes = np.array(spec.action_sizes)
         self._n_step, self._gamma = algorithm.n_step, np.float32(algorithm.gamma)
         self._obs = env.reset()
@@ -255,7 +255,7 @@ class RolloutWorker:
     def _reset_episodes(self) -> None:
         """Reset all copies; random streams continue."""
         self._obs = self._env.reset()
-        self._episode_log = EpisodeLog(self._env.num_envs, self._spec.num_agents)
+        self._episode_log = EpisodeLog(self._env.num_envs, self._spec)
         self._policies.reset_noise(np.ones(self._env.num_envs, np.bool_))
 
     def _collect(self, num_steps: int, env_steps: int) -> tuple[FloatArray, EpisodeReport]:

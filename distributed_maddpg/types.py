@@ -64,6 +64,18 @@ class PrivatePart:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """What an episode is judged by beside its returns."""
+
+    name: str
+    """As in reports and columns, lower case with underscores."""
+    text: str
+    """One line for a reader."""
+    per_step: bool = False
+    """Whether an environment adds up a value per step, of which the mean is reported."""
+
+
+@dataclass(frozen=True)
 class EnvSpec:
     """Agents, sizes and action types of an environment; all that the stages need without its code."""
 
@@ -73,6 +85,8 @@ class EnvSpec:
     action_types: tuple[ActionType, ...]
     private_parts: tuple[PrivatePart | None, ...] = ()
     """Of each agent's observation; empty if no agent has one."""
+    measures: tuple[Measure, ...] = ()
+    """What `VectorEnv.final_measures` returns."""
 
     @property
     def num_agents(self) -> int:
@@ -284,12 +298,26 @@ class EpisodeReport:
     """[n] in steps."""
     final_distances: FloatArray
     """[n, N, L] distance of each agent to each landmark in the last frame, goal first; L = 0 if unknown."""
+    measures: npt.NDArray[np.float64]
+    """[n, K] of `EnvSpec.measures`."""
+
+    def chosen(self, episodes: npt.NDArray[np.bool_]) -> EpisodeReport:
+        """Return the report of those episodes only, `[n]`."""
+        return EpisodeReport(
+            self.returns[episodes],
+            self.lengths[episodes],
+            self.final_distances[episodes],
+            self.measures[episodes],
+        )
 
     @staticmethod
     def empty(num_agents: int) -> EpisodeReport:
         """Return a report without episodes."""
         return EpisodeReport(
-            np.zeros((0, num_agents)), np.zeros(0, np.int64), np.zeros((0, num_agents, 0), np.float32)
+            np.zeros((0, num_agents)),
+            np.zeros(0, np.int64),
+            np.zeros((0, num_agents, 0), np.float32),
+            np.zeros((0, 0)),
         )
 
     @staticmethod
@@ -302,6 +330,7 @@ class EpisodeReport:
             np.concatenate([report.returns for report in full]),
             np.concatenate([report.lengths for report in full]),
             np.concatenate([report.final_distances for report in full]),
+            np.concatenate([report.measures for report in full]),
         )
 
 

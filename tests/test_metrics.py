@@ -12,7 +12,10 @@ LOSSES = {"critic_loss": np.array([0.5, 0.25])}
 
 def rollout(*returns, worker=0, version=1, busy_s=2.0, blocked_push_s=0.5):
     episodes = EpisodeReport(
-        np.array(returns, float).reshape(-1, 2), np.full(len(returns), 25), np.zeros((len(returns), 2, 0))
+        np.array(returns, float).reshape(-1, 2),
+        np.full(len(returns), 25),
+        np.zeros((len(returns), 2, 0)),
+        np.zeros((len(returns), 0)),
     )
     return RolloutReport(worker, 100, episodes, version, busy_s, blocked_push_s)
 

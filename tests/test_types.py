@@ -66,7 +66,12 @@ def test_policies_are_padded_to_the_widest_agent_and_critics_take_all_agents():
 def report(*lengths):
     count = len(lengths)
     returns = np.arange(count * 2, dtype=float).reshape(count, 2) + lengths[0]
-    return EpisodeReport(returns, np.array(lengths), np.full((count, 2, 3), lengths[0], np.float32))
+    return EpisodeReport(
+        returns,
+        np.array(lengths),
+        np.full((count, 2, 3), lengths[0], np.float32),
+        np.full((count, 1), lengths[0]),
+    )
 
 
 def test_reports_are_concatenated_in_order_without_empty_ones():
@@ -76,6 +81,7 @@ def test_reports_are_concatenated_in_order_without_empty_ones():
     assert joined.lengths.tolist() == [4, 5, 6]
     assert joined.returns.tolist() == [[4, 5], [6, 7], [6, 7]]
     assert joined.final_distances[:, 0, 0].tolist() == [4, 4, 6]
+    assert joined.measures[:, 0].tolist() == [4, 4, 6]
 
 
 @pytest.mark.parametrize("reports", [[], [EpisodeReport.empty(2)]])

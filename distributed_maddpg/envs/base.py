@@ -108,6 +108,15 @@ class VectorEnv(Protocol):
             no landmarks. The next step may overwrite the array.
         """
 
+    def final_measures(self) -> npt.NDArray[np.float64]:
+        """Return the measures of the latest finished episodes.
+
+        Returns:
+            [E, K] of `spec.measures`, sums over the steps where they are per step; rows as in
+            `final_distances`. An environment without measures need not have this function.
+        """
+        return np.zeros((self.num_envs, 0))
+
     def close(self) -> None:
         """Release the resources of all copies."""
 

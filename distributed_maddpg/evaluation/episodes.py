@@ -36,7 +36,7 @@ def evaluate(env: VectorEnv, policy: JointPolicyFn, num_episodes: int) -> Scorec
     """
     quota = np.full(env.num_envs, num_episodes // env.num_envs)
     quota[: num_episodes % env.num_envs] += 1
-    log = EpisodeLog(env.num_envs, len(env.agents))
+    log = EpisodeLog(env.num_envs, env.spec)
     reports, minima = [], []
     obs = env.reset()
     minimal_distances = _MinimalDistances(env)
@@ -54,14 +54,19 @@ def evaluate(env: VectorEnv, policy: JointPolicyFn, num_episodes: int) -> Scorec
             counted = quota[ended] > 0
             if counted.any():
                 steps_since_episode = 0
-            parts = (report.returns[counted], report.lengths[counted], report.final_distances[counted])
-            reports.append(EpisodeReport(*parts))
+            reports.append(report.chosen(counted))
             minima.append(minimal[counted])
             quota[ended & (quota > 0)] -= 1
         if steps_since_episode > _MAX_EPISODE_STEPS:
             raise TrainingError(f"evaluation: no episode ended within {_MAX_EPISODE_STEPS} steps")
     episodes = EpisodeReport.concatenate(reports, len(env.agents))
-    return Scorecard(env.agents, episodes, int(episodes.lengths.sum()), np.concatenate(minima))
+    return Scorecard(
+        env.agents,
+        episodes,
+        int(episodes.lengths.sum()),
+        np.concatenate(minima),
+        tuple(measure.name for measure in env.spec.measures),
+    )
 
 
 class _MinimalDistances:

@@ -21,7 +21,7 @@ from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.types import FloatArray
 
 _MAX_TEAMS_FOR_ALL_MATCHUPS = 2
-_SUMMARY_KEYS = ("agent_episode_returns_mean", "success", "delta", "final_distance_mean")
+_SUMMARY_KEYS = ("agent_episode_returns_mean", "measures", "success", "delta", "final_distance_mean")
 
 _CROSS_PLAY_COPIES = 64
 """Not the runs' setting: the number of copies decides the start states, which all matchups must share."""

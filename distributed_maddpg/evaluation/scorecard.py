@@ -1,4 +1,4 @@
-"""The scores of greedy episodes: returns, and for `simple_adversary` success rates and distances."""
+"""The scores of greedy episodes: returns, measures, and for `simple_adversary` success and distances."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class Scorecard:
     minimal_distances: FloatArray
     """[n, 3]: the smallest of each of `goal_distances`, in their order, over the frames of an episode. [n, 0]
     without landmarks."""
+    measures: tuple[str, ...] = ()
+    """Names of the episodes' measures."""
 
     @property
     def has_landmarks(self) -> bool:
@@ -46,6 +48,9 @@ class Scorecard:
             "agent_episode_returns_std": dict(zip(self.agents, returns.std(axis=0).tolist(), strict=True)),
             "episode_len_mean": float(self.episodes.lengths.mean()),
         }
+        if self.measures:
+            means = self.episodes.measures.mean(axis=0)
+            card["measures"] = dict(zip(self.measures, means.tolist(), strict=True))
         if self.has_landmarks:
             by_eps = {str(eps): success_rates(self.episodes.final_distances, eps) for eps in EPS_GRID}
             card["eps"] = SUCCESS_EPS
@@ -63,6 +68,9 @@ class Scorecard:
         found: dict[str, Any] = {
             "agent_episode_returns_mean": {agent: mean_interval(own) for agent, own in returns}
         }
+        if self.measures:
+            values = zip(self.measures, self.episodes.measures.T, strict=True)
+            found["measures"] = {name: mean_interval(own) for name, own in values}
         if self.has_landmarks:
             masks = success_masks(self.episodes.final_distances, SUCCESS_EPS)
             found["success"] = {name: proportion_interval(own) for name, own in masks.items()}

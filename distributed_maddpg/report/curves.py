@@ -20,7 +20,7 @@ from distributed_maddpg.report.html import new_figure, page
 Curves = Mapping[str, Sequence[float]]
 """Columns of a run's `returns.csv`."""
 _COUNTS = ("env_steps", "updates", "episodes")
-_SUCCESS = "success_"
+_SUCCESS, _MEASURE = "success_", "measure_"
 _MAX_TABLE_BYTES = 256 * 2**20
 _COLOURS = ("#4a78c9", "#d9534f", "#3aa655", "#8e6bb3", "#c98f2d", "#5b5b5b")
 
@@ -77,10 +77,7 @@ def write_curves(path: Path, title: str, groups: Mapping[str, Sequence[Curves]])
 
 
 def _figure(name: str, groups: Mapping[str, Sequence[Curves]]) -> Any:
-    kind, unit = (
-        ("Success", "percent of episodes") if name.startswith(_SUCCESS) else ("Greedy return", "return")
-    )
-    figure = new_figure(f"{kind} of {name.removeprefix(_SUCCESS)}", "environment steps", unit)
+    figure = new_figure(*_title_and_unit(name))
     for colour, (group, runs) in zip(_COLOURS * len(groups), groups.items(), strict=False):
         x, mean, least, most = over_seeds(runs, name)
         outline = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
@@ -89,6 +86,17 @@ def _figure(name: str, groups: Mapping[str, Sequence[Curves]]) -> Any:
         figure.add_scatter(x=x, y=mean, mode="lines", line={"color": colour}, name=group or "mean")
     # Plotly reverses the legend of filled areas.
     return figure.update_layout(showlegend=len(groups) > 1, legend_traceorder="normal")
+
+
+def _title_and_unit(name: str) -> tuple[str, str, str]:
+    """Return the title of a column's figure and what its axes show."""
+    x = "environment steps"
+    if name.startswith(_SUCCESS):
+        return f"Success of {name.removeprefix(_SUCCESS)}", x, "percent of episodes"
+    if name.startswith(_MEASURE):
+        shown = name.removeprefix(_MEASURE).replace("_", " ")
+        return shown.capitalize(), x, "mean over greedy episodes"
+    return f"Greedy return of {name}", x, "return"
 
 
 def over_seeds(runs: Sequence[Curves], name: str) -> tuple[npt.NDArray[np.float64], ...]:
@@ -103,10 +111,10 @@ def over_seeds(runs: Sequence[Curves], name: str) -> tuple[npt.NDArray[np.float6
 
 
 def _numbers(groups: Mapping[str, Sequence[Curves]]) -> list[str]:
-    """Return the numbers that all runs have, success first."""
+    """Return the numbers that all runs have, success and measures first."""
     runs = [run for group in groups.values() for run in group]
     shared = [name for name in runs[0] if name not in _COUNTS and all(name in run for run in runs)]
-    return sorted(shared, key=lambda name: not name.startswith(_SUCCESS))
+    return sorted(shared, key=lambda name: not name.startswith((_SUCCESS, _MEASURE)))
 
 
 def _pale(colour: str) -> str:

@@ -58,7 +58,8 @@ Figure = tuple[str, str, list[Curve]]
 
 def _evaluation_figures(returns: dict[str, list[float]]) -> list[Figure]:
     counts = ("env_steps", "updates", "episodes")
-    agents = [name for name in returns if name not in counts and not name.startswith("success_")]
+    others = ("success_", "measure_")
+    agents = [name for name in returns if name not in counts and not name.startswith(others)]
     rates = [name for name in returns if name.startswith("success_")]
     x = returns["env_steps"]
     figures: list[Figure] = []
@@ -71,6 +72,12 @@ def _evaluation_figures(returns: dict[str, list[float]]) -> list[Figure]:
     if rates:
         curves = [(name.removeprefix("success_"), (x, returns[name]), True) for name in rates]
         figures.append(("Success in the last frame of greedy episodes", "percent of episodes", curves))
+    for name in returns:
+        if name.startswith("measure_"):  # each has a unit of its own
+            shown = name.removeprefix("measure_").replace("_", " ")
+            figures.append(
+                (shown.capitalize(), "mean over greedy episodes", [(shown, (x, returns[name]), True)])
+            )
     return figures
 
 

@@ -13,7 +13,7 @@ _RATE_HEADERS = tuple(f"{name} %" for name in _RATES)
 
 def scorecard_tables(card: Mapping[str, Any]) -> list[Table]:
     """Return the tables of what `evaluate --json` prints, without those whose numbers it lacks."""
-    makers = (_returns, _success, _by_eps, _matchups, _responses)
+    makers = (_returns, _measures, _success, _by_eps, _matchups, _responses)
     return [table for maker in makers for table in maker(card)]
 
 
@@ -23,6 +23,17 @@ def _returns(card: Mapping[str, Any]) -> Iterator[Table]:
     rows = [(agent, f"{mean:+.2f}", _interval(spread[agent], "+.2f")) for agent, mean in means.items()]
     title = f"Greedy returns, {card['episodes']} episodes from fresh start states"
     yield Table(title, ("agent", "mean", "95 % interval"), rows)
+
+
+def _measures(card: Mapping[str, Any]) -> Iterator[Table]:
+    if "measures" not in card:
+        return
+    spread = card["ci95"]["measures"]
+    rows = [
+        (name.replace("_", " "), f"{mean:.3f}", _interval(spread[name], ".3f"))
+        for name, mean in card["measures"].items()
+    ]
+    yield Table("What the episodes are judged by beside returns", ("measure", "mean", "95 % interval"), rows)
 
 
 def _success(card: Mapping[str, Any]) -> Iterator[Table]:
@@ -61,11 +72,13 @@ def _matchups(card: Mapping[str, Any]) -> Iterator[Table]:
     for matchup in card["matchups"]:
         returns = (f"{value:+.2f}" for value in matchup["agent_episode_returns_mean"].values())
         rates = (*_rates(matchup["success"]), f"{matchup['delta']:.1f}") if "success" in matchup else ()
-        rows.append((*matchup["players"].values(), *returns, *rates))
+        measures = (f"{value:.2f}" for value in matchup.get("measures", {}).values())
+        rows.append((*matchup["players"].values(), *returns, *rates, *measures))
     first = card["matchups"][0]
     headers = [*first["players"], *(f"return of {agent}" for agent in first["agent_episode_returns_mean"])]
     if "success" in first:
         headers += [*_RATE_HEADERS, "delta"]
+    headers += [name.replace("_", " ") for name in first.get("measures", {})]
     yield Table("Trained and scripted teams against each other", tuple(headers), rows)
 
 

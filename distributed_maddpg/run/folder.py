@@ -215,13 +215,14 @@ class RunFolder:
         self._try_write(lambda: self._events.add(own, result["num_env_steps_sampled_lifetime"]))
 
     def add_evaluation(self, evaluation: dict[str, Any]) -> None:
-        """Append an evaluation: greedy returns per agent, and success rates if the environment has them."""
+        """Append an evaluation: greedy returns per agent, success rates and measures if there are any."""
         row = {
             "env_steps": evaluation["num_env_steps"],
             "updates": evaluation["num_updates"],
             "episodes": evaluation["episodes"],
             **evaluation["agent_episode_returns_mean"],
             **{f"success_{name}": rate for name, rate in evaluation.get("success", {}).items()},
+            **{f"measure_{name}": value for name, value in evaluation.get("measures", {}).items()},
         }
         self._try_write(self._metrics.flush)
         self._try_write(lambda: self._returns.add(row))

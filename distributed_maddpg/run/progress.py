@@ -162,8 +162,14 @@ def _evaluation_text(card: dict[str, Any]) -> str:
         return "greedy success: " + ", ".join(
             f"{name} {rate:.0f} %" for name, rate in card["success"].items()
         )
+    if "measures" in card:
+        return "greedy: " + _measures_text(card["measures"])
     returns = card["agent_episode_returns_mean"]
     return "greedy returns: " + ", ".join(f"{agent} {value:.1f}" for agent, value in returns.items())
+
+
+def _measures_text(measures: dict[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in measures.items())
 
 
 def _evaluation_rows(card: dict[str, Any] | None) -> list[tuple[str, str]]:
@@ -176,4 +182,6 @@ def _evaluation_rows(card: dict[str, Any] | None) -> list[tuple[str, str]]:
     if "success" in card:
         rates = ", ".join(f"{name} {rate:.1f} %" for name, rate in card["success"].items())
         rows.append(("greedy success", f"{rates}  (within {card['eps']} in the last frame)"))
+    if "measures" in card:
+        rows.append(("greedy episodes", _measures_text(card["measures"])))
     return rows

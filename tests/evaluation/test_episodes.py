@@ -5,20 +5,20 @@ import pytest
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec, make_vector_env
-from distributed_maddpg.envs.base import StepResult
+from distributed_maddpg.envs.base import StepResult, VectorEnv
 from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation import episodes
 from distributed_maddpg.evaluation.episodes import evaluate, evaluate_weights, greedy_policy
 from distributed_maddpg.evaluation.matchups import evaluate_matchups
 from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
 from distributed_maddpg.seeding import integer_seed
-from distributed_maddpg.types import EpisodeReport, policy_layout
+from distributed_maddpg.types import EnvSpec, EpisodeReport, policy_layout
 
 
-class UnevenEnv:
+class UnevenEnv(VectorEnv):
     """Copy e plays episodes of e + 1 steps; the return of agent i in each is i + 1 + 10 e."""
 
-    agents = ("adversary_0", "agent_0")
+    spec = EnvSpec(("adversary_0", "agent_0"), (1, 1), (1, 1), ("continuous",) * 2)
 
     def __init__(self, num_envs):
         self.num_envs, self.steps = num_envs, np.zeros(num_envs, np.int64)
@@ -59,7 +59,7 @@ def test_exactly_the_requested_number_of_episodes_counts(num_envs, num_episodes)
 
 def test_the_scorecard_has_mean_and_standard_deviation_of_the_returns():
     returns = np.array([[1.0, 10.0], [3.0, 20.0]])
-    report = EpisodeReport(returns, np.array([4, 6]), np.zeros((2, 2, 0), np.float32))
+    report = EpisodeReport(returns, np.array([4, 6]), np.zeros((2, 2, 0), np.float32), np.zeros((2, 0)))
     card = Scorecard(("adversary_0", "agent_0"), report, 10, np.zeros((2, 0)))
     assert card.intervals().keys() == {"agent_episode_returns_mean"}
     assert card.to_dict() == {
@@ -73,7 +73,7 @@ def test_the_scorecard_has_mean_and_standard_deviation_of_the_returns():
 
 def test_the_scorecard_has_success_rates_if_distances_are_known():
     final = np.array([[[0.3, 1.0], [0.1, 1.0], [1.0, 0.2]], [[0.5, 1.0], [0.6, 0.3], [1.0, 1.0]]], np.float32)
-    report = EpisodeReport(np.zeros((2, 3)), np.full(2, 25), final)
+    report = EpisodeReport(np.zeros((2, 3)), np.full(2, 25), final, np.zeros((2, 0)))
     scorecard = Scorecard(
         ("adversary_0", "agent_0", "agent_1"), report, 50, np.array([[0.1, 0.2, 0.3], [0.3, 0.4, 0.5]])
     )
@@ -95,13 +95,15 @@ def test_the_interval_of_delta_stays_within_100_percent():
     final = np.full((4, 3, 2), 0.3, np.float32)
     final[1:, 0, 0] = 0.9
     for distances, end in ((final, 1), (final[:, [1, 0, 0]], 0)):
-        report = EpisodeReport(np.zeros((4, 3)), np.full(4, 25), distances)
+        report = EpisodeReport(np.zeros((4, 3)), np.full(4, 25), distances, np.zeros((4, 0)))
         interval = Scorecard(("adversary_0", "agent_0", "agent_1"), report, 50, np.zeros((4, 3))).intervals()
         assert abs(interval["delta"][end]) == 100.0 > abs(interval["delta"][1 - end])
 
 
 def test_an_evaluation_has_the_counts_of_steps_and_updates():
-    report = EpisodeReport(np.ones((1, 1)), np.ones(1, np.int64), np.zeros((1, 1, 0), np.float32))
+    report = EpisodeReport(
+        np.ones((1, 1)), np.ones(1, np.int64), np.zeros((1, 1, 0), np.float32), np.zeros((1, 0))
+    )
     row = Evaluation(500, 7, Scorecard(("a_0",), report, 1, np.zeros((1, 0)))).to_dict()
     assert (row["num_env_steps"], row["num_updates"], row["episodes"]) == (500, 7, 1)
 
@@ -212,11 +214,13 @@ def test_all_matchups_are_played_from_the_same_start_states(continuous):
 
 
 def test_without_landmarks_trained_teams_are_compared_with_random_ones():
-    config = MADDPGConfig.from_dict({"env": {"id": "mpe2.simple_speaker_listener_v4"}})
+    config = MADDPGConfig.from_dict({"env": {"id": "simple_speaker_listener"}})
     rows = evaluate_matchups(config, idle_policies(config), 3, 0)
     assert [tuple(row["players"].values()) for row in rows] == list(
         itertools.product(("trained", "random"), repeat=2)
     )
     alone = evaluate_weights(config, idle_policies(config), 3, integer_seed(0, "evaluation")).to_dict()
     assert rows[0]["agent_episode_returns_mean"] == alone["agent_episode_returns_mean"]
-    assert all(row.keys() == {"players", "agent_episode_returns_mean"} for row in rows)
+    assert rows[0]["measures"] == alone["measures"]
+    assert list(alone["measures"]) == ["final_distance", "reached"]
+    assert all(row.keys() == {"players", "agent_episode_returns_mean", "measures"} for row in rows)

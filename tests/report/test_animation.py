@@ -31,6 +31,16 @@ def test_episodes_have_their_length_and_their_state() -> None:
     assert (frames[6].landmarks != frames[7].landmarks).any()
 
 
+def test_any_scenario_is_drawn_with_its_teams_and_sizes() -> None:
+    env = {"id": "simple_world_comm", "kwargs": {"max_cycles": 3}}
+    config = MADDPGConfig.from_dict({"env": env}, MADDPGConfig())
+    frames = record_episodes(config, untrained(config), num_episodes=1, seed=5)
+    assert [frame.last for frame in frames] == [False, False, True]
+    assert frames[0].colours == ("#d9534f",) * 4 + ("#4a78c9",) * 2
+    assert frames[0].sizes.tolist() == [0.075] * 4 + [0.045] * 2 + [0.2] + [0.03] * 2 + [0.3] * 2
+    assert frames[0].goal == -1
+
+
 def test_an_environment_that_cannot_be_drawn_has_no_frames() -> None:
     config = MADDPGConfig.from_dict({"env": {"id": "tests.support.counting:parallel_env"}}, MADDPGConfig())
     assert record_episodes(config, untrained(config), num_episodes=1, seed=0) == []
@@ -38,7 +48,8 @@ def test_an_environment_that_cannot_be_drawn_has_no_frames() -> None:
 
 def test_drawing_puts_each_thing_where_it_is(tmp_path: Path) -> None:
     agents = np.array([[-0.8, 0.0], [0.8, 0.0], [0.8, 0.8]])
-    frame = Frame(agents, landmarks=np.array([[0.0, 0.8], [0.0, -0.8]]), goal=0, last=True)
+    landmarks = np.array([[0.0, 0.8], [0.0, -0.8]])
+    frame = Frame(agents, landmarks, np.full(5, 0.05), ("#d9534f", "#4a78c9", "#4a78c9"), goal=0, last=True)
     write_animation([frame], tmp_path / "x.gif")
     with Image.open(tmp_path / "x.gif") as image:
         picture = image.convert("RGB")

@@ -11,7 +11,7 @@ from distributed_maddpg.compilation import compiled_inline, compiled_part
 from distributed_maddpg.envs.mpe.columns import Points, find_nearest, write_vector
 from distributed_maddpg.envs.mpe.generator import UintArray, next_index, next_uniform
 from distributed_maddpg.envs.mpe.placing import place_agents
-from distributed_maddpg.envs.mpe.scenario import Body, Measure, Numbers, Options, Scenario
+from distributed_maddpg.envs.mpe.scenario import Body, Numbers, Options, Scenario
 from distributed_maddpg.envs.mpe.world import (
     DoubleArray,
     IntArray,
@@ -21,7 +21,7 @@ from distributed_maddpg.envs.mpe.world import (
     touches_landmark,
 )
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.types import FloatArray
+from distributed_maddpg.types import FloatArray, Measure
 
 _ZERO, _ONE, _NOTHING, _BOUND, _AWAY, _MAX_TYPES = np.float32(0.0), np.float32(1.0), -1, 0.95, -999.0, 6
 

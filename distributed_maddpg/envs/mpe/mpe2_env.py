@@ -37,7 +37,7 @@ class MPE2VectorEnv(PettingZooVectorEnv):
         self.scenario, self.options = scenario, scenario.options
         kwargs = scenario.options.mpe2_kwargs()
         super().__init__(lambda: factory(**kwargs), num_envs, seed, scenario.name)
-        self.spec = replace(self.spec, private_parts=scenario.spec.private_parts)
+        self.spec = replace(self.spec, private_parts=scenario.spec.private_parts, measures=scenario.measures)
         for env in self.envs:
             _apply_own_options(env.unwrapped, scenario.options)
         self._worlds: list[MPE2World] = [WORLDS[scenario.name](env.unwrapped) for env in self.envs]
@@ -95,6 +95,10 @@ class MPE2VectorEnv(PettingZooVectorEnv):
     def final_distances(self) -> FloatArray | None:
         """Return [E, A, L] distances in the last frame of each copy's latest episode, goal first."""
         return self._distances if self.scenario.has_distances else None
+
+    def final_measures(self) -> npt.NDArray[np.float64]:
+        """Return the measures [E, K] of each copy's latest episode."""
+        return self._measures
 
     def _seed_streams(self, seed: int) -> None:
         for copy, env in enumerate(self.envs):

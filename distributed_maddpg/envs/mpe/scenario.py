@@ -19,7 +19,7 @@ from distributed_maddpg.envs import streams
 from distributed_maddpg.envs.base import State, check_keys, checked_integers
 from distributed_maddpg.envs.mpe.world import BODY, NUM_MOVES, PAIR, World
 from distributed_maddpg.errors import BadInput, did_you_mean
-from distributed_maddpg.types import EnvSpec, PrivatePart, checked_array
+from distributed_maddpg.types import EnvSpec, Measure, PrivatePart, checked_array
 
 _MAX_ENTITIES, _MAX_CYCLES = 10_000, 2**31
 
@@ -95,18 +95,6 @@ class Numbers:
     least: int = 0
 
 
-@dataclass(frozen=True)
-class Measure:
-    """What an episode is judged by beside its returns."""
-
-    name: str
-    """As in reports and columns, lower case with underscores."""
-    text: str
-    """One line for a reader."""
-    per_step: bool = False
-    """The compiled code adds up a value per step, and its mean over the episode is reported."""
-
-
 class Scenario(ABC):
     """One scenario of MPE2 with its keywords; the compiled code is in the module of `StateArrays`."""
 
@@ -116,7 +104,7 @@ class Scenario(ABC):
     state_type: ClassVar[type[Any]]
     """Named tuple of the state's arrays, with the names of `get_state`."""
     measures: ClassVar[tuple[Measure, ...]] = ()
-    """What the columns of `measures` [E, K] in the state are."""
+    """What the columns of `measures` [E, K] in the state are, sums so far or values of the last step."""
     has_distances: ClassVar[bool] = False
     """Whether `final_distances` of the environment is of use."""
     num_letters: ClassVar[int] = 0
@@ -175,6 +163,7 @@ class Scenario(ABC):
             tuple(map(self._action_size, agents)),
             ("continuous" if self.options.continuous_actions else "discrete",) * len(agents),
             self.private_parts,
+            self.measures,
         )
 
     def _action_size(self, body: Body) -> int:

@@ -9,9 +9,9 @@ import numpy as np
 from distributed_maddpg.envs.mpe.columns import write_landmarks, write_vector
 from distributed_maddpg.envs.mpe.generator import UintArray
 from distributed_maddpg.envs.mpe.placing import place_agents, place_landmarks
-from distributed_maddpg.envs.mpe.scenario import Body, Measure, Options, Scenario
+from distributed_maddpg.envs.mpe.scenario import Body, Options, Scenario
 from distributed_maddpg.envs.mpe.world import DoubleArray, IntArray, World, squared_distance
-from distributed_maddpg.types import FloatArray
+from distributed_maddpg.types import FloatArray, Measure
 
 
 class SimpleState(NamedTuple):

@@ -10,9 +10,9 @@ from distributed_maddpg.compilation import compiled_inline
 from distributed_maddpg.envs.mpe.columns import write_row, write_vector
 from distributed_maddpg.envs.mpe.generator import UintArray, next_index
 from distributed_maddpg.envs.mpe.placing import place_agents, place_landmarks
-from distributed_maddpg.envs.mpe.scenario import Body, Measure, Numbers, Options, Scenario
+from distributed_maddpg.envs.mpe.scenario import Body, Numbers, Options, Scenario
 from distributed_maddpg.envs.mpe.world import DoubleArray, IntArray, World
-from distributed_maddpg.types import FloatArray
+from distributed_maddpg.types import FloatArray, Measure
 
 _LANDMARKS, _LETTERS, _EVE, _BOB, _ALICE = 2, 4, 0, 1, 2
 

@@ -12,9 +12,9 @@ from distributed_maddpg.envs.mpe.assignment import Assignments, assign_all, empt
 from distributed_maddpg.envs.mpe.columns import write_landmarks, write_vector
 from distributed_maddpg.envs.mpe.generator import UintArray
 from distributed_maddpg.envs.mpe.placing import place_agents, place_landmarks
-from distributed_maddpg.envs.mpe.scenario import Body, Measure, Options, Scenario
+from distributed_maddpg.envs.mpe.scenario import Body, Options, Scenario
 from distributed_maddpg.envs.mpe.world import DoubleArray, IntArray, World
-from distributed_maddpg.types import FloatArray
+from distributed_maddpg.types import FloatArray, Measure
 
 _RADIUS, _IN_PLACE = 0.5, 0.05
 

@@ -16,9 +16,9 @@ from distributed_maddpg.envs.mpe.columns import (
 )
 from distributed_maddpg.envs.mpe.generator import UintArray, next_index
 from distributed_maddpg.envs.mpe.placing import place_agents, place_landmarks
-from distributed_maddpg.envs.mpe.scenario import Body, Measure, Numbers, Options, Scenario
+from distributed_maddpg.envs.mpe.scenario import Body, Numbers, Options, Scenario
 from distributed_maddpg.envs.mpe.world import DoubleArray, IntArray, World, distance
-from distributed_maddpg.types import FloatArray
+from distributed_maddpg.types import FloatArray, Measure
 
 _LANDMARKS, _ADVERSARY, _AGENT = 2, 0, 1
 

@@ -9,9 +9,9 @@ import numpy as np
 from distributed_maddpg.envs.mpe.columns import write_landmarks, write_row, write_vector
 from distributed_maddpg.envs.mpe.generator import UintArray, next_index
 from distributed_maddpg.envs.mpe.placing import place_agents, place_landmarks
-from distributed_maddpg.envs.mpe.scenario import Body, Measure, Numbers, Options, Scenario
+from distributed_maddpg.envs.mpe.scenario import Body, Numbers, Options, Scenario
 from distributed_maddpg.envs.mpe.world import DoubleArray, IntArray, World, squared_distance
-from distributed_maddpg.types import FloatArray
+from distributed_maddpg.types import FloatArray, Measure
 
 _LANDMARKS, _LETTERS, _SPEAKER, _LISTENER, _REACHED = 3, 3, 0, 1, 0.1
 

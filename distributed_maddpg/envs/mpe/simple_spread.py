@@ -10,9 +10,9 @@ import numpy as np
 from distributed_maddpg.envs.mpe.columns import write_constant, write_landmarks, write_others, write_vector
 from distributed_maddpg.envs.mpe.generator import UintArray
 from distributed_maddpg.envs.mpe.placing import place_agents, place_landmarks
-from distributed_maddpg.envs.mpe.scenario import Body, Measure, Options, Scenario
+from distributed_maddpg.envs.mpe.scenario import Body, Options, Scenario
 from distributed_maddpg.envs.mpe.world import DoubleArray, IntArray, World, agents_touch, distance
-from distributed_maddpg.types import FloatArray
+from distributed_maddpg.types import FloatArray, Measure
 
 _CAPTURE_RADIUS = 0.1
 _LETTERS = 2  # nobody speaks, but everybody observes the silence of the others

@@ -17,9 +17,9 @@ from distributed_maddpg.envs.mpe.columns import (
 )
 from distributed_maddpg.envs.mpe.generator import UintArray
 from distributed_maddpg.envs.mpe.placing import place_agents, place_landmarks
-from distributed_maddpg.envs.mpe.scenario import Body, Measure, Options, Scenario
+from distributed_maddpg.envs.mpe.scenario import Body, Options, Scenario
 from distributed_maddpg.envs.mpe.world import DoubleArray, IntArray, World, agents_touch
-from distributed_maddpg.types import FloatArray
+from distributed_maddpg.types import FloatArray, Measure
 
 _ZERO = np.float32(0.0)
 

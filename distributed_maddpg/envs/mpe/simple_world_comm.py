@@ -11,7 +11,7 @@ from distributed_maddpg.compilation import compiled_inline, compiled_part
 from distributed_maddpg.envs.mpe.columns import write_landmarks, write_vector
 from distributed_maddpg.envs.mpe.generator import UintArray
 from distributed_maddpg.envs.mpe.placing import place_agents, place_landmarks
-from distributed_maddpg.envs.mpe.scenario import Body, Measure, Options, Scenario
+from distributed_maddpg.envs.mpe.scenario import Body, Options, Scenario
 from distributed_maddpg.envs.mpe.simple_tag import fine
 from distributed_maddpg.envs.mpe.world import (
     DoubleArray,
@@ -21,7 +21,7 @@ from distributed_maddpg.envs.mpe.world import (
     distance,
     touches_landmark,
 )
-from distributed_maddpg.types import FloatArray
+from distributed_maddpg.types import FloatArray, Measure
 
 _ONE, _LEADER, _LETTERS = np.float32(1.0), 0, 4
 

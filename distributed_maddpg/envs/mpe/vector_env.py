@@ -127,6 +127,10 @@ class MPEVectorEnv(VectorEnv):
         """Return [E, A, L] distances in the last frame of each copy's latest episode, goal first."""
         return self._distances if self.scenario.has_distances else None
 
+    def final_measures(self) -> npt.NDArray[np.float64]:
+        """Return the measures [E, K] of each copy's latest episode."""
+        return self._measures
+
     def close(self) -> None:
         """Do nothing: there are no resources to release."""
 
