@@ -9,6 +9,7 @@ from distributed_maddpg.envs.make import (
     is_compiled,
     is_factory_id,
     make_vector_env,
+    parallel_env,
 )
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "is_compiled",
     "is_factory_id",
     "make_vector_env",
+    "parallel_env",
 ]

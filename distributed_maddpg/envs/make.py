@@ -61,6 +61,25 @@ def make_vector_env(
     return PettingZooVectorEnv(lambda: _make_copy(factory, name, env_kwargs), num_envs, seed, name)
 
 
+def parallel_env(env_id: str, **env_kwargs: Any) -> Any:
+    """Return a compiled scenario as a PettingZoo parallel environment, for other libraries.
+
+    Args:
+        env_id: a scenario of MPE2, such as "simple_spread".
+        **env_kwargs: MPE2's keywords.
+
+    Raises:
+        BadInput: one line that names env.id or env.kwargs.
+    """
+    from distributed_maddpg.envs.mpe.parallel_env import MPEParallelEnv  # noqa: PLC0415 - loads gymnasium
+    from distributed_maddpg.envs.mpe.scenarios import make_scenario  # noqa: PLC0415 - loads numba
+
+    name = canonical_env_id(env_id)
+    if name not in MPE2_MODULES:
+        raise BadInput("env_id", env_id, f"must be one of {', '.join(MPE2_MODULES)}")
+    return MPEParallelEnv(make_scenario(name, env_kwargs))
+
+
 def factory_id(factory: EnvFactory) -> str:
     """Return the `env.id` of an environment given as a callable: "factory:<its name>"."""
     function = getattr(factory, "func", factory)  # functools.partial

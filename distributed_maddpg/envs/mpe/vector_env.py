@@ -83,11 +83,15 @@ class MPEVectorEnv(VectorEnv):
     def reset(self, seed: int | None = None) -> Observations:
         """Start a new episode in every copy; with `seed`, re-seed all random streams first."""
         if seed is not None:
-            self._state.generator_state[:] = streams.initial_generator_states(seed, self.num_envs)
+            self.set_generators(streams.initial_generator_states(seed, self.num_envs))
         output = self._make_buffers().output
         reset_all(self._state, self._world, self._rules, output)
         self._started = True
         return self._split_by_agent(output.obs)
+
+    def set_generators(self, packed: npt.NDArray[np.uint64]) -> None:
+        """Let the next episodes draw from generators in these states, [E, 6]; see `streams`."""
+        self._state.generator_state[:] = packed
 
     def step(self, actions: Actions) -> StepResult:
         """Step every copy once; copies whose episode ends are reset at once.
