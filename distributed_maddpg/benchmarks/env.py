@@ -12,32 +12,55 @@ import numpy.typing as npt
 
 from distributed_maddpg.benchmarks.measurement import Measurement, compare, rates
 from distributed_maddpg.benchmarks.options import BenchmarkOptions
-from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.config import EnvConfig, MADDPGConfig
 from distributed_maddpg.envs import make_vector_env
 from distributed_maddpg.envs.mpe.scenarios import make_scenario
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.types import MPE2_MODULES
 
 _ACTION_SETS = 16
+_RATIO = "env_steps_per_s/mpe2_env_steps_per_s"
+LEAST = "times_mpe2_of_the_slowest_scenario"
 
 
 def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
-    """Measure env steps per second of the environment with random actions, resets included."""
+    """Measure env steps per second of the environment with random actions, resets included.
+
+    Without `options.env_id` every scenario of MPE2 is a point too, with its default keywords.
+
+    Raises:
+        BadInput: if the environment is not compiled.
+    """
     if config.env.id not in MPE2_MODULES:
         raise BadInput("env.id", config.env.id, f"must be one of {', '.join(MPE2_MODULES)}")
-    workloads = {"env_steps_per_s": _kernel(config, options.num_envs), "mpe2_env_steps_per_s": _mpe2(config)}
+    own = _compared(config.env, options)
+    own.settings.update({"num_envs": options.num_envs, **config.env.kwargs})
+    if not options.env_id:
+        for name in MPE2_MODULES:
+            own.points.append({"scenario": name, **_point(_compared(EnvConfig(name), options))})
+        own.figures[LEAST] = min(point["times_mpe2"] for point in own.points)
+    return own
+
+
+def _compared(env: EnvConfig, options: BenchmarkOptions) -> Measurement:
+    workloads = {"env_steps_per_s": _kernel(env, options), "mpe2_env_steps_per_s": _mpe2(env, options.seed)}
     return compare(
         rates(workloads, options.seconds, options.repeats),
         references=["mpe2_env_steps_per_s"],
-        ratios=["env_steps_per_s/mpe2_env_steps_per_s"],
-        settings={"env_id": config.env.id, "num_envs": options.num_envs, **config.env.kwargs},
+        ratios=[_RATIO],
+        settings={"env_id": env.id},
     )
 
 
-def _kernel(config: MADDPGConfig, num_envs: int) -> Callable[[], int]:
-    env = make_vector_env(config.env.id, num_envs, config.seed, backend="vectorized", **config.env.kwargs)
+def _point(measured: Measurement) -> dict[str, float]:
+    return {**measured.figures, **measured.references, "times_mpe2": measured.ratios[_RATIO]}
+
+
+def _kernel(env_config: EnvConfig, options: BenchmarkOptions) -> Callable[[], int]:
+    num_envs = options.num_envs
+    env = make_vector_env(env_config.id, num_envs, options.seed, backend="vectorized", **env_config.kwargs)
     env.reset()
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng(options.seed)
 
     def action(size: int, kind: str) -> npt.NDArray[Any]:
         if kind == "discrete":
@@ -55,11 +78,11 @@ def _kernel(config: MADDPGConfig, num_envs: int) -> Callable[[], int]:
     return steps
 
 
-def _mpe2(config: MADDPGConfig) -> Callable[[], int]:
+def _mpe2(env_config: EnvConfig, seed: int) -> Callable[[], int]:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame prints to stdout
-    module = importlib.import_module(MPE2_MODULES[config.env.id])
-    env = module.parallel_env(**make_scenario(config.env.id, config.env.kwargs).options.mpe2_kwargs())
-    env.reset(seed=config.seed)
+    module = importlib.import_module(MPE2_MODULES[env_config.id])
+    env = module.parallel_env(**make_scenario(env_config.id, env_config.kwargs).options.mpe2_kwargs())
+    env.reset(seed=seed)
     spaces = {agent: env.action_space(agent) for agent in env.possible_agents}
     sets = [{agent: space.sample() for agent, space in spaces.items()} for _ in range(_ACTION_SETS)]
 

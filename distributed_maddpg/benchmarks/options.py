@@ -7,7 +7,9 @@ import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from distributed_maddpg.config import EnvArgument, MADDPGConfig
 from distributed_maddpg.errors import BadInput
@@ -42,7 +44,11 @@ class BenchmarkOptions:
     """Rollout workers for scaling, as in 1,2,4; default: powers of two up to the cores."""
     envs_per_worker: str = ""
     """Environment copies per worker for scaling, as in 64,256; default: the preset's."""
-    env_kwargs: dict[str, EnvArgument] = field(default_factory=dict)
+    env_id: Annotated[str, tyro.conf.arg(name="env.id")] = ""
+    """Environment; default: the preset's, and for env all scenarios of MPE2."""
+    env_kwargs: Annotated[dict[str, EnvArgument], tyro.conf.arg(name="env.kwargs")] = field(
+        default_factory=dict
+    )
     """Arguments of the environment that replace the preset's, as in N 4."""
     agents: str = "2,3,5,9,17,33"
     """Numbers of agents for growth."""
@@ -81,6 +87,7 @@ class BenchmarkOptions:
             BadInput: if there is no such preset, or the options contradict it.
         """
         base = MADDPGConfig.preset(self.preset)
+        base = MADDPGConfig.from_dict({"env": {"id": self.env_id}}, base) if self.env_id else base
         batch_size = self.batch_size or base.learner.batch_size
         env_steps = self.env_steps or base.pacing.total_env_steps
         changes = {
@@ -139,6 +146,8 @@ def check_numbers(
 
 def _option(name: str) -> str:
     """Return a field's name as it is given on the command line: "--num-envs" of "num_envs"."""
+    if name in ("env_id", "env_kwargs"):  # named as in training
+        return f"--{name.replace('_', '.')}"
     return f"--{name.replace('_', '-')}"
 
 

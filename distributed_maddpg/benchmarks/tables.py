@@ -30,6 +30,13 @@ _SIZE_COLUMNS = {
     "sgemm_share": "share of one core's sgemm",
     "threads": "threads (0: plain update)",
 }
+_SCENARIO_COLUMNS = {
+    "scenario": "scenario",
+    "env_steps_per_s": "env steps/s",
+    "mpe2_env_steps_per_s": "MPE2's",
+    "times_mpe2": "ratio",
+}
+_POINTS = {"growth": ("sizes", _SIZE_COLUMNS), "env": ("scenarios", _SCENARIO_COLUMNS)}
 _SHARES = ("sgemm_share", "efficiency_collect_env_steps_per_s", "efficiency_env_steps_per_s")
 
 
@@ -43,14 +50,12 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     if result["profile"]:
         found.append(_profile(result))
     points = result["points"]
-    if points and result["benchmark"] == "growth":
-        rows = [tuple(_cell(name, point[name]) for name in _SIZE_COLUMNS) for point in points]
-        found.append(Table("sizes", tuple(_SIZE_COLUMNS.values()), rows))
-    elif points:
-        names = [name for name in _JOB_COLUMNS if name in points[0]]
+    if points:
+        title, columns = _POINTS.get(result["benchmark"], ("jobs", _JOB_COLUMNS))
+        names = [name for name in columns if name in points[0]]
         rows = [tuple(_cell(name, point[name]) for name in names) for point in points]
-        found.append(Table("jobs", tuple(_JOB_COLUMNS[name] for name in names), rows))
-        found.append(_time(points))
+        found.append(Table(title, tuple(columns[name] for name in names), rows))
+        found += [_time(points)] if columns is _JOB_COLUMNS else []
     return found
 
 

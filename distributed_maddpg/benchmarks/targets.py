@@ -42,6 +42,7 @@ class Target:
 
 TARGETS = (
     Target("environment against MPE2", "env", _MPE2, 2_000, "x"),
+    Target("slowest scenario against MPE2", "env", "times_mpe2_of_the_slowest_scenario", 1_000, "x"),
     Target("rollout worker", "rollout", "env_steps_per_s", 600_000, "env steps/s"),
     Target("learner on one core, AVX-512", "learner", _SGEMM, 0.6, "of sgemm", num_threads=1, avx512=True),
     Target(

@@ -53,7 +53,9 @@ def test_a_gpu_is_measured_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_kind_in_its_own_process_gives_its_json() -> None:
-    found = command._run_in_process("env", BenchmarkOptions(num_envs=8, seconds=0.02, repeats=1))
+    found = command._run_in_process(
+        "env", BenchmarkOptions(num_envs=8, env_id="simple", seconds=0.02, repeats=1)
+    )
     assert found["settings"]["num_envs"] == 8
 
 

@@ -23,18 +23,20 @@ KEYS |= {"profile", "machine"}
 
 
 def test_json_goes_to_stdout_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["benchmark", "env", "--json", *QUICK]) == 0
+    scenario = ["--env.id", "simple_tag", "--env.kwargs", "num_good", "2"]
+    assert main(["benchmark", "env", "--json", *QUICK, *scenario]) == 0
     captured = capsys.readouterr()
     result = json.loads(captured.out)
     assert captured.out.count("\n") == 1
     assert set(result) == KEYS
-    assert result["command"] == f"distributed-maddpg benchmark env {' '.join(sorted_as_options(QUICK))}"
-    assert result["settings"]["num_envs"] == 32
+    assert result["command"] == f"distributed-maddpg benchmark env {' '.join(in_order_of_fields(scenario))}"
+    assert result["settings"] == {"env_id": "simple_tag", "num_envs": 32, "num_good": 2, "preset": "paper"}
+    assert result["points"] == []
 
 
-def sorted_as_options(arguments: list[str]) -> list[str]:
+def in_order_of_fields(middle: list[str]) -> list[str]:
     """Return the arguments in the order of the options' fields."""
-    return [*arguments[4:], *arguments[:4]]
+    return [*QUICK[4:], *middle, *QUICK[:4]]
 
 
 def test_a_person_gets_tables_and_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

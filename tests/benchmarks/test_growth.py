@@ -29,7 +29,7 @@ def test_the_environments_arguments_are_taken() -> None:
     small, large = (run_benchmark("learner", each) for each in (usual, replace(usual, env_kwargs={"N": 3})))
     assert large["settings"]["flops_per_update"] > 1.5 * small["settings"]["flops_per_update"]
     assert large["command"] == (
-        "distributed-maddpg benchmark learner --batch-size 64 --env-kwargs N 3 --seconds 0.02 --repeats 1"
+        "distributed-maddpg benchmark learner --batch-size 64 --env.kwargs N 3 --seconds 0.02 --repeats 1"
     )
 
 

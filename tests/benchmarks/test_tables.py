@@ -79,9 +79,16 @@ def test_figures_stand_beside_what_they_are_compared_with() -> None:
 
 
 def test_jobs_have_rates_efficiency_and_shares() -> None:
-    _, jobs, shares = tables(result(points=[job(1), job(2, "push")]))
+    _, jobs, shares = tables(result(benchmark="scaling", points=[job(1), job(2, "push")]))
     assert jobs.rows[1] == ("2", "64", "yes", "2,000", "50 %", "push", "2,000", "80.5", "25 %", "push")
     assert shares.rows[0] == ("1", "64", *["12 %"] * len(SHARES))
+
+
+def test_scenarios_have_rates_and_their_ratio() -> None:
+    rates = {"env_steps_per_s": 20_000.0, "mpe2_env_steps_per_s": 8.5, "times_mpe2": 2352.9}
+    _, scenarios = tables(result(points=[{"scenario": "simple_tag", **rates}]))
+    assert scenarios.headers == ("scenario", "env steps/s", "MPE2's", "ratio")
+    assert scenarios.rows == [("simple_tag", "20,000", "8.5", "2,353")]
 
 
 def test_machine_and_settings_in_a_line() -> None:

@@ -47,13 +47,10 @@ class Assignments(NamedTuple):
     """[sets, E]: least sum for the first rows and a set of columns; bit k stands for column k."""
     choices: IntArray
     """[sets, E]: the column of the last of these rows."""
-    problem: Problem
 
 
 def empty_assignments(n: int, num_envs: int) -> Assignments:
     """Return the arrays for n rows in E copies."""
-    ints, doubles, flags = (np.zeros((4, n), dtype) for dtype in (np.int64, np.float64, np.bool_))
-    problem = Problem(np.zeros((n, n)), *ints, *doubles[:3], *flags[:2])
     last_row = np.array([s.bit_count() - 1 for s in range(2**n)] if n <= MOST_FEW else [], np.int64)
     sets = (len(last_row), num_envs)
     return Assignments(
@@ -62,7 +59,6 @@ def empty_assignments(n: int, num_envs: int) -> Assignments:
         last_row,
         np.zeros(sets),
         np.zeros(sets, np.int64),
-        problem,
     )
 
 
@@ -89,7 +85,7 @@ def _extend(
 
 @compiled_part
 def _assign_few(assignments: Assignments) -> None:
-    costs, assigned, last_row, totals, choices, _ = assignments
+    costs, assigned, last_row, totals, choices = assignments
     n, num_envs = assigned.shape
     for taken in range(1, len(last_row)):
         totals[taken] = np.inf
@@ -107,7 +103,8 @@ def _assign_few(assignments: Assignments) -> None:
 
 @compiled_part
 def _assign_many(assignments: Assignments) -> None:
-    problem, n = assignments.problem, len(assignments.costs)
+    n = len(assignments.costs)
+    problem = empty_problem(n)
     for e in range(assignments.assigned.shape[1]):
         for row in range(n):
             for column in range(n):
@@ -116,6 +113,16 @@ def _assign_many(assignments: Assignments) -> None:
         for row in range(n):
             assigned = problem.column_of[row]
             assignments.assigned[row, e] = problem.costs[row, assigned]
+
+
+@compiled_part
+def empty_problem(n: int) -> Problem:
+    """Return the arrays for a problem of n rows."""
+    costs, duals, ints = np.zeros((n, n)), np.zeros((3, n)), np.zeros((4, n), np.int64)
+    flags = np.zeros((2, n), np.bool_)
+    return Problem(
+        costs, ints[0], ints[1], ints[2], ints[3], duals[0], duals[1], duals[2], flags[0], flags[1]
+    )
 
 
 @compiled_part

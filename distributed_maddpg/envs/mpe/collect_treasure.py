@@ -224,58 +224,52 @@ def judge(state: TreasureState, world: World, rules: TreasureRules, e: int, rewa
     return False
 
 
-@compiled_inline
-def _write_one_hot(frames: FloatArray, e: int, at: int, size: int, index: int) -> int:
-    """Write zeros, and a one at `index` if it is not negative."""
-    for k in range(size):
-        frames[e, at + k] = _ONE if k == index else _ZERO
-    return at + size
-
-
 @compiled_part
 def _write_others(frames: FloatArray, at: int, state: TreasureState, rules: TreasureRules, i: int) -> int:
-    """Write position, velocity and type of each other agent, nearest first."""
+    """Write position, velocity and type of each other agent, nearest first, over zeros."""
     positions, types, start = state.agent_positions, rules.num_types, at
+    others, width = Points(positions, i), 4 + 2 * types
     nearest, room = np.zeros(positions.shape[1] - 1, np.int64), np.empty(positions.shape[1])
     for e in range(len(frames)):
-        at = start
-        find_nearest(Points(positions, i), e, positions, i, nearest, room)
-        for j in nearest:
+        find_nearest(others, e, positions, i, nearest, room)
+        for place in range(len(nearest)):
+            j, at = nearest[place], start + place * width
             for k in range(2):
                 frames[e, at + k] = positions[e, j, k] - positions[e, i, k]
                 frames[e, at + 2 + k] = state.agent_velocities[e, j, k]
-            deposit, held = j - rules.num_collectors, _NOTHING
-            if j < rules.num_collectors:
-                deposit, held = _NOTHING, state.holding[e, j]
-            at = _write_one_hot(frames, e, at + 4, types, deposit)
-            at = _write_one_hot(frames, e, at, types, held)
-    return at
+            is_deposit = j >= rules.num_collectors
+            held = _NOTHING if is_deposit else state.holding[e, j]
+            kind = j - rules.num_collectors if is_deposit else types + held
+            frames[e, at + 4 + kind] = _ONE if is_deposit or held != _NOTHING else _ZERO
+    return start + len(nearest) * width
 
 
 @compiled_part
 def _write_treasures(frames: FloatArray, at: int, state: TreasureState, rules: TreasureRules, i: int) -> None:
-    """Write position and type of each treasure, nearest first, then zeros for those collected."""
+    """Write position and type of each treasure, nearest first, over zeros, which collected ones keep."""
     treasures, positions, start = state.landmark_positions, state.agent_positions, at
+    all_treasures = Points(treasures, -1)
     nearest, room = np.zeros(treasures.shape[1], np.int64), np.empty(treasures.shape[1])
     for e in range(len(frames)):
-        at = start
         # collected treasures are far away, so they come last
-        find_nearest(Points(treasures, -1), e, positions, i, nearest, room)
-        for j in nearest:
+        find_nearest(all_treasures, e, positions, i, nearest, room)
+        for place in range(len(nearest)):
+            j, at = nearest[place], start + place * (2 + rules.num_types)
             alive = state.treasure_alive[e, j]
             for k in range(2):
                 frames[e, at + k] = treasures[e, j, k] - positions[e, i, k] if alive else 0.0
-            kind = state.treasure_types[e, j] if alive else _NOTHING
-            at = _write_one_hot(frames, e, at + 2, rules.num_types, kind)
+            frames[e, at + 2 + state.treasure_types[e, j]] = _ONE if alive else _ZERO
 
 
 def observe(state: TreasureState, world: World, rules: TreasureRules, i: int, frames: FloatArray) -> None:
     """Observe own position and velocity, own treasure (collectors), other agents, treasures."""
+    frames[:] = _ZERO
     at = write_vector(frames, 0, state.agent_positions, i)
     at = write_vector(frames, at, state.agent_velocities, i)
     if i < rules.num_collectors:
         for e in range(len(frames)):
-            _write_one_hot(frames, e, at, rules.num_types, state.holding[e, i])
+            if state.holding[e, i] != _NOTHING:
+                frames[e, at + state.holding[e, i]] = _ONE
         at += rules.num_types
     at = _write_others(frames, at, state, rules, i)
     _write_treasures(frames, at, state, rules, i)

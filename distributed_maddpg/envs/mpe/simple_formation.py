@@ -48,12 +48,18 @@ class FormationRules(NamedTuple):
     """[N, 2, E] where the agents should be."""
     assignments: Assignments
     """Which agent should be where."""
+    distance: DoubleArray
+    """[E] mean distance of the agents to their targets."""
+    num_in_place: IntArray
+    """[E] agents at their targets."""
 
 
 def formation_rules(options: FormationOptions, num_envs: int) -> FormationRules:
     """Return the rules for N agents in E copies."""
     targets = np.zeros((options.N, 2, num_envs))
-    return FormationRules(options.terminate_on_success, targets, empty_assignments(options.N, num_envs))
+    assignments = empty_assignments(options.N, num_envs)
+    room = (np.zeros(num_envs), np.zeros(num_envs, np.int64))
+    return FormationRules(options.terminate_on_success, targets, assignments, *room)
 
 
 PLACE_MEASURES = (
@@ -106,20 +112,24 @@ def assign_targets(positions: DoubleArray, rules: FormationRules) -> None:
                 x, y = positions[e, i, 0] - targets[j, 0, e], positions[e, i, 1] - targets[j, 1, e]
                 costs[i, j, e] = np.sqrt(x * x + y * y)
     assign_all(rules.assignments)
+    apart = rules.assignments.assigned
+    rules.num_in_place[:] = 0
+    for i in range(len(apart)):
+        for e in range(len(positions)):
+            rules.num_in_place[e] += apart[i, e] < _IN_PLACE
+            apart[i, e] = 2.0 if apart[i, e] > 2.0 else apart[i, e]
+    for e in range(len(positions)):
+        rules.distance[e] = mean_of_rows(apart, e)
 
 
 @compiled_inline
 def judge_places(rules: FormationRules, e: int, rewards: FloatArray, measures: DoubleArray) -> bool:
     """Reward all agents of copy e for being where they should be; return whether the episode shall end."""
-    apart, num_in_place = rules.assignments.assigned, 0
-    for i in range(len(apart)):
-        num_in_place += apart[i, e] < _IN_PLACE
-        apart[i, e] = 2.0 if apart[i, e] > 2.0 else apart[i, e]
-    average = mean_of_rows(apart, e)
-    for i in range(len(apart)):
-        rewards[e, i] = -average
-    measures[e, 0], measures[e, 1] = average, num_in_place / len(apart)
-    return num_in_place == len(apart) and rules.terminate_on_success
+    num_agents, num_in_place = rewards.shape[1], rules.num_in_place[e]
+    for i in range(num_agents):
+        rewards[e, i] = -rules.distance[e]
+    measures[e, 0], measures[e, 1] = rules.distance[e], num_in_place / num_agents
+    return rules.terminate_on_success and num_in_place == num_agents
 
 
 @compiled_inline

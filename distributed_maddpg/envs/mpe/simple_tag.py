@@ -158,9 +158,9 @@ def judge(state: TagState, world: World, rules: TagRules, e: int, rewards: Float
 def _write_nearest_velocities(frames: FloatArray, at: int, state: TagState, rules: TagRules, i: int) -> None:
     """Write the velocities of the nearest other agents, zeros for predators."""
     positions, num = state.agent_positions, rules.num_agent_neighbors
-    nearest, room = np.zeros(num, np.int64), np.empty(positions.shape[1])
+    others, nearest, room = Points(positions, i), np.zeros(num, np.int64), np.empty(positions.shape[1])
     for e in range(len(frames)):
-        found = find_nearest(Points(positions, i), e, positions, i, nearest, room)
+        found = find_nearest(others, e, positions, i, nearest, room)
         for k in range(num):
             frames[e, at + 2 * k] = frames[e, at + 2 * k + 1] = _ZERO
             if k < found and nearest[k] >= rules.num_adversaries:
