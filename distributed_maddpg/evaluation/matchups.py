@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.evaluation.episodes import evaluate, evaluation_env, greedy_policy
+from distributed_maddpg.evaluation.headings import headings
 from distributed_maddpg.evaluation.scorecard import Scorecard
 from distributed_maddpg.evaluation.scripted import (
+    Targets,
     combine_teams,
-    goal_targets,
     random_policy,
     scripted_policy,
 )
@@ -35,14 +37,14 @@ def evaluate_matchups(
     Each matchup plays `num_episodes` episodes from the same start states, whose seed derives from `seed`.
 
     Returns:
-        For each matchup `players`, the player of each team ("trained", "random" or, where the environment
-        has landmarks, "straight" to the goal), and the scores that matchups are compared by. With more than
-        two teams, only matchups with one trained team, one random team or the same player for all teams.
+        For each matchup `players`, the player of each team ("trained", "random" or, where it is obvious where
+        to head, "straight" there), and the scores that matchups are compared by. With more than two teams,
+        only matchups with one trained team, one random team or the same player for all teams.
     """
     env_seed = integer_seed(seed, "evaluation", 0)
     with evaluation_env(config, 1, env_seed) as env:
-        teams, has_landmarks = tuple(dict.fromkeys(env.spec.teams)), env.final_distances() is not None
-    names = ("trained", "random", "straight") if has_landmarks else ("trained", "random")
+        teams, is_obvious = tuple(dict.fromkeys(env.spec.teams)), _headings(config, env) is not None
+    names = ("trained", "random", "straight") if is_obvious else ("trained", "random")
     rows = []
     for matchup in itertools.product(names, repeat=len(teams)):
         one_differs = 1 in (matchup.count("trained"), matchup.count("random"))
@@ -63,10 +65,16 @@ def evaluate_matchup(
         policies = {
             "trained": greedy_policy(config, env, parameters),
             "random": random_policy(env.spec, np.random.default_rng(seed)),
-            "straight": scripted_policy(env.spec, env.get_state, goal_targets, velocity_first),
         }
+        if targets := _headings(config, env):
+            policies["straight"] = scripted_policy(env.spec, env.get_state, targets, velocity_first)
         policy = combine_teams(env.spec, {team: policies[player] for team, player in players.items()})
         return evaluate(env, policy, num_episodes)
+
+
+def _headings(config: MADDPGConfig, env: VectorEnv) -> Targets | None:
+    # An environment of MPE2 that this package cannot read the state of is stepped as any other.
+    return headings(config.env.id, env.spec.teams) if hasattr(env, "scenario") else None
 
 
 class TeamSource(NamedTuple):

@@ -19,6 +19,7 @@ Targets = Callable[[Arrays], DoubleArray]
 _VELOCITY_GAIN, _VELOCITY_GAIN_VELOCITY_FIRST, _FORCE_GAIN = 0.175, 0.075, 0.05
 """Gains in the first position that depends on a force u in [-1, 1]. In MPE2 that is the position after two
 steps, p + 0.175 v + 0.05 u; with `velocity_first` the position after one step, p + 0.075 v + 0.05 u."""
+_NUM_MOVES = 5
 MIN_FORCE = 0.5
 """Smallest force for which a discrete action is taken; below it, none."""
 
@@ -41,7 +42,10 @@ def random_policy(spec: EnvSpec, rng: np.random.Generator) -> JointPolicyFn:
 def scripted_policy(
     spec: EnvSpec, get_state: Callable[[], Arrays], targets: Targets, velocity_first: bool = False
 ) -> JointPolicyFn:
-    """Return a joint policy of `simple_adversary` whose agents head for given points and stop there.
+    """Return a joint policy of a scenario of MPE2 whose agents head for given points and stop there.
+
+    Agents that speak say nothing, or the first letter where they must say one. The gains are those of agents
+    as strong and heavy as most are; others may overshoot.
 
     Args:
         spec: of the environment.
@@ -70,9 +74,12 @@ def velocity_gain(velocity_first: bool) -> float:
 
 
 def force_actions(spec: EnvSpec, forces: DoubleArray) -> EnvActions:
-    """Return the actions of `simple_adversary`'s agents for forces `[E, N, 2]` in [-1, 1]."""
+    """Return the actions of the agents of one of MPE2's scenarios for forces `[E, N, 2]` in [-1, 1].
+
+    Agents with fewer than five actions cannot move.
+    """
     encode = _to_discrete if spec.action_types[0] == "discrete" else _to_continuous
-    return tuple(encode(forces[:, agent]) for agent in range(spec.num_agents))
+    return tuple(encode(forces[:, agent], size) for agent, size in enumerate(spec.action_sizes))
 
 
 def goal_targets(state: Arrays) -> DoubleArray:
@@ -132,16 +139,19 @@ def _good_agents_distances(state: Arrays) -> DoubleArray:
     return distances
 
 
-def _to_continuous(force: npt.NDArray[np.float64]) -> FloatArray:
-    """Return actions [E, 5] (none, left, right, down, up) for forces [E, 2] in [-1, 1]."""
-    actions = np.zeros((len(force), 5), np.float32)
-    actions[:, 1::2] = np.maximum(-force, 0.0)
-    actions[:, 2::2] = np.maximum(force, 0.0)
+def _to_continuous(force: npt.NDArray[np.float64], size: int) -> FloatArray:
+    """Return actions [E, A_i] (none, left, right, down, up, ...) for forces [E, 2] in [-1, 1]."""
+    actions = np.zeros((len(force), size), np.float32)
+    if size >= _NUM_MOVES:
+        actions[:, 1:_NUM_MOVES:2] = np.maximum(-force, 0.0)
+        actions[:, 2:_NUM_MOVES:2] = np.maximum(force, 0.0)
     return actions
 
 
-def _to_discrete(force: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+def _to_discrete(force: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.int64]:
     """Return discrete actions [E] for forces [E, 2]: along the axis with the larger force, or none."""
+    if size < _NUM_MOVES:
+        return np.zeros(len(force), np.int64)
     axis = np.abs(force).argmax(axis=1)
     along = force[np.arange(len(force)), axis]
     choice: npt.NDArray[np.int64] = np.where(np.abs(along) < MIN_FORCE, 0, 1 + 2 * axis + (along > 0))

@@ -213,11 +213,11 @@ def test_all_matchups_are_played_from_the_same_start_states(continuous):
     assert rates["trained", "trained"] == alone.to_dict()["success"]
 
 
-def test_without_landmarks_trained_teams_are_compared_with_random_ones():
+def test_trained_teams_are_compared_by_what_the_scenario_is_judged_by():
     config = MADDPGConfig.from_dict({"env": {"id": "simple_speaker_listener"}})
     rows = evaluate_matchups(config, idle_policies(config), 3, 0)
     assert [tuple(row["players"].values()) for row in rows] == list(
-        itertools.product(("trained", "random"), repeat=2)
+        itertools.product(("trained", "random", "straight"), repeat=2)
     )
     alone = evaluate_weights(config, idle_policies(config), 3, integer_seed(0, "evaluation")).to_dict()
     assert rows[0]["agent_episode_returns_mean"] == alone["agent_episode_returns_mean"]
