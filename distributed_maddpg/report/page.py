@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from distributed_maddpg.errors import BadInput
 from distributed_maddpg.files import read_small, write_atomic
 from distributed_maddpg.report.curves import read_curves, read_numbers, write_curves
 from distributed_maddpg.report.html import new_figure, page, table
+from distributed_maddpg.types import MPE2_MODULES
 
 _NEEDED_METRICS = ("num_env_steps_sampled_lifetime", "env_steps_per_s", "updates_per_s")
 _MAX_BYTES = 64 * 2**20
@@ -42,8 +43,8 @@ def write_report(run_dir: Path) -> Path:
     returns = read_curves(run_dir) if evaluated else {"env_steps": []}
     if not metrics["num_env_steps_sampled_lifetime"]:
         raise BadInput("RUN_DIR", str(run_dir), "holds no metrics yet; train first")
-    figures = []
-    for title, unit, curves in (*_evaluation_figures(returns), *_training_figures(metrics)):
+    figures, texts = [], _measure_texts(_environment(run_dir))
+    for title, unit, curves in (*_evaluation_figures(returns, texts), *_training_figures(metrics)):
         figure = new_figure(title, "environment steps", unit)
         for name, (x, y), visible in curves:
             figure.add_scatter(x=x, y=y, name=name, mode="lines", visible=None if visible else "legendonly")
@@ -56,7 +57,7 @@ Curve = tuple[str, tuple[list[float], list[float]], bool]
 Figure = tuple[str, str, list[Curve]]
 
 
-def _evaluation_figures(returns: dict[str, list[float]]) -> list[Figure]:
+def _evaluation_figures(returns: dict[str, list[float]], texts: Mapping[str, str]) -> list[Figure]:
     counts = ("env_steps", "updates", "episodes")
     others = ("success_", "measure_")
     agents = [name for name in returns if name not in counts and not name.startswith(others)]
@@ -75,9 +76,8 @@ def _evaluation_figures(returns: dict[str, list[float]]) -> list[Figure]:
     for name in returns:
         if name.startswith("measure_"):  # each has a unit of its own
             shown = name.removeprefix("measure_").replace("_", " ")
-            figures.append(
-                (shown.capitalize(), "mean over greedy episodes", [(shown, (x, returns[name]), True)])
-            )
+            title = f"{shown.capitalize()}: {texts.get(name.removeprefix('measure_'), 'a measure')}"
+            figures.append((title, "mean over greedy episodes", [(shown, (x, returns[name]), True)]))
     return figures
 
 
@@ -135,7 +135,28 @@ def _summary(run_dir: Path) -> str:
         }
         for name, rate in summary.get("evaluation", {}).get("success", {}).items():
             rows[f"greedy success, {name}"] = f"{rate:.1f} %"
+        for name, value in summary.get("evaluation", {}).get("measures", {}).items():
+            rows[f"greedy episodes, {name.replace('_', ' ')}"] = f"{value:.3f}"
         return table(rows.items())
+
+
+def _environment(run_dir: Path) -> str:
+    """Return `env.id` of the run, empty if there is no summary."""
+    path = run_dir / "summary.json"
+    if not path.exists():
+        return ""
+    with _naming(path):
+        summary = json.loads(read_small(path, _MAX_BYTES))
+        return str(summary["env_id"]) if "env_id" in summary else ""
+
+
+def _measure_texts(env_id: str) -> dict[str, str]:
+    """Return what the measures of a scenario say, by name."""
+    if env_id not in MPE2_MODULES:
+        return {}
+    from distributed_maddpg.envs.mpe.scenarios import SCENARIOS  # noqa: PLC0415 - loads numba
+
+    return {measure.name: measure.text for measure in SCENARIOS[env_id].measures}
 
 
 @contextmanager
@@ -155,10 +176,14 @@ def _animation(run_dir: Path) -> str:
         return ""
     with _naming(path):
         data = base64.b64encode(read_small(path, _MAX_BYTES)).decode("ascii")
-    return _FIGURE.format(data=data)
+    caption = _ADVERSARY_CAPTION if _environment(run_dir) == "simple_adversary" else _CAPTION
+    return _FIGURE.format(data=data, caption=caption)
 
 
 _FIGURE = """<figure><img alt="greedy episodes" src="data:image/gif;base64,{data}">
-<figcaption>Greedy episodes: the adversary (red) does not know which landmark is the goal (green); the good
-agents (blue) do. Their reward grows when one of them nears the goal and when the adversary is far from it.
-</figcaption></figure>"""
+<figcaption>{caption}</figcaption></figure>"""
+_ADVERSARY_CAPTION = """Greedy episodes: the adversary (red) does not know which landmark is the goal (green);
+the good agents (blue) do. Their reward grows when one of them nears the goal and when the adversary is far
+from it."""
+_CAPTION = """Greedy episodes: agents in the colour of their team, adversaries red; landmarks grey, the goal
+of an episode, if it has one, green."""

@@ -17,6 +17,10 @@ RETURNS = """env_steps,updates,episodes,red_0,success_coverage
 100,1,20,-3.0,10
 200,11,20,-1.0,35
 """
+SUMMARY = {
+    "env_steps": 2000, "env_steps_per_s": 50.0, "updates": 11, "updates_per_s": 2.0,
+    "weights_digest": "ab" * 32, "evaluation": {"success": {"coverage": 35.0}},
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -54,6 +58,17 @@ def test_curves_carry_the_smoothed_and_the_raw_values(run_dir):
     assert re.search(r'"name":"coverage"[^}]*"y":\[10\.0,35\.0\]', page)
 
 
+def test_measures_have_a_figure_each_that_says_what_they_are(run_dir):
+    header, *rows = RETURNS.splitlines()
+    lines = [f"{header},measure_covered,measure_own", *(f"{row},{k},0" for k, row in enumerate(rows))]
+    (run_dir / "returns.csv").write_text("\n".join(lines) + "\n")
+    (run_dir / "summary.json").write_text(json.dumps({**SUMMARY, "env_id": "simple_spread"}))
+    page = write_report(run_dir).read_text()
+    assert "Covered: landmarks with an agent within 0.1 at the end" in page
+    assert "Own: a measure" in page
+    assert re.search(r'"name":"covered"[^}]*"y":\[0\.0,1\.0\]', page)
+
+
 def test_what_is_given_away_is_drawn_for_those_with_something_to_hide(run_dir):
     assert "How much actions tell" not in write_report(run_dir).read_text()
     header, *rows = METRICS.splitlines()
@@ -72,11 +87,7 @@ def test_the_folders_name_is_escaped(run_dir):
 
 
 def test_the_summary_is_shown_where_there_is_one(run_dir):
-    summary = {
-        "env_steps": 2000, "env_steps_per_s": 50.0, "updates": 11, "updates_per_s": 2.0,
-        "weights_digest": "ab" * 32, "evaluation": {"success": {"coverage": 35.0}},
-    }  # fmt: skip
-    (run_dir / "summary.json").write_text(json.dumps(summary))
+    (run_dir / "summary.json").write_text(json.dumps(SUMMARY))
     page = write_report(run_dir).read_text()
     assert "2,000 (50/s)" in page
     assert "greedy success, coverage</th><td>35.0 %" in page
