@@ -136,7 +136,7 @@ class PettingZooVectorEnv(VectorEnv):
         for e in range(self.num_envs):
             observations, reward, *ends = self._step_copy(e, [array[e] for array in taken])
             with np.errstate(over="ignore"):  # the worker drops values beyond float32's range
-                rewards[e] = [reward[agent] for agent in self.agents]
+                rewards[e] = [self._number(reward[agent], agent) for agent in self.agents]
             self._write_observations(observations, final_obs, e)
             terminated[e], cut = self._checked_ends(ends[0], ends[1], e)
             truncated[e] = any(cut)
@@ -200,7 +200,7 @@ class PettingZooVectorEnv(VectorEnv):
         except Exception as error:  # an environment may raise anything for a damaged state
             cause = reason(error)
             raise ValueError(f"copy {e} raised while its saved actions were replayed ({cause})") from error
-        return any(terminations.values()) or any(truncations.values())
+        return any(np.any(flag) for flag in (*terminations.values(), *truncations.values()))
 
     def final_distances(self) -> FloatArray | None:
         """Return None: landmarks of a PettingZoo environment are unknown."""
@@ -237,6 +237,26 @@ class PettingZooVectorEnv(VectorEnv):
             raise BadInput("env.id", self._id, f"its {call} must return ({', '.join(names)})")
         return result
 
+    def _number(self, reward: Any, agent: str) -> float:
+        """Return a reward that may be an array of one number."""
+        if isinstance(reward, float | int):
+            return reward
+        value = np.asarray(reward)
+        if value.size != 1 or value.dtype.kind not in "fiub":
+            raise BadInput("env.id", self._id, f"{agent} got the reward {reward!r}; it must be one number")
+        number: float = value.item()
+        return number
+
+    def _flag(self, end: Any, agent: str) -> bool:
+        """Return a termination or truncation that may be an array of one flag."""
+        if isinstance(end, bool):
+            return end
+        value = np.asarray(end)
+        if value.size != 1 or value.dtype.kind not in "fiub":
+            remedy = f"{agent} got the termination or truncation {end!r}; it must be true or false"
+            raise BadInput("env.id", self._id, remedy)
+        return bool(value.item())
+
     def _step_copy(self, e: int, actions: list[Any]) -> Sequence[Any]:
         """Record the actions and step one copy."""
         self._record_actions(e, actions)
@@ -261,11 +281,11 @@ class PettingZooVectorEnv(VectorEnv):
         self._episode_step[e] = t + 1
 
     def _checked_ends(
-        self, terminations: Mapping[str, bool], truncations: Mapping[str, bool], e: int
+        self, terminations: Mapping[str, Any], truncations: Mapping[str, Any], e: int
     ) -> tuple[Any, Any]:
         """Return terminations and truncations, N flags each; BadInput if only some agents ended."""
-        terminated = [bool(terminations[agent]) for agent in self.agents]
-        truncated = [bool(truncations[agent]) for agent in self.agents]
+        terminated = [self._flag(terminations[agent], agent) for agent in self.agents]
+        truncated = [self._flag(truncations[agent], agent) for agent in self.agents]
         ended = [a or b for a, b in zip(terminated, truncated, strict=True)]
         if any(ended) and not all(ended):
             early = self.agents[ended.index(True)]

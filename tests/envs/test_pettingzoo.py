@@ -340,3 +340,69 @@ def test_results_of_an_older_api_are_refused(of_reset, of_step, remedy):
         env.reset()
         env.step(zeros(env))
     assert str(caught.value) == f"env.id = 'counting': {remedy}"
+
+
+class ArrayEnv(CountingEnv):
+    """Gives rewards and ends in another form."""
+
+    def __init__(self, reward=lambda value: value, flag=lambda value: value, **kwargs):
+        super().__init__(**kwargs)
+        self.forms = reward, flag, flag
+
+    def step(self, actions):
+        obs, *parts, infos = super().step(actions)
+        changed = [
+            {agent: form(value) for agent, value in part.items()}
+            for form, part in zip(self.forms, parts, strict=True)
+        ]
+        return obs, *changed, infos
+
+
+@pytest.mark.parametrize("num_agents", [1, 2])
+@pytest.mark.parametrize("terminate", [True, False])
+@pytest.mark.parametrize("form", [np.asarray, np.atleast_1d, np.atleast_2d, lambda value: [value]])
+def test_rewards_and_ends_may_be_arrays_of_one_value(form, terminate, num_agents):
+    env = counting(
+        cls=ArrayEnv, reward=form, flag=form, terminate=terminate, max_cycles=2, num_agents=num_agents
+    )
+    env.reset()
+    first, second = env.step(zeros(env)), env.step(zeros(env))
+    assert first.rewards.tolist() == [[1] * num_agents] * 2
+    assert second.rewards.tolist() == [[2] * num_agents] * 2
+    assert not first.terminated.any()
+    assert second.terminated.tolist() == [[terminate] * num_agents] * 2
+    assert (first.truncated.tolist(), second.truncated.tolist()) == ([False] * 2, [not terminate] * 2)
+    assert second.obs[0].tolist() == [[1000]] * 2
+
+
+def test_episodes_whose_ends_are_arrays_are_restored():
+    def flag(value):
+        return np.array([value])
+
+    assert_round_trip(lambda: ArrayEnv(flag=flag, max_cycles=4, episode_from_seed=True), 7, 9)
+
+
+@pytest.mark.parametrize(
+    ("forms", "remedy"),
+    [
+        (
+            {"reward": lambda value: [value, 0.5]},
+            "counter_0 got the reward [1.0, 0.5]; it must be one number",
+        ),
+        ({"reward": lambda _: None}, "counter_0 got the reward None; it must be one number"),
+        (
+            {"flag": lambda _: np.array([True, False])},
+            "counter_0 got the termination or truncation array([ True, False]); it must be true or false",
+        ),
+        (
+            {"flag": lambda _: "False"},
+            "counter_0 got the termination or truncation 'False'; it must be true or false",
+        ),
+    ],
+)
+def test_rewards_and_ends_of_several_values_are_refused(forms, remedy):
+    env = counting(cls=ArrayEnv, **forms)
+    env.reset()
+    with pytest.raises(BadInput) as caught:
+        env.step(zeros(env))
+    assert str(caught.value) == f"env.id = 'counting': {remedy}"
