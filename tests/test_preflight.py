@@ -118,10 +118,22 @@ class Broken(CountingEnv):
         raise RuntimeError("boom\nat the first step")
 
 
+class ObservationsOnly(CountingEnv):
+    def reset(self, seed=None, options=None):
+        return super().reset(seed, options)[0]
+
+
+class Unseeded(CountingEnv):
+    def reset(self):
+        return super().reset()
+
+
 @pytest.mark.parametrize(
     ("env", "message"),
     [
         (Broken, "= 'factory:mine': fails when it is stepped (RuntimeError: boom at the first step)"),
+        (ObservationsOnly, "'factory:ObservationsOnly': its reset must return (observations, infos)"),
+        (Unseeded, "'factory:Unseeded': its reset needs a seed: def reset(self, seed=None, options=None)"),
         (lambda: FaultyEnv("reward", at=1, for_ever=True), "rewards are [nan"),
         (lambda: FaultyEnv("next observation", at=1, for_ever=True), "observation of counter_0 in copy 0"),
     ],

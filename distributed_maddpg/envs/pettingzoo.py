@@ -8,7 +8,9 @@ memory.
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -38,6 +40,8 @@ _INT31_LIMIT = 2**31
 _INITIAL_HISTORY_STEPS = 32
 _RESET = ("observations", "infos")
 _STEP = ("observations", "rewards", "terminations", "truncations", "infos")
+_RESET_REMEDY = "its reset needs a seed: def reset(self, seed=None, options=None)"
+_NO_SEED = re.compile(r"reset\(\) got an unexpected keyword argument '(seed|options)'")
 _RESERVED_NAMES = ("env_steps", "updates", "episodes")  # other columns of returns.csv
 
 
@@ -220,15 +224,28 @@ class PettingZooVectorEnv(VectorEnv):
 
     def _reset_copy_with_seed(self, e: int, episode_seed: int) -> dict[str, Any]:
         self._episode_seed[e], self._episode_step[e] = episode_seed, 0
-        return self._check_all_agents_present(self.envs[e].reset(seed=episode_seed), e)
+        return self._check_all_agents_present(self._reset_with(self.envs[e], episode_seed), e)
+
+    def _reset_with(self, env: Any, episode_seed: int) -> Any:
+        """Return what an environment's reset returns; BadInput if it takes no seed."""
+        try:
+            return env.reset(seed=episode_seed)
+        except TypeError as error:
+            # The message tells of the environment inside a wrapper.
+            if not _takes_seed(env.reset) or _NO_SEED.search(str(error)):
+                raise BadInput("env.id", self._id, _RESET_REMEDY) from error
+            raise
 
     def _check_all_agents_present(self, reset_result: Any, e: int) -> dict[str, Any]:
         """Return the first observations; BadInput unless the episode starts with all agents."""
-        observations: dict[str, Any] = self._parts(reset_result, "reset", _RESET)[0]
+        observations = dict(self._by_agent(self._parts(reset_result, "reset", _RESET)[0], "reset", _RESET))
         present = set(self.envs[e].agents)
         if present != set(self.agents):
             odd = ", ".join(sorted(present ^ set(self.agents)))
             raise BadInput("env.id", self._id, f"an episode started with missing or extra agents: {odd}")
+        for agent in self.agents:
+            if agent not in observations:
+                raise BadInput("env.id", self._id, f"its reset returned no observation of {agent}")
         return observations
 
     def _parts(self, result: Any, call: str, names: tuple[str, ...]) -> Sequence[Any]:
@@ -264,11 +281,18 @@ class PettingZooVectorEnv(VectorEnv):
         taken = {agent: codec.decode(a) for agent, codec, a in decoded}
         result = self._parts(self.envs[e].step(taken), "step", _STEP)
         for part in result[:4]:
-            missing = [agent for agent in self.agents if agent not in part]
+            missing = [agent for agent in self.agents if agent not in self._by_agent(part, "step", _STEP)]
             if missing:
                 remedy = f"{missing[0]} left its episode early; agents must start and end together"
                 raise BadInput("env.id", self._id, remedy)
         return result
+
+    def _by_agent(self, part: Any, call: str, names: tuple[str, ...]) -> Mapping[str, Any]:
+        """Return a part of what a call returned; BadInput unless it is a dict."""
+        if not isinstance(part, Mapping):
+            remedy = f"its {call} must return ({', '.join(names)}), each a dict with a value for each agent"
+            raise BadInput("env.id", self._id, remedy)
+        return part
 
     def _record_actions(self, e: int, actions: list[Any]) -> None:
         t = int(self._episode_step[e])
@@ -325,3 +349,14 @@ class PettingZooVectorEnv(VectorEnv):
         with np.errstate(over="ignore"):  # as for rewards
             for agent, codec, array in zip(self.agents, self._obs_codecs, obs, strict=True):
                 codec.encode(observations[agent], array[e])
+
+
+def _takes_seed(reset: Callable[..., Any]) -> bool:
+    """Return whether a reset can be called with a seed; True where its parameters are unknown."""
+    try:
+        inspect.signature(reset).bind(seed=0)
+    except TypeError:
+        return False
+    except ValueError:  # written in C
+        return True
+    return True

@@ -3,6 +3,7 @@ import importlib
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
+from pettingzoo.utils import BaseParallelWrapper
 
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
@@ -406,3 +407,77 @@ def test_rewards_and_ends_of_several_values_are_refused(forms, remedy):
     with pytest.raises(BadInput) as caught:
         env.step(zeros(env))
     assert str(caught.value) == f"env.id = 'counting': {remedy}"
+
+
+class ResetReturns(CountingEnv):
+    def __init__(self, result, **kwargs):
+        super().__init__(**kwargs)
+        self.result = result
+
+    def reset(self, seed=None, options=None):
+        return self.result(*super().reset(seed, options))
+
+
+@pytest.mark.parametrize(
+    ("result", "remedy"),
+    [
+        (lambda obs, _: obs, "its reset must return (observations, infos)"),
+        (
+            lambda obs, infos: (list(obs.values()), infos),
+            "its reset must return (observations, infos), each a dict with a value for each agent",
+        ),
+        (
+            lambda obs, infos: ({"counter_0": obs["counter_0"]}, infos),
+            "its reset returned no observation of counter_1",
+        ),
+    ],
+)
+def test_a_reset_without_every_observation_and_infos_is_refused(result, remedy):
+    with pytest.raises(BadInput) as caught:
+        counting(cls=ResetReturns, result=result).reset()
+    assert str(caught.value) == f"env.id = 'counting': {remedy}"
+
+
+class StepReturns(CountingEnv):
+    def step(self, actions):
+        obs, rewards, *rest = super().step(actions)
+        return obs, list(rewards.values()), *rest
+
+
+def test_a_step_whose_parts_are_not_by_agent_is_refused():
+    env = counting(cls=StepReturns)
+    env.reset()
+    remedy = r"its step must return \(observations, .*\), each a dict with a value for each agent$"
+    with pytest.raises(BadInput, match=remedy):
+        env.step(zeros(env))
+
+
+class UnseededEnv(CountingEnv):
+    def reset(self):
+        return super().reset()
+
+
+class UnseededWithOptions(CountingEnv):
+    def reset(self, options=None):
+        return super().reset()
+
+
+class TypeErrorInReset(CountingEnv):
+    def reset(self, seed=None, options=None):
+        raise TypeError("make_map() got an unexpected keyword argument 'seed'")
+
+
+@pytest.mark.parametrize("wrap", [lambda env: env, BaseParallelWrapper])
+@pytest.mark.parametrize("cls", [UnseededEnv, UnseededWithOptions])
+def test_a_reset_without_a_seed_is_refused_with_what_to_write(cls, wrap):
+    env = PettingZooVectorEnv(lambda: wrap(cls()), 2, 0, "counting")
+    with pytest.raises(BadInput) as caught:
+        env.reset()
+    remedy = "its reset needs a seed: def reset(self, seed=None, options=None)"
+    assert str(caught.value) == f"env.id = 'counting': {remedy}"
+
+
+def test_another_error_of_a_reset_is_not_taken_for_a_missing_seed():
+    with pytest.raises(Exception, match=r"make_map\(\) got an unexpected") as caught:
+        counting(cls=TypeErrorInReset).reset()
+    assert not isinstance(caught.value, BadInput)
