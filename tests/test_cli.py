@@ -18,8 +18,10 @@ from distributed_maddpg.checkpoint import saver
 from distributed_maddpg.checkpoint.folder import load_checkpoint, save_checkpoint
 from distributed_maddpg.checkpoint.listing import checkpoints_of
 from distributed_maddpg.cli import main
+from distributed_maddpg.cli.parsing import env_argument
 from distributed_maddpg.config.parsing import read_toml
 from distributed_maddpg.errors import CheckpointError, TrainingError
+from tests.support import arguments
 
 TINY = [
     *("--num-workers", "0", "--learner.device", "cpu", "--env.kwargs", "max_cycles", "5"),
@@ -648,3 +650,39 @@ def test_an_environment_that_hangs_does_not_keep_the_command_from_its_end(tmp_pa
 def test_several_seeds_cannot_go_on_together(tmp_path, capsys):
     assert main(["train", "--preset", "notebook", "--num-seeds", "0"]) == 2
     assert "--num-seeds = 0: must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("[3,4]", [3, 4]),
+        ('{"a": [1.5, true]}', {"a": [1.5, True]}),
+        ("3", 3),
+        ("3.0", 3.0),
+        ("1e3", 1000.0),
+        ("TRUE", True),
+        ('"3"', "3"),
+        ("[3,4", "[3,4"),
+        ("maze", "maze"),
+        ("[" * 200_000, "[" * 200_000),
+    ],
+)
+def test_a_word_is_the_value_of_json_or_else_text(word, value):
+    read = env_argument(word)
+    assert (type(read), read) == (type(value), value)
+
+
+def test_arguments_of_any_type_are_the_same_in_the_environment_and_all_files(tmp_path):
+    words = ["max_cycles", "5", "sizes", "[3,4.0]", "map", '{"a": [true]}', "name", "maze"]
+    kwargs = {"max_cycles": 5, "sizes": [3, 4.0], "map": {"a": [True]}, "name": "maze"}
+    env = ["--env.id", "tests.support.arguments:parallel_env", "--env.kwargs", *words]
+    own = [word for word in TINY if word not in ("--env.kwargs", "max_cycles")]
+    own.remove("5")  # of max_cycles
+    run_dir = tmp_path / "run"
+    assert main(["train", *own, *env, "--algorithm.policy-head", "auto", "--run-dir", str(run_dir)]) == 0
+    for read in (
+        read_toml(run_dir / "config.toml")["env"]["kwargs"],
+        load_checkpoint(run_dir / "checkpoints" / "step_200").config.env.kwargs,
+        arguments.GIVEN,
+    ):
+        assert json.dumps(read, sort_keys=True) == json.dumps(kwargs, sort_keys=True)

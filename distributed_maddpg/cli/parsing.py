@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 from typing import Any, TypeVar
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from distributed_maddpg.config import EnvArgument
 from distributed_maddpg.errors import BadInput
 
 T = TypeVar("T")
@@ -24,7 +27,8 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
     defaults: dict[str, Any] = {} if default is None else {"default": default}
 
     def parse_options() -> T:
-        options: T = tyro.cli(kind, args=arguments, prog=f"distributed-maddpg {name}", **defaults)
+        with _REGISTRY:
+            options: T = tyro.cli(kind, args=arguments, prog=f"distributed-maddpg {name}", **defaults)
         return options
 
     if {"-h", "--help"} & set(arguments):
@@ -42,6 +46,37 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
             del os.environ["COLUMNS"]
         else:
             os.environ["COLUMNS"] = columns
+
+
+def env_argument(text: str) -> EnvArgument:
+    """Return the value that a word of the command line stands for; text that is no JSON is itself.
+
+    True and false may have any case; "3" in quotes is the text 3.
+    """
+    words = {"true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    for read in (int, float, json.loads):
+        with contextlib.suppress(ValueError, RecursionError):
+            return read(text)
+    return text
+
+
+_REGISTRY = ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _env_argument_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Tell tyro how to read arguments of an environment, which have no fixed type."""
+    if info.type is not EnvArgument:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="VALUE",
+        instance_from_str=lambda words: env_argument(words[0]),
+        is_instance=lambda _: True,
+        str_from_instance=lambda value: [json.dumps(value)],
+    )
 
 
 class _TyroRefusal(BadInput):

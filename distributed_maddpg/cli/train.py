@@ -15,7 +15,7 @@ import tyro
 
 from distributed_maddpg.cli.output import print_json
 from distributed_maddpg.cli.parsing import parse
-from distributed_maddpg.config import EnvArgument, MADDPGConfig
+from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable, TrainingError
 from distributed_maddpg.files import local_path
 
@@ -31,7 +31,8 @@ class TrainCommand:
     """Train MADDPG, and write a run folder: config.toml, metrics.csv, returns.csv, report.html, checkpoints.
 
     Settings come from --preset, then from --config, then from the other options. Arguments of the environment
-    are given as --env.kwargs NAME VALUE NAME VALUE, for instance --env.kwargs N 3 max_cycles 40.
+    are given as --env.kwargs NAME VALUE NAME VALUE, for instance --env.kwargs N 3 max_cycles 40. A value may
+    be JSON: sizes [3,4].
     """
 
     settings: Annotated[MADDPGConfig, tyro.conf.arg(name="")]
@@ -219,9 +220,7 @@ def _checkpoints(named: argparse.Namespace, env_id: str) -> tuple[list[Checkpoin
 
 def _merge_tables(settings: MADDPGConfig, base: MADDPGConfig) -> MADDPGConfig:
     """Merge the command line's tables without fixed keys into the base's."""
-    words: dict[str, EnvArgument] = {"true": True, "false": False}
-    given = {key: words.get(str(value).lower(), value) for key, value in settings.env.kwargs.items()}
-    env = dataclasses.replace(settings.env, kwargs={**base.env.kwargs, **given})
+    env = dataclasses.replace(settings.env, kwargs={**base.env.kwargs, **settings.env.kwargs})
     overrides = {**base.algorithm.team_overrides, **settings.algorithm.team_overrides}
     algorithm = dataclasses.replace(settings.algorithm, team_overrides=overrides)
     return dataclasses.replace(settings, env=env, algorithm=algorithm)

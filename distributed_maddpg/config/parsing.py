@@ -21,7 +21,7 @@ _MAX_TOML_BYTES, _MAX_DOTS_IN_LINE = 65_536, 200
 
 
 def merge(base: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` updated with nested `values`; tables with free keys (`env.kwargs`) are merged too."""
+    """Return `base` updated with nested `values`; tables with free keys are merged too."""
     merged = dict(base)
     for key, value in values.items():
         old = merged.get(key)

@@ -7,17 +7,20 @@ its own.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 from distributed_maddpg.errors import BadInput, did_you_mean
 from distributed_maddpg.types import EnvSpec, InitialWeights, PrivatePart, canonical_env_id
 
 Algorithm = Literal["maddpg", "ddpg", "matd3"]
 Head = Literal["sigmoid", "gumbel"]
-EnvArgument = int | float | bool | str
+EnvArgument = Any
+"""A value that TOML and JSON have: a number, true or false, text, or a list or table of these."""
 _MAX_NUMBER, _MAX_WIDTH, MAX_WORKERS, _MAX_THREADS = 10**15, 65_536, 10_000, 1_024
 _MIN_TEMPERATURE = 1e-6
+_MAX_DEPTH = 20
 
 
 def require(condition: bool, name: str, value: object, remedy: str) -> None:
@@ -60,6 +63,41 @@ def _aligned_as(known: PrivatePart | None, part: PrivatePart | None) -> PrivateP
     return replace(part, aligned=False) if part and known and not known.aligned else part
 
 
+def plain_argument(name: str, value: Any, depth: int = 0) -> EnvArgument:
+    """Return an environment's argument as files hold it: tuples and arrays become lists.
+
+    Raises:
+        BadInput: for what TOML and JSON do not have, at any depth.
+    """
+    require(depth <= _MAX_DEPTH, name, value, f"has more than {_MAX_DEPTH} lists or tables in each other")
+    value = value.tolist() if hasattr(value, "tolist") else value  # numpy's numbers and arrays
+    if isinstance(value, float):
+        # Neither JSON nor a checkpoint can hold other numbers; refused before training, not after.
+        require(math.isfinite(value), name, value, "must be finite")
+        return float(value)
+    if isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        return _storable(name, value)
+    if isinstance(value, list | tuple):
+        return [plain_argument(f"{name}[{index}]", each, depth + 1) for index, each in enumerate(value)]
+    remedy = "must be a number, true or false, text, or a list or table of these; leave it out"
+    require(isinstance(value, Mapping), name, value, remedy)
+    return {
+        _storable(name, key): plain_argument(f"{name}.{key}", each, depth + 1) for key, each in value.items()
+    }
+
+
+def _storable(name: str, text: Any) -> str:
+    """Return a text or a table's key; BadInput unless a file can hold it."""
+    require(isinstance(text, str), name, text, "keys of a table must be text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadInput(name, text, "is not valid text") from None
+    return str(text)
+
+
 class Section:
     """A part of the configuration; unknown keys are refused when it is parsed."""
 
@@ -77,14 +115,12 @@ class EnvConfig(Section):
     """auto: compiled if the environment is. vectorized: compiled, or an error if it is not. pettingzoo: the
     original environment, stepped copy by copy."""
     kwargs: dict[str, EnvArgument] = field(default_factory=dict)
-    """Arguments of the environment, by the names of its PettingZoo constructor."""
+    """Arguments of the environment, by the names of its PettingZoo constructor: numbers, true or false, text,
+    lists or tables."""
 
     def __post_init__(self) -> None:
         """Check the arguments; replace an alias of the environment by its id."""
-        for name, value in self.kwargs.items():
-            # Neither JSON nor a checkpoint can hold other numbers; refused before training, not after.
-            finite = not isinstance(value, float) or math.isfinite(value)
-            require(finite, f"env.kwargs.{name}", value, "must be finite")
+        object.__setattr__(self, "kwargs", plain_argument("env.kwargs", self.kwargs))
         object.__setattr__(self, "id", canonical_env_id(self.id))
 
 

@@ -24,6 +24,7 @@ from distributed_maddpg.config.sections import (
     ReplayConfig,
     RolloutConfig,
     Section,
+    plain_argument,
     require,
 )
 from distributed_maddpg.errors import BadInput, did_you_mean
@@ -88,13 +89,14 @@ class MADDPGConfig(Section):
     def from_dict(values: Mapping[str, Any], base: MADDPGConfig | None = None) -> MADDPGConfig:
         """Return `base` updated with nested `values`; without a base, missing settings get their defaults.
 
-        Tables with free keys are merged key by key. If `values` name another environment than the base's, the
-        base's `env.kwargs` and `algorithm.policy_head` are reset to their defaults first.
+        Tables with free keys are merged key by key; an argument of the environment is replaced as a whole. If
+        `values` name another environment than the base's, the base's `env.kwargs` and `algorithm.policy_head`
+        are reset to their defaults first.
 
         Raises:
             BadInput: for an unknown key, a wrong type or a value out of range; names the field.
         """
-        merged = dict(values) if base is None else merge(_base_settings(base, values), values)
+        merged = _laid_over(base, values)
         from pydantic import ValidationError  # noqa: PLC0415 (as in _parser)
 
         try:
@@ -141,6 +143,18 @@ def _parser() -> Any:
     from pydantic import TypeAdapter  # noqa: PLC0415
 
     return TypeAdapter(MADDPGConfig)
+
+
+def _laid_over(base: MADDPGConfig | None, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of `base`, if there is one, updated with nested `values`."""
+    settings = {} if base is None else _base_settings(base, values)
+    merged = merge(settings, values)
+    env = values.get("env")
+    given = env.get("kwargs") if isinstance(env, Mapping) else None
+    if isinstance(given, Mapping):  # an argument that is a table is one value, not settings to merge
+        old = settings["env"]["kwargs"] if settings else {}
+        merged["env"] = {**merged["env"], "kwargs": {**old, **plain_argument("env.kwargs", given)}}
+    return merged
 
 
 def _base_settings(base: MADDPGConfig, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -162,7 +163,7 @@ def _mpe2_takes(name: str, keywords: list[str]) -> bool:
 
 def _make_copy(factory: Callable[..., Any], env_id: str, kwargs: dict[str, Any]) -> Any:
     try:
-        return factory(**kwargs)
+        return factory(**copy.deepcopy(kwargs))  # a copy may change its own lists
     except (Exception, SystemExit) as error:  # an environment may raise anything for bad keywords
         given = f" with env.kwargs = {kwargs}" if kwargs else ""
         raise BadInput("env.id", env_id, f"cannot be created{given} ({reason(error)})") from error

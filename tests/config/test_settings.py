@@ -1,6 +1,8 @@
 import dataclasses
+import json
 import os
 
+import numpy as np
 import pytest
 
 from distributed_maddpg.config import (
@@ -20,6 +22,10 @@ DISCRETE = EnvSpec(("adversary_0", "agent_0"), (8, 10), (5, 5), ("continuous", "
 
 def private(columns, candidates):
     return {"algorithm": {"private": {"a": {"columns": columns, "candidates": candidates}}}}
+
+
+def nested(depth):
+    return [nested(depth - 1)] if depth else 1
 
 
 BAD = [
@@ -110,7 +116,12 @@ BAD = [
         {"rollout": {"num_envs": 10**6}},
         "rollout.num_envs = 1000000: times rollout.fragment_steps is more than replay.capacity (1000000)",
     ),
-    ({"env": {"kwargs": {"N": [1]}}}, "env.kwargs.N"),
+    (
+        {"env": {"kwargs": {"N": None}}},
+        "env.kwargs.N = None: must be a number, true or false, text, or a list",
+    ),
+    ({"env": {"kwargs": {"a": {"b": [1, float("nan")]}}}}, "env.kwargs.a.b[1] = nan: must be finite"),
+    ({"env": {"kwargs": {"a": nested(30)}}}, "env.kwargs.a[0][0]"),
     ({"env": {"kwargs": {"N": float("inf")}}}, "env.kwargs.N = inf: must be finite"),
     ({"env": {"kwargs": {"N": float("nan")}}}, "env.kwargs.N = nan: must be finite"),
 ]
@@ -336,3 +347,50 @@ def test_noise_that_fits_no_head_is_refused(kind, heads):
     with pytest.raises(BadInput, match=f"exploration.kind = '{kind}'"):
         ExplorationConfig(kind).check_heads(heads)
     ExplorationConfig(kind).check_heads(("sigmoid", "gumbel"))
+
+
+ARGUMENTS = {
+    "sizes": [3, 4.0, 1e300, -0.5, 2**62],
+    "layout": {"rooms": [{"at": [0, 1], "open": True}, {"at": [], "open": False}], "a b.c": {}},
+    "text": ["[3,4]", "true", "7", "", 'é"\n\t\\'],
+    "flag": True,
+    "one": 1,
+}
+
+
+def kinds(value):
+    """Return a value with the types of all its parts, as 1 == 1.0 == True."""
+    if isinstance(value, dict):
+        return {key: kinds(each) for key, each in value.items()}
+    return [kinds(each) for each in value] if isinstance(value, list) else (type(value), value)
+
+
+def test_arguments_of_any_type_are_the_same_in_every_file(tmp_path):
+    config = dataclasses.replace(MADDPGConfig(), env=EnvConfig(kwargs=ARGUMENTS))
+    (tmp_path / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+    for read in (
+        config,
+        MADDPGConfig.from_toml(tmp_path / "config.toml"),
+        MADDPGConfig.from_dict(json.loads(json.dumps(config.to_dict()))),
+        MADDPGConfig.from_dict({"env": {"kwargs": ARGUMENTS}}),
+    ):
+        assert kinds(read.env.kwargs) == kinds(ARGUMENTS)
+
+
+def test_arguments_that_python_alone_has_become_what_files_hold():
+    given = {"shape": (3, (4, 5)), "weights": np.float32([0.5, 2]), "n": np.int64(3), "r": np.float64(0.1)}
+    kept = {"shape": [3, [4, 5]], "weights": [0.5, 2.0], "n": 3, "r": 0.1}
+    assert kinds(EnvConfig(kwargs=given).kwargs) == kinds(kept)
+    assert kinds(MADDPGConfig.from_dict({"env": {"kwargs": given}}).env.kwargs) == kinds(kept)
+    for value in (object(), {1: 2}, {3}, b"x", "\ud800", ["\ud800"], np.float64("inf")):
+        with pytest.raises(BadInput, match=r"^env\.kwargs\.x"):
+            EnvConfig(kwargs={"x": value})
+        with pytest.raises(BadInput, match=r"^env\.kwargs\.x"):
+            MADDPGConfig.from_dict({"env": {"kwargs": {"x": value}}})
+
+
+def test_an_argument_that_is_a_table_replaces_the_bases_as_a_whole():
+    base = MADDPGConfig.from_dict({"env": {"kwargs": {"map": {"a": 1}, "n": 2}}})
+    config = MADDPGConfig.from_dict({"env": {"kwargs": {"map": {"b": 3}}}}, base)
+    assert config.env.kwargs == {"map": {"b": 3}, "n": 2}
+    assert MADDPGConfig.from_dict({"env": {"id": base.env.id}}, base) == base
