@@ -20,11 +20,12 @@ _LOG = logging.getLogger(__name__)
 
 _BUILTIN_PACKAGES = ("mpe2", "pettingzoo")
 _FACTORY_PREFIX = "factory:"
+_DEFAULT_CALLABLES = ("parallel_env", "env")
 _RESERVED_KWARGS = {"env_id", "num_envs", "seed", "backend"}
 _BACKENDS = ("auto", "vectorized", "pettingzoo")
 
 EnvFactory = Callable[..., Any]
-"""Creates one PettingZoo parallel environment; called with `env.kwargs`."""
+"""Creates one environment of PettingZoo or Gymnasium; called with `env.kwargs`."""
 
 
 def make_vector_env(
@@ -34,8 +35,8 @@ def make_vector_env(
 
     Args:
         env_id: a scenario of MPE2, such as "simple_adversary" (or "mpe2.simple_adversary_v3"); any importable
-            PettingZoo parallel environment as "package.module", whose `parallel_env` is called, or as
-            "package.module:callable"; or a callable.
+            environment of PettingZoo or Gymnasium as "package.module", whose `parallel_env` or else `env` is
+            called, or as "package.module:callable"; or a callable.
         num_envs: E.
         seed: of all random streams; the stream of copy i depends only on the seed and i.
         backend: "vectorized" is the compiled scenario, "pettingzoo" steps the original environment copy by
@@ -170,7 +171,7 @@ def _make_copy(factory: Callable[..., Any], env_id: str, kwargs: dict[str, Any])
 
 
 def _find_factory(env_id: str) -> Callable[..., Any]:
-    """Import the callable named by "package.module" (`parallel_env`) or "package.module:callable"."""
+    """Import the callable named by "package.module" or "package.module:callable"."""
     if is_factory_id(env_id):
         remedy = "was given in Python as a callable; pass it again, as in MADDPG(config, env=make_env)"
         raise BadInput("env.id", env_id, remedy)
@@ -180,15 +181,18 @@ def _find_factory(env_id: str) -> Callable[..., Any]:
             "env.id", env_id, "must be a scenario of MPE2, 'package.module' or 'package.module:callable'"
         )
     module = _import(env_id, module_name)
-    attribute = attribute or "parallel_env"
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        remedy = (
-            f"module {module_name!r} has no callable {attribute!r}; name one as 'package.module:callable'"
-        )
-        raise BadInput("env.id", env_id, remedy)
-    found: Callable[..., Any] = factory
-    return found
+    return _callable_of(module, env_id, attribute, f"module {module_name!r}", "package.module:callable")
+
+
+def _callable_of(module: Any, env_id: str, attribute: str, shown: str, form: str) -> Callable[..., Any]:
+    """Return a module's `attribute`; if that is empty, its `parallel_env` or else its `env`."""
+    names = (attribute,) if attribute else _DEFAULT_CALLABLES
+    for name in names:
+        found: Callable[..., Any] | None = getattr(module, name, None)
+        if callable(found):
+            return found
+    missing = " or ".join(map(repr, names))
+    raise BadInput("env.id", env_id, f"{shown} has no callable {missing}; name one as '{form}'")
 
 
 def _import(env_id: str, module_name: str) -> Any:

@@ -1,4 +1,7 @@
-"""Any PettingZoo parallel environment as a vector environment, stepped copy by copy.
+"""Any PettingZoo or Gymnasium environment as a vector environment, stepped copy by copy.
+
+An AEC environment whose agents act at once is converted to a parallel one, and a Gymnasium environment has
+one agent, agent_0.
 
 Every episode starts with `reset(seed=...)` and a seed from the copy's own random stream. So an environment
 with unknown internals can be saved without pickle: as the episode's seed and the actions since its start.
@@ -14,9 +17,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import gymnasium
 import numpy as np
 import numpy.typing as npt
 from pettingzoo import AECEnv
+from pettingzoo.utils.conversions import aec_to_parallel
 
 from distributed_maddpg.envs import streams
 from distributed_maddpg.envs.base import (
@@ -29,6 +34,7 @@ from distributed_maddpg.envs.base import (
     checked_integers,
     count_error,
 )
+from distributed_maddpg.envs.gymnasium import SingleAgentEnv
 from distributed_maddpg.envs.spaces import ActionCodec, ObservationCodec, action_codec, observation_codec
 from distributed_maddpg.errors import BadInput, NotReproducible, reason
 from distributed_maddpg.seeding import pack_generator
@@ -46,7 +52,7 @@ _RESERVED_NAMES = ("env_steps", "updates", "episodes")  # other columns of retur
 
 
 class PettingZooVectorEnv(VectorEnv):
-    """E copies of a parallel environment whose agents start and end their episodes together.
+    """E copies of an environment whose agents start and end their episodes together.
 
     Args:
         factory: creates one copy.
@@ -57,12 +63,13 @@ class PettingZooVectorEnv(VectorEnv):
 
     def __init__(self, factory: Callable[[], Any], num_envs: int, seed: int, env_id: str = "env") -> None:
         self.num_envs = num_envs
-        self.envs = tuple(factory() for _ in range(num_envs))
+        made = [factory() for _ in range(num_envs)]
         self._id = env_id
-        if len({id(env) for env in self.envs}) < num_envs:
+        if len({id(env) for env in made}) < num_envs:
             raise BadInput(
                 "env.id", env_id, "returns the same environment twice; make a new one in each call"
             )
+        self.envs = tuple(map(self._as_parallel, made))
         (agents, self._action_codecs, self._obs_codecs), *others = map(self._agents_and_codecs, self.envs)
         if any(other != (agents, self._action_codecs, self._obs_codecs) for other in others):
             raise BadInput("env.id", env_id, "makes copies with different agents or spaces")
@@ -80,13 +87,23 @@ class PettingZooVectorEnv(VectorEnv):
         ]
         self._started = False
 
+    def _as_parallel(self, env: Any) -> Any:
+        """Return one copy with the parallel API; BadInput for an environment whose agents take turns."""
+        if isinstance(env, AECEnv):
+            if not env.metadata.get("is_parallelizable", False):
+                remedy = (
+                    "its agents take turns (AEC), and turn-based environments are not supported yet; "
+                    "if all act at once, set metadata['is_parallelizable'] = True"
+                )
+                raise BadInput("env.id", self._id, remedy)
+            return aec_to_parallel(env)
+        single = isinstance(env, gymnasium.Env) and not hasattr(env, "possible_agents")
+        return SingleAgentEnv(env) if single else env
+
     def _agents_and_codecs(
         self, env: Any
     ) -> tuple[tuple[str, ...], list[ActionCodec], list[ObservationCodec]]:
         """Return names of one copy's agents and what converts their actions and observations."""
-        if isinstance(env, AECEnv):
-            remedy = "is an AEC environment; convert it with pettingzoo.utils.aec_to_parallel"
-            raise BadInput("env.id", self._id, remedy)
         given = getattr(env, "possible_agents", ())
         agents = () if isinstance(given, str) else tuple(given)
         if not agents:

@@ -107,7 +107,7 @@ HERE = "tests.envs.test_make"
         (
             "math",
             {},
-            "env.id = 'math': module 'math' has no callable 'parallel_env'; "
+            "env.id = 'math': module 'math' has no callable 'parallel_env' or 'env'; "
             "name one as 'package.module:callable'",
         ),
         (
@@ -211,3 +211,15 @@ def test_the_kernel_needs_no_mpe2_and_mpe2_prints_nothing():
     loaded = modules_loaded_by(f"{make}, backend='pettingzoo')")
     assert "pygame" in loaded
     assert "Hello" not in loaded  # pygame's greeting on stdout
+
+
+def test_a_module_without_parallel_env_gives_its_env(tmp_path, monkeypatch):
+    (tmp_path / "only_aec.py").write_text("from mpe2.simple_spread_v3 import env\n")
+    takes_turns = "from pettingzoo import AECEnv\nclass env(AECEnv):\n    metadata = {}\n"
+    (tmp_path / "takes_turns.py").write_text(takes_turns)
+    monkeypatch.syspath_prepend(tmp_path)
+    env = make_vector_env("only_aec", 1, 0, N=2)
+    assert env.agents == ("agent_0", "agent_1")
+    remedy = r"its agents take turns \(AEC\), and turn-based environments are not supported yet; if all act"
+    with pytest.raises(BadInput, match=remedy):
+        make_vector_env("takes_turns", 1, 0)

@@ -293,10 +293,37 @@ def test_agents_need_names_that_can_be_stored(names, remedy):
     assert str(caught.value) == f"env.id = 'counting': {remedy}"
 
 
-def test_an_aec_environment_is_refused():
-    make = importlib.import_module("mpe2.simple_spread_v3").env
-    with pytest.raises(BadInput, match=r"is an AEC environment; convert it with .*aec_to_parallel$"):
+def test_an_aec_environment_whose_agents_act_at_once_gives_the_same_steps():
+    module = importlib.import_module("mpe2.simple_spread_v3")
+    turns, parallel = (
+        PettingZooVectorEnv(lambda make=make: make(max_cycles=3), 2, 7)
+        for make in (module.env, module.parallel_env)
+    )
+    assert turns.spec == parallel.spec
+    generator = np.random.default_rng(0)
+    assert all((a == b).all() for a, b in zip(turns.reset(), parallel.reset(), strict=True))
+    for _ in range(7):  # over the ends of two episodes
+        actions = random_actions(turns, generator)
+        assert (flat(turns.step(actions)) == flat(parallel.step(actions))).all()
+    assert_round_trip(lambda: module.env(max_cycles=4), 6, 6)
+
+
+def test_copies_of_one_aec_environment_are_refused():
+    env = importlib.import_module("mpe2.simple_spread_v3").env()
+    with pytest.raises(BadInput, match="returns the same environment twice"):
+        PettingZooVectorEnv(lambda: env, 2, 0)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"is_parallelizable": False}])
+def test_a_turn_based_environment_is_refused(metadata):
+    def make():
+        env = importlib.import_module("mpe2.simple_spread_v3").raw_env()
+        env.metadata = metadata
+        return env
+
+    with pytest.raises(BadInput, match="turn-based environments are not supported yet") as caught:
         PettingZooVectorEnv(make, 1, 0)
+    assert "\n" not in str(caught.value)
 
 
 def test_all_copies_must_be_alike_and_none_twice():
