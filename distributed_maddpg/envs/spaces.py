@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from distributed_maddpg.envs.base import nan_error, range_error, shape_error
 from distributed_maddpg.errors import BadInput
@@ -111,8 +113,8 @@ def action_codec(env_id: str, agent: str, space: Any) -> ActionCodec:
 
 
 @dataclass(frozen=True)
-class ObservationCodec:
-    """Observations of one agent as O_i float32 values: a Box flattened, a Discrete one-hot."""
+class BoxObservationCodec:
+    """Observations of one agent in a Box or MultiBinary of any shape and dtype, flattened to O_i values."""
 
     env_id: str
     agent: str
@@ -121,35 +123,121 @@ class ObservationCodec:
     @property
     def size(self) -> int:
         """O_i."""
-        if isinstance(self.space, Discrete):
-            return int(self.space.n)
         return int(np.prod(self.space.shape, dtype=np.int64))
 
     def encode(self, observation: Any, row: FloatArray) -> None:
         """Write one observation into a row, [O_i]; BadInput if it has another size or is no number."""
         values = np.asarray(observation)
-        discrete = isinstance(self.space, Discrete)
-        if values.size != (1 if discrete else row.size) or values.dtype.kind not in "fiub":
-            raise self._error(observation)
-        if not discrete:
-            row[:] = values.reshape(-1)
-            return
-        index = values.item() - int(self.space.start)
-        if index not in range(row.size):
-            raise self._error(observation)
-        row[:] = 0.0
-        row[int(index)] = 1.0
+        if values.size != row.size or values.dtype.kind not in "fiub":
+            raise _observation_error(self, observation)
+        row[:] = values.reshape(-1)
 
-    def _error(self, observation: Any) -> BadInput:
-        remedy = f"{self.agent} observed {observation!r}, which is not in its observation space {self.space}"
-        return BadInput("env.id", self.env_id, remedy)
+
+@dataclass(frozen=True)
+class ChoiceObservationCodec:
+    """Observations of one agent in a Discrete or MultiDiscrete, each choice one-hot."""
+
+    env_id: str
+    agent: str
+    space: Any
+
+    @cached_property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Values of each choice."""
+        counts = self.space.n if isinstance(self.space, Discrete) else self.space.nvec
+        return np.array(counts, np.int64).reshape(-1)
+
+    @cached_property
+    def _start(self) -> npt.NDArray[np.int64]:
+        return np.array(self.space.start, np.int64).reshape(-1)
+
+    @cached_property
+    def _columns(self) -> npt.NDArray[np.int64]:
+        """First column of each choice."""
+        return np.cumsum(self.counts) - self.counts
+
+    @cached_property
+    def size(self) -> int:
+        """O_i."""
+        return int(self.counts.sum())
+
+    def encode(self, observation: Any, row: FloatArray) -> None:
+        """Write one observation into a row, [O_i]; BadInput unless it names one value of each choice."""
+        values = np.asarray(observation)
+        if values.size != self.counts.size or values.dtype.kind not in "fiub":
+            raise _observation_error(self, observation)
+        chosen = values.reshape(-1) - self._start
+        if not ((chosen >= 0) & (chosen < self.counts) & (chosen == np.floor(chosen))).all():
+            raise _observation_error(self, observation)
+        row[:] = 0.0
+        row[self._columns + chosen.astype(np.int64)] = 1.0
+
+
+@dataclass(frozen=True)
+class NestedObservationCodec:
+    """Observations of one agent in a Dict or Tuple: those of its parts, in the order of the space."""
+
+    env_id: str
+    agent: str
+    space: Any
+
+    @cached_property
+    def _parts(self) -> list[tuple[Any, ObservationCodec]]:
+        """Key and codec of each part."""
+        items = _items(self.space)
+        return [(key, observation_codec(self.env_id, f"{self.agent}[{key!r}]", part)) for key, part in items]
+
+    @cached_property
+    def size(self) -> int:
+        """O_i."""
+        return sum(codec.size for _, codec in self._parts)
+
+    def encode(self, observation: Any, row: FloatArray) -> None:
+        """Write one observation into a row, [O_i]; BadInput unless it has exactly the space's parts."""
+        by_key = isinstance(self.space, Dict)
+        whole = isinstance(observation, Mapping if by_key else Sequence | np.ndarray)
+        if not whole or len(observation) != len(self._parts):
+            raise _observation_error(self, observation)
+        start = 0
+        for key, codec in self._parts:
+            if by_key and key not in observation:
+                raise _observation_error(self, observation)
+            codec.encode(observation[key], row[start : start + codec.size])
+            start += codec.size
+
+
+ObservationCodec = BoxObservationCodec | ChoiceObservationCodec | NestedObservationCodec
+
+
+def _observation_error(codec: ObservationCodec, observation: Any) -> BadInput:
+    seen = f"{codec.agent} observed {observation!r}"
+    return BadInput("env.id", codec.env_id, f"{seen}, which is not in its observation space {codec.space}")
+
+
+def _items(space: Any) -> list[tuple[Any, Any]]:
+    """Return key and space of each part of a Dict or Tuple, in its order."""
+    return list(space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces))
 
 
 def observation_codec(env_id: str, agent: str, space: Any) -> ObservationCodec:
-    """Return the codec of an agent's observation space; BadInput unless it is Box or Discrete."""
-    if not isinstance(space, Box | Discrete):
-        raise BadInput("env.id", env_id, f"{agent} observes {space}; only Box and Discrete are supported")
-    codec = ObservationCodec(env_id, agent, space)
-    if codec.size == 0:
-        raise BadInput("env.id", env_id, f"{agent} observes {space}, which has size 0")
-    return codec
+    """Return the codec of an agent's observation space, flattened in the order of `gymnasium.spaces.flatten`.
+
+    Raises:
+        BadInput: names the agent and the space if it has no fixed size.
+    """
+    kinds: list[tuple[Any, type[ObservationCodec]]] = [
+        (Box | MultiBinary, BoxObservationCodec),
+        (Discrete | MultiDiscrete, ChoiceObservationCodec),
+        (Dict | Tuple, NestedObservationCodec),
+    ]
+    for spaces, kind in kinds:
+        if isinstance(space, spaces):
+            codec = kind(env_id, agent, space)
+            if codec.size == 0:
+                raise BadInput("env.id", env_id, f"{agent} observes {space}, which has size 0")
+            return codec
+    remedy = (
+        f"{agent} observes {space}; only Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of "
+        "these are supported"
+    )
+    raise BadInput("env.id", env_id, remedy)

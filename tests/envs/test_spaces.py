@@ -1,6 +1,22 @@
+import math
+from collections import OrderedDict
+
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
+from gymnasium.spaces import (
+    Box,
+    Dict,
+    Discrete,
+    Graph,
+    MultiBinary,
+    MultiDiscrete,
+    OneOf,
+    Sequence,
+    Text,
+    Tuple,
+    flatdim,
+    flatten,
+)
 
 from distributed_maddpg.envs.spaces import action_codec, observation_codec
 from distributed_maddpg.errors import BadInput
@@ -125,15 +141,81 @@ def test_an_observation_space_without_values_is_refused():
         observation_codec("some.env", "pilot_0", Box(0, 1, (0,)))
 
 
+SPACES = [
+    Box(-1, 1, (2, 3), np.float64),
+    Box(0, 255, (2, 2), np.uint8),
+    Box(0, 1, (), np.float32),
+    Discrete(4, start=-2),
+    MultiDiscrete([2, 3], start=[5, -1]),
+    MultiDiscrete([[2, 3], [1, 4]]),
+    MultiBinary(3),
+    MultiBinary([2, 2]),
+    Dict({"b": Discrete(3), "a": Box(0, 1, (2,))}),
+    Dict(OrderedDict([("z", MultiBinary(2)), ("a", Discrete(2))])),
+    Tuple([Discrete(2), Dict({"deep": Tuple([MultiDiscrete([2, 2]), Box(0, 9, (1,), np.int64)])})]),
+]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_observations_are_flattened_as_gymnasium_does(space):
+    codec = observation_codec("x", "a", space)
+    assert codec.size == flatdim(space)
+    space.seed(0)
+    row = np.full(codec.size, 7, np.float32)
+    for _ in range(20):
+        sample = space.sample()
+        codec.encode(sample, row)
+        assert row.tolist() == flatten(space, sample).astype(np.float32).tolist()
+
+
+def test_parts_of_nested_observations_are_in_the_spaces_order():
+    space = Dict(OrderedDict([("z", MultiDiscrete([2, 3])), ("a", Tuple([Box(0, 9, (1,)), Discrete(2)]))]))
+    row = np.empty(8, np.float32)
+    observation_codec("x", "a", space).encode({"a": ([5], 1), "z": [1, 2]}, row)
+    assert row.tolist() == [0, 1, 0, 0, 1, 5, 0, 1]
+
+
+NESTED = Dict({"x": Tuple([Discrete(2), MultiDiscrete([2, 3])])})
+
+
 @pytest.mark.parametrize(
-    "space",
-    [Dict({"x": Discrete(2)}), Tuple([Discrete(2)]), MultiDiscrete([2])],
+    ("observation", "message"),
+    [
+        ({"x": (0, [0, 3])}, "pilot_0['x'][1] observed [0, 3], which is not in its observation space Multi"),
+        ({"x": (0, [0, math.nan])}, "pilot_0['x'][1] observed [0, nan], which is not in"),
+        ({"x": (0, [0, 1, 1])}, "pilot_0['x'][1] observed [0, 1, 1], which is not in"),
+        ({"x": (0,)}, "pilot_0['x'] observed (0,), which is not in its observation space Tuple"),
+        (
+            {"y": (0, [0, 0])},
+            "pilot_0 observed {'y': (0, [0, 0])}, which is not in its observation space Dict",
+        ),
+        ({"x": (0, [0, 0]), "y": 1}, "pilot_0 observed {'x': (0, [0, 0]), 'y': 1}, which is not in"),
+        ([0, 0], "pilot_0 observed [0, 0], which is not in its observation space Dict"),
+    ],
+)
+def test_nested_observations_that_are_not_in_the_space_are_refused(observation, message):
+    codec = observation_codec("some.env", "pilot_0", NESTED)
+    with pytest.raises(BadInput) as caught:
+        codec.encode(observation, np.empty(codec.size, np.float32))
+    assert str(caught.value).startswith(f"env.id = 'some.env': {message}")
+
+
+@pytest.mark.parametrize(
+    ("space", "agent"),
+    [
+        (Text(5), "pilot_0"),
+        (Graph(Box(0, 1, (2,)), None), "pilot_0"),
+        (Sequence(Discrete(2)), "pilot_0"),
+        (OneOf([Discrete(2), Box(0, 1, (1,))]), "pilot_0"),
+        (Dict({"x": Sequence(Discrete(2))}), "pilot_0['x']"),
+    ],
     ids=lambda s: type(s).__name__,
 )
-def test_other_observation_spaces_are_refused_by_name(space):
+def test_observation_spaces_without_a_fixed_size_are_refused_by_name(space, agent):
     with pytest.raises(BadInput) as caught:
         observation_codec("some.env", "pilot_0", space)
-    assert (
-        str(caught.value)
-        == f"env.id = 'some.env': pilot_0 observes {space}; only Box and Discrete are supported"
+    inner = space["x"] if isinstance(space, Dict) else space
+    assert str(caught.value) == (
+        f"env.id = 'some.env': {agent} observes {inner}; only Box, Discrete, MultiDiscrete, MultiBinary, and "
+        "Dict or Tuple of these are supported"
     )
