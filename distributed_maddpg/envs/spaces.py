@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,8 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 from distributed_maddpg.envs.base import nan_error, range_error, shape_error
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.types import ActionType, FloatArray
+
+_MAX_COMBINATIONS = 1024
 
 
 @dataclass(frozen=True)
@@ -76,21 +79,95 @@ class DiscreteActionCodec:
 
     def checked(self, actions: npt.NDArray[Any], num_envs: int) -> npt.NDArray[np.int64]:
         """Return all copies' actions, [E]; ValueError for an action out of range or a wrong shape."""
-        actions = np.asarray(actions)
-        if actions.shape != (num_envs,) or actions.dtype.kind not in "iu":
-            raise shape_error(self.agent, actions, f"{(num_envs,)} integers")
-        outside = (actions < 0) | (actions >= self.size)
-        if outside.any():
-            copy = int(outside.argmax())
-            raise range_error(self.agent, copy, int(actions[copy]), self.size)
-        return actions.astype(np.int64)
+        return _checked_choices(self.agent, self.size, actions, num_envs)
 
     def decode(self, action: Any) -> int:
         """Return one action in the space's own numbering."""
         return int(action) + int(self.space.start)
 
 
-ActionCodec = ContinuousActionCodec | DiscreteActionCodec
+@dataclass(frozen=True)
+class CombinedActionCodec:
+    """Actions 0 to n - 1 for all combinations of a MultiDiscrete, MultiBinary, or Dict or Tuple of these.
+
+    The last choice differs between actions 0 and 1.
+    """
+
+    agent: str
+    space: Any
+
+    kind: ActionType = "discrete"
+
+    @cached_property
+    def _counts(self) -> list[int]:
+        """Values of each choice."""
+        return list(_choices(self.space))
+
+    @cached_property
+    def size(self) -> int:
+        """A_i, the number of combinations."""
+        return math.prod(self._counts)
+
+    def zeros(self, *shape: int) -> npt.NDArray[np.int64]:
+        """Return an array of zero actions of the given shape."""
+        return np.zeros(shape, np.int64)
+
+    def checked(self, actions: npt.NDArray[Any], num_envs: int) -> npt.NDArray[np.int64]:
+        """Return all copies' actions, [E]; ValueError for an action out of range or a wrong shape."""
+        return _checked_choices(self.agent, self.size, actions, num_envs)
+
+    def decode(self, action: Any) -> Any:
+        """Return one action as the space's: each choice in its own numbering, form and dtype."""
+        return _combined(self.space, iter(np.unravel_index(int(action), self._counts)))
+
+
+ActionCodec = ContinuousActionCodec | DiscreteActionCodec | CombinedActionCodec
+
+
+def _checked_choices(
+    agent: str, size: int, actions: npt.NDArray[Any], num_envs: int
+) -> npt.NDArray[np.int64]:
+    actions = np.asarray(actions)
+    if actions.shape != (num_envs,) or actions.dtype.kind not in "iu":
+        raise shape_error(agent, actions, f"{(num_envs,)} integers")
+    outside = (actions < 0) | (actions >= size)
+    if outside.any():
+        copy = int(outside.argmax())
+        raise range_error(agent, copy, int(actions[copy]), size)
+    return actions.astype(np.int64)
+
+
+def _choices(space: Any) -> Iterator[int]:
+    """Return the number of values of each choice in a space, in the space's order.
+
+    Raises:
+        TypeError: for a space that holds something else.
+    """
+    if isinstance(space, Discrete):
+        yield int(space.n)
+    elif isinstance(space, MultiDiscrete):
+        yield from (int(n) for n in space.nvec.reshape(-1))
+    elif isinstance(space, MultiBinary):
+        yield from [2] * math.prod(space.shape)
+    elif isinstance(space, Dict | Tuple):
+        for _, part in _items(space):
+            yield from _choices(part)
+    else:
+        raise TypeError(space)
+
+
+def _combined(space: Any, chosen: Iterator[Any]) -> Any:
+    """Return an element of a space from the next of the chosen values, each counted from 0."""
+    if isinstance(space, Discrete):
+        return space.dtype.type(next(chosen) + space.start)
+    if isinstance(space, MultiDiscrete):
+        values = np.array([next(chosen) for _ in range(space.nvec.size)]).reshape(space.shape)
+        return (values + space.start).astype(space.dtype)
+    if isinstance(space, MultiBinary):
+        values = np.array([next(chosen) for _ in range(math.prod(space.shape))])
+        return values.reshape(space.shape).astype(space.dtype)
+    parts = {key: _combined(part, chosen) for key, part in _items(space)}
+    return parts if isinstance(space, Dict) else tuple(parts.values())
 
 
 def action_codec(env_id: str, agent: str, space: Any) -> ActionCodec:
@@ -102,7 +179,7 @@ def action_codec(env_id: str, agent: str, space: Any) -> ActionCodec:
     if isinstance(space, Discrete):
         return DiscreteActionCodec(agent, space)
     if not isinstance(space, Box):
-        raise BadInput("env.id", env_id, f"{agent} acts in {space}; only Box and Discrete are supported")
+        return _combined_codec(env_id, agent, space)
     if not space.is_bounded():
         remedy = f"{agent} acts in {space}, which is unbounded; give it bounds, to which [0, 1] is scaled"
         raise BadInput("env.id", env_id, remedy)
@@ -110,6 +187,26 @@ def action_codec(env_id: str, agent: str, space: Any) -> ActionCodec:
     if codec.size == 0:
         raise BadInput("env.id", env_id, f"{agent} acts in {space}, which has size 0")
     return codec
+
+
+def _combined_codec(env_id: str, agent: str, space: Any) -> CombinedActionCodec:
+    try:
+        counts = list(_choices(space))
+    except TypeError as error:
+        remedy = (
+            "only Box, and Discrete, MultiDiscrete, MultiBinary, or Dict or Tuple of these, are supported"
+        )
+        if isinstance(space, Dict | Tuple) and isinstance(error.args[0], Box):
+            remedy = "a Box inside a Dict or Tuple is not supported"
+        raise BadInput("env.id", env_id, f"{agent} acts in {space}; {remedy}") from None
+    if not counts:
+        raise BadInput("env.id", env_id, f"{agent} acts in {space}, which has size 0")
+    size = math.prod(counts)
+    if size > _MAX_COMBINATIONS:
+        many = str(size) if size < 10**9 else "over 10^9"
+        remedy = f"which has {many} combinations; at most {_MAX_COMBINATIONS} can be acted in as one Discrete"
+        raise BadInput("env.id", env_id, f"{agent} acts in {space}, {remedy}")
+    return CombinedActionCodec(agent, space)
 
 
 @dataclass(frozen=True)

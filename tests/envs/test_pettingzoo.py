@@ -2,7 +2,7 @@ import importlib
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 from pettingzoo.utils import BaseParallelWrapper
 
 from distributed_maddpg.envs.base import VectorEnv
@@ -508,3 +508,32 @@ def test_another_error_of_a_reset_is_not_taken_for_a_missing_seed():
     with pytest.raises(Exception, match=r"make_map\(\) got an unexpected") as caught:
         counting(cls=TypeErrorInReset).reset()
     assert not isinstance(caught.value, BadInput)
+
+
+class NestedEnv(CountingEnv):
+    """Observes the step as choice and as number; acts in combinations."""
+
+    def observation_space(self, agent):
+        return Dict({"step": Discrete(9), "value": Box(0, 2.0**24, (1,), np.float64)})
+
+    def action_space(self, agent):
+        return Tuple([Discrete(2, start=1), MultiDiscrete([2, 3])])
+
+    def _observe(self):
+        return {agent: {"step": self.t, "value": obs[:1]} for agent, obs in super()._observe().items()}
+
+
+def test_nested_spaces_keep_every_value_at_its_step():
+    env = counting(cls=NestedEnv, max_cycles=3)
+    assert (env.observation_sizes, env.action_sizes, env.action_type) == ((10, 10), (12, 12), "discrete")
+    obs = env.reset()
+    assert (obs[0][0].argmax(), obs[1][0].tolist()) == (0, [1] + [0] * 8 + [1e6])
+    for t in (1, 2, 3):
+        result = env.step([np.array([11, 0]), np.array([4, 7])])
+        assert result.final_obs[0][:, :9].argmax(axis=1).tolist() == [t, t]
+        assert result.final_obs[1][:, 9].tolist() == [1e6 + t] * 2
+    assert result.obs[1][:, 9].tolist() == [1e6 + 1000] * 2
+    taken = [copy.last_actions for copy in env.envs]
+    assert repr(taken[0]["counter_0"]) == "(np.int64(2), array([1, 2]))"
+    assert repr(taken[1]["counter_1"]) == "(np.int64(2), array([0, 1]))"
+    assert_round_trip(lambda: NestedEnv(max_cycles=4, episode_from_seed=True), 6, 6)

@@ -83,7 +83,14 @@ def test_discrete_actions_that_do_not_exist_are_refused(actions, message):
     [
         (Box(-np.inf, np.inf, (2,)), "which is unbounded"),
         (Box(0, np.inf, (2,)), "which is unbounded"),
-        (MultiDiscrete([2, 3]), "only Box and Discrete are supported"),
+        (Text(3), "only Box, and Discrete, MultiDiscrete, MultiBinary, or Dict or Tuple of these, are"),
+        (Tuple([Discrete(2), Text(3)]), "only Box, and Discrete, MultiDiscrete, MultiBinary, or Dict"),
+        (Tuple([Discrete(2), Box(0, 1, (1,))]), "a Box inside a Dict or Tuple is not supported"),
+        (Dict({"x": Tuple([Box(0, 1, (1,))])}), "a Box inside a Dict or Tuple is not supported"),
+        (MultiBinary(11), "which has 2048 combinations; at most 1024 can be acted in as one Discrete"),
+        (MultiDiscrete([1025]), "which has 1025 combinations"),
+        (MultiBinary(20_000), r"which has over 10\^9 combinations"),
+        (Tuple([]), "which has size 0"),
         (Box(0, 1, (0,)), "which has size 0"),
     ],
 )
@@ -219,3 +226,44 @@ def test_observation_spaces_without_a_fixed_size_are_refused_by_name(space, agen
         f"env.id = 'some.env': {agent} observes {inner}; only Box, Discrete, MultiDiscrete, MultiBinary, and "
         "Dict or Tuple of these are supported"
     )
+
+
+@pytest.mark.parametrize(
+    ("space", "size", "first", "last"),
+    [
+        (MultiDiscrete([2, 3]), 6, "array([0, 0])", "array([1, 2])"),
+        (MultiDiscrete([2, 3], start=[5, -1]), 6, "array([ 5, -1])", "array([6, 1])"),
+        (
+            MultiDiscrete([[2, 3]], dtype=np.int8),
+            6,
+            "array([[0, 0]], dtype=int8)",
+            "array([[1, 2]], dtype=int8)",
+        ),
+        (MultiBinary([1, 2]), 4, "array([[0, 0]], dtype=int8)", "array([[1, 1]], dtype=int8)"),
+        (Tuple([Discrete(2, start=3), MultiBinary(1)]), 4, "(np.int64(3), array([0], dtype=int8))", None),
+        (
+            Dict({"b": Discrete(3), "a": Tuple([Discrete(2)])}),
+            6,
+            "{'a': (np.int64(0),), 'b': np.int64(0)}",
+            None,
+        ),
+        (MultiBinary(10), 1024, None, None),
+    ],
+    ids=str,
+)
+def test_combinations_are_one_discrete_action_each(space, size, first, last):
+    codec = action_codec("x", "a", space)
+    assert (codec.size, codec.kind) == (size, "discrete")
+    assert codec.checked(np.array([size - 1, 0]), 2).tolist() == [size - 1, 0]
+    with pytest.raises(ValueError, match=f"action of a in copy 0 is {size}, expected 0 to {size - 1}"):
+        codec.checked(np.array([size]), 1)
+    decoded = [codec.decode(np.int64(action)) for action in range(size)]
+    assert all(space.contains(action) for action in decoded)
+    assert len({str(action) for action in decoded}) == size
+    assert first is None or repr(decoded[0]) == first
+    assert last is None or repr(decoded[-1]) == last
+
+
+def test_actions_of_combinations_count_up_with_the_last_choice_first():
+    codec = action_codec("x", "a", MultiDiscrete([2, 3], start=[0, 7]))
+    assert [codec.decode(action).tolist() for action in range(4)] == [[0, 7], [0, 8], [0, 9], [1, 7]]
