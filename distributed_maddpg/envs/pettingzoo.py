@@ -35,7 +35,13 @@ from distributed_maddpg.envs.base import (
     count_error,
 )
 from distributed_maddpg.envs.gymnasium import SingleAgentEnv
-from distributed_maddpg.envs.spaces import ActionCodec, ObservationCodec, action_codec, observation_codec
+from distributed_maddpg.envs.spaces import (
+    ActionCodec,
+    ObservationCodec,
+    action_codec,
+    observation_codec,
+    warn_of_unbounded,
+)
 from distributed_maddpg.errors import BadInput, NotReproducible, reason
 from distributed_maddpg.seeding import pack_generator
 from distributed_maddpg.types import EnvSpec, FloatArray, checked_array
@@ -73,6 +79,7 @@ class PettingZooVectorEnv(VectorEnv):
         (agents, self._action_codecs, self._obs_codecs), *others = map(self._agents_and_codecs, self.envs)
         if any(other != (agents, self._action_codecs, self._obs_codecs) for other in others):
             raise BadInput("env.id", env_id, "makes copies with different agents or spaces")
+        warn_of_unbounded(env_id, self._action_codecs)
         self.spec = EnvSpec(
             agents,
             tuple(codec.size for codec in self._obs_codecs),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -13,20 +14,52 @@ import numpy.typing as npt
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from distributed_maddpg.envs.base import nan_error, range_error, shape_error
-from distributed_maddpg.errors import BadInput
+from distributed_maddpg.errors import BadInput, one_line
 from distributed_maddpg.types import ActionType, FloatArray
 
+_LOG = logging.getLogger(__name__)
 _MAX_COMBINATIONS = 1024
 
 
 @dataclass(frozen=True)
 class ContinuousActionCodec:
-    """Actions in [0, 1]^A_i for a bounded Box of any shape and dtype."""
+    """Actions in [0, 1]^A_i for a Box of any shape and dtype, scaled to its bounds.
+
+    A value without bounds is scaled to [-1, 1], one with a lower bound alone to [low, low + 2], and one with
+    an upper bound alone to [high - 2, high]. The largest floats, too, are no bounds.
+    """
 
     agent: str
     space: Any
 
     kind: ActionType = "continuous"
+
+    @cached_property
+    def limits(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """What the actions 0 and 1 stand for, each of the space's shape."""
+        low, high = self.space.low.astype(np.float64), self.space.high.astype(np.float64)
+        below, above = self._bounded
+        from_low, from_high = np.where(below, low, -1.0), np.where(above, high, 1.0)
+        with np.errstate(over="ignore"):
+            return (
+                np.where(above & ~below, high - 2.0, from_low),
+                np.where(below & ~above, low + 2.0, from_high),
+            )
+
+    @property
+    def bounded(self) -> bool:
+        """Whether every value has both bounds."""
+        below, above = self._bounded
+        return bool(below.all() and above.all())
+
+    @property
+    def _bounded(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Where the space has a lower bound, and where an upper one."""
+        below, above = self.space.bounded_below, self.space.bounded_above
+        if self.space.dtype.kind != "f":
+            return below, above
+        largest = np.finfo(self.space.dtype).max
+        return below & (self.space.low > -largest), above & (self.space.high < largest)
 
     @property
     def size(self) -> int:
@@ -49,8 +82,8 @@ class ContinuousActionCodec:
         return clipped
 
     def decode(self, action: FloatArray) -> npt.NDArray[Any]:
-        """Return one action [A_i] in [0, 1] as the space's: scaled to its bounds, reshaped and cast."""
-        low, high = self.space.low.astype(np.float64), self.space.high.astype(np.float64)
+        """Return one action [A_i] in [0, 1] as the space's: scaled to its limits, reshaped and cast."""
+        low, high = self.limits
         scaled = low + action.reshape(self.space.shape).astype(np.float64) * (high - low)
         if self.space.dtype.kind in "iu":
             scaled = np.rint(scaled)
@@ -180,13 +213,32 @@ def action_codec(env_id: str, agent: str, space: Any) -> ActionCodec:
         return DiscreteActionCodec(agent, space)
     if not isinstance(space, Box):
         return _combined_codec(env_id, agent, space)
-    if not space.is_bounded():
-        remedy = f"{agent} acts in {space}, which is unbounded; give it bounds, to which [0, 1] is scaled"
-        raise BadInput("env.id", env_id, remedy)
     codec = ContinuousActionCodec(agent, space)
     if codec.size == 0:
         raise BadInput("env.id", env_id, f"{agent} acts in {space}, which has size 0")
     return codec
+
+
+def warn_of_unbounded(env_id: str, codecs: Sequence[ActionCodec]) -> None:
+    """Log once for each environment to what the actions of agents without bounds are limited."""
+    agents: dict[str, list[str]] = {}
+    for codec in codecs:
+        if isinstance(codec, ContinuousActionCodec) and not codec.bounded:
+            agents.setdefault(_shown(codec.limits), []).append(codec.agent)
+    if agents:
+        _warn_once(env_id, "; ".join(f"{', '.join(names)} in {shown}" for shown, names in agents.items()))
+
+
+@cache
+def _warn_once(env_id: str, limits: str) -> None:
+    line = one_line(f"{env_id} has actions without bounds, so they stay within limits: {limits}")
+    _LOG.warning("%s", line)
+
+
+def _shown(limits: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]) -> str:
+    """Return limits as text, one interval if all values have the same."""
+    pairs = dict.fromkeys(zip(*(limit.reshape(-1).tolist() for limit in limits), strict=True))
+    return ", ".join(f"[{low:g}, {high:g}]" for low, high in pairs)
 
 
 def _combined_codec(env_id: str, agent: str, space: Any) -> CombinedActionCodec:

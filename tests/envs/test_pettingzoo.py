@@ -537,3 +537,12 @@ def test_nested_spaces_keep_every_value_at_its_step():
     assert repr(taken[0]["counter_0"]) == "(np.int64(2), array([1, 2]))"
     assert repr(taken[1]["counter_1"]) == "(np.int64(2), array([0, 1]))"
     assert_round_trip(lambda: NestedEnv(max_cycles=4, episode_from_seed=True), 6, 6)
+
+
+def test_actions_without_bounds_reach_the_environment_within_limits(caplog):
+    env = counting(continuous=True, bounds=(-np.inf, np.inf))
+    counting(continuous=True, bounds=(-np.inf, np.inf))
+    env.reset()
+    env.step([np.array([[0, 1], [0.5, 2]], np.float32)] * 2)
+    assert [copy.last_actions["counter_1"].tolist() for copy in env.envs] == [[-1, 1], [0, 1]]
+    assert caplog.text.count("counter_0, counter_1 in [-1, 1]") == 1

@@ -1,3 +1,4 @@
+import logging
 import math
 from collections import OrderedDict
 
@@ -18,7 +19,7 @@ from gymnasium.spaces import (
     flatten,
 )
 
-from distributed_maddpg.envs.spaces import action_codec, observation_codec
+from distributed_maddpg.envs.spaces import action_codec, observation_codec, warn_of_unbounded
 from distributed_maddpg.errors import BadInput
 
 
@@ -81,8 +82,6 @@ def test_discrete_actions_that_do_not_exist_are_refused(actions, message):
 @pytest.mark.parametrize(
     ("space", "reason"),
     [
-        (Box(-np.inf, np.inf, (2,)), "which is unbounded"),
-        (Box(0, np.inf, (2,)), "which is unbounded"),
         (Text(3), "only Box, and Discrete, MultiDiscrete, MultiBinary, or Dict or Tuple of these, are"),
         (Tuple([Discrete(2), Text(3)]), "only Box, and Discrete, MultiDiscrete, MultiBinary, or Dict"),
         (Tuple([Discrete(2), Box(0, 1, (1,))]), "a Box inside a Dict or Tuple is not supported"),
@@ -267,3 +266,48 @@ def test_combinations_are_one_discrete_action_each(space, size, first, last):
 def test_actions_of_combinations_count_up_with_the_last_choice_first():
     codec = action_codec("x", "a", MultiDiscrete([2, 3], start=[0, 7]))
     assert [codec.decode(action).tolist() for action in range(4)] == [[0, 7], [0, 8], [0, 9], [1, 7]]
+
+
+INF, MAX = np.inf, np.finfo(np.float32).max
+
+
+@pytest.mark.parametrize(
+    ("space", "at_0", "at_half", "at_1"),
+    [
+        (Box(-INF, INF, (1,)), [-1], [0], [1]),
+        (Box(-MAX, MAX, (1,)), [-1], [0], [1]),
+        (Box(-INF, INF, (1,), np.float64), [-1], [0], [1]),
+        (Box(5, INF, (1,)), [5], [6], [7]),
+        (Box(-INF, 5, (1,)), [3], [4], [5]),
+        (
+            Box(np.float32([-INF, 0, -4, -INF]), np.float32([INF, INF, 4, 9])),
+            [-1, 0, -4, 7],
+            None,
+            [1, 2, 4, 9],
+        ),
+        (Box(-INF, INF, (1,), np.int32), [-1], [0], [1]),
+        (Box(3, 4, (1,)), [3], [3.5], [4]),
+    ],
+    ids=str,
+)
+def test_actions_without_a_bound_are_within_two_of_the_other(space, at_0, at_half, at_1):
+    codec = action_codec("x", "a", space)
+    for value, expected in ((0, at_0), (0.5, at_half), (1, at_1)):
+        decoded = codec.decode(np.full(codec.size, value, np.float32))
+        assert expected is None or decoded.tolist() == expected
+        assert space.contains(decoded)
+
+
+def test_limits_of_actions_without_bounds_are_told_of_once_for_each_environment(caplog):
+    free, half = Box(-INF, INF, (3,)), Box(np.float32([0, -INF]), np.float32([INF, INF]))
+    spaces = {"a_0": free, "a_1": free, "b_0": half, "c_0": Box(0, 1, (2,)), "d_0": Discrete(2)}
+    codecs = [action_codec("some.env", agent, space) for agent, space in spaces.items()]
+    for _ in range(3):
+        warn_of_unbounded("some.env", codecs)
+    warn_of_unbounded("bounded.env", codecs[3:])
+    [record] = caplog.records
+    assert (record.levelno, record.name) == (logging.WARNING, "distributed_maddpg.envs.spaces")
+    assert record.getMessage() == (
+        "some.env has actions without bounds, so they stay within limits: a_0, a_1 in [-1, 1]; "
+        "b_0 in [0, 2], [-1, 1]"
+    )
