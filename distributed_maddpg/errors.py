@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
 _MAX_NAME_CHARS, _MAX_VALUE_CHARS, _MAX_LINE_CHARS = 200, 300, 1_200
+_PLACE = re.compile(r", in copy \d+ (?:when it was reset|at step \d+ of its episode)")
 
 
 class BadInput(ValueError):
@@ -47,6 +49,16 @@ class NotReproducible(ValueError):
     """An environment behaves differently with the same seed, so that its state cannot be restored."""
 
 
+class EnvironmentFailed(RuntimeError):
+    """An environment's own code raised an error; the message ends with the copy and the step."""
+
+    @staticmethod
+    def at(error: Exception, copy: int, step: int) -> EnvironmentFailed:
+        """Return the error for what a copy raised; step 0 is its reset."""
+        place = f"at step {step} of its episode" if step else "when it was reset"
+        return EnvironmentFailed(f"{reason(error)}, in copy {copy} {place}")
+
+
 class Diverged(TrainingError):
     """Training diverged to numbers that are not finite; the weights are those before the failed call."""
 
@@ -70,8 +82,15 @@ def _repr(value: object) -> str:
         return f"<{type(value).__name__}>"
 
 
+def without_place(line: str) -> str:
+    """Return a line about a failed environment without the copy and the step, which differ each time."""
+    return _PLACE.sub("", line)
+
+
 def reason(error: BaseException) -> str:
     """Return type and message of an error that somebody else's code raised, in one line."""
+    if isinstance(error, EnvironmentFailed):  # its message begins with the type of the original
+        return str(error)
     try:
         text = str(error)
     except Exception as own:  # noqa: BLE001 - the message is somebody else's code as well

@@ -609,7 +609,8 @@ def test_what_no_one_expected_is_still_one_line(capsys, monkeypatch, tmp_path):
     )
     lines = capsys.readouterr().err.splitlines()
     assert code == 1
-    assert lines[-1].startswith("error: RuntimeError: boom at step 30")
+    place = r"in copy 0 at step 5 of its episode"  # the sixth episode of five steps
+    assert re.match(rf"error: RuntimeError: boom at step 30, {place} \(.*=1 in the environment", lines[-1])
     assert not any("Traceback" in line for line in lines)
 
 
@@ -628,7 +629,7 @@ def test_an_environment_that_can_never_work_is_refused_before_anything_starts(
     arguments = ["train", "--num-workers", num_workers, "--algorithm.policy-head", "auto"]
     arguments += ["--env.id", "tests.support.failing:parallel_env", "--env.kwargs", "fail_at", "3"]
     line = refused(arguments, capsys)
-    remedy = "fails when it is stepped (RuntimeError: boom at step 3)"
+    remedy = "fails when it is stepped (RuntimeError: boom at step 3, in copy 0 at step 3 of its episode)"
     assert line == f"error: env.id = 'tests.support.failing:parallel_env': {remedy}"
     assert not list(tmp_path.iterdir())
 

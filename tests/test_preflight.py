@@ -131,7 +131,11 @@ class Unseeded(CountingEnv):
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        (Broken, "= 'factory:mine': fails when it is stepped (RuntimeError: boom at the first step)"),
+        (
+            Broken,
+            "= 'factory:mine': fails when it is stepped (RuntimeError: boom at the first step, in copy 0 at "
+            "step 1 of its episode)",
+        ),
         (ObservationsOnly, "'factory:ObservationsOnly': its reset must return (observations, infos)"),
         (Unseeded, "'factory:Unseeded': its reset needs a seed: def reset(self, seed=None, options=None)"),
         (lambda: FaultyEnv("reward", at=1, for_ever=True), "rewards are [nan"),
@@ -175,7 +179,10 @@ class Mute(Exception):
         ({"action_space": None}, "created or closed (TypeError: 'NoneType' object is not callable)"),
         ({"reset": raising(GeneratorExit("early"))}, "reset (GeneratorExit: early)"),
         ({"reset": raising(SystemExit(5))}, "reset (SystemExit: 5)"),
-        ({"step": raising(Mute())}, "stepped (Mute: its message raises ValueError)"),
+        (
+            {"step": raising(Mute())},
+            "stepped (Mute: its message raises ValueError, in copy 0 at step 1 of its episode)",
+        ),
     ],
 )
 def test_whatever_an_environment_raises_is_one_line_that_says_when(methods, message):

@@ -42,7 +42,7 @@ from distributed_maddpg.envs.spaces import (
     observation_codec,
     warn_of_unbounded,
 )
-from distributed_maddpg.errors import BadInput, NotReproducible, reason
+from distributed_maddpg.errors import BadInput, EnvironmentFailed, NotReproducible, reason
 from distributed_maddpg.seeding import pack_generator
 from distributed_maddpg.types import EnvSpec, FloatArray, checked_array
 
@@ -89,6 +89,7 @@ class PettingZooVectorEnv(VectorEnv):
         self._streams = [streams.stream(seed, copy) for copy in range(num_envs)]
         self._episode_seed = np.zeros(num_envs, np.int64)
         self._episode_step = np.zeros(num_envs, np.int64)
+        self._steps_begun = [0] * num_envs  # of each copy's episode; only for errors
         self._action_history = [
             codec.zeros(num_envs, _INITIAL_HISTORY_STEPS) for codec in self._action_codecs
         ]
@@ -148,6 +149,7 @@ class PettingZooVectorEnv(VectorEnv):
         Raises:
             ValueError: for an invalid action; the environment is unchanged.
             BadInput: if the agents do not start and end together.
+            EnvironmentFailed: if a copy raises anything; names the copy and the step of its episode.
         """
         if not self._started:
             raise RuntimeError("call reset() or set_state() before step()")
@@ -248,21 +250,26 @@ class PettingZooVectorEnv(VectorEnv):
 
     def _reset_copy_with_seed(self, e: int, episode_seed: int) -> dict[str, Any]:
         self._episode_seed[e], self._episode_step[e] = episode_seed, 0
-        return self._check_all_agents_present(self._reset_with(self.envs[e], episode_seed), e)
+        return self._check_all_agents_present(self._reset_with_seed(e, episode_seed), e)
 
-    def _reset_with(self, env: Any, episode_seed: int) -> Any:
+    def _reset_with_seed(self, e: int, episode_seed: int) -> Any:
         """Return what an environment's reset returns; BadInput if it takes no seed."""
+        env = self.envs[e]
         try:
             return env.reset(seed=episode_seed)
-        except TypeError as error:
-            # The message tells of the environment inside a wrapper.
-            if not _takes_seed(env.reset) or _NO_SEED.search(str(error)):
-                raise BadInput("env.id", self._id, _RESET_REMEDY) from error
+        except BadInput:
             raise
+        except Exception as error:  # an environment may raise anything
+            # The message tells of the environment inside a wrapper.
+            unseeded = not _takes_seed(env.reset) or _NO_SEED.search(str(error))
+            if isinstance(error, TypeError) and unseeded:
+                raise BadInput("env.id", self._id, _RESET_REMEDY) from error
+            raise EnvironmentFailed.at(error, e, 0) from error
 
     def _check_all_agents_present(self, reset_result: Any, e: int) -> dict[str, Any]:
         """Return the first observations; BadInput unless the episode starts with all agents."""
         observations = dict(self._by_agent(self._parts(reset_result, "reset", _RESET)[0], "reset", _RESET))
+        self._steps_begun[e] = 0
         present = set(self.envs[e].agents)
         if present != set(self.agents):
             odd = ", ".join(sorted(present ^ set(self.agents)))
@@ -301,9 +308,16 @@ class PettingZooVectorEnv(VectorEnv):
     def _step_copy(self, e: int, actions: list[Any]) -> Sequence[Any]:
         """Record the actions and step one copy."""
         self._record_actions(e, actions)
+        self._steps_begun[e] += 1
         decoded = zip(self.agents, self._action_codecs, actions, strict=True)
         taken = {agent: codec.decode(a) for agent, codec, a in decoded}
-        result = self._parts(self.envs[e].step(taken), "step", _STEP)
+        try:
+            returned = self.envs[e].step(taken)
+        except BadInput:
+            raise
+        except Exception as error:  # as for a reset
+            raise EnvironmentFailed.at(error, e, self._steps_begun[e]) from error
+        result = self._parts(returned, "step", _STEP)
         for part in result[:4]:
             missing = [agent for agent in self.agents if agent not in self._by_agent(part, "step", _STEP)]
             if missing:

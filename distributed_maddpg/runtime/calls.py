@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import TypeVar
 
 import ray
 
-from distributed_maddpg.errors import Diverged, StageError, TrainingError, one_line
+from distributed_maddpg.errors import Diverged, StageError, TrainingError, one_line, reason
 
 T = TypeVar("T")
 
 _MAX_MESSAGE_CHARS = 500
+_OUR_PREFIX = re.compile(r"^distributed_maddpg\.errors\.(EnvironmentFailed: )?")
 
 
 class ProcessLost(TrainingError):
@@ -40,7 +42,7 @@ def wait_for_result(process: str, call: ray.ObjectRef[T], timeout_s: float) -> T
             raise PeerLost(str(cause)) from error
         if isinstance(cause, TrainingError):
             raise _without_ray_type(cause) from error
-        raise StageError(f"{process} failed: {_shortened(f'{type(cause).__name__}: {cause}')}") from error
+        raise StageError(f"{process} failed: {_shortened(reason(cause))}") from error
     except ray.exceptions.ActorDiedError as error:
         kind = StageError if error.actor_init_failed else ProcessLost
         raise kind(f"{process} died: {_reason(error)}") from error
@@ -70,7 +72,7 @@ def _reason(error: ray.exceptions.RayError) -> str:
     """Return why a process died: its constructor's error, or Ray's message without the table of ids."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if "creation task" in lines[0]:
-        return _shortened(lines[-1].removeprefix("distributed_maddpg.errors."))
+        return _shortened(_OUR_PREFIX.sub("", lines[-1]))
     text = " ".join(line for line in lines if not line.startswith("\t"))
     if "connection error code 2" in text:  # the rest of Ray's long message holds no cause
         return "its process was killed, or crashed"

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from distributed_maddpg.errors import StageError, TrainingError
+from distributed_maddpg.errors import StageError, TrainingError, without_place
 from distributed_maddpg.types import FaultEvent
 
 MAX_FAILURES = 5
@@ -119,9 +119,9 @@ class FaultLog:
         self._on_event(event)
 
     def _check_repeated(self, line: str) -> None:
-        now = time.monotonic()
-        self._errors.append((now, line))
+        now, error = time.monotonic(), without_place(line)
+        self._errors.append((now, error))
         while now - self._errors[0][0] > _REPEAT_WINDOW_S:
             self._errors.popleft()
-        if sum(line == other for _, other in self._errors) >= MAX_FAILURES:
+        if sum(error == other for _, other in self._errors) >= MAX_FAILURES:
             raise TrainingError(f"the same error {MAX_FAILURES} times: {line}")

@@ -1,4 +1,5 @@
 import importlib
+import pickle
 
 import numpy as np
 import pytest
@@ -7,8 +8,9 @@ from pettingzoo.utils import BaseParallelWrapper
 
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
-from distributed_maddpg.errors import BadInput
+from distributed_maddpg.errors import BadInput, EnvironmentFailed
 from tests.support.counting import CountingEnv
+from tests.support.failing import FailingEnv
 
 
 def counting(num_envs=2, seed=0, cls=CountingEnv, **kwargs):
@@ -546,3 +548,25 @@ def test_actions_without_bounds_reach_the_environment_within_limits(caplog):
     env.step([np.array([[0, 1], [0.5, 2]], np.float32)] * 2)
     assert [copy.last_actions["counter_1"].tolist() for copy in env.envs] == [[-1, 1], [0, 1]]
     assert caplog.text.count("counter_0, counter_1 in [-1, 1]") == 1
+
+
+def raised_by(call):
+    with pytest.raises(EnvironmentFailed) as caught:
+        call()
+    assert type(caught.value.__cause__) is RuntimeError
+    assert caught.value.__cause__.__traceback__.tb_next.tb_frame.f_code.co_name in ("step", "reset")
+    again = pickle.loads(pickle.dumps(caught.value))  # as Ray sends it
+    assert (type(again), str(again)) == (EnvironmentFailed, str(caught.value))
+    return str(again)
+
+
+def test_an_error_names_its_copy_and_the_step_of_its_episode():
+    copies = iter([CountingEnv(max_cycles=3), FailingEnv(fail_at=5, max_cycles=3)])
+    env = PettingZooVectorEnv(lambda: next(copies), 2, 0)
+    env.reset()
+    for _ in range(4):
+        env.step(zeros(env))
+    line = raised_by(lambda: env.step(zeros(env)))
+    assert line == "RuntimeError: boom at step 5, in copy 1 at step 2 of its episode"
+    line = raised_by(PettingZooVectorEnv(FailingEnv, 1, 0).reset)
+    assert line == "RuntimeError: boom at step 0, in copy 0 when it was reset"

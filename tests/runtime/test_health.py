@@ -180,6 +180,14 @@ def test_one_error_five_times_within_the_while_ends_the_run(clock: Clock) -> Non
     assert [event.message for event in events].count("boom") == 5, "the last is told of, too"
 
 
+def test_one_error_in_other_copies_and_steps_is_the_same() -> None:
+    log = FaultLog()
+    for number in range(4):
+        _raise_again(log, f"KeyError: 'x', in copy {number} at step {number + 7} of its episode")
+    with pytest.raises(TrainingError, match=r"^the same error 5 times: KeyError: 'x', in copy 9 when it was"):
+        _raise_again(log, "KeyError: 'x', in copy 9 when it was reset")
+
+
 def test_one_error_once_in_a_while_is_survived(clock: Clock) -> None:
     log = FaultLog()
     for _ in range(50):
