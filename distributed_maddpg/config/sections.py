@@ -109,8 +109,8 @@ class EnvConfig(Section):
     """The environment and its arguments."""
 
     id: str = "simple_adversary"
-    """A scenario of MPE2, such as "simple_adversary" or "simple_spread", or any PettingZoo parallel
-    environment: "package.module[:callable]"."""
+    """A scenario of MPE2, such as "simple_adversary" or "simple_spread", or any environment of PettingZoo or
+    Gymnasium: "package.module[:callable]" or "path/to/file.py[:callable]"."""
     backend: Literal["auto", "vectorized", "pettingzoo"] = "auto"
     """auto: compiled if the environment is. vectorized: compiled, or an error if it is not. pettingzoo: the
     original environment, stepped copy by copy."""

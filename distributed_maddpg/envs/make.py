@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from distributed_maddpg.envs.base import VectorEnv
+from distributed_maddpg.envs.file import import_error, is_file_id, load_file, split_file_id
 from distributed_maddpg.errors import BadInput, did_you_mean, reason
 from distributed_maddpg.types import MPE2_MODULES, EnvSpec, canonical_env_id
 
@@ -36,7 +37,8 @@ def make_vector_env(
     Args:
         env_id: a scenario of MPE2, such as "simple_adversary" (or "mpe2.simple_adversary_v3"); any importable
             environment of PettingZoo or Gymnasium as "package.module", whose `parallel_env` or else `env` is
-            called, or as "package.module:callable"; or a callable.
+            called, or as "package.module:callable"; one in a file, as "path/to/file.py" or
+            "path/to/file.py:callable"; or a callable.
         num_envs: E.
         seed: of all random streams; the stream of copy i depends only on the seed and i.
         backend: "vectorized" is the compiled scenario, "pettingzoo" steps the original environment copy by
@@ -106,6 +108,8 @@ def is_builtin(env_id: str) -> bool:
     Any other id imports and calls what it names (for example "os:system"), so an untrusted file must not
     choose it.
     """
+    if is_file_id(env_id):  # such as "mpe2.py"
+        return False
     package, *parts = env_id.split(".")
     public = all(part.isidentifier() and part.isascii() and not part.startswith("_") for part in parts)
     return env_id in MPE2_MODULES or (package in _BUILTIN_PACKAGES and bool(parts) and public)
@@ -171,14 +175,20 @@ def _make_copy(factory: Callable[..., Any], env_id: str, kwargs: dict[str, Any])
 
 
 def _find_factory(env_id: str) -> Callable[..., Any]:
-    """Import the callable named by "package.module" or "package.module:callable"."""
+    """Import the callable that an id names, from a package or a file."""
     if is_factory_id(env_id):
         remedy = "was given in Python as a callable; pass it again, as in MADDPG(config, env=make_env)"
         raise BadInput("env.id", env_id, remedy)
+    if is_file_id(env_id):
+        path, attribute = split_file_id(env_id)
+        shown, form = f"file {path!r}", "path/to/file.py:callable"
+        return _callable_of(load_file(env_id, path), env_id, attribute, shown, form)
     module_name, _, attribute = env_id.partition(":")
     if not all(module_name.split(".")):
         raise BadInput(
-            "env.id", env_id, "must be a scenario of MPE2, 'package.module' or 'package.module:callable'"
+            "env.id",
+            env_id,
+            "must be a scenario of MPE2, 'package.module', 'package.module:callable' or 'path/to/file.py'",
         )
     module = _import(env_id, module_name)
     return _callable_of(module, env_id, attribute, f"module {module_name!r}", "package.module:callable")
@@ -199,13 +209,11 @@ def _import(env_id: str, module_name: str) -> Any:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame prints to stdout, which carries JSON
     try:
         return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if module_name == missing or module_name.startswith(f"{missing}."):
-            raise BadInput("env.id", env_id, _unknown_environment(module_name)) from error
-        raise BadInput("env.id", env_id, f"its module needs {missing!r}, which is not installed") from error
     except (Exception, SystemExit) as error:  # importing third-party code may raise anything
-        raise BadInput("env.id", env_id, f"its module cannot be imported ({reason(error)})") from error
+        missing = (isinstance(error, ModuleNotFoundError) and error.name) or ""
+        if missing and (module_name == missing or module_name.startswith(f"{missing}.")):
+            raise BadInput("env.id", env_id, _unknown_environment(module_name)) from error
+        raise import_error(env_id, error) from error
 
 
 def _unknown_environment(module_name: str) -> str:

@@ -36,6 +36,12 @@ def test_environments_of_known_packages_are_builtin(env_id):
         "pettingzoo.test.é",
         "tests.support.target:parallel_env",
         "simple_adversary:x",
+        "mpe2.py",
+        "pettingzoo.butterfly.py",
+        "mpe2.py:parallel_env",
+        "./mpe2.py:make",
+        "simple_adversary.py",
+        "/tmp/my_env.py",
     ],
 )
 def test_every_other_environment_is_not_built_in(env_id):

@@ -119,12 +119,14 @@ HERE = "tests.envs.test_make"
         (
             ".envs",
             {},
-            "env.id = '.envs': must be a scenario of MPE2, 'package.module' or 'package.module:callable'",
+            "env.id = '.envs': must be a scenario of MPE2, 'package.module', 'package.module:callable' or "
+            "'path/to/file.py'",
         ),
         (
             ":x",
             {},
-            "env.id = ':x': must be a scenario of MPE2, 'package.module' or 'package.module:callable'",
+            "env.id = ':x': must be a scenario of MPE2, 'package.module', 'package.module:callable' or "
+            "'path/to/file.py'",
         ),
         (
             "tests.support.counting",
