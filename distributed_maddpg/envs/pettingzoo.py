@@ -50,6 +50,7 @@ os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame prints to std
 
 _INT31_LIMIT = 2**31
 _INITIAL_HISTORY_STEPS = 32
+_NUMBERS, _FLAGS = (float, int, np.floating, np.integer), (bool, np.bool_)
 _RESET = ("observations", "infos")
 _STEP = ("observations", "rewards", "terminations", "truncations", "infos")
 _RESET_REMEDY = "its reset needs a seed: def reset(self, seed=None, options=None)"
@@ -285,9 +286,9 @@ class PettingZooVectorEnv(VectorEnv):
             raise BadInput("env.id", self._id, f"its {call} must return ({', '.join(names)})")
         return result
 
-    def _number(self, reward: Any, agent: str) -> float:
+    def _number(self, reward: Any, agent: str) -> float | np.number[Any]:
         """Return a reward that may be an array of one number."""
-        if isinstance(reward, float | int):
+        if isinstance(reward, _NUMBERS):
             return reward
         value = np.asarray(reward)
         if value.size != 1 or value.dtype.kind not in "fiub":
@@ -297,8 +298,8 @@ class PettingZooVectorEnv(VectorEnv):
 
     def _flag(self, end: Any, agent: str) -> bool:
         """Return a termination or truncation that may be an array of one flag."""
-        if isinstance(end, bool):
-            return end
+        if isinstance(end, _FLAGS):
+            return bool(end)
         value = np.asarray(end)
         if value.size != 1 or value.dtype.kind not in "fiub":
             remedy = f"{agent} got the termination or truncation {end!r}; it must be true or false"
@@ -319,7 +320,8 @@ class PettingZooVectorEnv(VectorEnv):
             raise EnvironmentFailed.at(error, e, self._steps_begun[e]) from error
         result = self._parts(returned, "step", _STEP)
         for part in result[:4]:
-            missing = [agent for agent in self.agents if agent not in self._by_agent(part, "step", _STEP)]
+            values = part if type(part) is dict else self._by_agent(part, "step", _STEP)
+            missing = [agent for agent in self.agents if agent not in values]
             if missing:
                 remedy = f"{missing[0]} left its episode early; agents must start and end together"
                 raise BadInput("env.id", self._id, remedy)
