@@ -99,7 +99,7 @@ class PettingZooVectorEnv(VectorEnv):
     def _as_parallel(self, env: Any) -> Any:
         """Return one copy with the parallel API; BadInput for an environment whose agents take turns."""
         if isinstance(env, AECEnv):
-            if not env.metadata.get("is_parallelizable", False):
+            if not (getattr(env, "metadata", None) or {}).get("is_parallelizable"):
                 remedy = (
                     "its agents take turns (AEC), and turn-based environments are not supported yet; "
                     "if all act at once, set metadata['is_parallelizable'] = True"

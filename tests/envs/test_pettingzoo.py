@@ -4,7 +4,8 @@ import pickle
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
-from pettingzoo.utils import BaseParallelWrapper
+from pettingzoo import AECEnv
+from pettingzoo.utils import BaseParallelWrapper, OrderEnforcingWrapper
 
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
@@ -316,15 +317,13 @@ def test_copies_of_one_aec_environment_are_refused():
         PettingZooVectorEnv(lambda: env, 2, 0)
 
 
-@pytest.mark.parametrize("metadata", [{}, {"is_parallelizable": False}])
-def test_a_turn_based_environment_is_refused(metadata):
-    def make():
-        env = importlib.import_module("mpe2.simple_spread_v3").raw_env()
-        env.metadata = metadata
-        return env
-
+@pytest.mark.parametrize(
+    "attributes", [{}, {"metadata": None}, {"metadata": {}}, {"metadata": {"is_parallelizable": False}}]
+)
+@pytest.mark.parametrize("wrap", [lambda env: env, OrderEnforcingWrapper])
+def test_a_turn_based_environment_is_refused(attributes, wrap):
     with pytest.raises(BadInput, match="turn-based environments are not supported yet") as caught:
-        PettingZooVectorEnv(make, 1, 0)
+        PettingZooVectorEnv(lambda: wrap(type("Turns", (AECEnv,), attributes)()), 1, 0)
     assert "\n" not in str(caught.value)
 
 
