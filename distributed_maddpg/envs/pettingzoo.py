@@ -39,6 +39,7 @@ from distributed_maddpg.envs.spaces import (
     ActionCodec,
     ObservationCodec,
     action_codec,
+    as_array,
     observation_codec,
     warn_of_unbounded,
 )
@@ -290,7 +291,7 @@ class PettingZooVectorEnv(VectorEnv):
         """Return a reward that may be an array of one number."""
         if isinstance(reward, _NUMBERS):
             return reward
-        value = np.asarray(reward)
+        value = as_array(reward)
         if value.size != 1 or value.dtype.kind not in "fiub":
             raise BadInput("env.id", self._id, f"{agent} got the reward {reward!r}; it must be one number")
         number: float = value.item()
@@ -300,7 +301,7 @@ class PettingZooVectorEnv(VectorEnv):
         """Return a termination or truncation that may be an array of one flag."""
         if isinstance(end, _FLAGS):
             return bool(end)
-        value = np.asarray(end)
+        value = as_array(end)
         if value.size != 1 or value.dtype.kind not in "fiub":
             remedy = f"{agent} got the termination or truncation {end!r}; it must be true or false"
             raise BadInput("env.id", self._id, remedy)

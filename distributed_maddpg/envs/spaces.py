@@ -262,6 +262,14 @@ def _combined_codec(env_id: str, agent: str, space: Any) -> CombinedActionCodec:
     return CombinedActionCodec(agent, space)
 
 
+def as_array(value: Any) -> npt.NDArray[Any]:
+    """Return anything an environment gave as an array; one of objects if its lists differ in length."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        return np.array([None, None])
+
+
 @dataclass(frozen=True)
 class BoxObservationCodec:
     """Observations of one agent in a Box or MultiBinary of any shape and dtype, flattened to O_i values."""
@@ -277,7 +285,7 @@ class BoxObservationCodec:
 
     def encode(self, observation: Any, row: FloatArray) -> None:
         """Write one observation into a row, [O_i]; BadInput if it has another size or is no number."""
-        values = np.asarray(observation)
+        values = as_array(observation)
         if values.size != row.size or values.dtype.kind not in "fiub":
             raise _observation_error(self, observation)
         row[:] = values.reshape(-1)
@@ -313,7 +321,7 @@ class ChoiceObservationCodec:
 
     def encode(self, observation: Any, row: FloatArray) -> None:
         """Write one observation into a row, [O_i]; BadInput unless it names one value of each choice."""
-        values = np.asarray(observation)
+        values = as_array(observation)
         if values.size != self.counts.size or values.dtype.kind not in "fiub":
             raise _observation_error(self, observation)
         chosen = values.reshape(-1) - self._start

@@ -418,6 +418,10 @@ def test_episodes_whose_ends_are_arrays_are_restored():
             {"reward": lambda value: [value, 0.5]},
             "counter_0 got the reward [1.0, 0.5]; it must be one number",
         ),
+        (
+            {"reward": lambda _: [1, [2, 3]]},
+            "counter_0 got the reward [1, [2, 3]]; it must be one number",
+        ),
         ({"reward": lambda _: None}, "counter_0 got the reward None; it must be one number"),
         (
             {"flag": lambda _: np.array([True, False])},

@@ -118,6 +118,8 @@ def test_observations_are_flattened_or_one_hot():
         (Box(-1, 1, (3,)), ["1", "2", "3"]),
         (Box(-1, 1, (3,)), [1j, 1j, 1j]),
         (Box(-1, 1, (1,)), None),
+        (Box(-1, 1, (2,)), [0.5, [0.5, 0.5]]),
+        (MultiDiscrete([2, 2]), [0, [1, 1]]),
         (Discrete(3), -1),
         (Discrete(3), 3),
         (Discrete(3), 1.7),
