@@ -4,8 +4,9 @@ import pytest
 
 from distributed_maddpg import preflight
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.errors import BadInput
-from distributed_maddpg.preflight import check, check_environment_runs
+from distributed_maddpg.errors import BadInput, CheckpointError
+from distributed_maddpg.preflight import check, check_environment_allowed, check_environment_runs
+from tests.checkpoint.samples import make
 from tests.support.counting import CountingEnv
 from tests.support.faulty import FaultyEnv
 
@@ -233,3 +234,11 @@ def test_a_callable_that_always_returns_the_same_environment_is_refused_before_t
 
 def test_an_environment_that_is_sometimes_not_finite_passes():
     check_environment_runs(config(env={"id": "factory:mine"}), lambda: FaultyEnv(part="reward", at=3))
+
+
+@pytest.mark.parametrize("env_id", ["./my_env.py:make", "mpe2.py", "pettingzoo.butterfly.py"])
+def test_a_file_that_only_a_checkpoint_names_is_not_run(env_id):
+    checkpoint = make(config=config(env={"id": env_id}))
+    with pytest.raises(CheckpointError, match=r"which a file alone must not decide; .* --env\.id"):
+        check_environment_allowed(checkpoint, "")
+    check_environment_allowed(checkpoint, env_id)
