@@ -18,7 +18,7 @@ import numpy.typing as npt
 from distributed_maddpg.envs import streams
 from distributed_maddpg.envs.base import State, check_keys, checked_integers
 from distributed_maddpg.envs.mpe.world import BODY, NUM_MOVES, PAIR, World
-from distributed_maddpg.errors import BadInput, did_you_mean
+from distributed_maddpg.errors import BadInput, NotReproducible, did_you_mean
 from distributed_maddpg.types import EnvSpec, Measure, PrivatePart, checked_array
 
 _MAX_ENTITIES, _MAX_CYCLES = 10_000, 2**31
@@ -239,7 +239,11 @@ class Scenario(ABC):
 
         Raises:
             ValueError: names the array that is missing, unknown, of a wrong shape or type, or out of range.
+            NotReproducible: for a state of `PettingZooVectorEnv`, which a checkpoint from before the scenario
+                was compiled holds; call `reset` to continue.
         """
+        if "episode_seed" in state:
+            raise NotReproducible(f"{self.name} was not compiled yet when its state was saved")
         arrays, generators = self._state_arrays, self._generators
         check_keys(state, [*arrays, *generators])
         checked = {name: _checked(dict(state), name, numbers, num_envs) for name, numbers in arrays.items()}

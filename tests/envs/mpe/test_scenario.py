@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from mpe2 import simple_spread_v3
 
 from distributed_maddpg.envs import make_vector_env
 from distributed_maddpg.envs.mpe.simple_adversary import AdversaryOptions, SimpleAdversary
-from distributed_maddpg.errors import BadInput
+from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
+from distributed_maddpg.errors import BadInput, NotReproducible
 from distributed_maddpg.types import PrivatePart
 
 
@@ -83,6 +85,15 @@ def changed(name, value, dtype=None):
     if value is not None:
         array.reshape(-1)[1] = value
     return {**state, name: array}
+
+
+def test_a_state_from_before_a_scenario_was_compiled_is_told_from_a_damaged_one():
+    old = PettingZooVectorEnv(simple_spread_v3.parallel_env, 2, 0)
+    old.reset()
+    env = make_vector_env("simple_spread", 2, 0)
+    with pytest.raises(NotReproducible, match="simple_spread was not compiled yet"):
+        env.set_state(old.get_state())
+    env.reset()  # continues with new episodes
 
 
 @pytest.mark.parametrize(
