@@ -101,7 +101,7 @@ class IterationLog:
             "returns": episodes.returns,
             "lengths": episodes.lengths,
             "final_distances": episodes.final_distances,
-            "measures": episodes.measures,
+            **({"measures": episodes.measures} if self.spec.measures else {}),
         }
 
     def set_state(self, state: Arrays) -> None:
@@ -134,11 +134,11 @@ class IterationLog:
         self._weights_lag = [(worker, lag) for worker, lag in lags.tolist()]
 
     def _checked_measures(self, state: Arrays, episodes: int) -> FloatVector:
-        """Return the saved measures `[episodes, K]`; unknown (NaN) in a state of before there were any."""
-        wanted = (episodes, len(self.spec.measures) if episodes else 0)
+        """Return the saved measures `[episodes, K]`; unknown (NaN) in a state from before there were any."""
+        shape = (episodes, len(self.spec.measures))
         if "measures" not in state:
-            return np.full(wanted, math.nan)
-        return checked_array(state, "measures", wanted, np.float64)
+            return np.full(shape, math.nan)
+        return checked_array(state, "measures", shape if episodes else (0, None), np.float64)
 
     def _recent_episodes(self) -> EpisodeReport:
         return EpisodeReport.concatenate(list(self._episodes), self.spec.num_agents)

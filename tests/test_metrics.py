@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from distributed_maddpg.metrics import IterationLog, digest, flatten
-from distributed_maddpg.types import EnvSpec, EpisodeReport, LearnerReport, RolloutReport
+from distributed_maddpg.types import EnvSpec, EpisodeReport, LearnerReport, Measure, RolloutReport
 
-SPEC = EnvSpec(("red_0", "blue_0"), (1, 1), (1, 1), ("continuous",) * 2)
+SPEC_PARTS = (("red_0", "blue_0"), (1, 1), (1, 1), ("continuous",) * 2)
+SPEC = EnvSpec(*SPEC_PARTS)
 LOSSES = {"critic_loss": np.array([0.5, 0.25])}
 
 
@@ -88,3 +89,27 @@ def test_a_digest_depends_on_every_bit_and_on_the_order():
     assert digest(a, b) == digest(a.copy(), b)
     assert len({digest(a, b), digest(b, a), digest(changed, b), digest(a, -b)}) == 4
     assert digest(np.arange(6).reshape(2, 3).T) == digest(np.arange(6).reshape(2, 3).T.copy())
+
+
+def test_measures_are_means_over_the_same_episodes_and_survive_a_restart():
+    spec = EnvSpec(*SPEC_PARTS, measures=(Measure("covered", "landmarks"),))
+    log = IterationLog(spec, 0)
+    for values in ([1.0, 2.0], [6.0]):
+        count = len(values)
+        episodes = EpisodeReport(
+            np.zeros((count, 2)),
+            np.full(count, 25),
+            np.zeros((count, 2, 0), np.float32),
+            np.array(values)[:, None],
+        )
+        log.add_rollout(RolloutReport(0, 100, episodes, 1, 1.0), 1)
+    other = IterationLog(spec, 0)
+    other.set_state(log.get_state())
+    for each in (log, other):
+        assert each.result({}, LOSSES)["env_runners"]["measures"] == {"covered": 3.0}
+    old = {name: array for name, array in log.get_state().items() if name != "measures"}
+    other.set_state(old)  # from before there were measures
+    assert math.isnan(other.result({}, LOSSES)["env_runners"]["measures"]["covered"])
+    empty = IterationLog(spec, 0)
+    empty.set_state(IterationLog(spec, 0).get_state())
+    assert "measures" not in IterationLog(SPEC, 0).get_state()
