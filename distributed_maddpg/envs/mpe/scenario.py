@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -250,11 +249,6 @@ class Scenario(ABC):
         for name in generators:
             checked[name] = streams.checked_generator_states(state, num_envs, name)
         return checked
-
-    @property
-    def module(self) -> Any:
-        """The module with the compiled code."""
-        return sys.modules[self.state_type.__module__]
 
 
 def _checked(state: State, name: str, numbers: Numbers, num_envs: int) -> npt.NDArray[Any]:
