@@ -19,6 +19,7 @@ from distributed_maddpg.envs.mpe.generator import UintArray
 from distributed_maddpg.envs.mpe.placing import place_agents, place_landmarks
 from distributed_maddpg.envs.mpe.scenario import Body, Options, Scenario
 from distributed_maddpg.envs.mpe.world import DoubleArray, IntArray, World, agents_touch
+from distributed_maddpg.errors import BadInput
 from distributed_maddpg.types import FloatArray, Measure
 
 _ZERO = np.float32(0.0)
@@ -43,6 +44,12 @@ class TagOptions(Options):
     """Number of other agents that each agent observes, nearest first; None = all."""
     num_landmark_neighbors: int | None = None
     """Number of obstacles that each agent observes, nearest first; None = all."""
+
+    def __post_init__(self) -> None:
+        """Raise BadInput for values that MPE2 cannot use."""
+        super().__post_init__()
+        if self.num_good + self.num_adversaries == 0:
+            raise BadInput("env.kwargs.num_good", 0, "there is nobody; with no num_adversaries, at least 1")
 
 
 class TagState(NamedTuple):

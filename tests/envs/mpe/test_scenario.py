@@ -41,6 +41,11 @@ def test_options_refuse_with_one_clear_line(kwargs, message):
     assert caught.value.field == f"env.kwargs.{next(iter(kwargs))}"
 
 
+def test_a_scenario_without_agents_is_refused():
+    with pytest.raises(BadInput, match=r"env\.kwargs\.num_good = 0: there is nobody"):
+        make_vector_env("simple_tag", 1, 0, num_good=0, num_adversaries=0)
+
+
 def test_sizes_follow_the_neighbours():
     assert SimpleAdversary(AdversaryOptions(N=2)).spec.observation_sizes == (8, 10, 10)
     assert SimpleAdversary(AdversaryOptions(N=3, num_agent_neighbors=1)).spec.observation_sizes == (
