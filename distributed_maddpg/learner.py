@@ -64,6 +64,14 @@ def keep_freed_memory() -> None:
         mallopt(m_trim_threshold, 1 << 29)
 
 
+def multiplies_bf16() -> bool:
+    """Return whether this CPU has instructions for bfloat16 products; True if torch cannot tell."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # an older torch
+        return True
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 class Learner:
     """Trains the networks of one run, or of several that differ only in their seed.
 
@@ -89,10 +97,12 @@ class Learner:
         self.plain_update = ""
         """Why a CPU does not use the fused update, for display after `device_reason`."""
         self.num_runs = len(seeds)
-        if self.device.type == "cpu" and (reason := reason_against(algorithm)):
+        if self.device.type == "cpu" and (reason := reason_against(algorithm, config.precision)):
             self.plain_update = f", plain update: {reason}"
             self.device_reason += self.plain_update
-        self._stacks = self._make_stacks(algorithm, config.num_threads, spec, seeds)
+        if config.precision == "bf16" and self.device.type == "cpu" and not multiplies_bf16():
+            _LOG.warning("learner.precision = bf16 is slow: this CPU has no instructions for it")
+        self._stacks = self._make_stacks(algorithm, config, spec, seeds)
         self._runs_per_stack = len(seeds) // len(self._stacks)
         self.mirror_fits = True
         """Whether a GPU has the memory for the rows of all rings."""
@@ -114,15 +124,14 @@ class Learner:
         self._last_published = [self.weights(run) for run in range(self.num_runs)]
 
     def _make_stacks(
-        self, algorithm: AlgorithmConfig, num_threads: int, spec: EnvSpec, seeds: Sequence[int]
+        self, algorithm: AlgorithmConfig, config: LearnerConfig, spec: EnvSpec, seeds: Sequence[int]
     ) -> Sequence[FusedUpdate | HandwrittenUpdate]:
         """Return one update for all runs on a GPU, and one for each on a CPU."""
         streams = [integer_seed(seed, "learner") for seed in seeds]
-        if self.device.type == "cuda":
-            return [HandwrittenUpdate(algorithm, spec, self.device, streams)]
-        if self.plain_update:
-            return [HandwrittenUpdate(algorithm, spec, self.device, [stream]) for stream in streams]
-        threads = num_threads or most_threads()
+        if self.device.type == "cuda" or self.plain_update:
+            stacks = [streams] if self.device.type == "cuda" else [[stream] for stream in streams]
+            return [HandwrittenUpdate(algorithm, spec, self.device, own, config.precision) for own in stacks]
+        threads = config.num_threads or most_threads()
         pool = ThreadPoolExecutor(max(1, threads - 1), "learner")
         return [FusedUpdate(algorithm, spec, stream, threads, pool) for stream in streams]
 

@@ -54,7 +54,7 @@ def learn_plainly(update, batches, factors, metrics):
 @pytest.fixture
 def plain_update(monkeypatch):
     """Let a CPU use what a GPU does."""
-    monkeypatch.setattr(learner_module, "reason_against", lambda _: "a test")
+    monkeypatch.setattr(learner_module, "reason_against", lambda *_: "a test")
 
 
 def equal(first, second):
@@ -232,6 +232,19 @@ def ring(rows=40, seed=0):
 def add(to, rows, seed):
     for row in np.random.default_rng(seed).random((rows, 1, SPEC.transitions.width), dtype=np.float32):
         to.add(row)
+
+
+def test_bf16_takes_the_plain_update_and_says_so(monkeypatch, caplog):
+    monkeypatch.setattr("distributed_maddpg.learner.multiplies_bf16", lambda: False)
+    low = Learner(ALGORITHM, LearnerConfig(batch_size=8, device="cpu", precision="bf16"), SPEC, [1])
+    assert low.device_reason == "cpu: cpu, plain update: the fused update has no bf16"
+    assert "learner.precision = bf16 is slow" in caplog.text
+    plain = HandwrittenUpdate(
+        ALGORITHM, SPEC, torch.device("cpu"), [integer_seed(1, "learner")], precision="bf16"
+    )
+    learn(low, batches(1))
+    plain(torch.from_numpy(batches(1)))
+    assert np.array_equal(low.weights().policies, plain.policy.flat.numpy())
 
 
 def test_learn_mirrored_equals_updates_on_rows_of_a_device_replay(plain_update):

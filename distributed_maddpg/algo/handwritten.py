@@ -2,6 +2,10 @@
 
 Large intermediates are allocated once, each layer is one batched product into that memory, and nothing is
 recorded for a backward pass. A test compares the result with autograd's.
+
+With the precision "bf16" inputs, weights and hidden layers are rounded to bfloat16 for all products but the
+output layer's, so that values of critics are not rounded. Sums are float32, and so are the weights that Adam
+changes, their gradients, targets and losses.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from distributed_maddpg.algo.information import CommonCandidates
 from distributed_maddpg.algo.losses import actor_loss, critic_loss, information_loss, td_target
 from distributed_maddpg.algo.maddpg import MADDPGUpdate
 from distributed_maddpg.algo.networks import CriticNetwork, Layers, StackedNetworks, repeat_runs
-from distributed_maddpg.config import AlgorithmConfig
+from distributed_maddpg.config import AlgorithmConfig, Precision
 from distributed_maddpg.types import EnvSpec
 
 
@@ -24,18 +28,19 @@ class _MLPWorkspace:
     """Memory for one forward and backward pass of M stacked perceptrons on `[M, B, ...]`.
 
     Outputs and their gradients are stored as `[M, K, B]`: with the narrow axis last (the K actions, or the
-    one value of a critic) products take five times as long.
+    one value of a critic) products take five times as long. Hidden layers have the type of the products.
     """
 
     def __init__(
-        self, networks: StackedNetworks, batch_size: int, count: int = 0, output_width: int = 0
+        self, networks: StackedNetworks, dtype: torch.dtype, batch_size: int, count: int = 0, width: int = 0
     ) -> None:
-        """Allocate the memory; `count` and `output_width` default to those of the networks."""
+        """Allocate the memory; `count` and the output's `width` default to those of the networks."""
         like, layout = networks.flat, networks.layout
         count = count or len(networks.flat)
-        self._hidden = [like.new_empty(count, batch_size, size) for size in layout.hidden_sizes]
+        shapes = [(count, batch_size, size) for size in layout.hidden_sizes]
+        self._hidden = [torch.empty(shape, dtype=dtype, device=like.device) for shape in shapes]
         self._hidden_grad = [torch.empty_like(hidden) for hidden in self._hidden]
-        self._out = like.new_empty(count, output_width or layout.output_width, batch_size)
+        self._out = like.new_empty(count, width or layout.output_width, batch_size)
 
     def forward(self, layers: Layers, x: Tensor) -> Tensor:
         """Return outputs `[M, K, B]` for inputs `[M, B, in]`; the next pass overwrites them."""
@@ -44,8 +49,9 @@ class _MLPWorkspace:
 
     def forward_first_layer(self, layers: Layers, x: Tensor) -> Tensor:
         """Return the first layer's pre-activation `[M, B, H]`; it may be modified before `forward_rest`."""
-        weight, bias = layers[0]
-        return torch.baddbmm(bias, x, weight, out=self._hidden[0])
+        first = self._hidden[0]
+        weight, bias = (leaf.to(first.dtype) for leaf in layers[0])
+        return torch.baddbmm(bias, x.to(first.dtype), weight, out=first)
 
     def set_first_layer(self, first: Tensor, changes: Tensor, weight: Tensor) -> None:
         """Set the first layer's pre-activation `[M, C * B, H]` for C changes of each input.
@@ -56,7 +62,7 @@ class _MLPWorkspace:
             weight: [M, W, H] the first layer's weights of those columns.
         """
         repeated = first.repeat(1, changes.shape[1] // first.shape[1], 1)
-        torch.baddbmm(repeated, changes, weight, out=self._hidden[0])
+        torch.baddbmm(repeated, changes.to(first.dtype), weight.to(first.dtype), out=self._hidden[0])
 
     def copy_first_layer(self, first: Tensor) -> None:
         """Set the first layer's pre-activation `[M, B, H]`."""
@@ -65,10 +71,11 @@ class _MLPWorkspace:
     def forward_rest(self, layers: Layers) -> Tensor:
         """Continue from the first layer's pre-activation to the outputs `[M, K, B]`."""
         x = self._hidden[0].relu_()
-        for (weight, bias), hidden in zip(layers[1:-1], self._hidden[1:], strict=True):
+        for layer, hidden in zip(layers[1:-1], self._hidden[1:], strict=True):
+            weight, bias = (leaf.to(x.dtype) for leaf in layer)
             x = torch.baddbmm(bias, x, weight, out=hidden).relu_()
         weight, bias = layers[-1]
-        return torch.baddbmm(bias.mT, weight.mT, x.mT, out=self._out)
+        return torch.baddbmm(bias.mT, weight.mT, x.mT.to(bias.dtype), out=self._out)
 
     def backward(self, layers: Layers, grad_out: Tensor, grads: Layers | None = None) -> Tensor:
         """Backpropagate `grad_out`; return the gradient of the first layer's pre-activation `[M, B, H]`.
@@ -83,7 +90,7 @@ class _MLPWorkspace:
             hidden, out = self._hidden[depth - 1], self._hidden_grad[depth - 1]
             if grads is not None:
                 _layer_gradient(hidden, grad, grads[depth])
-            weight = layers[depth][0].mT
+            weight, grad = layers[depth][0].mT.to(out.dtype), grad.to(out.dtype)
             # For an outer product an elementwise product is faster.
             torch.mul(grad, weight, out=out) if len(weight[0]) == 1 else torch.bmm(grad, weight, out=out)
             grad = torch.ops.aten.threshold_backward.grad_input(out, hidden, 0, grad_input=out)
@@ -95,15 +102,18 @@ def _layer_gradient(x: Tensor, grad: Tensor, out: tuple[Tensor, Tensor]) -> None
 
     Args:
         x: [M, B, in] the layer's input.
-        grad: [M, B, out] gradient of its output.
+        grad: [M, B, out] gradient of its output; the product is in its type.
         out: receives (weight gradient, bias gradient).
     """
     weight, bias = out
-    if grad.is_contiguous():
-        torch.bmm(x.mT, grad, out=weight)
-    else:  # narrow outputs are stored transposed
+    x = x.to(grad.dtype)
+    if not grad.is_contiguous():  # narrow outputs are stored transposed
         weight.copy_(torch.bmm(grad.mT, x).mT)
-    torch.sum(grad, dim=1, keepdim=True, out=bias)
+    elif grad.dtype == weight.dtype:
+        torch.bmm(x.mT, grad, out=weight)
+    else:
+        weight.copy_(torch.bmm(x.mT, grad))
+    torch.sum(grad, dim=1, keepdim=True, dtype=bias.dtype, out=bias)
 
 
 class _UpdateWorkspace:
@@ -112,27 +122,27 @@ class _UpdateWorkspace:
     def __init__(
         self,
         networks: tuple[StackedNetworks, CriticNetwork],
+        dtype: torch.dtype,
         batch_size: int,
         information_rows: int,
         num_candidates: int,
-        valid: Tensor,
-        weight: float,
+        regularised_scale: Tensor,
     ) -> None:
-        """Allocate for (policies, critics); `valid [M, A, 1]`, `weight` of the regulariser.
+        """Allocate for (policies, critics) with products of a type.
 
         The actor loss takes each critic's value of `num_candidates` inputs per row.
         """
-        self.target_policies, self.critics = (_MLPWorkspace(of, batch_size) for of in networks)
+        self.target_policies, self.critics = (_MLPWorkspace(of, dtype, batch_size) for of in networks)
         self.policies = self.target_policies
         if information_rows:  # the policies also act on that many changed observations
-            self.policies = _MLPWorkspace(networks[0], batch_size + information_rows)
-        self.values = self.critics
+            self.policies = _MLPWorkspace(networks[0], dtype, batch_size + information_rows)
+        self.values, inputs = self.critics, num_candidates * batch_size
         if num_candidates > 1 or networks[1].is_shared:
-            self.values = _MLPWorkspace(networks[1], num_candidates * batch_size, len(valid), 1)
-        self.regularised_scale = valid * (2.0 * weight / batch_size) / valid.sum(dim=1, keepdim=True)
+            self.values = _MLPWorkspace(networks[1], dtype, inputs, len(regularised_scale), 1)
+        self.regularised_scale = regularised_scale
         """[M, A, 1] gradient of the regulariser per unit of the regularised values."""
-        inputs = num_candidates * batch_size
-        self.grad_q = torch.full_like(valid[:, :1], -1.0 / inputs).expand(-1, -1, inputs).contiguous()
+        own = torch.full_like(regularised_scale[:, :1], -1.0 / inputs)
+        self.grad_q = own.expand(-1, -1, inputs).contiguous()
         """[M, 1, C * B] gradient of the actor loss with respect to the values."""
 
 
@@ -140,10 +150,16 @@ class HandwrittenUpdate(MADDPGUpdate):
     """`MADDPGUpdate` with the same result up to rounding: what CUDA graphs record, see `fused/update.py`."""
 
     def __init__(
-        self, config: AlgorithmConfig, spec: EnvSpec, device: torch.device, seeds: Sequence[int]
+        self,
+        config: AlgorithmConfig,
+        spec: EnvSpec,
+        device: torch.device,
+        seeds: Sequence[int],
+        precision: Precision = "float32",
     ) -> None:
         """Initialise one run per seed; initial parameters depend on the seed only, not on the device."""
         super().__init__(config, spec, device, seeds)
+        self._dtype = torch.bfloat16 if precision == "bf16" else self.policy.flat.dtype
         self._num_candidates = 1 if self._candidates is None else self._candidates.count
         self._batch_size = -1
         self._workspaces: dict[int, _UpdateWorkspace] = {}
@@ -159,10 +175,14 @@ class HandwrittenUpdate(MADDPGUpdate):
         """Select the memory for a batch size; it is never freed, because a CUDA graph may write there."""
         self._batch_size = batch_size
         if batch_size not in self._workspaces:
-            networks, weight = (self.policy, self.critic), self._config.regulariser_weight
-            rows, count = self._information_rows(batch_size), self._num_candidates
+            valid, weight = self._columns.valid, self._config.regulariser_weight
             self._workspaces[batch_size] = _UpdateWorkspace(
-                networks, batch_size, rows, count, self._columns.valid, weight
+                (self.policy, self.critic),
+                self._dtype,
+                batch_size,
+                self._information_rows(batch_size),
+                self._num_candidates,
+                valid * (2.0 * weight / batch_size) / valid.sum(dim=1, keepdim=True),
             )
         self._workspace = self._workspaces[batch_size]
 
@@ -215,10 +235,10 @@ class HandwrittenUpdate(MADDPGUpdate):
         change = columns.with_zero_padding(actions - columns.padded_actions(joint))
 
         layers = self.critic.masked_layers()
-        own = self.critic.own_action_rows(layers[0][0])  # [M, A, H]
+        own = self.critic.own_action_rows(layers[0][0]).to(self._dtype)  # [M, A, H]
         first = self.critic.per_agent(
             memory.critics.forward_first_layer(layers, self.critic.repeat(joint))
-        ).baddbmm_(change.mT, own)
+        ).baddbmm_(change.mT.to(own.dtype), own)
         if self._candidates is not None:
             memory.values.set_first_layer(first, *self._candidate_changes(self._candidates, joint, layers))
         elif self.critic.is_shared:
@@ -231,7 +251,7 @@ class HandwrittenUpdate(MADDPGUpdate):
         grad_first = memory.values.backward(layers, memory.grad_q)
         if self._candidates is not None:
             grad_first = torch.stack(grad_first.chunk(self._candidates.count, dim=1)).sum(dim=0)
-        grad_actions = columns.with_zero_padding(torch.bmm(own, grad_first.mT))
+        grad_actions = columns.with_zero_padding(torch.bmm(own, grad_first.mT).to(actions.dtype))
         grad_regularised = regularised * memory.regularised_scale
         if config.regulariser == "actions":
             grad_actions += grad_regularised

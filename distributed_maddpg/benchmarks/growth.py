@@ -12,7 +12,7 @@ from distributed_maddpg.benchmarks.options import BenchmarkOptions
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import env_spec
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.learner import make_learner
+from distributed_maddpg.learner import make_learner, multiplies_bf16
 
 _REPLAY_BYTES = 1 << 27
 
@@ -20,7 +20,8 @@ _REPLAY_BYTES = 1 << 27
 def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
     """Measure updates and their share of sgemm, changing one size at a time.
 
-    Numbers of agents are measured with a critic per agent, then with one per team, if that is less.
+    Numbers of agents are measured with a critic per agent, then with one per team, if that is less. Where the
+    CPU has instructions for bfloat16, `learner.precision = "bf16"` is measured beside it.
 
     The figures are those of the point with the smallest share.
 
@@ -69,9 +70,14 @@ def _point(config: MADDPGConfig, options: BenchmarkOptions) -> dict[str, Any]:
     learner = make_learner(config, spec)
     learn = settled(learner, learner_work(learner, config, spec))
     work = {"updates": learn, "sgemm": sgemm(learner.device)}
+    if multiplies_bf16():
+        low = replace(config, learner=replace(config.learner, precision="bf16"))
+        work["bf16"] = learner_work(make_learner(low, spec), low, spec)
+        work["bf16"]()
     turns = rates(work, options.seconds, options.repeats)
     own, reference = gflops(turns["updates"], update_flops(config, spec)), gflops(turns["sgemm"])
     shares = [ours / other for ours, other in zip(own, reference, strict=True)]
+    gains = [low / full for low, full in zip(turns.get("bf16", ()), turns["updates"], strict=False)]
     return {
         "agents": spec.num_agents,
         "critics": len(config.algorithm.critic_groups(spec)),
@@ -81,4 +87,5 @@ def _point(config: MADDPGConfig, options: BenchmarkOptions) -> dict[str, Any]:
         "gflops": spread(own)["median"],
         "sgemm_share": spread(shares)["median"],
         "threads": learner.num_threads,
+        **({"bf16_ratio": spread(gains)["median"]} if gains else {}),
     }

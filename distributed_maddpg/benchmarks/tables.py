@@ -29,6 +29,7 @@ _SIZE_COLUMNS = {
     "gflops": "GFLOP/s",
     "sgemm_share": "share of one core's sgemm",
     "threads": "threads (0: plain update)",
+    "bf16_ratio": "with bf16, times as fast",
 }
 _SCENARIO_COLUMNS = {
     "scenario": "scenario",

@@ -16,6 +16,7 @@ from distributed_maddpg.types import EnvSpec, InitialWeights, PrivatePart, canon
 
 Algorithm = Literal["maddpg", "ddpg", "matd3"]
 Head = Literal["sigmoid", "gumbel"]
+Precision = Literal["float32", "bf16"]
 EnvArgument = Any
 """A value that TOML and JSON have: a number, true or false, text, or a list or table of these."""
 _MAX_NUMBER, _MAX_WIDTH, MAX_WORKERS, _MAX_THREADS = 10**15, 65_536, 10_000, 1_024
@@ -363,6 +364,9 @@ class LearnerConfig(Section):
     num_threads: int = 0
     """Learner threads on the CPU; they change no result. 0: as many as make it faster, measured again and
     again; one where the compiled update is not used. Ray reserves that many CPUs, for 0 one."""
+    precision: Precision = "float32"
+    """Numbers of the networks' matrix products. bf16 (bfloat16; sums and weights stay float32) is faster for
+    hidden layers of 256 and more on a CPU with instructions for it."""
 
     def __post_init__(self) -> None:
         """Check the section."""

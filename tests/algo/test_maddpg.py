@@ -307,6 +307,23 @@ def trained(spec=CONTINUOUS, seed=1, updates=3, **changes):
     return update
 
 
+@pytest.mark.parametrize("case", ["sigmoid", "mixed_gumbel", "matd3"])
+def test_bf16_changes_the_update_by_its_rounding_only(case):
+    spec, changes = CASES[case]
+    config = replace(SMALL, **changes)
+    full = HandwrittenUpdate(config, spec, CPU, [1])
+    low = HandwrittenUpdate(config, spec, CPU, [1], "bf16")
+    batch = make_batch(spec)[None]
+    metrics = [update(batch) for update in (full, low)]
+    torch.testing.assert_close(*metrics, rtol=0.03, atol=0.01)
+    assert not torch.equal(*metrics)
+    assert low.critic.flat.dtype == low.critic.grad.dtype == torch.float32
+    for networks in ("critic", "policy"):
+        both = [getattr(update, networks).grad.flatten() for update in (full, low)]
+        assert torch.cosine_similarity(*both, dim=0) > 0.999
+        assert not torch.equal(*both)
+
+
 @pytest.mark.parametrize("spec", [CONTINUOUS, DISCRETE])
 def test_the_seed_decides_every_bit(spec):
     first, again, other = (weights(trained(spec, seed)) for seed in (1, 1, 2))

@@ -18,7 +18,7 @@ from distributed_maddpg.algo.fused.work import begin, work
 from distributed_maddpg.algo.maddpg import INFORMATION_ROWS, MADDPGUpdate
 from distributed_maddpg.algo.networks import CriticNetwork, StackedNetworks
 from distributed_maddpg.compilation import compile_ahead
-from distributed_maddpg.config import AlgorithmConfig
+from distributed_maddpg.config import AlgorithmConfig, Precision
 from distributed_maddpg.types import EnvSpec, FloatArray, RingCounters, StackedLayout
 
 _TASKS_PER_STAGE = 24
@@ -39,8 +39,10 @@ def groups_of(batch_size: int, num_agents: int) -> int:
     return groups
 
 
-def reason_against(config: AlgorithmConfig) -> str:
+def reason_against(config: AlgorithmConfig, precision: Precision = "float32") -> str:
     """Return why these settings or this machine need another update; empty if they do not."""
+    if precision != "float32":
+        return f"the fused update has no {precision}"
     layers = 1 + max(len(config.policy_hidden_sizes), len(config.critic_hidden_sizes))
     if layers > MAX_LAYERS:
         return f"the fused update has at most {MAX_LAYERS - 1} hidden layers"
