@@ -125,7 +125,7 @@ def _trial_step_problems(config: MADDPGConfig, env_id: str | EnvFactory, calls: 
     try:
         if is_compiled(env):
             return [""]  # part of the package; compiling it here would delay a first start by seconds
-        act = random_policy(env.spec, np.random.default_rng(config.seed))
+        act = random_policy(env.spec, np.random.default_rng(config.seed), env.roster)
         calls.append("reset")
         obs = env.reset()
         calls.append("stepped")

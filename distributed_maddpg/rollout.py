@@ -20,6 +20,7 @@ from distributed_maddpg.types import (
     Arrays,
     EpisodeReport,
     FloatArray,
+    Roster,
     TransitionLayout,
     Weights,
     checked_array,
@@ -60,16 +61,18 @@ def pack_rows(
     """Write 1-step transitions in the column order of `TransitionLayout`, with few passes over the rows.
 
     Args:
-        rows: [E, width], written in full.
+        rows: [E, width], written up to the discounts.
         obs_and_next: observations before and after the step, [E, O_i] per agent.
         actions: [N, E, A] as the critic sees them; padded columns are skipped.
         action_sizes: [N] the A_i.
         rewards: [E, N].
         discounts: [E, N] gamma, or 0 where the agent terminated.
     """
-    num_agents, width = len(action_sizes), rows.shape[1]
-    joint = (width - 2 * num_agents - action_sizes.sum()) // 2  # columns of one time's observations
+    num_agents, joint = len(action_sizes), 0
+    for i in range(num_agents):
+        joint += obs_and_next[0][i].shape[1]
     rewards_at = joint + action_sizes.sum()
+    discounts_at = rewards_at + num_agents + joint
     _pack_observations(rows, 0, obs_and_next[0])
     _pack_observations(rows, rewards_at + num_agents, obs_and_next[1])
     for e in range(rows.shape[0]):
@@ -79,7 +82,23 @@ def pack_rows(
                 rows[e, at + k] = actions[i, e, k]
             at += action_sizes[i]
             rows[e, rewards_at + i] = rewards[e, i]
-            rows[e, width - num_agents + i] = discounts[e, i]
+            rows[e, discounts_at + i] = discounts[e, i]
+
+
+def pack_roster(rows: FloatArray, layout: TransitionLayout, now: Roster, after: Roster) -> None:
+    """Write who took part in 1-step transitions, and what they might do, into rows `[E, width]`.
+
+    Args:
+        rows: [E, width], of which the other columns are written.
+        layout: of the rows.
+        now: before the step.
+        after: of the observations that the step led to.
+    """
+    rows[:, layout.present], rows[:, layout.acting] = now.present, now.acting
+    rows[:, layout.next_acting] = after.acting
+    for agent, (own, following) in enumerate(zip(layout.allowed, layout.next_allowed, strict=True)):
+        size = own.stop - own.start
+        rows[:, own], rows[:, following] = now.allowed[agent, :, :size], after.allowed[agent, :, :size]
 
 
 @compiled
@@ -89,7 +108,7 @@ def accumulate_n_step(
     n_step: int,
     gamma: np.float32,
     num_agents: int,
-    rewards_at: int,
+    starts: tuple[int, int, int],
 ) -> None:
     """Turn 1-step transitions into transitions of up to n steps, in place (n-step return, Sutton 1988).
 
@@ -98,13 +117,13 @@ def accumulate_n_step(
 
     Args:
         rows: [T, E, width], consecutive steps of the same E copies.
-        ended: [T, E] where an episode ended.
+        ended: [T, E] where an episode ended, or transitions must end for another reason.
         n_step: maximum number of steps.
         gamma: discount per step.
         num_agents: N.
-        rewards_at: column of the first reward.
+        starts: first columns of the rewards, of the discounts, and of what belongs to the first step again.
     """
-    width = rows.shape[2]
+    rewards_at, discounts_at, end = starts
     for t in range(rows.shape[0]):
         for e in range(rows.shape[1]):
             last, factor = t, np.float32(1.0)
@@ -114,10 +133,10 @@ def accumulate_n_step(
                 for i in range(rewards_at, rewards_at + num_agents):
                     rows[t, e, i] += factor * rows[last, e, i]
             if last > t:
-                for k in range(rewards_at + num_agents, width - num_agents):
+                for k in range(rewards_at + num_agents, end):
                     rows[t, e, k] = rows[last, e, k]
-                for k in range(width - num_agents, width):
-                    rows[t, e, k] = factor * rows[last, e, k]
+                for k in range(discounts_at, discounts_at + num_agents):
+                    rows[t, e, k] *= factor
 
 
 def describe_column(layout: TransitionLayout, agents: tuple[str, ...], column: int) -> str:
@@ -263,7 +282,7 @@ class RolloutWorker:
         num_envs = self._env.num_envs
         layout = self._spec.transitions
         rows = np.empty((num_steps, num_envs, layout.width), np.float32)
-        ended = np.zeros((num_steps, num_envs), np.bool_)
+        cut = np.zeros((num_steps, num_envs), np.bool_)
         reports: list[EpisodeReport] = []
         unchecked = True
         for step in range(num_steps):
@@ -271,32 +290,33 @@ class RolloutWorker:
             # must not see NaN, because environments refuse NaN actions.
             if unchecked and (line := bad_observation(self._obs, self._spec.agents)):
                 raise _NotFinite(f"{line} after vector step {self._vector_steps}")
-            report = self._step(rows[step], ended[step], env_steps + step * num_envs)
+            report = self._step(rows[step], cut[step], env_steps + step * num_envs)
             unchecked = report is not None
             if report is not None:
                 reports.append(report)
         if self._n_step > 1:
-            accumulate_n_step(
-                rows, ended, self._n_step, self._gamma, self._spec.num_agents, layout.rewards.start
-            )
+            starts = layout.rewards.start, layout.discounts.start, layout.present.start
+            accumulate_n_step(rows, cut, self._n_step, self._gamma, self._spec.num_agents, starts)
             if not all_finite(rows.reshape(-1, layout.width)):
                 raise _NotFinite(f"sum of {self._n_step} rewards before vector step {self._vector_steps}")
         return rows.reshape(num_steps * num_envs, -1), EpisodeReport.concatenate(
             reports, self._spec.num_agents
         )
 
-    def _step(self, rows: FloatArray, ended: npt.NDArray[np.bool_], env_steps: int) -> EpisodeReport | None:
+    def _step(self, rows: FloatArray, cut: npt.NDArray[np.bool_], env_steps: int) -> EpisodeReport | None:
         """Take one vector step; return the episodes that ended, or None.
 
         Args:
             rows: [E, width] receives the transitions; the discount is gamma, or 0 where the agent terminated.
-            ended: [E] receives which copies' episodes ended.
+            cut: [E] receives in which copies an n-step transition must end here: those whose episode ended,
+                or in which an agent was truncated, whose value of its last observation counts.
             env_steps: environment steps of the whole run so far.
 
         Raises:
             _NotFinite: if a value in the rows is not finite.
         """
-        actions, env_actions = self._policies.explore(self._obs, env_steps)
+        roster = self._env.roster()
+        actions, env_actions = self._policies.explore(self._obs, env_steps, roster)
         result = self._env.step(env_actions)
         self._vector_steps += 1
         pack_rows(
@@ -307,14 +327,20 @@ class RolloutWorker:
             result.rewards,
             self._gamma * ~result.terminated,
         )
-        if not all_finite(rows):
-            copy, column = first_not_finite(rows)
+        transition = rows[:, : self._spec.transitions.discounts.stop]
+        if not all_finite(transition):
+            copy, column = first_not_finite(transition)
             what = describe_column(self._spec.transitions, self._spec.agents, column)
             raise _NotFinite(
                 f"{what} in copy {copy} is {rows[copy, column]:g} at vector step {self._vector_steps}"
             )
         self._obs = result.obs
-        ended[:], report = self._episode_log.step(result, self._env)
+        ended, report = self._episode_log.step(result, self._env)
+        cut[:] = ended
+        after, following = self._env.final_roster(), self._env.roster()
+        if roster is not None and after is not None and following is not None:
+            pack_roster(rows, self._spec.transitions, roster, after)
+            cut |= (after.present & ~following.present).any(axis=1)
         if report is not None:
             self._policies.reset_noise(ended)
         return report

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +87,10 @@ class EnvSpec:
     """Of each agent's observation; empty if no agent has one."""
     measures: tuple[Measure, ...] = ()
     """What `VectorEnv.final_measures` returns."""
+    varying: bool = False
+    """Whether some steps may be without some of the agents, see `Roster`."""
+    masked: tuple[bool, ...] = ()
+    """Which agents have action masks, see `Roster`; empty if none has."""
 
     @property
     def num_agents(self) -> int:
@@ -109,7 +113,7 @@ class EnvSpec:
     @cached_property
     def transitions(self) -> TransitionLayout:
         """The columns of each part of a transition in a packed row."""
-        return TransitionLayout(self.observation_sizes, self.action_sizes)
+        return TransitionLayout(self.observation_sizes, self.action_sizes, self.varying, self.masked)
 
 
 def canonical_env_id(env_id: str) -> str:
@@ -129,6 +133,9 @@ def _slices(sizes: tuple[int, ...], start: int) -> tuple[slice, ...]:
 class TransitionLayout:
     """The columns of a transition as one float32 row: obs | actions | rewards | next_obs | discounts.
 
+    If agents may be absent or have action masks, these follow as ones and zeros: next_acting | next_allowed |
+    present | acting | allowed.
+
     Each part holds the agents in order. Actions are stored as the critic takes them: the continuous vector,
     or a one-hot vector for discrete actions. The joint observation and action comes first, so that the
     critic's input is a view. With n-step returns the rewards are sums over several steps, and `next_obs` is
@@ -138,6 +145,8 @@ class TransitionLayout:
 
     observation_sizes: tuple[int, ...]
     action_sizes: tuple[int, ...]
+    varying: bool = False
+    masked: tuple[bool, ...] = ()
 
     @cached_property
     def obs(self) -> tuple[slice, ...]:
@@ -167,12 +176,46 @@ class TransitionLayout:
     @cached_property
     def discounts(self) -> slice:
         """Columns of the N discounts of the values of `next_obs`: 0 where the agent terminated."""
-        return slice(self.next_obs[-1].stop, self.width)
+        return self._flags(self.next_obs[-1].stop, True)
+
+    @cached_property
+    def next_acting(self) -> slice:
+        """Columns of whether each agent acts on `next_obs`; none if all agents always do."""
+        return self._flags(self.discounts.stop, self.varying)
+
+    @cached_property
+    def next_allowed(self) -> tuple[slice, ...]:
+        """Columns of each agent's action mask at `next_obs`; none for agents without masks."""
+        return _slices(self._mask_sizes, self.next_acting.stop)
+
+    @cached_property
+    def present(self) -> slice:
+        """Columns of whether each agent was in the episode; none if all agents always are."""
+        return self._flags(self.next_allowed[-1].stop, self.varying)
+
+    @cached_property
+    def acting(self) -> slice:
+        """Columns of whether each agent acted on `obs`; none if all agents always do."""
+        return self._flags(self.present.stop, self.varying)
+
+    @cached_property
+    def allowed(self) -> tuple[slice, ...]:
+        """Columns of each agent's action mask at `obs`; none for agents without masks."""
+        return _slices(self._mask_sizes, self.acting.stop)
 
     @cached_property
     def width(self) -> int:
         """Number of columns."""
-        return 2 * sum(self.observation_sizes) + sum(self.action_sizes) + 2 * len(self.action_sizes)
+        stop: int = self.allowed[-1].stop
+        return stop
+
+    @property
+    def _mask_sizes(self) -> tuple[int, ...]:
+        masked = self.masked or (False,) * len(self.action_sizes)
+        return tuple(own * size for own, size in zip(masked, self.action_sizes, strict=True))
+
+    def _flags(self, start: int, there: bool) -> slice:
+        return slice(start, start + there * len(self.action_sizes))
 
 
 @dataclass(frozen=True)
@@ -286,6 +329,21 @@ class Weights:
     """Updates that these weights include."""
     policies: FloatArray
     """[N, P] in the layout of `policy_layout`."""
+
+
+class Roster(NamedTuple):
+    """Who takes part in a step of each copy, and what they may do.
+
+    An agent that is not acting may still be present: it waits for its turn. Its critic learns from the step,
+    its policy does not.
+    """
+
+    present: npt.NDArray[np.bool_]
+    """[E, N] who is in the episode; observations of others are zeros."""
+    acting: npt.NDArray[np.bool_]
+    """[E, N] whose actions count; those of others are ignored."""
+    allowed: npt.NDArray[np.bool_]
+    """[N, E, A] action masks: True in the columns of agents without one, False in padding."""
 
 
 @dataclass(frozen=True)

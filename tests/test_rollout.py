@@ -216,3 +216,75 @@ def test_a_sum_of_rewards_that_overflows_is_no_transition(monkeypatch):
         pytest.raises(TrainingError, match="sum of 3 rewards before vector step"),
     ):
         worker.collect(4, 0)
+
+
+COMES, ENDS = (0, 0, 3), (5, 2, 7)
+
+
+def collect_coming(steps, n_step=1, **kwargs):
+    """Return a worker's rows [T, width] on ComingEnv, and their layout."""
+    env = make_vector_env("tests.support.coming:parallel_env", 1, 0, **kwargs)
+    algorithm = AlgorithmConfig(policy_hidden_sizes=HIDDEN, n_step=n_step, gamma=0.5)
+    worker = RolloutWorker(algorithm, ExplorationConfig("epsilon"), env, np.random.default_rng(0))
+    size = policy_layout(env.spec, HIDDEN).num_parameters
+    worker.set_weights(Weights(1, 0, np.random.default_rng(1).normal(size=(3, size)).astype(np.float32)))
+    return worker.collect(steps, 0)[0], env.spec.transitions
+
+
+def there(t):
+    return [a <= t < b for a, b in zip(COMES, ENDS, strict=True)]
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("truncated", [(), (1,)])
+def test_rows_say_who_was_there_and_absent_agents_observe_and_do_nothing(n_step, truncated):
+    rows, layout = collect_coming(14, n_step, truncated=truncated)
+    for index, row in enumerate(rows):
+        t = index % 7
+        last = min(t + n_step, 7, 14 - index + t)
+        if truncated and t < 2:
+            last = min(last, 2)  # the step that truncates agent 1 ends transitions
+        assert row[layout.present].tolist() == row[layout.acting].tolist() == there(t)
+        for i, own in enumerate(there(t)):
+            assert row[layout.obs[i]].tolist() == [own * (t + 1000.0 * i)]
+            assert row[layout.actions[i]].sum() == own
+            if own:
+                paid = sum(0.5 ** (k - t) * (k + 1 + 100 * i) for k in range(t, min(last, ENDS[i])))
+                assert row[layout.rewards][i] == pytest.approx(paid)
+                ended = ENDS[i] <= last and i not in truncated
+                assert row[layout.discounts][i] == (0.0 if ended else 0.5 ** (last - t))
+            cut = i in truncated and last == ENDS[i]
+            assert row[layout.next_acting][i] == (there(last)[i] or cut)
+            if there(last)[i] or cut:
+                assert row[layout.next_obs[i]].tolist() == [last + 1000.0 * i]
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("masks", ["observation", "info"])
+def test_rows_hold_the_masks_of_their_moments(masks, n_step):
+    rows, layout = collect_coming(14, n_step, masks=masks)  # the environment refuses what it forbids
+    for index, row in enumerate(rows):
+        t = index % 7
+        last = min(t + n_step, 7, 14 - index + t)
+        for i in range(3):
+            for at, columns in ((t, layout.allowed[i]), (last, layout.next_allowed[i])):
+                forbidden = (at + i) % 3 if there(at)[i] else None
+                assert row[columns].tolist() == [k != forbidden for k in range(3)]
+            assert (row[layout.actions[i]] <= row[layout.allowed[i]]).all()
+
+
+def test_off_turn_agents_are_there_but_do_not_act():
+    env = make_vector_env("tests.support.coming:turns", 1, 0)
+    worker = RolloutWorker(
+        AlgorithmConfig(policy_hidden_sizes=HIDDEN), ExplorationConfig(), env, np.random.default_rng(0)
+    )
+    size = policy_layout(env.spec, HIDDEN).num_parameters
+    worker.set_weights(Weights(1, 0, np.zeros((3, size), np.float32)))
+    rows, layout = worker.collect(7, 0)[0], env.spec.transitions
+    order = [0, 1, 2, 0, 2, 0, 2]
+    for t, row in enumerate(rows):
+        assert row[layout.present].tolist() == [True, t < 4, True]
+        assert row[layout.acting].tolist() == [i == order[t] for i in range(3)]
+        assert [row[columns].sum() for columns in layout.actions] == [i == order[t] for i in range(3)]
+        assert row[layout.actions[order[t]]].argmax() == t % 3
+        assert row[layout.rewards].tolist() == [t + 1, (t < 4) * (t + 1), t + 1]

@@ -14,9 +14,10 @@ import numpy.typing as npt
 from distributed_maddpg.acting.kernels import normalise, subtract_max
 from distributed_maddpg.config import ExplorationConfig, Head
 from distributed_maddpg.seeding import pack_generator, restore_generator
-from distributed_maddpg.types import Arrays, EnvSpec, FloatArray, checked_array
+from distributed_maddpg.types import Arrays, EnvSpec, FloatArray, Roster, checked_array
 
-_MASKED_LOGIT = np.float32(-1e9)
+MASKED_LOGIT = np.float32(-1e9)
+"""Logit of an action that an agent does not have, or must not take."""
 _AUTO_GAUSSIAN_STD = np.float32(0.3)
 """Standard deviation of Gaussian noise at magnitude 1 under "auto"; Gumbel noise is not rescaled."""
 
@@ -45,7 +46,7 @@ class ActionHead:
         return mixed
 
     def _softmax(self, logits: FloatArray) -> FloatArray:
-        scaled: FloatArray = np.where(self.is_own_column, logits / self._temperature, _MASKED_LOGIT)
+        scaled: FloatArray = np.where(self.is_own_column, logits / self._temperature, MASKED_LOGIT)
         subtract_max(scaled)
         np.exp(scaled, out=scaled)
         normalise(scaled)
@@ -61,12 +62,13 @@ class ActionHead:
         return draws
 
     def to_critic_and_env(
-        self, actions: FloatArray
+        self, actions: FloatArray, roster: Roster | None = None
     ) -> tuple[FloatArray, tuple[npt.NDArray[np.generic], ...]]:
         """Return (actions as the critic sees them `[N, E, A]`, actions for the environment).
 
-        Discrete agents take their largest entry: one-hot for the critic, `[E]` int64 for the environment. The
-        values of padded columns are undefined. `actions` is modified in place, and continuous actions for the
+        Discrete agents take their largest entry, of those that `roster` allows: one-hot for the critic, `[E]`
+        int64 for the environment. For the critic, actions of agents that do not act are zeros. The values of
+        padded columns are undefined. `actions` is modified in place, and continuous actions for the
         environment are views of it.
         """
         for_env: list[npt.NDArray[np.generic]] = []
@@ -75,12 +77,16 @@ class ActionHead:
         ):
             agent_actions = actions[agent, :, :size]
             if kind == "discrete":
+                if roster is not None:
+                    agent_actions[~roster.allowed[agent, :, :size]] = -1.0
                 choice = agent_actions.argmax(axis=1)
                 agent_actions[:] = 0.0
                 agent_actions[np.arange(len(agent_actions)), choice] = 1.0
                 for_env.append(choice)
             else:
                 for_env.append(agent_actions)
+        if roster is not None:
+            actions *= roster.acting.T[:, :, None]
         return actions, tuple(for_env)
 
 

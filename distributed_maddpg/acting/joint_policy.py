@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from distributed_maddpg.acting.exploration import ActionHead, Explorer
+from distributed_maddpg.acting.exploration import MASKED_LOGIT, ActionHead, Explorer
 from distributed_maddpg.acting.policy import NumpyPolicy
 from distributed_maddpg.config import AlgorithmConfig, ExplorationConfig
-from distributed_maddpg.types import EnvSpec, FloatArray
+from distributed_maddpg.types import EnvSpec, FloatArray, Roster
 
 EnvActions = tuple[npt.NDArray[np.generic], ...]
 """N arrays: [E, A_i] float32 in [0, 1] for continuous agents, [E] int64 for discrete ones."""
@@ -49,20 +49,28 @@ class JointPolicy:
             logits = self._policy.logits(obs)
         return bool(np.isfinite(np.where(self._head.is_own_column, logits, 0)).all())
 
-    def act(self, obs: tuple[FloatArray, ...]) -> EnvActions:
-        """Return greedy actions for observations `[E, O_i]`."""
-        return self._head.to_critic_and_env(self._head.relaxed(self._policy.logits(obs)))[1]
+    def act(self, obs: tuple[FloatArray, ...], roster: Roster | None = None) -> EnvActions:
+        """Return greedy actions for observations `[E, O_i]`, of those that `roster` allows."""
+        return self._head.to_critic_and_env(self._head.relaxed(self._logits(obs, roster)), roster)[1]
 
-    def explore(self, obs: tuple[FloatArray, ...], env_steps: int) -> tuple[FloatArray, EnvActions]:
+    def explore(
+        self, obs: tuple[FloatArray, ...], env_steps: int, roster: Roster | None = None
+    ) -> tuple[FloatArray, EnvActions]:
         """Return noisy actions: as the critic sees them `[N, E, A]`, and for the environment.
 
         Args:
             obs: [E, O_i] per agent.
             env_steps: environment steps of the whole run so far, for the noise schedule.
+            roster: who acts, and what is allowed; None: everybody, and everything.
         """
         if self._explorer is None:
             raise ValueError("call add_exploration() before explore()")
-        return self._head.to_critic_and_env(self._explorer.actions(self._policy.logits(obs), env_steps))
+        actions = self._explorer.actions(self._logits(obs, roster), env_steps)
+        return self._head.to_critic_and_env(actions, roster)
+
+    def _logits(self, obs: tuple[FloatArray, ...], roster: Roster | None) -> FloatArray:
+        logits = self._policy.logits(obs)
+        return logits if roster is None else np.where(roster.allowed, logits, MASKED_LOGIT)
 
     def reset_noise(self, ended: npt.NDArray[np.bool_]) -> None:
         """Reset the noise of the copies `[E]` whose episode ended."""

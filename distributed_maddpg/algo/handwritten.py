@@ -18,7 +18,7 @@ from torch import Tensor
 from distributed_maddpg.algo.adam import Adam
 from distributed_maddpg.algo.information import CommonCandidates
 from distributed_maddpg.algo.losses import actor_loss, critic_loss, information_loss, td_target
-from distributed_maddpg.algo.maddpg import MADDPGUpdate
+from distributed_maddpg.algo.maddpg import MADDPGUpdate, only_allowed
 from distributed_maddpg.algo.networks import CriticNetwork, Layers, StackedNetworks, repeat_runs
 from distributed_maddpg.config import AlgorithmConfig, Precision
 from distributed_maddpg.types import EnvSpec
@@ -197,20 +197,20 @@ class HandwrittenUpdate(MADDPGUpdate):
             q = target_critic.own_values(critics.forward(target_critic.masked_layers(), next_joint))
             values.append(q.clone() if self._twin_critics.any else q)  # the next pass overwrites q
         target = td_target(columns.rewards(batch), columns.discounts(batch), self._min_q(values))
-        joint = self.critic.repeat(batch[..., columns.critic_input])
+        target = columns.if_present(batch, target)
         first, *_ = [
-            self._update_one_critic(critic, optimiser, joint, target)
+            self._update_one_critic(critic, optimiser, batch, target)
             for critic, _, optimiser in self._critics
         ]
         return first
 
     def _update_one_critic(
-        self, critic: CriticNetwork, optimiser: Adam, joint: Tensor, target: Tensor
+        self, critic: CriticNetwork, optimiser: Adam, batch: Tensor, target: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Step critics on inputs `[S * V, B, J]` towards agents' targets `[M, B]`; see `_update_critics`."""
-        critics = self._workspace.critics
-        layers = critic.masked_layers()
-        q = critic.own_values(critics.forward(layers, joint))
+        """Step critics on batches `[S, B, width]` towards agents' targets `[M, B]`; see `_update_critics`."""
+        critics, columns = self._workspace.critics, self._columns
+        layers, joint = critic.masked_layers(), critic.repeat(batch[..., columns.critic_input])
+        q = columns.if_present(batch, critic.own_values(critics.forward(layers, joint)))
         loss, q_mean = critic_loss(q, target), q.mean(dim=1)
         grad_q = (q - target).mul_(2.0 / self._batch_size)
         if critic.is_shared:
@@ -229,7 +229,7 @@ class HandwrittenUpdate(MADDPGUpdate):
             obs = torch.cat((obs, self._counterfactuals(obs[:, :rows])), dim=1)
         all_logits = memory.policies.forward(self.policy.detached_layers, obs)  # [M, A, B + R]
         logits = all_logits[:, :, : self._batch_size]
-        relaxed = self._relaxed(logits)
+        relaxed = self._relaxed(only_allowed(logits, columns.allowed(batch)))
         actions = self._straight_through(relaxed, config.straight_through)
         joint = self._joint_with_other_actions(batch, actions)
         change = columns.with_zero_padding(actions - columns.padded_actions(joint))
@@ -244,11 +244,11 @@ class HandwrittenUpdate(MADDPGUpdate):
         elif self.critic.is_shared:
             memory.values.copy_first_layer(first)
         layers = [layers[0], *self.critic.layers_per_agent(layers[1:])]
-        q = memory.values.forward_rest(layers).squeeze(1)  # [M, C * B]
-        regularised = logits if config.regulariser == "logits" else actions
+        q = columns.if_acting(batch, memory.values.forward_rest(layers).squeeze(1))  # [M, C * B]
+        regularised = columns.if_acting(batch, logits if config.regulariser == "logits" else actions)
         loss = actor_loss(q, regularised, columns.valid, config.regulariser_weight)
 
-        grad_first = memory.values.backward(layers, memory.grad_q)
+        grad_first = memory.values.backward(layers, columns.if_acting(batch, memory.grad_q))
         if self._candidates is not None:
             grad_first = torch.stack(grad_first.chunk(self._candidates.count, dim=1)).sum(dim=0)
         grad_actions = columns.with_zero_padding(torch.bmm(own, grad_first.mT).to(actions.dtype))
@@ -260,9 +260,11 @@ class HandwrittenUpdate(MADDPGUpdate):
             grad_logits += grad_regularised
         information: tuple[Tensor, ...] = ()
         if rows:
-            measured, grad_told, grad_other = self._information_gradients(all_logits, rows)
-            grad_logits[:, :, :rows] += grad_told
-            grad_logits, information = torch.cat((grad_logits, grad_other), dim=2), (measured,)
+            told_rows = batch[:, :rows]
+            measured, grad_logits = self._with_information(
+                told_rows, all_logits, grad_logits, columns.allowed(told_rows)
+            )
+            information = (measured,)
         grad = memory.policies.backward(self.policy.detached_layers, grad_logits, self.policy.grad_layers)
         _layer_gradient(obs, grad, self.policy.grad_layers[0])
         return loss, self._apply_gradient(self.policy, self.policy_optimiser), *information
@@ -278,21 +280,25 @@ class HandwrittenUpdate(MADDPGUpdate):
         changes = repeat_runs(candidates.changes(joint), len(weight) // len(joint))
         return changes, weight * self._with_private_part.mask
 
-    def _information_gradients(self, logits: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the information loss `[M]` and its gradients, weighted, for R = `rows` pairs of logits.
+    def _with_information(
+        self, batch: Tensor, logits: Tensor, grad_logits: Tensor, allowed: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the information loss `[M]`, and the gradient of all logits with its own added.
 
         Args:
+            batch: [S, R, width] the rows that information regularisation uses.
             logits: [M, A, B + R]; the last R rows are for changed observations of the first R.
-            rows: R.
-
-        Returns:
-            (loss [M], gradient of the first R rows, of the last R rows, both [M, A, R]).
+            grad_logits: [M, A, B] gradient of the actor loss.
+            allowed: [M, A, R] action masks.
         """
-        actions = self._noiseless(torch.cat((logits[:, :, :rows], logits[:, :, -rows:]), dim=2))
-        told = self._told(actions[:, :, :rows], actions[:, :, rows:])
+        rows = batch.shape[1]
+        pair = [only_allowed(own, allowed) for own in (logits[:, :, :rows], logits[:, :, -rows:])]
+        actions = self._noiseless(torch.cat(pair, dim=2))
+        told = self._told(batch, actions[:, :, :rows], actions[:, :, rows:])
         grad = told * (2.0 * self._config.information_weight / rows)
         grads = self._relaxed_gradient(actions, torch.cat((grad, -grad), dim=2))
-        return information_loss(told), grads[:, :, :rows], grads[:, :, rows:]
+        grad_logits[:, :, :rows] += grads[:, :, :rows]
+        return information_loss(told), torch.cat((grad_logits, grads[:, :, rows:]), dim=2)
 
     def _relaxed_gradient(self, relaxed: Tensor, grad: Tensor) -> Tensor:
         """Return the gradient `[M, A, B]` of the logits, given that of the actions `relaxed`."""

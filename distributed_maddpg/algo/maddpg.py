@@ -104,11 +104,41 @@ class _BatchColumns:
 
     def rewards(self, batch: Tensor) -> Tensor:
         """Return `[M, B]`."""
-        return batch[..., self._layout.rewards].transpose(1, 2).flatten(0, 1)
+        return _per_agent(batch, self._layout.rewards)
 
     def discounts(self, batch: Tensor) -> Tensor:
         """Return `[M, B]`."""
-        return batch[..., self._layout.discounts].transpose(1, 2).flatten(0, 1)
+        return _per_agent(batch, self._layout.discounts)
+
+    def if_present(self, batch: Tensor, values: Tensor) -> Tensor:
+        """Return values `[M, B]` with zeros in the rows in which an agent is absent."""
+        return values * _per_agent(batch, self._layout.present) if self._layout.varying else values
+
+    def if_acting(self, batch: Tensor, values: Tensor) -> Tensor:
+        """Return values `[M, ..., C * B]` with zeros in the rows in which an agent does not act."""
+        if not self._layout.varying:
+            return values
+        acting = _per_agent(batch, self._layout.acting)
+        acting = acting.repeat(1, values.shape[-1] // acting.shape[1])
+        return values * (acting if values.ndim == 2 else acting[:, None])
+
+    def allowed(self, batch: Tensor, after: bool = False) -> Tensor | None:
+        """Return which actions `[M, A, B]` are allowed now, or after the step; None without action masks."""
+        if not any(self._layout.masked):
+            return None
+        agents, width = len(self._layout.masked), self.valid.shape[1]
+        allowed = torch.ones(len(batch), agents, width, batch.shape[1], dtype=torch.bool, device=batch.device)
+        for agent, own in enumerate(self._layout.next_allowed if after else self._layout.allowed):
+            allowed[:, agent, : own.stop - own.start] = batch[..., own].mT > 0.5
+        return allowed.flatten(0, 1)
+
+    def taken_next(self, batch: Tensor, actions: Tensor, allowed: Tensor | None) -> Tensor:
+        """Return next actions `[M, A, B]` without those that are not allowed, or of agents not acting."""
+        if allowed is not None:
+            actions = actions * allowed
+        if self._layout.varying:
+            actions = actions * _per_agent(batch, self._layout.next_acting)[:, None]
+        return actions
 
     def with_actions(self, obs: Tensor, actions: Tensor) -> Tensor:
         """Return the critics' input `[S, B, J]` from observations `[S, B, ...]` and actions `[M, A, B]`."""
@@ -123,6 +153,16 @@ class _BatchColumns:
     def with_masked_padding(self, values: Tensor) -> Tensor:
         """Return values `[M, A, B]` with -1e9 in the padding, so that argmax and softmax ignore it."""
         return values if self._full else values.masked_fill(self.valid == 0, _MASKED_LOGIT)
+
+
+def _per_agent(batch: Tensor, columns: slice) -> Tensor:
+    """Return the N columns of batches `[S, B, width]` as `[M, B]`."""
+    return batch[..., columns].transpose(1, 2).flatten(0, 1)
+
+
+def only_allowed(logits: Tensor, allowed: Tensor | None) -> Tensor:
+    """Return logits `[M, A, B]` with -1e9 for actions that are not allowed."""
+    return logits if allowed is None else logits.masked_fill(~allowed, _MASKED_LOGIT)
 
 
 def _padded(rows: Tensor, columns: tuple[slice, ...], dim: int) -> Tensor:
@@ -301,9 +341,9 @@ class MADDPGUpdate:
             next_joint = self._next_joint(batch, logits)
             next_q = self._min_q([target(next_joint) for _, target, _ in self._critics])
         target = td_target(columns.rewards(batch), columns.discounts(batch), next_q)
-        found = []
+        target, found = columns.if_present(batch, target), []
         for critic, _, optimiser in self._critics:
-            q = critic(batch[..., columns.critic_input])
+            q = columns.if_present(batch, critic(batch[..., columns.critic_input]))
             loss = critic_loss(q, target)
             norm = self._backward_and_apply(critic, optimiser, loss * critic.shares)
             found.append((loss.detach(), q.detach().mean(dim=1), critic.per_agent(norm)))
@@ -319,12 +359,12 @@ class MADDPGUpdate:
         """Step the policies; return losses, gradient norms and, if measured, information, each `[M]`."""
         columns, config = self._columns, self._config
         logits = self.policy(columns.padded_obs(batch)).transpose(1, 2)  # [M, A, B]
-        relaxed = self._relaxed(logits)
+        relaxed = self._relaxed(only_allowed(logits, columns.allowed(batch)))
         actions = self._straight_through(relaxed, config.straight_through)
         joint = self._joint_with_other_actions(batch, actions.detach())
         change = columns.with_zero_padding(actions - columns.padded_actions(joint))
-        q = self._values(joint, change)
-        regularised = logits if config.regulariser == "logits" else actions
+        q = columns.if_acting(batch, self._values(joint, change))
+        regularised = columns.if_acting(batch, logits if config.regulariser == "logits" else actions)
         loss = actor_loss(q, regularised, columns.valid, config.regulariser_weight)
         if not self._counterfactuals:
             return loss.detach(), self._backward_and_apply(self.policy, self.policy_optimiser, loss)
@@ -344,14 +384,15 @@ class MADDPGUpdate:
     def _information(self, batch: Tensor, logits: Tensor) -> Tensor:
         """Return the information loss `[M]` in the first rows, whose logits are `[M, A, B]`."""
         rows = self._information_rows(batch.shape[1])
-        obs = self._counterfactuals(self._columns.padded_obs(batch[:, :rows]))
-        counterfactual = self.policy(obs).transpose(1, 2)
-        actions = (self._noiseless(each) for each in (logits[:, :, :rows], counterfactual))
-        return information_loss(self._told(*actions))
+        batch, allowed = batch[:, :rows], self._columns.allowed(batch[:, :rows])
+        counterfactual = self.policy(self._counterfactuals(self._columns.padded_obs(batch))).transpose(1, 2)
+        pair = (only_allowed(each, allowed) for each in (logits[:, :, :rows], counterfactual))
+        return information_loss(self._told(batch, *map(self._noiseless, pair)))
 
-    def _told(self, actions: Tensor, counterfactual: Tensor) -> Tensor:
+    def _told(self, batch: Tensor, actions: Tensor, counterfactual: Tensor) -> Tensor:
         """Return the difference of actions `[M, A, R]`; zero in padding and where nothing is private."""
         told = self._columns.with_zero_padding(actions - counterfactual)
+        told = self._columns.if_acting(batch, told)
         return told if self._with_private_part.all else told * self._with_private_part.mask
 
     def _information_rows(self, batch_size: int) -> int:
@@ -360,14 +401,18 @@ class MADDPGUpdate:
 
     def _next_joint(self, batch: Tensor, logits: Tensor) -> Tensor:
         """Return the target critics' input `[S, B, J]`: next observations, actions for logits `[M, A, B]`."""
-        actions = self._with_random_actions(self._smooth(self._straight_through(self._relaxed(logits), True)))
-        return self._columns.with_actions(batch[..., self._columns.next_obs], actions)
+        columns, allowed = self._columns, self._columns.allowed(batch, after=True)
+        relaxed = self._relaxed(only_allowed(logits, allowed))
+        actions = self._with_random_actions(self._smooth(self._straight_through(relaxed, True)), allowed)
+        return columns.with_actions(batch[..., columns.next_obs], columns.taken_next(batch, actions, allowed))
 
     def _joint_with_other_actions(self, batch: Tensor, actions: Tensor) -> Tensor:
         """Return the critics' input `[S, B, J]` before each critic's own action is replaced."""
         if self._config.other_actions == "replay":
             return batch[..., self._columns.critic_input]
-        return self._columns.with_actions(batch[..., self._columns.obs], self._with_random_actions(actions))
+        actions = self._with_random_actions(actions, self._columns.allowed(batch))
+        actions = self._columns.if_acting(batch, actions)
+        return self._columns.with_actions(batch[..., self._columns.obs], actions)
 
     def _relaxed(self, logits: Tensor) -> Tensor:
         """Return actions `[M, A, B]` for logits, by head: sigmoid, or Gumbel-softmax with new noise."""
@@ -409,13 +454,13 @@ class MADDPGUpdate:
         noise = smoothing_noise(self._random(Tensor.normal_, actions), self._config.target_noise)
         return torch.where(self._smoothed_agents.mask, (actions + noise).clamp_(0.0, 1.0), actions)
 
-    def _with_random_actions(self, actions: Tensor) -> Tensor:
+    def _with_random_actions(self, actions: Tensor, allowed: Tensor | None) -> Tensor:
         """Replace actions `[M, A, B]` in random batch rows (last axis) by uniform ones (the notebook)."""
         probability = self._config.random_action_rows
         if probability == 0.0:
             return actions
         chosen = self._random(Tensor.uniform_, actions[:, :1]) < probability
-        uniform = self._random(Tensor.uniform_, actions)
+        uniform = only_allowed(self._random(Tensor.uniform_, actions), allowed)
         if self._discrete_agents.any:
             uniform = torch.where(
                 self._discrete_agents.mask, one_hot_like(self._columns.with_masked_padding(uniform)), uniform

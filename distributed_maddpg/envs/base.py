@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.errors import did_you_mean
-from distributed_maddpg.types import ActionType, EnvSpec, FloatArray, checked_array
+from distributed_maddpg.types import ActionType, EnvSpec, FloatArray, Roster, checked_array
 
 Observations = tuple[FloatArray, ...]
 """N arrays [E, O_i] float32."""
@@ -116,6 +116,17 @@ class VectorEnv(Protocol):
             `final_distances`. An environment without measures need not have this function.
         """
         return np.zeros((self.num_envs, 0))
+
+    def roster(self) -> Roster | None:
+        """Return who takes part in the next step; None if all agents always do, without action masks."""
+        return None
+
+    def final_roster(self) -> Roster | None:
+        """Return who would have acted on `final_obs` of the latest step; None as for `roster`.
+
+        An agent that terminated would not, one that was truncated would.
+        """
+        return None
 
     def close(self) -> None:
         """Release the resources of all copies."""

@@ -1,7 +1,7 @@
 """Any PettingZoo or Gymnasium environment as a vector environment, stepped copy by copy.
 
-An AEC environment whose agents act at once is converted to a parallel one, and a Gymnasium environment has
-one agent, agent_0.
+An AEC environment whose agents act at once is converted to a parallel one. If its agents take turns, each
+step is a move, in which the others do not act. A Gymnasium environment has one agent, agent_0.
 
 Every episode starts with `reset(seed=...)` and a seed from the copy's own random stream. So an environment
 with unknown internals can be saved without pickle: as the episode's seed and the actions since its start.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -35,17 +35,24 @@ from distributed_maddpg.envs.base import (
     count_error,
 )
 from distributed_maddpg.envs.gymnasium import SingleAgentEnv
+from distributed_maddpg.envs.masks import (
+    MaskedObservationCodec,
+    find_mask,
+    has_mask,
+    unmasked_observation_codec,
+)
+from distributed_maddpg.envs.roster import RosterLog
 from distributed_maddpg.envs.spaces import (
     ActionCodec,
     ObservationCodec,
     action_codec,
     as_array,
-    observation_codec,
     warn_of_unbounded,
 )
+from distributed_maddpg.envs.turns import TurnBasedEnv
 from distributed_maddpg.errors import BadInput, EnvironmentFailed, NotReproducible, reason
 from distributed_maddpg.seeding import pack_generator
-from distributed_maddpg.types import EnvSpec, FloatArray, checked_array
+from distributed_maddpg.types import EnvSpec, FloatArray, Roster, checked_array
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame prints to stdout, which carries JSON
 
@@ -58,9 +65,12 @@ _RESET_REMEDY = "its reset needs a seed: def reset(self, seed=None, options=None
 _NO_SEED = re.compile(r"reset\(\) got an unexpected keyword argument '(seed|options)'")
 _RESERVED_NAMES = ("env_steps", "updates", "episodes")  # other columns of returns.csv
 
+# Observations, rewards, of each agent that was present whether it terminated and was truncated, and infos.
+_Step = tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, tuple[bool, bool]], Mapping[str, Any]]
+
 
 class PettingZooVectorEnv(VectorEnv):
-    """E copies of an environment whose agents start and end their episodes together.
+    """E copies of an environment, whose agents may come and leave during an episode.
 
     Args:
         factory: creates one copy.
@@ -87,7 +97,11 @@ class PettingZooVectorEnv(VectorEnv):
             tuple(codec.size for codec in self._obs_codecs),
             tuple(codec.size for codec in self._action_codecs),
             tuple(codec.kind for codec in self._action_codecs),
+            varying=len(agents) > 1,  # nobody says in advance whether all stay to the end
+            masked=self._masked(agents, factory),
         )
+        masked = self.spec.masked or (False,) * len(agents)
+        self._rosters = RosterLog(env_id, agents, self.action_sizes, masked, num_envs)
         self._streams = [streams.stream(seed, copy) for copy in range(num_envs)]
         self._episode_seed = np.zeros(num_envs, np.int64)
         self._episode_step = np.zeros(num_envs, np.int64)
@@ -98,21 +112,16 @@ class PettingZooVectorEnv(VectorEnv):
         self._started = False
 
     def _as_parallel(self, env: Any) -> Any:
-        """Return one copy with the parallel API; BadInput for an environment whose agents take turns."""
+        """Return one copy with the parallel API."""
         if isinstance(env, AECEnv):
-            if not (getattr(env, "metadata", None) or {}).get("is_parallelizable"):
-                remedy = (
-                    "its agents take turns (AEC), and turn-based environments are not supported yet; "
-                    "if all act at once, set metadata['is_parallelizable'] = True"
-                )
-                raise BadInput("env.id", self._id, remedy)
-            return aec_to_parallel(env)
+            at_once = (getattr(env, "metadata", None) or {}).get("is_parallelizable")
+            return aec_to_parallel(env) if at_once else TurnBasedEnv(env)
         single = isinstance(env, gymnasium.Env) and not hasattr(env, "possible_agents")
         return SingleAgentEnv(env) if single else env
 
     def _agents_and_codecs(
         self, env: Any
-    ) -> tuple[tuple[str, ...], list[ActionCodec], list[ObservationCodec]]:
+    ) -> tuple[tuple[str, ...], list[ActionCodec], list[ObservationCodec | MaskedObservationCodec]]:
         """Return names of one copy's agents and what converts their actions and observations."""
         given = getattr(env, "possible_agents", ())
         agents = () if isinstance(given, str) else tuple(given)
@@ -126,16 +135,39 @@ class PettingZooVectorEnv(VectorEnv):
         return (
             agents,
             [action_codec(self._id, agent, env.action_space(agent)) for agent in agents],
-            [observation_codec(self._id, agent, env.observation_space(agent)) for agent in agents],
+            [unmasked_observation_codec(self._id, agent, env.observation_space(agent)) for agent in agents],
         )
+
+    def _masked(self, agents: tuple[str, ...], factory: Callable[[], Any]) -> tuple[bool, ...]:
+        """Return which agents have action masks; empty if none has."""
+        kinds = [codec.kind for codec in self._action_codecs]
+        found = [has_mask(self.envs[0].observation_space(agent)) for agent in agents]
+        if not any(found) and "discrete" in kinds:
+            infos = self._first_infos(factory)
+            found = [find_mask(None, infos.get(agent)) is not None for agent in agents]
+            if any(found):  # agents that come later may have masks, too
+                found = [own or agent not in infos for own, agent in zip(found, agents, strict=True)]
+        masked = tuple(kind == "discrete" and own for kind, own in zip(kinds, found, strict=True))
+        return masked if any(masked) else ()
+
+    def _first_infos(self, factory: Callable[[], Any]) -> Mapping[str, Any]:
+        """Return the infos of an episode's start, of a copy that is closed again."""
+        try:
+            env = self._as_parallel(factory())
+            infos = env.reset(seed=0)[1]
+            env.close()
+        except Exception:  # noqa: BLE001 - fails again, and is reported, when an episode is to start
+            return {}
+        return _infos(infos)
 
     def reset(self, seed: int | None = None) -> Observations:
         """Start a new episode in every copy; with `seed`, re-seed all random streams first."""
         if seed is not None:
             self._seed_streams(seed)
         obs = self._empty_obs()
+        self._rosters.begin_step()
         for e in range(self.num_envs):
-            self._write_observations(self._reset_copy(e), obs, e)
+            self._start_episode(e, obs)
         self._started = True
         return obs
 
@@ -143,14 +175,15 @@ class PettingZooVectorEnv(VectorEnv):
         """Step every copy once; copies in which all agents ended are reset at once.
 
         Args:
-            actions: per agent [E, A_i] floats (clipped to [0, 1], then scaled to the space) or [E] integers.
+            actions: per agent [E, A_i] floats (clipped to [0, 1], then scaled to the space) or [E] integers;
+                those of agents that do not act are ignored.
 
         Returns:
-            See `StepResult`.
+            See `StepResult`. Flags of `terminated` stay set until the episode is over for all agents.
 
         Raises:
             ValueError: for an invalid action; the environment is unchanged.
-            BadInput: if the agents do not start and end together.
+            BadInput: if an environment does not keep to PettingZoo's parallel API.
             EnvironmentFailed: if a copy raises anything; names the copy and the step of its episode.
         """
         if not self._started:
@@ -161,22 +194,21 @@ class PettingZooVectorEnv(VectorEnv):
             codec.checked(array, self.num_envs)
             for codec, array in zip(self._action_codecs, actions, strict=True)
         ]
-        shape = (self.num_envs, len(self.agents))
-        rewards, terminated = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
-        truncated, final_obs = np.zeros(self.num_envs, np.bool_), self._empty_obs()
-        ended = []
+        rewards, final_obs = np.zeros((self.num_envs, len(self.agents)), np.float32), self._empty_obs()
+        over, rosters = np.zeros(self.num_envs, np.bool_), self._rosters
+        rosters.begin_step()
         for e in range(self.num_envs):
-            observations, reward, *ends = self._step_copy(e, [array[e] for array in taken])
+            observations, reward, ends, infos = self._step_copy(e, [array[e] for array in taken])
             with np.errstate(over="ignore"):  # the worker drops values beyond float32's range
-                rewards[e] = [self._number(reward[agent], agent) for agent in self.agents]
-            self._write_observations(observations, final_obs, e)
-            terminated[e], cut = self._checked_ends(ends[0], ends[1], e)
-            truncated[e] = any(cut)
-            if truncated[e] or terminated[e].all():
-                ended.append(e)
-        return StepResult(
-            self._reset_ended_copies(ended, final_obs), rewards, terminated, truncated, final_obs
-        )
+                rewards[e] = [self._number(reward.get(agent, 0.0), agent) for agent in self.agents]
+            over[e] = rosters.step(e, ends, self.envs[e].agents, self._on_turn(e))
+            self._write_observations(observations, final_obs, e, rosters.is_observed(e, ends, bool(over[e])))
+            rosters.set_allowed(e, observations, infos)
+        terminated = rosters.terminated.copy()
+        truncated = over & ~terminated.all(axis=1)
+        still = self._without_absent(final_obs, over)
+        obs = self._reset_ended_copies(np.flatnonzero(over).tolist(), still)
+        return StepResult(obs, rewards, terminated, truncated, final_obs)
 
     def get_state(self) -> State:
         """Return generators, episode seeds and the actions of the running episodes.
@@ -216,8 +248,9 @@ class PettingZooVectorEnv(VectorEnv):
         replayed = self._checked_history(state, int(steps.max()))
         self._streams = [streams.unpack(row) for row in packed]
         self._started = True
+        self._rosters.begin_step()
         for e in range(self.num_envs):
-            self._reset_copy_with_seed(e, int(seeds[e]))
+            self._rosters.set_first_allowed(e, *self._reset_copy_with_seed(e, int(seeds[e])))
             for t in range(int(steps[e])):
                 ended = self._replay_step(e, [array[e, t] for array in replayed])
                 if ended:
@@ -228,11 +261,21 @@ class PettingZooVectorEnv(VectorEnv):
     def _replay_step(self, e: int, actions: list[Any]) -> bool:
         """Step one copy with a saved action; return whether its episode ended."""
         try:
-            _, _, terminations, truncations, _ = self._step_copy(e, actions)
+            observations, _, ends, infos = self._step_copy(e, actions)
+            over = self._rosters.step(e, ends, self.envs[e].agents, self._on_turn(e))
+            self._rosters.set_allowed(e, observations, infos)
         except Exception as error:  # an environment may raise anything for a damaged state
             cause = reason(error)
             raise ValueError(f"copy {e} raised while its saved actions were replayed ({cause})") from error
-        return any(np.any(flag) for flag in (*terminations.values(), *truncations.values()))
+        return over
+
+    def roster(self) -> Roster | None:
+        """Return who takes part in the next step; None for one agent without action masks."""
+        return self._rosters.now if self.spec.varying or self.spec.masked else None
+
+    def final_roster(self) -> Roster | None:
+        """Return who would have acted on the last observations of the latest step, see `VectorEnv`."""
+        return self._rosters.final if self.spec.varying or self.spec.masked else None
 
     def final_distances(self) -> FloatArray | None:
         """Return None: landmarks of a PettingZoo environment are unknown."""
@@ -246,13 +289,19 @@ class PettingZooVectorEnv(VectorEnv):
     def _seed_streams(self, seed: int) -> None:
         self._streams = [streams.stream(seed, copy) for copy in range(self.num_envs)]
 
-    def _reset_copy(self, e: int) -> dict[str, Any]:
-        """Start the next episode of one copy; return its first observations."""
+    def _start_episode(self, e: int, obs: Observations) -> None:
+        """Start the next episode of one copy, and write its first observations."""
+        first, infos = self._reset_copy(e)
+        self._write_observations(first, obs, e, self._rosters.now.present[e].tolist())
+        self._rosters.set_first_allowed(e, first, infos)
+
+    def _reset_copy(self, e: int) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Reset one copy; return its first observations and infos."""
         return self._reset_copy_with_seed(e, int(self._streams[e].integers(_INT31_LIMIT)))
 
-    def _reset_copy_with_seed(self, e: int, episode_seed: int) -> dict[str, Any]:
+    def _reset_copy_with_seed(self, e: int, episode_seed: int) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         self._episode_seed[e], self._episode_step[e] = episode_seed, 0
-        return self._check_all_agents_present(self._reset_with_seed(e, episode_seed), e)
+        return self._begin_episode(self._reset_with_seed(e, episode_seed), e)
 
     def _reset_with_seed(self, e: int, episode_seed: int) -> Any:
         """Return what an environment's reset returns; BadInput if it takes no seed."""
@@ -268,18 +317,17 @@ class PettingZooVectorEnv(VectorEnv):
                 raise BadInput("env.id", self._id, _RESET_REMEDY) from error
             raise EnvironmentFailed.at(error, e, 0) from error
 
-    def _check_all_agents_present(self, reset_result: Any, e: int) -> dict[str, Any]:
-        """Return the first observations; BadInput unless the episode starts with all agents."""
-        observations = dict(self._by_agent(self._parts(reset_result, "reset", _RESET)[0], "reset", _RESET))
+    def _begin_episode(self, reset_result: Any, e: int) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Note who starts an episode; return the first observations and the infos."""
+        observations, infos = self._parts(reset_result, "reset", _RESET)
         self._steps_begun[e] = 0
-        present = set(self.envs[e].agents)
-        if present != set(self.agents):
-            odd = ", ".join(sorted(present ^ set(self.agents)))
-            raise BadInput("env.id", self._id, f"an episode started with missing or extra agents: {odd}")
-        for agent in self.agents:
-            if agent not in observations:
-                raise BadInput("env.id", self._id, f"its reset returned no observation of {agent}")
-        return observations
+        self._rosters.reset(e, self.envs[e].agents, self._on_turn(e))
+        return self._by_agent(observations, "reset", _RESET), _infos(infos)
+
+    def _on_turn(self, e: int) -> Collection[str] | None:
+        """Return who acts next in one copy; None for all."""
+        env = self.envs[e]
+        return env.agents_on_turn if isinstance(env, TurnBasedEnv) else None
 
     def _parts(self, result: Any, call: str, names: tuple[str, ...]) -> Sequence[Any]:
         """Return what a call returned; BadInput unless it is what the parallel API prescribes."""
@@ -307,26 +355,30 @@ class PettingZooVectorEnv(VectorEnv):
             raise BadInput("env.id", self._id, remedy)
         return bool(value.item())
 
-    def _step_copy(self, e: int, actions: list[Any]) -> Sequence[Any]:
-        """Record the actions and step one copy."""
+    def _step_copy(self, e: int, actions: list[Any]) -> _Step:
+        """Record the actions and step one copy; return what `_Step` says."""
         self._record_actions(e, actions)
         self._steps_begun[e] += 1
-        decoded = zip(self.agents, self._action_codecs, actions, strict=True)
-        taken = {agent: codec.decode(a) for agent, codec, a in decoded}
+        decoded = zip(self.agents, self._action_codecs, actions, self._rosters.now.acting[e], strict=True)
+        taken = {agent: codec.decode(a) for agent, codec, a, acts in decoded if acts}
         try:
             returned = self.envs[e].step(taken)
         except BadInput:
             raise
         except Exception as error:  # as for a reset
             raise EnvironmentFailed.at(error, e, self._steps_begun[e]) from error
-        result = self._parts(returned, "step", _STEP)
-        for part in result[:4]:
-            values = part if type(part) is dict else self._by_agent(part, "step", _STEP)
-            missing = [agent for agent in self.agents if agent not in values]
-            if missing:
-                remedy = f"{missing[0]} left its episode early; agents must start and end together"
-                raise BadInput("env.id", self._id, remedy)
-        return result
+        *parts, infos = self._parts(returned, "step", _STEP)
+        observations, rewards, terminations, truncations = (
+            part if type(part) is dict else self._by_agent(part, "step", _STEP) for part in parts
+        )
+        ends = {}
+        for agent, present in zip(self.agents, self._rosters.now.present[e].tolist(), strict=True):
+            if present:
+                for name, part in zip(_STEP[1:4], (rewards, terminations, truncations), strict=True):
+                    if agent not in part:
+                        raise BadInput("env.id", self._id, f"its step returned no {name} of {agent}")
+                ends[agent] = self._flag(terminations[agent], agent), self._flag(truncations[agent], agent)
+        return observations, rewards, ends, _infos(infos)
 
     def _by_agent(self, part: Any, call: str, names: tuple[str, ...]) -> Mapping[str, Any]:
         """Return a part of what a call returned; BadInput unless it is a dict."""
@@ -345,31 +397,24 @@ class PettingZooVectorEnv(VectorEnv):
             history[e, t] = action
         self._episode_step[e] = t + 1
 
-    def _checked_ends(
-        self, terminations: Mapping[str, Any], truncations: Mapping[str, Any], e: int
-    ) -> tuple[Any, Any]:
-        """Return terminations and truncations, N flags each; BadInput if only some agents ended."""
-        terminated = [self._flag(terminations[agent], agent) for agent in self.agents]
-        truncated = [self._flag(truncations[agent], agent) for agent in self.agents]
-        ended = [a or b for a, b in zip(terminated, truncated, strict=True)]
-        if any(ended) and not all(ended):
-            early = self.agents[ended.index(True)]
-            remedy = f"{early} ended its episode before the others; agents must start and end together"
-            raise BadInput("env.id", self._id, remedy)
-        if not any(ended) and set(self.envs[e].agents) != set(self.agents):
-            raise BadInput(
-                "env.id", self._id, "agents joined or left during an episode; they must stay the same"
-            )
-        return terminated, truncated
-
     def _reset_ended_copies(self, ended: list[int], final_obs: Observations) -> Observations:
         """Reset the copies whose episode ended; return the current observations of all copies."""
         if not ended:
             return final_obs
         obs = tuple(array.copy() for array in final_obs)
         for e in ended:
-            self._write_observations(self._reset_copy(e), obs, e)
+            self._start_episode(e, obs)
         return obs
+
+    def _without_absent(self, final_obs: Observations, over: npt.NDArray[np.bool_]) -> Observations:
+        """Return observations in which those of agents that were truncated before the others are zeros."""
+        rosters = self._rosters
+        gone = rosters.final.present & ~rosters.now.present & ~over[:, None]
+        if not gone.any():
+            return final_obs
+        return tuple(
+            np.where(own[:, None], np.float32(0), o) for own, o in zip(gone.T, final_obs, strict=True)
+        )
 
     def _checked_history(self, state: Mapping[str, npt.NDArray[Any]], length: int) -> list[npt.NDArray[Any]]:
         """Return the saved actions of each agent after checking shape, type and values."""
@@ -386,10 +431,25 @@ class PettingZooVectorEnv(VectorEnv):
     def _empty_obs(self) -> Observations:
         return tuple(np.empty((self.num_envs, codec.size), np.float32) for codec in self._obs_codecs)
 
-    def _write_observations(self, observations: Mapping[str, Any], obs: Observations, e: int) -> None:
+    def _write_observations(
+        self, observations: Mapping[str, Any], obs: Observations, e: int, observed: list[bool]
+    ) -> None:
+        """Write one copy's observations of some agents, and zeros for the others."""
+        each = zip(self.agents, self._obs_codecs, obs, observed, strict=True)
         with np.errstate(over="ignore"):  # as for rewards
-            for agent, codec, array in zip(self.agents, self._obs_codecs, obs, strict=True):
-                codec.encode(observations[agent], array[e])
+            for agent, codec, array, own in each:
+                if not own:
+                    array[e] = 0.0
+                elif agent in observations:
+                    codec.encode(observations[agent], array[e])
+                else:
+                    call = "step" if self._steps_begun[e] else "reset"
+                    raise BadInput("env.id", self._id, f"its {call} returned no observation of {agent}")
+
+
+def _infos(infos: Any) -> Mapping[str, Any]:
+    """Return infos, or none where an environment returned something else."""
+    return infos if isinstance(infos, Mapping) else {}
 
 
 def _takes_seed(reset: Callable[..., Any]) -> bool:

@@ -128,7 +128,7 @@ def greedy_policy(config: MADDPGConfig, env: VectorEnv, parameters: FloatArray) 
     """Return the function that acts greedily with policy parameters `[N, P]` of a run."""
     policies = JointPolicy(config.algorithm, env.spec, env.num_envs)
     policies.set_parameters(parameters)
-    return policies.act
+    return lambda obs: policies.act(obs, env.roster())
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def evaluate_matchup(
         velocity_first = bool(config.env.kwargs.get("velocity_first"))
         policies = {
             "trained": greedy_policy(config, env, parameters),
-            "random": random_policy(env.spec, np.random.default_rng(seed)),
+            "random": random_policy(env.spec, np.random.default_rng(seed), env.roster),
         }
         if targets := _headings(config, env):
             policies["straight"] = scripted_policy(env.spec, env.get_state, targets, velocity_first)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.acting.joint_policy import EnvActions
-from distributed_maddpg.types import Arrays, EnvSpec, FloatArray
+from distributed_maddpg.types import Arrays, EnvSpec, FloatArray, Roster
 
 JointPolicyFn = Callable[[tuple[FloatArray, ...]], EnvActions]
 """Maps the observations `[E, O_i]` of all agents to the actions of all agents."""
@@ -24,17 +24,29 @@ MIN_FORCE = 0.5
 """Smallest force for which a discrete action is taken; below it, none."""
 
 
-def random_policy(spec: EnvSpec, rng: np.random.Generator) -> JointPolicyFn:
-    """Return a joint policy whose actions are uniformly random."""
+def random_policy(
+    spec: EnvSpec, rng: np.random.Generator, get_roster: Callable[[], Roster | None] | None = None
+) -> JointPolicyFn:
+    """Return a joint policy whose actions are uniformly random, of those that the environment allows.
+
+    Args:
+        spec: of the environment.
+        rng: to draw from.
+        get_roster: the environment's `roster`; None if it has no action masks.
+    """
 
     def act(obs: tuple[FloatArray, ...]) -> EnvActions:
-        num_envs = len(obs[0])
-        return tuple(
-            rng.integers(size, size=num_envs)
-            if kind == "discrete"
-            else rng.random((num_envs, size), dtype=np.float32)
-            for size, kind in zip(spec.action_sizes, spec.action_types, strict=True)
-        )
+        num_envs, roster = len(obs[0]), get_roster() if get_roster else None
+        actions: list[npt.NDArray[np.generic]] = []
+        for agent, (size, kind) in enumerate(zip(spec.action_sizes, spec.action_types, strict=True)):
+            if kind == "continuous":
+                actions.append(rng.random((num_envs, size), dtype=np.float32))
+            elif roster is None:
+                actions.append(rng.integers(size, size=num_envs))
+            else:
+                draws = np.where(roster.allowed[agent, :, :size], rng.random((num_envs, size)), -1.0)
+                actions.append(draws.argmax(axis=1))
+        return tuple(actions)
 
     return act
 

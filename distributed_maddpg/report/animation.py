@@ -59,7 +59,7 @@ def record_episodes(
         frames: list[Frame] = []
         while num_episodes:
             state = env.get_state()
-            result = env.step(policies.act(obs))
+            result = env.step(policies.act(obs, env.roster()))
             obs, last = result.obs, bool(result.truncated[0] or result.terminated[0].all())
             num_episodes -= last
             agents, landmarks = state["agent_positions"][0], state["landmark_positions"][0]

@@ -1,5 +1,7 @@
 """Environments, settings and batches that the tests of the updates share."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -20,6 +22,14 @@ PRIVATE_MIXED = EnvSpec(
 ONE_TEAM = EnvSpec(
     NAMES, (3, 4, 4), (2, 3, 3), ("continuous", "discrete", "discrete"), (None, OF_THREE, OF_THREE)
 )
+VARYING, VARYING_DISCRETE, VARYING_EVEN, VARYING_MIXED, VARYING_PRIVATE, VARYING_TEAM = (
+    replace(spec, varying=True) for spec in (CONTINUOUS, DISCRETE, EVEN, MIXED, PRIVATE, ONE_TEAM)
+)
+MASKED, MASKED_MIXED = (
+    replace(spec, varying=varying, masked=tuple(kind == "discrete" for kind in spec.action_types))
+    for spec, varying in ((DISCRETE, False), (MIXED, True))
+)
+MASKED_PRIVATE = replace(ONE_TEAM, masked=(False, True, True))
 SMALL = AlgorithmConfig(
     policy_hidden_sizes=(7, 5), critic_hidden_sizes=(8,), regulariser_weight=0.1, max_grad_norm=0.05, tau=0.1
 )
@@ -102,6 +112,18 @@ CASES = {
     "random_rows": (CONTINUOUS, {"random_action_rows": 0.4}),
     "random_rows_current": (MIXED, {"random_action_rows": 0.4, "other_actions": "current"}),
     "random_rows_discrete": (DISCRETE, {"random_action_rows": 1.0, "other_actions": "current"}),
+    "absent": (VARYING, {}),
+    "absent_discrete": (VARYING_DISCRETE, {"other_actions": "current", "random_action_rows": 0.4}),
+    "absent_matd3": (VARYING, {"name": "matd3", "regulariser": "actions"}),
+    "absent_mixed": (VARYING_MIXED, {"policy_head": "gumbel", "other_actions": "current"}),
+    "absent_information": (VARYING_PRIVATE, {"information_weight": 2.0, "max_grad_norm": 0.0}),
+    "absent_shared_critics": (VARYING_EVEN, {"share_critics": True, "share_policies": True}),
+    "absent_mean_over_candidates": (VARYING_TEAM, {"private_values": "mean", "information_weight": 2.0}),
+    "masked": (MASKED, {}),
+    "masked_information": (MASKED_PRIVATE, {"information_weight": 2.0}),
+    "masked_relaxed": (MASKED, {"straight_through": False, "temperature": 0.7}),
+    "masked_current": (MASKED, {"other_actions": "current", "random_action_rows": 0.4}),
+    "masked_mixed_matd3": (MASKED_MIXED, {"name": "matd3", "other_actions": "current"}),
 }
 
 
@@ -116,6 +138,21 @@ def make_batch(spec, size=16, seed=0):
             obs[slice(*part.columns)] = obs[slice(*part.candidates[row % len(part.candidates)])]
     terminated = torch.rand(size, spec.num_agents, generator=generator) < 0.3
     batch[:, layout.discounts] = torch.where(terminated, 0.0, 0.95).to(batch.dtype)
+    if spec.varying:
+        flags = torch.rand(3, size, spec.num_agents, generator=generator) < 0.7
+        present, acting, batch[:, layout.next_acting] = (
+            flags[0],
+            flags[0] & flags[1],
+            flags[2].to(batch.dtype),
+        )
+        batch[:, layout.present], batch[:, layout.acting] = present.to(batch.dtype), acting.to(batch.dtype)
+        for agent, (obs, actions) in enumerate(zip(layout.obs, layout.actions, strict=True)):
+            batch[:, obs] *= present[:, agent, None]
+            batch[:, actions] *= acting[:, agent, None]
+    for columns in (*layout.allowed, *layout.next_allowed):
+        draws = torch.rand(size, columns.stop - columns.start, generator=generator)
+        if draws.numel():
+            batch[:, columns] = ((draws < 0.5) | (one_hot(draws) > 0)).to(batch.dtype)
     return batch
 
 

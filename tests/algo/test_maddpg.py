@@ -102,7 +102,9 @@ class PlainUpdate:
         layout, spec = self.spec.transitions, self.spec
         discrete = [kind == "discrete" for kind in spec.action_types]
         next_logits = [a.target_policy(batch[:, layout.next_obs[i]]) for i, a in enumerate(self.agents)]
-        next_actions = self.randomised(self.smoothed(self.sample(next_logits, discrete)))
+        allowed = [self.flags(batch, columns) for columns in layout.next_allowed]
+        next_actions = self.smoothed(self.sample(next_logits, discrete, allowed))
+        next_actions = self.taken(self.randomised(next_actions, allowed), batch, layout.next_acting, allowed)
         next_joint = torch.cat([batch[:, columns] for columns in layout.next_obs] + next_actions, 1)
         groups = [(0,), (1, 2)] if self.agents[2].heads == 2 else [(0,), (1,), (2,)]
         metrics = [own for group in groups for own in self.critic_step(group, batch, next_joint.detach())]
@@ -118,10 +120,12 @@ class PlainUpdate:
         layout, config, spec = self.spec.transitions, self.config, self.spec
         discrete = [kind == "discrete" for kind in spec.action_types]
         logits = [a.policy(batch[:, layout.obs[i]]) for i, a in enumerate(self.agents)]
-        actions = self.sample(logits, [own and config.straight_through for own in discrete])
+        allowed = [self.flags(batch, columns) for columns in layout.allowed]
+        actions = self.sample(logits, [own and config.straight_through for own in discrete], allowed)
         others = [batch[:, columns] for columns in layout.actions]
         if config.other_actions == "current":
-            others = self.randomised([action.detach() for action in actions])
+            others = self.randomised([action.detach() for action in actions], allowed)
+            others = self.taken(others, batch, layout.acting, allowed)
         losses = [self.policy_loss(i, batch, logits[i], actions[i], others) for i in range(3)]
         told = [self.information(i, batch) for i in range(3)]
         norms = {}
@@ -141,7 +145,12 @@ class PlainUpdate:
         joint = self.seen(group[0], batch[:, self.spec.transitions.critic_input])
         for critic, optimiser in zip(agents[0].critics, agents[0].critic_optimisers, strict=True):
             values = [critic(joint)[:, agent.head] for agent in agents]
-            losses = list(map(nn.functional.mse_loss, values, targets))
+            present = [self.weights(batch, self.spec.transitions.present, i) for i in group]
+            values = [q * weight for q, weight in zip(values, present, strict=True)]
+            losses = [
+                (weight * (q - target) ** 2).mean()
+                for q, target, weight in zip(values, targets, present, strict=True)
+            ]
             norm = self.step(critic, optimiser, sum(losses) / len(group))
             metrics.append(
                 [[loss.item(), q.mean().item(), norm] for loss, q in zip(losses, values, strict=True)]
@@ -159,9 +168,24 @@ class PlainUpdate:
         agent = self.agents[i]
         actions = [*others[:i], action, *others[i + 1 :]]
         joints = [[*obs, *actions] for obs in self.observed(i, batch)]
-        q = torch.cat([agent.critic(self.seen(i, torch.cat(joint, 1)))[:, agent.head] for joint in joints])
+        acting = self.weights(batch, self.spec.transitions.acting, i)
+        q = [agent.critic(self.seen(i, torch.cat(joint, 1)))[:, agent.head] * acting for joint in joints]
         small = logits if self.config.regulariser == "logits" else action
-        return self.config.regulariser_weight * (small**2).mean() - q.mean()
+        square = (acting[:, None] * small**2).mean()
+        return self.config.regulariser_weight * square - torch.cat(q).mean()
+
+    def flags(self, batch, columns):
+        return batch[:, columns] > 0.5 if columns.stop > columns.start else torch.tensor(True)
+
+    def weights(self, batch, columns, i):
+        """Return 1 for the rows of an agent that count, 0 for the others."""
+        return batch[:, columns.start + i] if self.spec.varying else torch.ones(len(batch))
+
+    def taken(self, actions, batch, columns, allowed):
+        return [
+            torch.where(allowed[i], action, 0.0) * self.weights(batch, columns, i)[:, None]
+            for i, action in enumerate(actions)
+        ]
 
     def observed(self, i, batch):
         """Return the observations of all agents, for each candidate in place of the private part."""
@@ -194,8 +218,13 @@ class PlainUpdate:
             apart = [float((value - obs[slice(*part.columns)]).norm()) for value in values]
             steps = 1 + row % (len(values) - 1)
             other[slice(*part.columns)] = values[(apart.index(min(apart)) + steps) % len(values)]
-            own, else_ = (self.noiseless(i, self.agents[i].policy(each)) for each in (obs, other))
-            distances.append(((own - else_) ** 2).sum())
+            allowed = self.flags(batch[row : row + 1], self.spec.transitions.allowed[i])
+            logits = (
+                torch.where(allowed, self.agents[i].policy(each[None]), -1e9)[0] for each in (obs, other)
+            )
+            own, else_ = (self.noiseless(i, each) for each in logits)
+            acting = self.weights(batch, self.spec.transitions.acting, i)[row]
+            distances.append(acting * ((own - else_) ** 2).sum())
         return torch.stack(distances).mean()
 
     def noiseless(self, i, logits):
@@ -222,13 +251,14 @@ class PlainUpdate:
             kept[:, columns] = joint[:, columns]
         return kept
 
-    def sample(self, logits, hard):
+    def sample(self, logits, hard, allowed):
         heads, width = self.config.heads(self.spec), max(self.spec.action_sizes)
         noise = torch.zeros(3, len(logits[0]), width)
         if "gumbel" in heads:
             noise = -torch.log(-torch.log(self.uniform(width, len(logits[0]))))
         actions = []
         for i, own in enumerate(logits):
+            own = torch.where(allowed[i], own, -1e9)
             if heads[i] == "sigmoid":
                 actions.append(torch.sigmoid(own))
                 continue
@@ -249,7 +279,7 @@ class PlainUpdate:
             for i, own in enumerate(actions)
         ]
 
-    def randomised(self, actions):
+    def randomised(self, actions, allowed):
         probability, rows = self.config.random_action_rows, len(actions[0])
         if probability == 0:
             return actions
@@ -257,7 +287,7 @@ class PlainUpdate:
         uniform = self.uniform(max(self.spec.action_sizes), rows)
         result = []
         for i, (action, kind) in enumerate(zip(actions, self.spec.action_types, strict=True)):
-            own = uniform[i, :, : action.shape[1]]
+            own = torch.where(allowed[i], uniform[i, :, : action.shape[1]], -1.0)
             result.append(torch.where(chosen[i], one_hot(own) if kind == "discrete" else own, action))
         return result
 

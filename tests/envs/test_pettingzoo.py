@@ -10,6 +10,7 @@ from pettingzoo.utils import BaseParallelWrapper, OrderEnforcingWrapper
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
 from distributed_maddpg.errors import BadInput, EnvironmentFailed
+from tests.support.coming import TurnsEnv
 from tests.support.counting import CountingEnv
 from tests.support.failing import FailingEnv
 
@@ -232,19 +233,17 @@ class LeavingEnv(CountingEnv):
 
     def reset(self, seed=None, options=None):
         result = super().reset(seed, options)
-        if self.way == "absent at the start":
-            self.agents = ["counter_1"]
+        if self.way == "nobody at the start":
+            self.agents = []
         return result
 
     def step(self, actions):
         obs, rewards, terminated, truncated, infos = super().step(actions)
-        if self.way == "ends early":
-            terminated["counter_1"] = True
-        if self.way == "no rewards":
-            del rewards["counter_1"]
+        given = {"no rewards": rewards, "no truncations": truncated, "no observations": obs}
+        given.get(self.way, {}).pop("counter_1", None)
         if self.way == "vanishes":
             self.agents = ["counter_0"]
-        if self.way == "joins":
+        if self.way == "a stranger joins":
             self.agents = [*self.agents, "guest_0"]
         return obs, rewards, terminated, truncated, infos
 
@@ -252,14 +251,15 @@ class LeavingEnv(CountingEnv):
 @pytest.mark.parametrize(
     ("way", "remedy"),
     [
-        ("absent at the start", "an episode started with missing or extra agents: counter_0"),
-        ("ends early", "counter_1 ended its episode before the others; agents must start and end together"),
-        ("no rewards", "counter_1 left its episode early; agents must start and end together"),
-        ("vanishes", "agents joined or left during an episode; they must stay the same"),
-        ("joins", "agents joined or left during an episode; they must stay the same"),
+        ("nobody at the start", "an episode started without agents"),
+        ("no rewards", "its step returned no rewards of counter_1"),
+        ("no truncations", "its step returned no truncations of counter_1"),
+        ("no observations", "its step returned no observation of counter_1"),
+        ("vanishes", "counter_1 left its episode without a termination or truncation"),
+        ("a stranger joins", "an episode has the agent 'guest_0', which is not in possible_agents"),
     ],
 )
-def test_agents_that_do_not_stay_together_are_refused(way, remedy):
+def test_agents_that_come_or_leave_without_notice_are_refused(way, remedy):
     env = counting(cls=LeavingEnv, way=way)
     with pytest.raises(BadInput) as caught:
         env.reset()
@@ -321,10 +321,15 @@ def test_copies_of_one_aec_environment_are_refused():
     "attributes", [{}, {"metadata": None}, {"metadata": {}}, {"metadata": {"is_parallelizable": False}}]
 )
 @pytest.mark.parametrize("wrap", [lambda env: env, OrderEnforcingWrapper])
-def test_a_turn_based_environment_is_refused(attributes, wrap):
-    with pytest.raises(BadInput, match="turn-based environments are not supported yet") as caught:
-        PettingZooVectorEnv(lambda: wrap(type("Turns", (AECEnv,), attributes)()), 1, 0)
-    assert "\n" not in str(caught.value)
+def test_agents_take_turns_unless_an_environment_says_that_they_act_at_once(attributes, wrap):
+    env = PettingZooVectorEnv(lambda: wrap(type("Turns", (TurnsEnv,), attributes)()), 1, 0)
+    env.reset()
+    assert env.roster().acting.tolist() == [[True, False, False]]
+
+
+def test_a_turn_based_environment_without_agents_is_refused():
+    with pytest.raises(BadInput, match="the environment has no possible_agents"):
+        PettingZooVectorEnv(AECEnv, 1, 0)
 
 
 def test_all_copies_must_be_alike_and_none_twice():

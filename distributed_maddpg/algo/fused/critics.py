@@ -8,6 +8,7 @@ from distributed_maddpg.algo.fused.heads import row_at
 from distributed_maddpg.algo.fused.instructions import doubles_at, fill, load
 from distributed_maddpg.algo.fused.perceptrons import add_gradients, backward, forward, set_outputs
 from distributed_maddpg.algo.fused.plan import NO, TILE, Agent, DoubleArray, Networks, Plan, Task
+from distributed_maddpg.algo.fused.rows import set_flags
 from distributed_maddpg.compilation import compiled_part
 
 _ZERO, _TWO = np.float32(0.0), np.float32(2.0)
@@ -90,11 +91,12 @@ def _set_gradient(plan: Plan, agent: Agent, task: Task) -> tuple[float, float]:
     values, targets = row_at(task.critic.outputs, agent.head), row_at(task.targets, agent.head)
     gradient = row_at(task.critic.outputs_grad, agent.head)
     scale = _TWO / np.float32(plan.batch * agent.critic_size)
-    loss, total = 0.0, 0.0
+    set_flags(plan, agent.present, task)
+    loss, total, present = 0.0, 0.0, row_at(task.flags, NO)
     for t in range(task.height):
-        error = values[t] - targets[t]
+        error = (values[t] - targets[t]) * present[t]
         gradient[t] = error * scale
         loss += np.float64(error) * np.float64(error)
-        total += np.float64(values[t])
+        total += np.float64(values[t] * present[t])
     fill(task.critic.outputs_grad + 4 * (agent.head * TILE + task.height), TILE - task.height, _ZERO)
     return loss, total

@@ -81,6 +81,12 @@ AGENT = np.dtype(
         ("num_actions", _COUNT),
         ("reward", _COUNT),
         ("discount", _COUNT),
+        ("present", _COUNT),  # column of whether the agent is in the episode, and the following; if `varying`
+        ("acting", _COUNT),
+        ("next_acting", _COUNT),
+        ("masked", _FLAG),  # has action masks
+        ("allowed", _COUNT),  # first column of its mask, and the following
+        ("next_allowed", _COUNT),
         ("gumbel", _FLAG),  # head; otherwise sigmoid
         ("discrete", _FLAG),
         ("smoothed", _FLAG),  # target actions get noise
@@ -140,6 +146,7 @@ TASK = np.dtype(
         ("told_grad", _ADDRESS),
         ("noise", _ADDRESS),  # [2 A + 2, TILE]
         ("scratch", _ADDRESS),  # [2, TILE]
+        ("flags", _ADDRESS),  # [TILE] 1 for rows in which the agent is present or acts, see `set_flags`
         ("targets", _ADDRESS),  # [outputs of a critic, TILE]
         ("other_values", _ADDRESS),  # the same
         ("first_layer", _ADDRESS),  # [TILE, H] a critic's first pre-activation, in panels
@@ -165,6 +172,7 @@ PLAN = np.dtype(
         ("partial_groups", _COUNT),  # G, the most groups of tiles with own sums
         ("critics", _COUNT),  # kinds of critics, 1 or 2
         ("max_actions", _COUNT),  # A
+        ("varying", _FLAG),  # agents may be absent
         ("candidates", _COUNT),  # C, inputs per row over which values are averaged
         ("private", _COUNT),  # W, private columns of all agents; 0 if no value is averaged
         ("common_private", _ADDRESS),  # [W] these columns in a joint observation

@@ -32,7 +32,15 @@ from distributed_maddpg.algo.fused.plan import (
     Plan,
     Task,
 )
-from distributed_maddpg.algo.fused.rows import harden, relax, scatter, set_logits
+from distributed_maddpg.algo.fused.rows import (
+    forbid,
+    harden,
+    relax,
+    scatter,
+    set_flags,
+    set_logits,
+    times_flags,
+)
 from distributed_maddpg.algo.fused.vector_code import LANES, add_vectors
 from distributed_maddpg.compilation import compiled_part
 from distributed_maddpg.types import FloatArray
@@ -50,6 +58,7 @@ def add_policy_tile(
     set_logits(plan, agent, policies, task)
     relax(plan, agent, task)
     harden(plan, agent, task)
+    set_flags(plan, agent.acting, task)
     if plan.first_layers:
         _set_own_change(plan, agent, task)
     else:
@@ -145,11 +154,12 @@ def _add_values(plan: Plan, agent: Agent, critic: Networks, task: Task) -> float
     own.height, own.num_outputs, own.head = task.height, ONE, agent.head
     inputs, width = (plan.candidates if agent.mean_value else 1), critic.sizes[1]
     fill(own.outputs_grad, TILE, -_ONE / np.float32(inputs * plan.batch))
+    times_flags(row_at(own.outputs_grad, NO), task)
     size = TILE * whole_vectors(width)
     if not agent.mean_value:
         _set_changed_first_layer(plan, agent, critic, task, own.hidden, _ZERO)
         forward_from_first(critic, own)
-        total = _backward(plan, critic, own)
+        total = _backward(plan, critic, task)
         copy(own.hidden_grad, size, task.first_layer_grad)
         return total
     private = critic.private_weights + 4 * task.number * plan.private * whole_vectors(width)
@@ -175,7 +185,7 @@ def _add_values(plan: Plan, agent: Agent, critic: Networks, task: Task) -> float
             _ZERO,
         )
         forward_from_first(critic, own)
-        total += _backward(plan, critic, own)
+        total += _backward(plan, critic, task)
         add_vectors(task.first_layer_grad, own.hidden_grad, size // LANES)
     return total / inputs
 
@@ -212,13 +222,14 @@ def _set_changed_first_layer(
 
 
 @compiled_part
-def _backward(plan: Plan, critic: Networks, own: Pass) -> float:
+def _backward(plan: Plan, critic: Networks, task: Task) -> float:
     """Backpropagate through a critic whose hidden layers are set; return the sum of values."""
+    own = task.critic
     set_outputs(critic, own)
     backward(critic, own, plan.zeros)
-    values, total = row_at(own.outputs, NO), 0.0
+    values, acting, total = row_at(own.outputs, NO), row_at(task.flags, NO), 0.0
     for t in range(own.height):
-        total += np.float64(values[t])
+        total += np.float64(values[t] * acting[t])
     return total
 
 
@@ -256,11 +267,13 @@ def _to_logits(plan: Plan, agent: Agent, task: Task, gradient: int, relaxed: int
 def _add_regulariser(plan: Plan, task: Task, values: int, count: int) -> float:
     """Add the gradient of the weighted mean square of values; return the sum of squares per action."""
     scale, total = _TWO * plan.regulariser / np.float32(plan.batch * count), 0.0
+    acting = row_at(task.flags, NO)
     for k in range(count):
-        own, value = row_at(task.policy.outputs_grad, k), row_at(values, k)
+        own, given = row_at(task.policy.outputs_grad, k), row_at(values, k)
         for t in range(task.height):
-            own[t] += scale * value[t]
-            total += np.float64(value[t]) * np.float64(value[t])
+            value = given[t] * acting[t]
+            own[t] += scale * value
+            total += np.float64(value) * np.float64(value)
     return total / count
 
 
@@ -281,11 +294,12 @@ def _add_information(plan: Plan, agent: Agent, policies: Networks, task: Task) -
     _act_without_noise(plan, agent, task, task.policy.outputs, told)
     _act_without_noise(plan, agent, task, own.outputs, own.outputs)
     square, scale = 0.0, _TWO * plan.information_weight / np.float32(plan.information_rows)
+    acting = row_at(task.flags, NO)
     for k in range(agent.num_actions):
         a, b = row_at(told, k), row_at(own.outputs, k)
         grad, opposite = row_at(told_grad, k), row_at(own.outputs_grad, k)
         for t in range(own.height):
-            difference = a[t] - b[t]
+            difference = (a[t] - b[t]) * acting[t]
             square += np.float64(difference) * np.float64(difference)
             grad[t] = scale * difference
             opposite[t] = -grad[t]
@@ -304,7 +318,9 @@ def _add_information(plan: Plan, agent: Agent, policies: Networks, task: Task) -
 @compiled_part
 def _act_without_noise(plan: Plan, agent: Agent, task: Task, logits: int, out: int) -> None:
     if agent.gumbel:
-        softmax(logits, plan.temperature, out, agent.num_actions, task.scratch)
+        copy(logits, agent.num_actions * TILE, out)
+        forbid(plan, agent, task, out)
+        softmax(out, plan.temperature, out, agent.num_actions, task.scratch)
     else:
         sigmoid(logits, out, agent.num_actions)
 

@@ -15,7 +15,7 @@ from distributed_maddpg.algo.fused.heads import (
     softmax,
     to_gumbel,
 )
-from distributed_maddpg.algo.fused.instructions import copy, store, word_at
+from distributed_maddpg.algo.fused.instructions import copy, load, store, word_at
 from distributed_maddpg.algo.fused.noise import (
     ACTIONS,
     HEAD,
@@ -28,8 +28,9 @@ from distributed_maddpg.algo.fused.noise import (
 from distributed_maddpg.algo.fused.perceptrons import forward, set_outputs
 from distributed_maddpg.algo.fused.plan import NO, ONE, TILE, YES, Agent, Networks, Plan, Task
 from distributed_maddpg.compilation import compiled_part
+from distributed_maddpg.types import FloatArray
 
-_ZERO = np.float32(0.0)
+_ZERO, _MASKED = np.float32(0.0), np.float32(-1e9)
 
 
 @compiled_part
@@ -63,8 +64,29 @@ def _act(plan: Plan, agent: Agent, policies: Networks, task: Task) -> None:
         add_smoothing(actions, task.noise, count, plan.target_noise)
     if plan.random_rows > _ZERO:
         _replace_rows(plan, agent, task)
+    if plan.varying:
+        set_flags(plan, agent.next_acting if task.target else agent.acting, task)
+        for k in range(count):
+            times_flags(row_at(actions, k), task)
     joint = plan.next_joint_rows if task.target else plan.joint_rows
     scatter(actions, count, joint + 4 * (task.first * plan.joint + agent.actions), plan.joint, task.height)
+
+
+@compiled_part
+def set_flags(plan: Plan, column: int, task: Task) -> None:
+    """Set a tile's flags to a column of its rows; all are 1 if no agent is ever absent."""
+    if plan.varying:
+        for t in range(task.height):
+            flag = load(plan.rows + 4 * ((task.first + t) * plan.width + column))
+            store(task.flags + 4 * t, flag)
+
+
+@compiled_part
+def times_flags(values: FloatArray, task: Task) -> None:
+    """Multiply the values `[TILE]` of a tile's rows by their flags."""
+    flags = row_at(task.flags, NO)
+    for t in range(TILE):
+        values[t] *= flags[t]
 
 
 @compiled_part
@@ -103,13 +125,28 @@ def relax(plan: Plan, agent: Agent, task: Task) -> None:
     logits, count = task.policy.outputs, agent.num_actions
     if not agent.gumbel:
         sigmoid(logits, task.relaxed, count)
-    elif agent.frozen:
-        softmax(logits, plan.temperature, task.relaxed, count, task.scratch)
+        return
+    if agent.frozen:
+        copy(logits, count * TILE, task.relaxed)
     else:
         draw(plan, task, TARGET_HEAD if task.target else HEAD, count, task.noise)
         to_gumbel(task.noise, count)
         add_noise(logits, task.noise, task.relaxed, count)
-        softmax(task.relaxed, plan.temperature, task.relaxed, count, task.scratch)
+    forbid(plan, agent, task, task.relaxed)
+    softmax(task.relaxed, plan.temperature, task.relaxed, count, task.scratch)
+
+
+@compiled_part
+def forbid(plan: Plan, agent: Agent, task: Task, values: int) -> None:
+    """Set values `[A, TILE]` of actions that a tile's rows do not allow to -1e9."""
+    if not agent.masked:
+        return
+    column = agent.next_allowed if task.target else agent.allowed
+    for t in range(task.height):
+        row = plan.rows + 4 * ((task.first + t) * plan.width + column)
+        for k in range(agent.num_actions):
+            if load(row + 4 * k) == _ZERO:
+                store(values + 4 * (k * TILE + t), _MASKED)
 
 
 @compiled_part
@@ -127,6 +164,7 @@ def _replace_rows(plan: Plan, agent: Agent, task: Task) -> None:
     draw(plan, task, TARGET_ROWS if task.target else ROWS, ONE, task.scratch)
     draw(plan, task, TARGET_ACTIONS if task.target else ACTIONS, agent.num_actions, task.noise)
     if agent.discrete:
+        forbid(plan, agent, task, task.noise)
         one_hot(task.noise, task.noise, agent.num_actions)
     draws = row_at(task.scratch, NO)
     for k in range(agent.num_actions):

@@ -201,6 +201,7 @@ class FusedUpdate(MADDPGUpdate):
             partial_groups=partial_groups,
             critics=len(self._critics),
             max_actions=max(spec.action_sizes),
+            varying=spec.varying,
             information_rows=max(1, int(INFORMATION_ROWS * batch)) if self._counterfactuals else 0,
             ones=self._address(np.ones(TILE, np.float32)),
             zeros=self._new(
@@ -302,6 +303,7 @@ class FusedUpdate(MADDPGUpdate):
         for task in tasks:
             for name, size in sizes.items():
                 task[name] = self._new(size)
+            task["flags"] = self._address(np.ones(TILE, np.float32))
             for name, (hidden, out) in passes.items():
                 own = task[name]
                 own["hidden"], own["hidden_grad"] = self._new(hidden), self._new(hidden)
@@ -316,13 +318,34 @@ class FusedUpdate(MADDPGUpdate):
         for number, (row, obs, next_obs, actions, part) in enumerate(columns):
             row["obs"], row["num_obs"], row["next_obs"] = obs.start, obs.stop - obs.start, next_obs.start
             row["actions"], row["num_actions"] = actions.start, actions.stop - actions.start
-            row["reward"], row["discount"] = layout.rewards.start + number, layout.discounts.start + number
             row["team"] = number
             row["mean_value"] = part is not None and self._candidates is not None
             if part and config.information_weight:
                 row["private"], row["private_size"] = part.columns[0], part.columns[1] - part.columns[0]
                 row["num_candidates"] = len(part.candidates)
                 row["candidates"] = self._address(np.array([start for start, _ in part.candidates]))
+        numbers = np.arange(spec.num_agents)
+        for name, first in (
+            ("reward", layout.rewards),
+            ("discount", layout.discounts),
+            ("present", layout.present),
+            ("acting", layout.acting),
+            ("next_acting", layout.next_acting),
+        ):
+            table[name] = first.start + numbers
+        table["masked"] = spec.masked or (False,) * spec.num_agents
+        table["allowed"] = [columns.start for columns in layout.allowed]
+        table["next_allowed"] = [columns.start for columns in layout.next_allowed]
+        self._set_agents_properties(table)
+        for number, group in enumerate(config.critic_groups(spec)):
+            for head, agent in enumerate(group):
+                table[["critic", "head", "critic_size"]][agent] = number, head, len(group)
+        for rows in self._shared_rows:
+            table["team"][rows[0].numpy()] = rows[0, 0].item()
+        table["team_size"] = np.bincount(table["team"], minlength=len(table))[table["team"]]
+        return table
+
+    def _set_agents_properties(self, table: npt.NDArray[Any]) -> None:
         for name, agents in (
             ("gumbel", self._gumbel_heads),
             ("discrete", self._discrete_agents),
@@ -330,15 +353,8 @@ class FusedUpdate(MADDPGUpdate):
             ("twin", self._twin_critics),
         ):
             table[name] = agents.agents
-        for number, group in enumerate(config.critic_groups(spec)):
-            for head, agent in enumerate(group):
-                table[["critic", "head", "critic_size"]][agent] = number, head, len(group)
         if self._frozen_mask is not None:
             table["frozen"] = self._frozen_mask[:, 0, 0].numpy()
-        for rows in self._shared_rows:
-            table["team"][rows[0].numpy()] = rows[0, 0].item()
-        table["team_size"] = np.bincount(table["team"], minlength=len(table))[table["team"]]
-        return table
 
 
 def _wait_for_all(threads: Sequence[Future[None]]) -> None:

@@ -37,7 +37,7 @@ class MPE2VectorEnv(PettingZooVectorEnv):
         self.scenario, self.options = scenario, scenario.options
         kwargs = scenario.options.mpe2_kwargs()
         super().__init__(lambda: factory(**kwargs), num_envs, seed, scenario.name)
-        self.spec = replace(self.spec, private_parts=scenario.spec.private_parts, measures=scenario.measures)
+        self.spec = replace(scenario.spec, measures=scenario.measures)
         for env in self.envs:
             _apply_own_options(env.unwrapped, scenario.options)
         self._worlds: list[MPE2World] = [WORLDS[scenario.name](env.unwrapped) for env in self.envs]
@@ -104,10 +104,10 @@ class MPE2VectorEnv(PettingZooVectorEnv):
         for copy, env in enumerate(self.envs):
             env.unwrapped.np_random = streams.stream(seed, copy)
 
-    def _reset_copy(self, e: int) -> dict[str, Any]:
+    def _reset_copy(self, e: int) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         self._worlds[e].before_reset()
         self._running_measures[e] = 0.0
-        return self._check_all_agents_present(self.envs[e].reset(), e)
+        return self._begin_episode(self.envs[e].reset(), e)
 
     def _record_actions(self, e: int, actions: list[Any]) -> None:
         """Do nothing: `get_state` reads the state from the world."""

@@ -1,0 +1,168 @@
+"""Agents that come, leave, wait and have action masks, by the step numbers that they observe."""
+
+import numpy as np
+import pytest
+
+from distributed_maddpg.envs import make_vector_env
+from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
+from distributed_maddpg.errors import BadInput
+from distributed_maddpg.evaluation.scripted import random_policy
+from tests.support.coming import ACTIONS, ComingEnv, TurnsEnv
+
+COMES, ENDS = (0, 0, 3), (5, 2, 7)
+LAST = max(ENDS)
+
+
+def coming(num_envs=2, **kwargs):
+    return make_vector_env("tests.support.coming:parallel_env", num_envs, 0, **kwargs)
+
+
+def play(env, steps):
+    """Yield the roster before each step, its result, and the roster of its last observations."""
+    act, obs = random_policy(env.spec, np.random.default_rng(0), env.roster), env.reset()
+    for _ in range(steps):
+        before = env.roster()
+        result = env.step(act(obs))
+        obs = result.obs
+        yield before, result, env.final_roster()
+
+
+def there(t, comes=COMES, ends=ENDS):
+    return [a <= t < b for a, b in zip(comes, ends, strict=True)]
+
+
+def test_everybody_is_there_from_coming_to_end():
+    env = coming()
+    for step, (before, result, after) in enumerate(play(env, 2 * LAST)):
+        t = step % LAST
+        assert before.present.tolist() == before.acting.tolist() == [there(t)] * 2
+        assert after.acting.tolist() == [there(t + 1)] * 2
+        assert result.rewards.tolist() == [[own * (t + 1 + 100.0 * i) for i, own in enumerate(there(t))]] * 2
+        over = t + 1 == LAST
+        assert result.terminated.tolist() == [[end <= t + 1 for end in ENDS]] * 2
+        assert not result.truncated.any()
+        for i, own in enumerate(there(t + 1)):
+            seen = own or (over and there(t)[i])
+            assert result.final_obs[i].tolist() == [[seen * (t + 1 + 1000.0 * i)]] * 2
+            now = there(0) if over else there(t + 1)
+            value = 1000.0 * i + (0 if over else t + 1)
+            assert result.obs[i].tolist() == [[now[i] * value]] * 2
+
+
+def test_a_truncated_agent_keeps_its_last_observation_for_its_own_value():
+    env = coming(1, truncated=(1, 2))
+    for step, (_, result, after) in enumerate(play(env, LAST)):
+        t = step + 1
+        assert result.terminated.tolist() == [[t >= ENDS[0], False, False]]
+        assert result.truncated.tolist() == [t == LAST]
+        truncated = [False, t == ENDS[1], t == ENDS[2]]
+        assert after.acting.tolist() == [[a or b for a, b in zip(there(t), truncated, strict=True)]]
+        if t == ENDS[1]:
+            assert [array[0, 0] for array in result.final_obs] == [t, 1000 + t, 0]
+            assert [array[0, 0] for array in result.obs] == [t, 0, 0]
+
+
+def test_an_agent_that_comes_again_is_there_again():
+    class Again(ComingEnv):
+        def step(self, actions):
+            result = super().step(actions)
+            if self.t == 3:
+                self.agents.append("comer_1")
+                result[0]["comer_1"] = np.array([1003], np.float32)
+            return result
+
+    env = PettingZooVectorEnv(lambda: Again(comes=(0, 0), ends=(6, 2)), 1, 0)
+    seen = [before.present[0].tolist() for before, *_ in play(env, 5)]
+    assert seen == [[True, True], [True, True], [True, False], [True, True], [True, False]]
+
+
+@pytest.mark.parametrize("masks", ["observation", "info"])
+def test_masks_are_those_of_the_moment(masks):
+    env = coming(masks=masks)
+    assert env.spec.masked == (True,) * 3
+    assert env.observation_sizes == (1, 1, 1)
+    for step, (before, _, after) in enumerate(play(env, 2 * LAST)):
+        for roster, t in ((before, step % LAST), (after, step % LAST + 1)):
+            for i, own in enumerate(there(t)):
+                allowed = [not own or k != (t + i) % ACTIONS for k in range(ACTIONS)]
+                assert roster.allowed[i].tolist() == [allowed] * 2
+
+
+def test_continuous_agents_have_no_masks():
+    assert coming(masks="info", continuous=True).spec.masked == ()
+
+
+def test_one_agent_is_always_there():
+    env = coming(comes=(0,), ends=(3,))
+    env.reset()
+    assert not env.spec.varying
+    assert env.roster() is env.final_roster() is None
+    masked = coming(comes=(0,), ends=(3,), masks="info")
+    masked.reset()
+    assert masked.roster().present.all()
+    assert not masked.spec.varying
+
+
+@pytest.mark.parametrize("truncated", [(), (1,)])
+def test_a_state_brings_back_who_is_there_and_what_is_allowed(truncated):
+    env, other = (coming(masks="info", truncated=truncated) for _ in range(2))
+    for steps in range(1, LAST):
+        for _ in play(env, steps):
+            pass
+        other.set_state(env.get_state())
+        for ours, theirs in zip(env.roster(), other.roster(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("mask", "remedy"),
+    [
+        (np.zeros(3, np.int8), "allows no action"),
+        (np.ones(4, np.int8), "it must have 3 flags"),
+        ("all", "it must have 3 flags"),
+    ],
+)
+def test_masks_that_say_nothing_are_refused(mask, remedy):
+    class Odd(ComingEnv):
+        def mask(self, agent):
+            return mask
+
+    env = PettingZooVectorEnv(lambda: Odd(masks="info"), 1, 0)
+    with pytest.raises(BadInput, match=remedy):
+        env.reset()
+
+
+ENDS_OF_MOVES = (7, 4, 7)
+
+
+def test_agents_move_in_turn_and_all_observe_every_move():
+    env = make_vector_env("tests.support.coming:turns", 1, 0)
+    assert env.spec.varying
+    order = [0, 1, 2, 0, 2, 0, 2]  # agent 1 leaves after the fourth move
+    for step, (before, result, after) in enumerate(play(env, 14)):
+        t = step % 7
+        alive = [end > t for end in ENDS_OF_MOVES]
+        assert before.present.tolist() == [alive]
+        assert before.acting.tolist() == [[i == order[t] for i in range(3)]]
+        assert before.allowed[order[t], 0].tolist() == [k == t % 3 for k in range(3)]
+        assert result.rewards.tolist() == [[own * (t + 1.0) for own in alive]]
+        assert result.terminated.tolist() == [[end <= t + 1 for end in ENDS_OF_MOVES]]
+        if t < 6:
+            assert after.acting.tolist() == [[i == order[t + 1] for i in range(3)]]
+            living = [end > t + 1 for end in ENDS_OF_MOVES]
+            assert [array[0, 0] for array in result.final_obs] == [
+                own * (t + 1 + 1000 * i) for i, own in enumerate(living)
+            ]
+
+
+def test_a_truncated_game_says_who_would_have_moved():
+    class Cut(TurnsEnv):
+        def step(self, action):
+            super().step(action)
+            if self.agents and self.moves == 2:
+                self.truncations = dict.fromkeys(self.agents, True)
+
+    env = PettingZooVectorEnv(Cut, 1, 0)
+    _, (_, result, after) = play(env, 2)
+    assert result.truncated.tolist() == [True]
+    assert after.acting.tolist() == [[False, False, True]]
