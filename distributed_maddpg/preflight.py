@@ -204,7 +204,7 @@ def _network_bytes(config: MADDPGConfig, spec: EnvSpec) -> int:
 def _candidate_values_bytes(config: MADDPGConfig, spec: EnvSpec) -> int:
     """Return the bytes of the critics' hidden layers and their gradients, if values are means of several."""
     algorithm = config.algorithm
-    count = max(len(part.candidates) if part else 0 for part in algorithm.common_candidates(spec))
+    count = max(len(part.choices) if part else 0 for part in algorithm.common_candidates(spec))
     rows = spec.num_agents * count * config.learner.batch_size
     return rows * sum(algorithm.critic_hidden_sizes) * 2 * 4
 

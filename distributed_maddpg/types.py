@@ -51,16 +51,45 @@ class PrivatePart:
     """The part of an observation that opponents should not learn, and what else could stand there.
 
     The private columns repeat one of the candidates, except where an observation leaves the true one out.
-    Columns are given as (start, stop).
+    Columns are given as (start, stop). A candidate is some of the observation's columns, constants, or both:
+    then its constants follow its columns.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 (read by pydantic, never changed)
     columns: tuple[int, int]
     """The private columns of the observation."""
-    candidates: tuple[tuple[int, int], ...]
-    """The columns of each value that could stand there, the true one among them; all as many columns."""
+    candidates: tuple[tuple[int, int], ...] = ()
+    """The columns of each value that could stand there, the true one among them; empty if none has any."""
     aligned: bool = True
     """Whether candidate k is the same thing for every agent that observes it."""
+    constants: tuple[tuple[float, ...], ...] = ()
+    """The constants of each candidate, such as a colour; empty if none has any."""
+
+    @property
+    def width(self) -> int:
+        """W, the number of private columns."""
+        return self.columns[1] - self.columns[0]
+
+    @property
+    def choices(self) -> tuple[tuple[tuple[int, int], tuple[float, ...]], ...]:
+        """(columns, constants) of each candidate; (0, 0) are no columns."""
+        count = len(self.candidates) or len(self.constants)
+        columns, constants = self.candidates or ((0, 0),) * count, self.constants or ((),) * count
+        return tuple(zip(columns, constants, strict=True))
+
+    def places(self, first: int, behind: int) -> list[list[int]]:
+        """Return where the numbers of each candidate stand, `[C][W]`, in a row.
+
+        Args:
+            first: where the observation begins in the row.
+            behind: where the constants of all candidates follow in it.
+        """
+        places = []
+        for (start, stop), constants in self.choices:
+            columns = range(first + start, first + stop)
+            places.append([*columns, *range(behind, behind + len(constants))])
+            behind += len(constants)
+        return places
 
 
 @dataclass(frozen=True)

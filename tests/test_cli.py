@@ -283,7 +283,7 @@ def test_a_private_part_is_set_by_a_file_changed_by_an_option_and_resumed(tmp_pa
     more = ["--pacing.total-env-steps", "300"]
     assert main(["train", "--resume", str(run), *more]) == 0
     settings = read_toml(run / "config.toml")
-    part = {"columns": [0, 2], "candidates": [[4, 6], [6, 8]], "aligned": True}
+    part = {"columns": [0, 2], "candidates": [[4, 6], [6, 8]], "aligned": True, "constants": []}
     assert settings["algorithm"]["private"] == {"agent": part}
     assert settings["pacing"]["total_env_steps"] == 300
 

@@ -38,6 +38,10 @@ def test_a_valid_configuration_gives_the_environments_spec():
             "algorithm.private.agent = (90, 92): observations have 10 columns",
         ),
         (
+            {"algorithm": {"private": {"agent": {"columns": [9, 11], "constants": [[0, 1], [1, 0]]}}}},
+            "algorithm.private.agent = (9, 11): observations have 10 columns",
+        ),
+        (
             {"algorithm": {"private_values": "mean"}, "env": {"kwargs": {"num_landmark_neighbors": 2}}},
             "algorithm.private_values = 'mean': the agents observe the candidates in different orders or",
         ),

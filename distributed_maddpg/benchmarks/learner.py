@@ -108,8 +108,8 @@ def update_flops(config: MADDPGConfig, spec: EnvSpec) -> int:
     per_column = 2 * batch * spec.num_agents * algorithm.critic_hidden_sizes[0]
     own = max(spec.action_sizes) * per_column
     parts = [part for part in algorithm.common_candidates(spec) if part]
-    inputs = len(parts[0].candidates) if parts else 1
-    private = inputs * sum(part.columns[1] - part.columns[0] for part in parts) * per_column
+    inputs = len(parts[0].choices) if parts else 1
+    private = inputs * sum(part.width for part in parts) * per_column
     critic_update = 3 * critic + (critic - critic_first)
     through_critic = critic_first + private + 2 * own + 2 * inputs * (whole - first)
     online_policy = 2 * policy + (policy - policy_first)

@@ -90,7 +90,7 @@ def watch(
     """
     env_steps, copies = min(effort.env_steps, _MAX_NUMBERS // view.width), effort.copies
     training = histories(config, parameters, view, env_steps, copies, seed)
-    classifier = _train(training, len(view.part.candidates), effort.updates, seed)
+    classifier = _train(training, len(view.part.choices), effort.updates, seed)
     test = histories(config, parameters, view, env_steps // 4, copies, seed + 1)
     counted = test.candidates != _IGNORED
     truth = test.candidates.clamp(min=0)
@@ -98,7 +98,7 @@ def watch(
         probabilities = torch.softmax(classifier(test.obs), dim=2)
     right = (probabilities.argmax(dim=2) == truth) & counted
     given = probabilities.gather(2, truth[:, :, None]).squeeze(2) * counted
-    frequencies = (nn.functional.one_hot(truth, len(view.part.candidates)) * counted[:, :, None]).sum(dim=0)
+    frequencies = (nn.functional.one_hot(truth, len(view.part.choices)) * counted[:, :, None]).sum(dim=0)
     per_step = 100.0 / counted.sum(dim=0)
     return {
         "chance": (frequencies.amax(dim=1) * per_step).tolist(),
@@ -126,7 +126,9 @@ def histories(
 def _candidate(obs: FloatArray, part: PrivatePart) -> npt.NDArray[np.int64]:
     """Return which candidate stands in the private part, or is nearest to it, of observations `[E, O]`."""
     private = obs[:, slice(*part.columns)]
-    apart = [np.square(obs[:, slice(*columns)] - private).sum(axis=1) for columns in part.candidates]
+    constants = np.array([constants for _, constants in part.choices], np.float32)
+    known = np.concatenate([obs, np.broadcast_to(constants.ravel(), (len(obs), constants.size))], axis=1)
+    apart = [np.square(known[:, places] - private).sum(axis=1) for places in part.places(0, obs.shape[1])]
     nearest: npt.NDArray[np.int64] = np.stack(apart).argmin(axis=0)
     return nearest
 

@@ -48,15 +48,27 @@ def _require_private_part(name: str, part: PrivatePart) -> None:
     for key, span in [("columns", part.columns), *(("candidates", own) for own in part.candidates)]:
         remedy = "columns need a start of 0 or more and a later stop"
         require(0 <= span[0] < span[1], f"{name}.{key}", span, remedy)
-    count, widths = len(part.candidates), {stop - start for start, stop in spans}
-    require(count > 1, f"{name}.candidates", part.candidates, "needs two or more")
-    distinct = len(set(part.candidates)) == count
-    require(distinct, f"{name}.candidates", part.candidates, "name each candidate once")
-    require(len(widths) == 1, name, spans, "the private columns and all candidates need the same width")
+    _require_constants(name, part)
+    known = (part.candidates, part.constants) if part.constants else part.candidates
+    require(len(part.choices) > 1, f"{name}.candidates", known, "needs two or more")
+    distinct = len(set(part.choices)) == len(part.choices)
+    require(distinct, f"{name}.candidates", known, "name each candidate once")
+    widths = {stop - start + len(constants) for (start, stop), constants in part.choices}
+    remedy = "the private columns and all candidates need the same width"
+    require(widths == {part.width}, name, (*spans, *part.constants), remedy)
     for start, stop in part.candidates:
         apart = stop <= part.columns[0] or start >= part.columns[1]
         remedy = "a candidate must lie outside the private columns"
         require(apart, f"{name}.candidates", (start, stop), remedy)
+
+
+def _require_constants(name: str, part: PrivatePart) -> None:
+    field, constants = f"{name}.constants", part.constants
+    finite = all(math.isfinite(value) for own in constants for value in own)
+    require(finite, field, constants, "must be finite")
+    fits = not (part.candidates and constants) or len(constants) == len(part.candidates)
+    remedy = f"needs one list for each of the {len(part.candidates)} candidates"
+    require(fits, field, constants, remedy)
 
 
 def _aligned_as(known: PrivatePart | None, part: PrivatePart | None) -> PrivatePart | None:
@@ -207,7 +219,7 @@ class AlgorithmConfig(Section):
     that should not use the private part at all."""
     private: dict[str, PrivatePart] = field(default_factory=dict)
     """The private part of a team's observations, where the environment does not say it: columns, candidates,
-    and aligned = false if the team's agents observe the candidates in different orders."""
+    constants of candidates, and aligned = false if the team's agents observe them in different orders."""
     random_action_rows: float = 0.0
     """Probability, for each agent and batch row, that the target action is replaced by a uniform random one;
     with other_actions = current also the action of another agent."""
@@ -274,7 +286,7 @@ class AlgorithmConfig(Section):
         teams = {team for team, part in zip(spec.teams, parts, strict=True) if part}
         require(len(teams) < 2, name, value, "agents of several teams have private parts; use observed")
         aligned = all(part.aligned for part in parts if part)
-        aligned = aligned and len({len(part.candidates) for part in parts if part}) < 2
+        aligned = aligned and len({len(part.choices) for part in parts if part}) < 2
         remedy = "the agents observe the candidates in different orders or numbers; use observed"
         require(aligned, name, value, remedy)
         return parts

@@ -15,6 +15,8 @@ MIXED = EnvSpec(NAMES, (3, 2, 4), (2, 3, 1), ("continuous", "discrete", "continu
 EVEN = EnvSpec(NAMES, (3, 3, 3), (2, 2, 2), ("continuous",) * 3)
 OF_TWO, OF_THREE = PrivatePart((0, 1), ((1, 2), (2, 3))), PrivatePart((1, 2), ((0, 1), (2, 3), (3, 4)))
 OF_TWO_OTHERS = PrivatePart((1, 2), ((0, 1), (2, 3)))
+COLORED = PrivatePart((1, 3), ((0, 1), (3, 4)), constants=((0.25,), (-0.5,)))
+OF_CONSTANTS = PrivatePart((0, 2), constants=((1.0, 0.0), (0.0, 1.0), (0.5, 0.75)))
 PRIVATE = EnvSpec(NAMES, (3, 4, 4), (2, 3, 3), ("continuous",) * 3, (OF_TWO, OF_THREE, OF_THREE))
 PRIVATE_MIXED = EnvSpec(
     NAMES, (3, 2, 4), (2, 3, 1), ("continuous", "discrete", "continuous"), (OF_TWO, None, OF_THREE)
@@ -30,6 +32,10 @@ MASKED, MASKED_MIXED = (
     for spec, varying in ((DISCRETE, False), (MIXED, True))
 )
 MASKED_PRIVATE = replace(ONE_TEAM, masked=(False, True, True))
+WITH_CONSTANTS = EnvSpec(NAMES, (3, 4, 4), (2, 3, 3), ("continuous",) * 3, (OF_CONSTANTS, COLORED, COLORED))
+ONE_COLORED_TEAM = EnvSpec(
+    NAMES, (3, 4, 4), (2, 3, 3), ("continuous", "discrete", "discrete"), (None, COLORED, COLORED)
+)
 SMALL = AlgorithmConfig(
     policy_hidden_sizes=(7, 5), critic_hidden_sizes=(8,), regulariser_weight=0.1, max_grad_norm=0.05, tau=0.1
 )
@@ -71,6 +77,7 @@ CASES = {
         PRIVATE_MIXED,
         {"information_weight": 2.0, "private": {"red": OF_TWO_OTHERS}},
     ),
+    "information_of_constants": (WITH_CONSTANTS, {"information_weight": 2.0}),
     "mean_over_candidates": (ONE_TEAM, {"private_values": "mean"}),
     "mean_over_candidates_gumbel_shared": (
         ONE_TEAM,
@@ -109,6 +116,11 @@ CASES = {
             "other_actions": "current",
         },
     ),
+    "mean_over_constants": (ONE_COLORED_TEAM, {"private_values": "mean", "information_weight": 2.0}),
+    "mean_over_constants_shared_critics": (
+        ONE_COLORED_TEAM,
+        {"share_critics": True, "private_values": "mean", "other_actions": "current"},
+    ),
     "random_rows": (CONTINUOUS, {"random_action_rows": 0.4}),
     "random_rows_current": (MIXED, {"random_action_rows": 0.4, "other_actions": "current"}),
     "random_rows_discrete": (DISCRETE, {"random_action_rows": 1.0, "other_actions": "current"}),
@@ -135,7 +147,7 @@ def make_batch(spec, size=16, seed=0):
         batch[:, columns] = one_hot(draws) if kind == "discrete" else draws
     for part, columns in zip(spec.private_parts, layout.obs, strict=False):
         for row, obs in enumerate(batch[:, columns] if part else ()):
-            obs[slice(*part.columns)] = obs[slice(*part.candidates[row % len(part.candidates)])]
+            obs[slice(*part.columns)] = candidate(obs, part, row % len(part.choices))
     terminated = torch.rand(size, spec.num_agents, generator=generator) < 0.3
     batch[:, layout.discounts] = torch.where(terminated, 0.0, 0.95).to(batch.dtype)
     if spec.varying:
@@ -154,6 +166,13 @@ def make_batch(spec, size=16, seed=0):
         if draws.numel():
             batch[:, columns] = ((draws < 0.5) | (one_hot(draws) > 0)).to(batch.dtype)
     return batch
+
+
+def candidate(obs, part, choice):
+    """Return the numbers [..., W] of one of the candidates in observations [..., O]."""
+    columns, constants = part.choices[choice]
+    constants = obs.new_tensor(constants).expand(*obs.shape[:-1], -1)
+    return torch.cat((obs[..., slice(*columns)], constants), dim=-1)
 
 
 def one_hot(values):

@@ -21,11 +21,13 @@ TEAM = EnvSpec(("blue_0", "blue_1"), (3, 3), (2, 2), ("continuous",) * 2)
 QUIET = replace(NOISY, policy_head="sigmoid")
 MIXED = replace(NOISY, random_action_rows=0.3, other_actions="current", team_overrides={"red": "ddpg"})
 PRIVATE = replace(NOISY, information_weight=2.0, private={"red": PrivatePart((0, 1), ((1, 2), (2, 3)))})
+COLORED = PrivatePart((0, 2), ((2, 3),) * 2, constants=((0.25,), (0.75,)))
 CASES = {
     "noisy": (NOISY, SPEC),
     "quiet": (QUIET, CONTINUOUS),
     "mixed": (MIXED, SPEC),
     "information": (PRIVATE, SPEC),
+    "information of constants": (replace(PRIVATE, private={"red": COLORED}, private_values="mean"), SPEC),
     "matd3": (replace(NOISY, name="matd3"), SPEC),
     "shared critics": (replace(NOISY, share_critics=True), TEAM),
     "mean over candidates": (replace(PRIVATE, private_values="mean"), SPEC),

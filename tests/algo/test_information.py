@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from distributed_maddpg.algo.handwritten import HandwrittenUpdate
-from distributed_maddpg.algo.information import Counterfactuals
+from distributed_maddpg.algo.information import CommonCandidates, Counterfactuals
 from distributed_maddpg.config import AlgorithmConfig
 from distributed_maddpg.envs import make_vector_env
 from distributed_maddpg.envs.mpe.simple_adversary import AdversaryOptions, SimpleAdversary
@@ -32,6 +32,25 @@ def test_observations_without_a_private_part_stay():
     changed = Counterfactuals(parts, 2, CPU)(obs)
     assert changed[:, 0].tolist() == [[1, 1, 2], [2, 1, 2], [5, 6, 5], [6, 6, 5]]
     assert not Counterfactuals((None, None), 2, CPU)
+
+
+def test_constants_stand_in_behind_the_columns_of_their_candidate():
+    part = PrivatePart((0, 2), ((2, 3), (3, 4)), constants=((0.25,), (0.75,)))
+    obs = torch.tensor([[[7.0, 0.25, 7, 8], [8.0, 0.75, 7, 8]]])
+    changed = Counterfactuals((part,), 1, CPU)(obs)
+    assert changed.tolist() == [[[8, 0.75, 7, 8], [7, 0.25, 7, 8]]]
+
+
+def test_values_are_means_over_constants_too():
+    part = PrivatePart((0, 2), ((2, 3), (3, 4)), constants=((0.25,), (0.75,)))
+    spec = EnvSpec(("red_0", "blue_0", "blue_1"), (1, 4, 4), (1, 1, 1), ("continuous",) * 3)
+    joint = torch.tensor([[[9, 7, 0.25, 7, 8, 5, 0.75, 4, 5, 0.1, 0.2, 0.3]]])
+    common = CommonCandidates(spec, (None, part, part), CPU)
+    first, second = (each[0, 0].tolist() for each in common.joints(joint))
+    own = joint[0, 0, 9:].tolist()
+    assert first == [9, 7, 0.25, 7, 8, 4, 0.25, 4, 5, *own]
+    assert second == [9, 8, 0.75, 7, 8, 5, 0.75, 4, 5, *own]
+    assert common.changes(joint).tolist() == [[[0, 0, -1, -0.5], [1, 0.5, 0, 0]]]
 
 
 def test_where_the_true_candidate_is_not_in_sight_all_but_the_nearest_stand_in():

@@ -21,6 +21,8 @@ from tests.algo.samples import (
     ONE_TEAM,
     PRIVATE_MIXED,
     SMALL,
+    WITH_CONSTANTS,
+    candidate,
     make_batch,
     one_hot,
 )
@@ -195,14 +197,14 @@ class PlainUpdate:
             return [observed]
         return [
             [self.replaced(obs, part, choice) for obs, part in zip(observed, parts, strict=True)]
-            for choice in range(len(parts[i].candidates))
+            for choice in range(len(parts[i].choices))
         ]
 
     def replaced(self, obs, part, choice):
         if part is None:
             return obs
         changed = obs.clone()
-        changed[:, slice(*part.columns)] = obs[:, slice(*part.candidates[choice])]
+        changed[:, slice(*part.columns)] = candidate(obs, part, choice)
         return changed
 
     def information(self, i, batch):
@@ -214,7 +216,7 @@ class PlainUpdate:
         for row in range(len(batch) // 4):
             obs = batch[row, self.spec.transitions.obs[i]]
             other = obs.clone()
-            values = [obs[slice(*columns)] for columns in part.candidates]
+            values = [candidate(obs, part, choice) for choice in range(len(part.choices))]
             apart = [float((value - obs[slice(*part.columns)]).norm()) for value in values]
             steps = 1 + row % (len(values) - 1)
             other[slice(*part.columns)] = values[(apart.index(min(apart)) + steps) % len(values)]
@@ -460,11 +462,19 @@ def test_one_critic_update_lowers_the_loss_on_the_same_batch():
     [
         (MIXED, {"policy_head": "gumbel", "random_action_rows": 0.4, "team_overrides": {"blue": "ddpg"}}),
         (PRIVATE_MIXED, {"information_weight": 2.0}),
+        (WITH_CONSTANTS, {"information_weight": 2.0}),
         (ONE_TEAM, {"information_weight": 2.0, "private_values": "mean", "share_policies": True}),
         (EVEN, {"share_critics": True, "name": "matd3"}),
         (ONE_TEAM, {"share_critics": True, "private_values": "mean"}),
     ],
-    ids=["mixed", "private_mixed", "mean_over_candidates", "shared_critics", "shared_critics_mean"],
+    ids=[
+        "mixed",
+        "private_mixed",
+        "constants",
+        "mean_over_candidates",
+        "shared_critics",
+        "shared_critics_mean",
+    ],
 )
 def test_stacked_runs_learn_as_each_would_alone(spec, changes, double):
     seeds, batches = [1, 2], [make_batch(spec, seed=5), make_batch(spec, seed=6)]

@@ -14,14 +14,15 @@ from distributed_maddpg.config import (
 )
 from distributed_maddpg.config.presets import PRESETS
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.types import EnvSpec
+from distributed_maddpg.types import EnvSpec, PrivatePart
 
 SPEC = EnvSpec(("adversary_0", "agent_0", "agent_1"), (8, 10, 10), (5,) * 3, ("continuous",) * 3)
 DISCRETE = EnvSpec(("adversary_0", "agent_0"), (8, 10), (5, 5), ("continuous", "discrete"))
 
 
-def private(columns, candidates):
-    return {"algorithm": {"private": {"a": {"columns": columns, "candidates": candidates}}}}
+def private(columns, candidates, **constants):
+    part = {"columns": columns, "candidates": candidates, **constants}
+    return {"algorithm": {"private": {"a": part}}}
 
 
 def nested(depth):
@@ -102,6 +103,30 @@ BAD = [
     ),
     (private([0, 2], [[1, 3], [4, 6]]), "algorithm.private.a.candidates = (1, 3): a candidate must lie"),
     (private([0, 2], [[2, 4], [6, 4]]), "algorithm.private.a.candidates = (6, 4): columns need a start"),
+    (
+        private([0, 2], [[2, 3], [3, 4]], constants=[[0.5]]),
+        "algorithm.private.a.constants = ((0.5,),): needs one list for each of the 2 candidates",
+    ),
+    (
+        private([0, 2], [[2, 3], [3, 4]], constants=[[0.5], [0.5, 1]]),
+        "algorithm.private.a = ((0, 2), (2, 3), (3, 4), (0.5,), (0.5, 1.0)): the private columns",
+    ),
+    (
+        private([0, 1], [], constants=[[0.5]]),
+        "algorithm.private.a.candidates = ((), ((0.5,),)): needs two or more",
+    ),
+    (
+        private([0, 1], [], constants=[[0.5], [0.5]]),
+        "algorithm.private.a.candidates = ((), ((0.5,), (0.5,))): name each candidate once",
+    ),
+    (
+        private([0, 1], [], constants=[[0.5], [float("inf")]]),
+        "algorithm.private.a.constants = ((0.5,), (inf,)): must be finite",
+    ),
+    (
+        private([0, 1], [], constants=[[0.5], ["red"]]),
+        "algorithm.private.a.constants.1.0 = 'red': input should be a valid number",
+    ),
     (private([0], [[2, 4], [4, 6]]), "algorithm.private.a.columns = [0]: needs more entries"),
     (private([0, 2], 3), "algorithm.private.a.candidates = 3: input should be a valid array"),
     (
@@ -148,6 +173,15 @@ def test_private_parts_survive_toml(tmp_path):
     (tmp_path / "config.toml").write_text(config.to_toml())
     assert MADDPGConfig.from_toml(tmp_path / "config.toml") == config
     assert config.algorithm.private["a"].candidates == ((2, 4), (4, 6))
+
+
+def test_constants_of_candidates_survive_toml(tmp_path):
+    text = "[algorithm.private.a]\ncolumns = [0, 2]\nconstants = [[1, 0], [0, 1], [0.5, -0.25]]\n"
+    (tmp_path / "c.toml").write_text(text)
+    config = MADDPGConfig.from_toml(tmp_path / "c.toml")
+    assert config.algorithm.private["a"] == PrivatePart((0, 2), constants=((1, 0), (0, 1), (0.5, -0.25)))
+    (tmp_path / "config.toml").write_text(config.to_toml())
+    assert MADDPGConfig.from_toml(tmp_path / "config.toml") == config
 
 
 def test_an_unknown_preset_names_the_nearest():

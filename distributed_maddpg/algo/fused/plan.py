@@ -101,7 +101,8 @@ AGENT = np.dtype(
         ("private", _COUNT),  # first column of the private part in the observation
         ("private_size", _COUNT),
         ("num_candidates", _COUNT),  # 0 without information regularisation
-        ("candidates", _ADDRESS),  # [candidates] first column of each in the observation
+        ("candidates", _ADDRESS),  # [candidates, private_size] columns of each, with the constants behind all
+        ("constants", _ADDRESS),  # of all candidates
     ],
     align=True,
 )
@@ -176,7 +177,8 @@ PLAN = np.dtype(
         ("candidates", _COUNT),  # C, inputs per row over which values are averaged
         ("private", _COUNT),  # W, private columns of all agents; 0 if no value is averaged
         ("common_private", _ADDRESS),  # [W] these columns in a joint observation
-        ("common_candidates", _ADDRESS),  # [C, W] and those of what else could stand there
+        ("common_candidates", _ADDRESS),  # [C, W] those of what else could stand there, or from J constants
+        ("common_constants", _ADDRESS),
         ("information_rows", _COUNT),  # R; 0: no information regularisation
         ("temperature", _FLOAT),
         ("straight_through", _FLAG),

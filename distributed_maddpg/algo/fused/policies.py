@@ -43,7 +43,6 @@ from distributed_maddpg.algo.fused.rows import (
 )
 from distributed_maddpg.algo.fused.vector_code import LANES, add_vectors
 from distributed_maddpg.compilation import compiled_part
-from distributed_maddpg.types import FloatArray
 
 _ZERO, _ONE, _TWO, _NO_FLOOR = np.float32(0.0), np.float32(1.0), np.float32(2.0), np.float32(-np.inf)
 
@@ -251,7 +250,15 @@ def _set_changes(plan: Plan, task: Task, candidate: int) -> None:
     for t in range(task.height):
         row, out = _joint_row(plan, task.first + t), task.changes + 4 * t * plan.private
         for k in range(plan.private):
-            store(out + 4 * k, load(row + 4 * others[k]) - load(row + 4 * private[k]))
+            other = _number(row, others[k], plan.joint, plan.common_constants)
+            store(out + 4 * k, other - load(row + 4 * private[k]))
+
+
+@compiled_part
+def _number(row: int, place: int, size: int, constants: int) -> np.float32:
+    """Return the number at a place of a row of this size, behind which the constants stand."""
+    value: np.float32 = load(row + 4 * place) if place < size else load(constants + 4 * (place - size))
+    return value
 
 
 @compiled_part
@@ -328,24 +335,29 @@ def _act_without_noise(plan: Plan, agent: Agent, task: Task, logits: int, out: i
 @compiled_part
 def _set_changed_obs(plan: Plan, agent: Agent, task: Task) -> None:
     """Set observations with another candidate, see `information.Counterfactuals`."""
-    count, candidates = agent.num_candidates, integers_at(agent.candidates, agent.num_candidates)
+    count, size = agent.num_candidates, agent.private_size
+    candidates = integers_at(agent.candidates, count * size)
     for t in range(task.changed_policy.height):
         row = task.first + t
         source, out = plan.rows + 4 * (row * plan.width + agent.obs), task.changed_obs + 4 * t * agent.num_obs
         copy(source, agent.num_obs, out)
-        nearest = _nearest(agent, floats_at(source, agent.num_obs), candidates)
-        other = candidates[(nearest + 1 + row % (count - 1)) % count]
-        copy(source + 4 * other, agent.private_size, out + 4 * agent.private)
+        nearest = _nearest(agent, source, candidates)
+        other = (nearest + 1 + row % (count - 1)) % count
+        for k in range(size):
+            place = candidates[other * size + k]
+            store(out + 4 * (agent.private + k), _number(source, place, agent.num_obs, agent.constants))
 
 
 @compiled_part
-def _nearest(agent: Agent, obs: FloatArray, candidates: IntArray) -> int:
-    """Return the first of the candidates that are nearest to the private part."""
+def _nearest(agent: Agent, obs: int, candidates: IntArray) -> int:
+    """Return the first of the candidates that are nearest to the private part of an observation."""
     nearest, least = 0, np.float32(np.inf)
     for candidate in range(agent.num_candidates):
         distance = _ZERO
         for k in range(agent.private_size):
-            apart = obs[candidates[candidate] + k] - obs[agent.private + k]
+            place = candidates[candidate * agent.private_size + k]
+            other = _number(obs, place, agent.num_obs, agent.constants)
+            apart = other - load(obs + 4 * (agent.private + k))
             distance += apart * apart
         if distance < least:
             nearest, least = candidate, distance

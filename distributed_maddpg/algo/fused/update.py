@@ -221,6 +221,7 @@ class FusedUpdate(MADDPGUpdate):
                 private=len(common.columns),
                 common_private=self._address(common.columns.numpy()),
                 common_candidates=self._address(common.indices.numpy()),
+                common_constants=self._address(common.constants.numpy()),
             )
 
     def _set_settings(self) -> None:
@@ -321,9 +322,11 @@ class FusedUpdate(MADDPGUpdate):
             row["team"] = number
             row["mean_value"] = part is not None and self._candidates is not None
             if part and config.information_weight:
-                row["private"], row["private_size"] = part.columns[0], part.columns[1] - part.columns[0]
-                row["num_candidates"] = len(part.candidates)
-                row["candidates"] = self._address(np.array([start for start, _ in part.candidates]))
+                constants = [value for _, own in part.choices for value in own]
+                row["private"], row["private_size"] = part.columns[0], part.width
+                row["num_candidates"] = len(part.choices)
+                row["candidates"] = self._address(np.array(part.places(0, row["num_obs"])))
+                row["constants"] = self._address(np.array(constants, np.float32))
         numbers = np.arange(spec.num_agents)
         for name, first in (
             ("reward", layout.rewards),
