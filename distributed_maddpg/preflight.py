@@ -221,8 +221,15 @@ def _memory_bytes() -> int:
 
 
 def checkpoint_settings(checkpoint: Checkpoint) -> MADDPGConfig:
-    """Return a checkpoint's settings without the cluster's address, which a file must not decide."""
-    return dataclasses.replace(checkpoint.config, ray=dataclasses.replace(checkpoint.config.ray, address=""))
+    """Return a checkpoint's settings without the cluster's address, which a file must not decide.
+
+    A run that hid nothing, because its scenario did not say yet what is private, goes on so.
+    """
+    config = checkpoint.config
+    algorithm, ray = config.algorithm, dataclasses.replace(config.ray, address="")
+    if algorithm.information_weight and _measured_information(checkpoint) is False:
+        algorithm = dataclasses.replace(algorithm, information_weight=0.0, private_values="observed")
+    return dataclasses.replace(config, algorithm=algorithm, ray=ray)
 
 
 def check_environment_allowed(checkpoint: Checkpoint, env_id: str) -> None:
@@ -334,7 +341,7 @@ def _learning_incompatibility(
         return "algorithm.policy_delay", own.policy_delay, remedy
     measured = _measured_information(checkpoint)
     if measured is not None and own.measures_information(spec) != measured:
-        return _information_incompatibility(config, old, measured)
+        return _information_incompatibility(config, checkpoint.config, measured)
     if own.gamma != old.gamma:
         return "algorithm.gamma", own.gamma, f"its transitions are stored with {old.gamma}; start a new run"
     return None
@@ -348,9 +355,9 @@ def _measured_information(checkpoint: Checkpoint) -> bool | None:
 
 
 def _information_incompatibility(
-    config: MADDPGConfig, old: AlgorithmConfig, measured: bool
+    config: MADDPGConfig, old_config: MADDPGConfig, measured: bool
 ) -> tuple[str, object, str]:
-    own = config.algorithm
+    own, old = config.algorithm, old_config.algorithm
     trained = f"the checkpoint was trained {'with' if measured else 'without'} information regularisation"
     if bool(own.information_weight) != bool(old.information_weight):
         remedy = f"{trained}; use {old.information_weight}, or start a new run"
@@ -358,4 +365,7 @@ def _information_incompatibility(
     remedy = f"{trained}, and this changes whether something is private; start a new run"
     if own.private != old.private:
         return "algorithm.private", own.private, remedy
+    if config.env.kwargs == old_config.env.kwargs:
+        remedy = f"{trained}, when {config.env.id} did not say what is private; use 0, or start a new run"
+        return "algorithm.information_weight", own.information_weight, remedy
     return "env.kwargs", config.env.kwargs, remedy

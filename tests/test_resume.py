@@ -12,6 +12,7 @@ import pytest
 from distributed_maddpg import MADDPG
 from distributed_maddpg.checkpoint.folder import load_checkpoint
 from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs.mpe.simple_push import SimplePush
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError
 from distributed_maddpg.metrics import digest, flatten
 from distributed_maddpg.trainer import train_together
@@ -439,6 +440,28 @@ def test_information_regularisation_stays_on_or_off_in_a_run(tmp_path, weight):
         MADDPG.from_checkpoint(path, small(algorithm={"information_weight": 1.0 - weight}))
     with MADDPG.from_checkpoint(path, small(algorithm={"information_weight": 3.0 * weight})) as algo:
         assert ("information" in algo.train()["learners"]["agent_0"]) == bool(weight)
+
+
+def test_a_run_from_before_its_scenario_said_what_is_private_goes_on_hiding_nothing(tmp_path, monkeypatch):
+    push = {"env": {"id": "simple_push", "kwargs": {}}}
+    plain = MADDPGConfig.from_dict(push, small())
+    old = MADDPGConfig.from_dict(
+        {**push, "algorithm": {"information_weight": 1.0, "private_values": "mean"}}, small()
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(SimplePush, "private_parts", ())
+        with MADDPG(old) as algo:
+            algo.train()
+            path = algo.save(tmp_path / "saved")
+    message = (
+        "information_weight = 1.0: .* without .*, when simple_push did not say what is private; use 0, or"
+    )
+    with pytest.raises(BadInput, match=message):
+        MADDPG.from_checkpoint(path, old)
+    with MADDPG.from_checkpoint(path) as resumed, MADDPG(plain) as whole:
+        assert resumed.config == plain
+        whole.train()
+        assert resumed.train()["learners"] == whole.train()["learners"]
 
 
 TWO_COLUMNS = {"columns": [0, 2], "candidates": [[2, 4], [4, 6]]}

@@ -91,7 +91,8 @@ class MADDPGConfig(Section):
 
         Tables with free keys are merged key by key; an argument of the environment is replaced as a whole. If
         `values` name another environment than the base's, the base's `env.kwargs` and `algorithm.policy_head`
-        are reset to their defaults first.
+        are reset to their defaults first, and so are `information_weight` and `private_values` unless
+        `algorithm.private` is set.
 
         Raises:
             BadInput: for an unknown key, a wrong type or a value out of range; names the field.
@@ -158,11 +159,14 @@ def _laid_over(base: MADDPGConfig | None, values: Mapping[str, Any]) -> dict[str
 
 
 def _base_settings(base: MADDPGConfig, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of `base`, with default arguments and head if `values` name another environment."""
+    """Return the settings of `base`, without what is for its environment if `values` name another one."""
     settings = base.to_dict()
-    env = values.get("env")
+    env, algorithm = values.get("env"), values.get("algorithm")
     if isinstance(env, Mapping) and EnvConfig(env.get("id", base.env.id)).id != base.env.id:
         settings["env"]["kwargs"] = {}
         # The base's head was chosen for the actions of its environment.
         settings["algorithm"]["policy_head"] = "auto"
+        # Whether it pays to hide what is private depends on the game.
+        if not base.algorithm.private and not (isinstance(algorithm, Mapping) and algorithm.get("private")):
+            settings["algorithm"] |= {"information_weight": 0.0, "private_values": "observed"}
     return settings

@@ -49,6 +49,20 @@ def test_it_cannot_tell_the_goal_of_a_team_that_looks_elsewhere():
     assert np.abs(np.array(found["probability"]) - 50).max() < 3
 
 
+@pytest.mark.parametrize("name", ["simple_push", "simple_crypto"])
+def test_the_goal_is_known_by_constants_too(name):
+    config = MADDPGConfig.from_dict({"env": {"id": name}}, CONFIG)
+    spec = env_spec(name, "auto", {})
+    [view] = views(config, spec).values()
+    policies = initial_policies(spec, config.algorithm.policy_hidden_sizes, 1)
+    found = histories(config, policies, view, 25 * 60, 60, seed=4)
+    env = make_vector_env(name, 60, 4)
+    env.reset()
+    goals = torch.from_numpy(env.get_state()["goal_landmark"])
+    assert set(goals.tolist()) == {0, 1}
+    assert torch.equal(found.candidates, goals[:, None].expand(-1, 25))
+
+
 def test_histories_are_the_opponents_observations_and_the_goal():
     policies = initial_policies(SPEC, CONFIG.algorithm.policy_hidden_sizes, 1)
     found = histories(CONFIG, policies, VIEW, 30 * 250, 250, seed=4)

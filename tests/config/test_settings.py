@@ -273,6 +273,21 @@ def test_another_environment_does_not_inherit_the_bases_arguments():
     assert MADDPGConfig.from_dict({"env": {"id": "mpe2.simple_tag_v3"}}, base).env.kwargs == {}
 
 
+def test_another_environment_hides_what_is_private_only_where_settings_ask_for_it():
+    base, push = MADDPGConfig.preset("deception"), {"env": {"id": "simple_push"}}
+
+    def hides(values, base=base):
+        algorithm = MADDPGConfig.from_dict(values, base).algorithm
+        return algorithm.information_weight, algorithm.private_values
+
+    assert hides({"env": {"id": "simple_adversary", "kwargs": {"N": 4}}}) == (1.0, "mean")
+    assert hides(push) == (0.0, "observed")
+    assert hides({**push, "algorithm": {"information_weight": 0.5}}) == (0.5, "observed")
+    assert hides({**push, **private([0, 2], [[2, 4], [4, 6]])}) == (1.0, "mean")
+    told = MADDPGConfig.from_dict(private([0, 2], [[2, 4], [4, 6]]), base)
+    assert hides(push, told) == (1.0, "mean")
+
+
 @pytest.mark.parametrize("kwargs", [{}, {"N": 3}])
 def test_a_whole_configuration_comes_back_with_its_own_arguments_only(kwargs):
     config = dataclasses.replace(MADDPGConfig(), env=EnvConfig("mpe2.simple_spread_v3", kwargs=kwargs))

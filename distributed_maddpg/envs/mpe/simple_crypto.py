@@ -12,7 +12,7 @@ from distributed_maddpg.envs.mpe.generator import UintArray, next_index
 from distributed_maddpg.envs.mpe.placing import place_agents, place_landmarks
 from distributed_maddpg.envs.mpe.scenario import Body, Numbers, Options, Scenario
 from distributed_maddpg.envs.mpe.world import DoubleArray, IntArray, World
-from distributed_maddpg.types import FloatArray, Measure
+from distributed_maddpg.types import FloatArray, Measure, PrivatePart
 
 _LANDMARKS, _LETTERS, _EVE, _BOB, _ALICE = 2, 4, 0, 1, 2
 
@@ -67,6 +67,12 @@ class SimpleCrypto(Scenario):
     def observation_sizes(self) -> tuple[int, ...]:
         """Eve hears Alice; Bob knows the key too; Alice knows colour and key."""
         return (_LETTERS, 2 * _LETTERS, 2 * _LETTERS)
+
+    @property
+    def private_parts(self) -> tuple[PrivatePart | None, ...]:
+        """The colour that Alice tells: one or the other."""
+        colors = tuple(map(tuple, self.rules(1).colors.tolist()))
+        return (None, None, PrivatePart((0, _LETTERS), constants=colors))
 
     def rules(self, num_envs: int) -> CryptoRules:
         """See `CryptoRules`."""

@@ -18,7 +18,7 @@ from distributed_maddpg.envs.mpe.generator import UintArray, next_index
 from distributed_maddpg.envs.mpe.placing import place_agents, place_landmarks
 from distributed_maddpg.envs.mpe.scenario import Body, Numbers, Options, Scenario
 from distributed_maddpg.envs.mpe.world import DoubleArray, IntArray, World, distance
-from distributed_maddpg.types import FloatArray, Measure
+from distributed_maddpg.types import FloatArray, Measure, PrivatePart
 
 _LANDMARKS, _ADVERSARY, _AGENT = 2, 0, 1
 
@@ -70,6 +70,14 @@ class SimplePush(Scenario):
     def observation_sizes(self) -> tuple[int, ...]:
         """A good agent observes the goal and the colours too."""
         return (8, 19)
+
+    @property
+    def private_parts(self) -> tuple[PrivatePart | None, ...]:
+        """Where the good agent's goal is and which colour that gives it: one landmark or the other."""
+        colors = tuple(map(tuple, self.rules(1).agent_colors.tolist()))
+        # The agent observes its velocity, then the goal and its own colour, then the landmarks.
+        landmarks = tuple((7 + 2 * k, 9 + 2 * k) for k in range(_LANDMARKS))
+        return (None, PrivatePart((2, 7), landmarks, constants=colors))
 
     def rules(self, num_envs: int) -> PushRules:
         """See `PushRules`."""

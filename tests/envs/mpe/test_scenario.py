@@ -3,6 +3,7 @@ import pytest
 from mpe2 import simple_spread_v3
 
 from distributed_maddpg.envs import make_vector_env
+from distributed_maddpg.envs.mpe.scenarios import SCENARIOS
 from distributed_maddpg.envs.mpe.simple_adversary import AdversaryOptions, SimpleAdversary
 from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
 from distributed_maddpg.errors import BadInput, NotReproducible
@@ -68,14 +69,36 @@ def test_the_goal_is_private_to_good_agents_and_could_be_any_landmark():
     assert parts(N=1) == parts(N=3, num_landmark_neighbors=1) == (), "there is nothing else it could be"
 
 
-def test_the_private_part_is_one_of_its_candidates():
-    env = make_vector_env("simple_adversary", 50, 0, N=4)
-    obs = env.reset()
-    for own, part in zip(obs, env.spec.private_parts, strict=True):
-        if part:
-            candidates = np.stack([own[:, slice(*columns)] for columns in part.candidates])
-            goal = env.get_state()["goal_landmark"]
-            np.testing.assert_array_equal(candidates[goal, np.arange(50)], own[:, slice(*part.columns)])
+@pytest.mark.parametrize("backend", ["vectorized", "pettingzoo"])
+@pytest.mark.parametrize(
+    ("name", "owners"), [("simple_adversary", 2), ("simple_push", 1), ("simple_crypto", 1)]
+)
+def test_the_private_part_is_one_of_its_candidates(name, owners, backend):
+    env = make_vector_env(name, 50, 0, backend=backend, max_cycles=9)
+    obs, generator, owned = env.reset(), np.random.default_rng(1), 0
+    for _ in range(20):  # two episodes end on the way
+        for own, part in zip(obs, env.spec.private_parts, strict=True):
+            goal, owned = env.get_state()["goal_landmark"], owned + bool(part)
+            for choice, (columns, constants) in enumerate(part.choices if part else ()):
+                rows = own[goal == choice]
+                expected = [[*row[slice(*columns)], *constants] for row in rows]
+                assert len(rows) > 9
+                np.testing.assert_array_equal(rows[:, slice(*part.columns)], expected)
+        actions = [generator.integers(size, size=50) for size in env.action_sizes]
+        obs = env.step(actions).obs
+    assert owned == 20 * owners
+
+
+def test_only_opponents_make_a_part_private():
+    specs = {name: make_vector_env(name, 1, 0).spec for name in SCENARIOS}
+    private = {name for name, spec in specs.items() if any(spec.private_parts)}
+    assert private == {"simple_adversary", "simple_crypto", "simple_push"}
+    assert specs["simple_push"].private_parts == (
+        None,
+        PrivatePart((2, 7), ((7, 9), (9, 11)), constants=((0.25, 0.75, 0.25), (0.25, 0.25, 0.75))),
+    )
+    alice = PrivatePart((0, 4), constants=((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0)))
+    assert specs["simple_crypto"].private_parts == (None, None, alice)
 
 
 def a_state():
