@@ -1,4 +1,4 @@
-"""Environments whose agents come, leave and wait, and observe step numbers, so that a mixed-up row is visible.
+"""Agents that come, leave and wait, and observe step numbers, so that a mixed-up row is visible.
 
 By name: `tests.support.coming:parallel_env` and `tests.support.coming:turns`.
 """
