@@ -13,12 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from distributed_maddpg.acting.inputs import roster_of_masks, stacked_observations
 from distributed_maddpg.acting.joint_policy import JointPolicy
 from distributed_maddpg.checkpoint.folder import Checkpoint, load_checkpoint, save_checkpoint
 from distributed_maddpg.config import EnvConfig, MADDPGConfig
 from distributed_maddpg.config.sections import require
 from distributed_maddpg.envs import EnvFactory, factory_id, is_factory_id
-from distributed_maddpg.errors import BadInput, CheckpointError, StageError, TrainingError, did_you_mean
+from distributed_maddpg.errors import BadInput, CheckpointError, StageError, TrainingError
 from distributed_maddpg.evaluation.episodes import evaluate_weights
 from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
 from distributed_maddpg.metrics import digest
@@ -337,36 +338,28 @@ class MADDPG:
         return self._ensure_started().evaluate(num_episodes, key, self._index)
 
     def compute_actions(
-        self, obs: Mapping[str, npt.NDArray[Any]], explore: bool = False
+        self,
+        obs: Mapping[str, npt.NDArray[Any]],
+        explore: bool = False,
+        action_masks: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> dict[str, npt.NDArray[Any]]:
         """Return an action for each agent in `obs`, which may be any subset, as execution is decentralised.
 
         Args:
             obs: `[O_i]`, or `[E, O_i]` for E copies, of one or more agents.
             explore: whether to add the configured exploration noise, which starts again with each call.
+            action_masks: `[A_i]` or `[E, A_i]` of discrete agents, nonzero for what they may do.
 
         Returns:
             `[A_i]` or `[E, A_i]` float32 in [0, 1] for continuous agents, an integer or `[E]` for discrete.
 
         Raises:
             BadInput: if `obs` names no agent or an unknown one, or holds a wrong shape or values that are
-                not finite, or too large for finite actions.
+                not finite, or too large for finite actions; if a mask has a wrong shape or allows nothing.
         """
-        if not isinstance(obs, Mapping) or not obs:
-            raise BadInput("obs", obs, "must hold the observation of at least one agent, by its name")
-        if unknown := [agent for agent in obs if agent not in self.spec.agents]:
-            near = did_you_mean(str(unknown[0]), self.spec.agents)
-            raise BadInput("obs", unknown[0], f"no such agent; {near}")
-        arrays = {agent: _as_array(f"obs[{agent!r}]", values) for agent, values in obs.items()}
-        shape = next(iter(arrays.values())).shape
-        copies = shape[:1] if len(shape) > 1 else ()
-        num_envs = copies[0] if copies else 1
-        stacked = tuple(
-            _observation(f"obs[{agent!r}]", arrays[agent], (*copies, size))
-            if agent in obs
-            else np.zeros((num_envs, size), np.float32)
-            for agent, size in zip(self.spec.agents, self.spec.observation_sizes, strict=True)
-        )
+        stacked, batched = stacked_observations(self.spec, obs)
+        num_envs = len(stacked[0])
+        roster = roster_of_masks(self.spec, action_masks, num_envs) if action_masks else None
         policies = JointPolicy(self.config.algorithm, self.spec, num_envs)
         policies.set_parameters(self.policy_parameters())
         if not policies.have_finite_logits(stacked):
@@ -374,11 +367,11 @@ class MADDPG:
             raise BadInput("obs", largest, "is too large for the policies, whose actions would not be finite")
         if explore:
             policies.add_exploration(self.config.exploration, self._acting_rng)
-            actions = policies.explore(stacked, self.env_steps)[1]
+            actions = policies.explore(stacked, self.env_steps, roster)[1]
         else:
-            actions = policies.act(stacked)
+            actions = policies.act(stacked, roster)
         return {
-            agent: action.copy() if copies else action[0].copy()
+            agent: action.copy() if batched else action[0].copy()
             for agent, action in zip(self.spec.agents, actions, strict=True)
             if agent in obs
         }
@@ -545,24 +538,6 @@ def _require_config(config: MADDPGConfig) -> None:
 def _require_integer(name: str, value: int, least: int, most: int | None = None) -> None:
     fits = isinstance(value, Integral) and least <= value and (most is None or value <= most)
     require(fits, name, value, f"must be an integer from {least}" + (f" to {most}" if most else ""))
-
-
-def _as_array(name: str, values: Any) -> npt.NDArray[Any]:
-    try:
-        return np.asarray(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise BadInput(name, type(values).__name__, f"cannot be read as an array ({error})") from None
-
-
-def _observation(name: str, array: npt.NDArray[Any], shape: tuple[int, ...]) -> FloatArray:
-    """Check an agent's observation and return it as `[E, O_i]`."""
-    require(array.shape == shape, name, array.shape, f"must have shape {shape}")
-    require(array.dtype.kind in "fiub", name, str(array.dtype), "must be an array of numbers")
-    with np.errstate(over="ignore"):
-        values = array.astype(np.float32)
-    if (bad := array[~np.isfinite(values)]).size:
-        raise BadInput(name, bad[0].item(), "must be finite in float32, without NaN or infinity")
-    return values.reshape(-1, shape[-1])
 
 
 class _Clock:

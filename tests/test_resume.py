@@ -66,6 +66,16 @@ CONFIGS = {
         }
     ),
     "an environment of PettingZoo": on_target(),
+    "agents that come and go": on_target(
+        env={"id": "tests.support.coming:parallel_env", "kwargs": {"masks": "info", "truncated": [1]}},
+        algorithm={"policy_head": "auto", "n_step": 3},
+        exploration={"kind": "auto"},
+    ),
+    "agents that take turns": on_target(
+        env={"id": "tests.support.coming:turns", "kwargs": {}},
+        algorithm={"policy_head": "auto"},
+        exploration={"kind": "auto"},
+    ),
 }
 
 

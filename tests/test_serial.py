@@ -124,6 +124,40 @@ def test_stored_transitions_of_a_counting_environment_are_correct():
     assert np.isfinite(rows).all()
 
 
+COMING = "tests.support.coming:parallel_env"
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+def test_nothing_is_trained_on_steps_without_an_agent(continuous):
+    kwargs = {"comes": [0, 0, 99], "ends": [5, 2, 100], "continuous": continuous}
+    runner = start(tiny(COMING, kwargs=kwargs, algorithm={"regulariser_weight": 0.1}))
+    before = runner.learner_state(0)
+    results = run_all(runner)
+    after = runner.learner_state(0)
+    assert results[-1]["num_updates_lifetime"] == 21
+    for part in ("policy", "critic", "target_policy", "target_critic"):
+        changed = (before[part] != after[part]).any(axis=1)
+        assert changed.tolist() == [True, True, False], part  # the third agent never comes
+    returns = results[-1]["env_runners"]["agent_episode_returns_mean"]
+    assert returns == {"comer_0": 15.0, "comer_1": 203.0, "comer_2": 0.0}
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "gumbel"])
+@pytest.mark.parametrize(
+    ("env_id", "kwargs"),
+    [(COMING, {"masks": "info"}), (COMING, {"masks": "observation"}), ("tests.support.coming:turns", {})],
+)
+def test_what_a_mask_forbids_is_never_done(env_id, kwargs, kind):
+    exploration = {"kind": kind, "start": 1.0, "end": 1.0}
+    runner = start(tiny(env_id, kwargs=kwargs, exploration=exploration))  # the environment would refuse it
+    results = run_all(runner)
+    assert results[-1]["num_updates_lifetime"] == 21
+    layout, rows = runner._runs[0].worker._spec.transitions, runner._runs[0].replay.ring.read_from(0)[0]
+    for actions, allowed in zip(layout.actions, layout.allowed, strict=True):
+        assert (rows[:, actions] <= rows[:, allowed]).all()
+    assert len(runner.evaluate(3, seed=1, run=0).episodes.lengths) == 3
+
+
 def test_training_finds_a_known_optimum():
     runner = start(target_config())
     untrained = runner.evaluate(50, seed=1, run=0).to_dict()["agent_episode_returns_mean"]

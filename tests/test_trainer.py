@@ -312,6 +312,28 @@ def test_discrete_actions_are_integers():
     assert all(action.shape == (4,) and action.dtype == np.int64 for action in actions.values())
 
 
+def test_actions_are_those_that_masks_allow():
+    with MADDPG(config(**DISCRETE)) as algo:
+        greedy = algo.compute_actions(observations(4))["agent_0"]
+        mask = np.ones((4, 5), np.int8)
+        mask[np.arange(4), greedy] = 0
+        others = algo.compute_actions(observations(4), action_masks={"agent_0": mask})
+        only = {"agent_0": np.array([0, 0, 0, 1, 0])}
+        noisy = algo.compute_actions(observations(4), explore=True, action_masks=only)
+        assert (others["agent_0"] != greedy).all()
+        assert noisy["agent_0"].tolist() == [3] * 4
+        for wrong, message in (
+            ({"agent_9": mask}, "action_masks = 'agent_9': no such agent"),
+            (
+                {"agent_0": mask[:, :3]},
+                r"action_masks\['agent_0'\] = \(4, 3\): must be flags of shape \(5,\)",
+            ),
+            ({"agent_0": np.zeros(5)}, r"action_masks\['agent_0'\] = .*: must allow an action"),
+        ):
+            with pytest.raises(BadInput, match=message):
+                algo.compute_actions(observations(4), action_masks=wrong)
+
+
 def test_exploring_actions_are_noisy_and_greedy_ones_are_not():
     with MADDPG(config()) as algo:
         greedy, again = (algo.compute_actions(observations())["agent_0"] for _ in range(2))
