@@ -94,7 +94,7 @@ def _try_environment(
         BadInput: if the environment raises anything, or takes longer.
     """
     env_id: str | EnvFactory = config.env.id if env_factory is None else env_factory
-    calls = ["created or closed"]
+    calls = ["created, reset for the first time or closed"]
     outcome: Future[T] = Future()
 
     def run() -> None:

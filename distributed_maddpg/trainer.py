@@ -494,7 +494,11 @@ class MADDPG:
             ]
             if counts != [checkpoint.env_steps, checkpoint.updates, checkpoint.updates]:
                 raise ValueError("its counts disagree")
-            state = RunState(checkpoint.env_steps, checkpoint.updates, stages, checkpoint.replay)
+            replay = checkpoint.replay
+            if replay is not None:
+                chunks = map(self.spec.transitions.with_flags, replay.chunks)
+                replay = dataclasses.replace(replay, chunks=chunks)
+            state = RunState(checkpoint.env_steps, checkpoint.updates, stages, replay)
             self._ensure_started().restore(self._index, state)
         except (KeyError, TypeError, ValueError, StageError) as error:
             raise CheckpointError(

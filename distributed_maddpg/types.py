@@ -238,6 +238,16 @@ class TransitionLayout:
         stop: int = self.allowed[-1].stop
         return stop
 
+    def with_flags(self, rows: FloatArray) -> FloatArray:
+        """Return rows `[n, width]`; ones stand for flags that earlier versions did not store.
+
+        These refused agents that came late or left early, so all were there.
+        """
+        missing = self.width - self.discounts.stop
+        if not missing or any(self.masked) or rows.shape[1:] != (self.discounts.stop,):
+            return rows
+        return np.pad(rows, ((0, 0), (0, missing)), constant_values=1.0)
+
     @property
     def _mask_sizes(self) -> tuple[int, ...]:
         masked = self.masked or (False,) * len(self.action_sizes)

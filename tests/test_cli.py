@@ -643,7 +643,7 @@ def test_an_environment_that_hangs_does_not_keep_the_command_from_its_end(tmp_pa
         command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 2
-    remedy = "took more than 0.5 s (ray.timeout_s) when it was created or closed"
+    remedy = "took more than 0.5 s (ray.timeout_s) when it was created, reset for the first time or closed"
     assert done.stderr == f"error: env.id = 'hangs_at_import': {remedy}\n"
     assert not (tmp_path / "run").exists()
 

@@ -178,10 +178,16 @@ class Mute(Exception):
 @pytest.mark.parametrize(
     ("methods", "message"),
     [
-        ({"__init__": raising(Stop("now"))}, "created or closed (Stop: now)"),
-        ({"close": raising(OSError("busy"))}, "created or closed (OSError: busy)"),
-        ({"observation_space": raising(KeyError("x"))}, "created or closed (KeyError: 'x')"),
-        ({"action_space": None}, "created or closed (TypeError: 'NoneType' object is not callable)"),
+        ({"__init__": raising(Stop("now"))}, "created, reset for the first time or closed (Stop: now)"),
+        ({"close": raising(OSError("busy"))}, "created, reset for the first time or closed (OSError: busy)"),
+        (
+            {"observation_space": raising(KeyError("x"))},
+            "created, reset for the first time or closed (KeyError: 'x')",
+        ),
+        (
+            {"action_space": None},
+            "created, reset for the first time or closed (TypeError: 'NoneType' object is not callable)",
+        ),
         ({"reset": raising(GeneratorExit("early"))}, "reset (GeneratorExit: early)"),
         ({"reset": raising(SystemExit(5))}, "reset (SystemExit: 5)"),
         (
@@ -214,9 +220,9 @@ def test_an_interrupt_stays_one(monkeypatch):
 @pytest.mark.parametrize(
     ("method", "when"),
     [
-        ("__init__", "created or closed"),
-        ("close", "created or closed"),
-        ("reset", "reset"),
+        ("__init__", "created, reset for the first time or closed"),
+        ("close", "created, reset for the first time or closed"),
+        ("reset", "created, reset for the first time or closed"),
         ("step", "stepped"),
     ],
 )

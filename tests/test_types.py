@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,6 +46,30 @@ def test_each_agents_columns_have_its_width():
 def test_a_row_of_simple_adversary_has_77_columns():
     spec = EnvSpec(("adversary_0", "agent_0", "agent_1"), (8, 10, 10), (5, 5, 5), ("continuous",) * 3)
     assert (spec.transitions.width, spec.transitions.critic_input.stop) == (77, 43)
+
+
+def test_flags_and_masks_stand_behind_the_discounts():
+    spec = replace(SPEC, varying=True, masked=(True, False, True))
+    layout = spec.transitions
+    parts = [layout.next_acting, *layout.next_allowed, layout.present, layout.acting, *layout.allowed]
+    assert layout.discounts == SPEC.transitions.discounts
+    assert covered(*parts) == list(range(30, layout.width))
+    assert [own.stop - own.start for own in layout.allowed] == [2, 0, 1]
+    assert layout.width == 30 + 3 * 3 + 2 * (2 + 1)
+
+
+def test_rows_of_earlier_versions_get_ones_for_their_flags():
+    layout, rows = (
+        replace(SPEC, varying=True).transitions,
+        np.random.default_rng(0).random((4, 30), np.float32),
+    )
+    whole = layout.with_flags(rows)
+    assert np.array_equal(whole[:, :30], rows)
+    assert whole[:, 30:].tolist() == [[1.0] * 9] * 4
+    assert layout.with_flags(whole) is whole
+    assert SPEC.transitions.with_flags(rows) is rows
+    masked = replace(SPEC, masked=(True, False, True)).transitions
+    assert masked.with_flags(rows) is rows
 
 
 def test_the_layers_cover_each_parameter_once_in_order():
