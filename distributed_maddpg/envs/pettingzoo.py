@@ -156,7 +156,7 @@ class PettingZooVectorEnv(VectorEnv):
             env = self._as_parallel(factory())
             infos = env.reset(seed=0)[1]
             env.close()
-        except (Exception, SystemExit, GeneratorExit):  # fails again, and is reported, in the first episode
+        except (Exception, SystemExit, GeneratorExit):  # noqa: BLE001 - fails again, and is reported
             return {}
         return _infos(infos)
 
