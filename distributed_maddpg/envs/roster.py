@@ -39,8 +39,8 @@ class RosterLog:
         shape = (num_envs, len(agents))
         own = np.arange(max(action_sizes)) < np.array(action_sizes)[:, None, None]  # [N, 1, A]
         self._all = np.repeat(own, num_envs, axis=1)
-        self.terminated, self.truncated = np.zeros((2, *shape), np.bool_)
-        """[E, N] which agents ended the running episodes, and how."""
+        self._listed, self.terminated, self.truncated = np.zeros((3, *shape), np.bool_)
+        """[E, N] who is in the environment's list of agents; who ended the running episode, and how."""
         self.now = Roster(np.zeros(shape, np.bool_), np.zeros(shape, np.bool_), self._all.copy())
         """Who takes part in the next step."""
         self.final = self.now
@@ -57,7 +57,8 @@ class RosterLog:
         if not agents:
             raise BadInput("env.id", self._id, "an episode started without agents")
         self.terminated[e] = self.truncated[e] = False
-        self._set(self.now, e, [agent in agents for agent in self._agents], on_turn)
+        self._listed[e] = [agent in agents for agent in self._agents]
+        self._set(self.now, e, self._listed[e].tolist(), on_turn)
 
     def step(
         self,
@@ -86,10 +87,13 @@ class RosterLog:
                 if not (terminated or truncated or agent in agents):
                     remedy = f"{agent} left its episode without a termination or truncation"
                     raise BadInput("env.id", self._id, remedy)
-            elif agent in agents:  # it joins, perhaps again
-                self.terminated[e, i] = self.truncated[e, i] = False
-            present.append(agent in agents and not (terminated or truncated))
+                present.append(not (terminated or truncated))
+            else:  # it may join, perhaps again; some environments still list those that ended
+                present.append(agent in agents and not self._listed[e, i])
+                self.terminated[e, i] &= not present[i]
+                self.truncated[e, i] &= not present[i]
             final.append(present[i] or (truncated and not terminated))
+        self._listed[e] = [agent in agents for agent in self._agents]
         self._set(self.final, e, final, on_turn)
         self._set(self.now, e, present, on_turn)
         over = not any(present)

@@ -76,6 +76,19 @@ def test_an_agent_that_comes_again_is_there_again():
     assert seen == [[True, True], [True, True], [True, False], [True, True], [True, False]]
 
 
+def test_agents_that_ended_stay_away_although_the_environment_still_lists_them():
+    class Listing(ComingEnv):
+        def step(self, actions):
+            self.agents = [agent for agent in self.agents if agent in actions]
+            result = super().step(actions)
+            self.agents = list(self.possible_agents) if self.agents else []
+            return result
+
+    env = PettingZooVectorEnv(lambda: Listing(comes=(0, 0), ends=(5, 2)), 1, 0)
+    seen = [before.present[0].tolist() for before, *_ in play(env, 6)]
+    assert seen == [[True, True]] * 2 + [[True, False]] * 3 + [[True, True]]
+
+
 @pytest.mark.parametrize("masks", ["observation", "info"])
 def test_masks_are_those_of_the_moment(masks):
     env = coming(masks=masks)
