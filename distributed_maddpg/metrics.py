@@ -134,11 +134,12 @@ class IterationLog:
         self._weights_lag = [(worker, lag) for worker, lag in lags.tolist()]
 
     def _checked_measures(self, state: Arrays, episodes: int) -> FloatVector:
-        """Return the saved measures `[episodes, K]`; unknown (NaN) in a state from before there were any."""
-        shape = (episodes, len(self.spec.measures))
+        """Return the saved measures `[episodes, K]`; unknown (NaN) in a state with others, or none."""
+        unknown = np.full((episodes, len(self.spec.measures)), math.nan)
         if "measures" not in state:
-            return np.full(shape, math.nan)
-        return checked_array(state, "measures", shape if episodes else (0, None), np.float64)
+            return unknown
+        saved = checked_array(state, "measures", (episodes, None), np.float64)
+        return saved if saved.shape == unknown.shape else unknown
 
     def _recent_episodes(self) -> EpisodeReport:
         return EpisodeReport.concatenate(list(self._episodes), self.spec.num_agents)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
+import shlex
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -23,11 +25,13 @@ from distributed_maddpg.envs import (
     is_factory_id,
     make_vector_env,
 )
+from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.finite import bad_observation
 from distributed_maddpg.errors import BadInput, CheckpointError, reason
 from distributed_maddpg.evaluation.scripted import random_policy
 from distributed_maddpg.types import METRICS, EnvSpec, critic_layout, policy_layout
 
+_LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _TRIAL_STEPS = 5
@@ -57,7 +61,9 @@ def check_settings(config: MADDPGConfig, env_factory: EnvFactory | None = None) 
         BadInput: see `check`.
     """
     spec = _try_environment(
-        config, env_factory, lambda env_id, _: env_spec(env_id, config.env.backend, config.env.kwargs)
+        config,
+        env_factory,
+        lambda env_id, _: env_spec(env_id, config.env.backend, config.env.kwargs, config.env.measures),
     )
     config.algorithm.per_agent(spec)
     config.algorithm.common_candidates(spec)
@@ -121,7 +127,14 @@ def _try_environment(
 def _trial_step_problems(config: MADDPGConfig, env_id: str | EnvFactory, calls: list[str]) -> list[str]:
     """Return for each trial step what is not finite, or an empty string."""
     copies = min(2, config.rollout.num_envs)  # a second one shows a callable that always returns the same
-    env = make_vector_env(env_id, copies, config.seed, backend=config.env.backend, **config.env.kwargs)
+    env = make_vector_env(
+        env_id,
+        copies,
+        config.seed,
+        backend=config.env.backend,
+        measures=config.env.measures,
+        **config.env.kwargs,
+    )
     try:
         if is_compiled(env):
             return [""]  # part of the package; compiling it here would delay a first start by seconds
@@ -137,10 +150,21 @@ def _trial_step_problems(config: MADDPGConfig, env_id: str | EnvFactory, calls: 
             problem = problem or bad_observation(result.final_obs, env.agents)
             bad = result.rewards[~np.isfinite(result.rewards).all(axis=1)]
             problems.append(problem or (f"rewards are {bad[0].tolist()}" if len(bad) else ""))
+        _name_numbers_in_infos(env)
         calls.append("closed")
         return problems
     finally:
         env.close()
+
+
+def _name_numbers_in_infos(env: VectorEnv) -> None:
+    """Log which numbers in the infos of an environment could be measures, if it has none."""
+    found: list[str] = getattr(env, "numbers_in_infos", list)()  # a compiled environment has no infos
+    if found and not env.spec.measures:
+        _LOG.warning(
+            "infos hold numbers that are not recorded; --env.measures %s would do so",
+            " ".join(map(shlex.quote, found)),
+        )
 
 
 def check_machine(config: MADDPGConfig, spec: EnvSpec, num_runs: int = 1) -> None:

@@ -368,6 +368,7 @@ def make_rollout_worker(
         config.rollout.num_envs,
         integer_seed(config.seed, "env", index, incarnation),
         backend=config.env.backend,
+        measures=config.env.measures,
         **config.env.kwargs,
     )
     rng = generator(config.seed, "exploration", index, incarnation)

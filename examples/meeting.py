@@ -13,6 +13,7 @@ class Meeting(ParallelEnv):
 
     metadata = {"name": "meeting"}
     possible_agents = ["walker_0", "walker_1"]
+    measures = {"distance": "between the walkers at the end"}  # of infos, for the tables and the report
 
     def __init__(self, max_steps=20):
         self.max_steps = max_steps
@@ -35,9 +36,10 @@ class Meeting(ParallelEnv):
         agents, is_over = self.agents, self.steps == self.max_steps
         if is_over:
             self.agents = []
-        rewards = dict.fromkeys(agents, -abs(self.places[0] - self.places[1]))
+        distance = abs(self.places[0] - self.places[1])
+        rewards = dict.fromkeys(agents, -distance)
         no, yes = dict.fromkeys(agents, False), dict.fromkeys(agents, is_over)
-        return self.observations(), rewards, no, yes, {agent: {} for agent in agents}
+        return self.observations(), rewards, no, yes, {agent: {"distance": distance} for agent in agents}
 
     def observations(self):
         own_first = self.places, self.places[::-1]

@@ -110,6 +110,9 @@ def test_measures_are_means_over_the_same_episodes_and_survive_a_restart():
     old = {name: array for name, array in log.get_state().items() if name != "measures"}
     other.set_state(old)  # from before there were measures
     assert math.isnan(other.result({}, LOSSES)["env_runners"]["measures"]["covered"])
+    other = IterationLog(EnvSpec(*SPEC_PARTS, measures=(*spec.measures, Measure("more", "of it"))), 0)
+    other.set_state(log.get_state())  # from before there was another one
+    assert all(map(math.isnan, other.result({}, LOSSES)["env_runners"]["measures"].values()))
     empty = IterationLog(spec, 0)
     empty.set_state(IterationLog(spec, 0).get_state())
     assert "measures" not in IterationLog(SPEC, 0).get_state()

@@ -76,6 +76,13 @@ CONFIGS = {
         algorithm={"policy_head": "auto"},
         exploration={"kind": "auto"},
     ),
+    "measures in infos": small(
+        env={
+            "id": "tests.support.scored:parallel_env",
+            "kwargs": {"max_cycles": 7, "episode_from_seed": True},
+            "measures": ["other"],
+        }
+    ),
 }
 
 

@@ -48,7 +48,7 @@ def train_responses(
     Raises:
         BadInput: if this machine cannot train them.
     """
-    spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
+    spec = env_spec(config.env.id, config.env.backend, config.env.kwargs, config.env.measures)
     settings = [response_settings(config, updates, seed) for seed in seeds]
     check_machine(settings[0], spec, len(seeds))
     learns = [own == team for own in spec.teams]

@@ -99,7 +99,7 @@ def check_budget(config: MADDPGConfig, budget: float) -> None:
     Raises:
         BadInput: if they do.
     """
-    spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
+    spec = env_spec(config.env.id, config.env.backend, config.env.kwargs, config.env.measures)
     try:
         check_machine(response_settings(config, _model_free_updates(budget), 0), spec, _SEEDS)
     except BadInput as error:
@@ -133,7 +133,7 @@ class _Search:
     ) -> None:
         self.config, self._parameters, self._before = config, parameters, before
         self._budget, self._seed, self._note = budget, seed, note
-        self.spec = env_spec(config.env.id, config.env.backend, config.env.kwargs)
+        self.spec = env_spec(config.env.id, config.env.backend, config.env.kwargs, config.env.measures)
         self._sizes = _COMPILED if before.has_landmarks else _PYTHON
 
     def strongest(self, team: str) -> dict[str, Any]:

@@ -130,6 +130,9 @@ class EnvConfig(Section):
     kwargs: dict[str, EnvArgument] = field(default_factory=dict)
     """Arguments of the environment, by the names of its PettingZoo constructor: numbers, true or false, text,
     lists or tables."""
+    measures: tuple[str, ...] = ()
+    """Numbers in the infos of an episode's last step to report, by their keys, beside the measures that the
+    environment declares."""
 
     def __post_init__(self) -> None:
         """Check the arguments; replace an alias of the environment by its id."""

@@ -90,9 +90,9 @@ class MADDPGConfig(Section):
         """Return `base` updated with nested `values`; without a base, missing settings get their defaults.
 
         Tables with free keys are merged key by key; an argument of the environment is replaced as a whole. If
-        `values` name another environment than the base's, the base's `env.kwargs` and `algorithm.policy_head`
-        are reset to their defaults first, and so are `information_weight` and `private_values` unless
-        `algorithm.private` is set.
+        `values` name another environment than the base's, the base's `env.kwargs`, `env.measures` and
+        `algorithm.policy_head` are reset to their defaults first, and so are `information_weight` and
+        `private_values` unless `algorithm.private` is set.
 
         Raises:
             BadInput: for an unknown key, a wrong type or a value out of range; names the field.
@@ -164,6 +164,7 @@ def _base_settings(base: MADDPGConfig, values: Mapping[str, Any]) -> dict[str, A
     env, algorithm = values.get("env"), values.get("algorithm")
     if isinstance(env, Mapping) and EnvConfig(env.get("id", base.env.id)).id != base.env.id:
         settings["env"]["kwargs"] = {}
+        settings["env"]["measures"] = ()
         # The base's head was chosen for the actions of its environment.
         settings["algorithm"]["policy_head"] = "auto"
         # Whether it pays to hide what is private depends on the game.

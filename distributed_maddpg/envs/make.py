@@ -9,7 +9,7 @@ import inspect
 import logging
 import os
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from distributed_maddpg.envs.base import VectorEnv
@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 _BUILTIN_PACKAGES = ("mpe2", "pettingzoo")
 _FACTORY_PREFIX = "factory:"
 _DEFAULT_CALLABLES = ("parallel_env", "env")
-_RESERVED_KWARGS = {"env_id", "num_envs", "seed", "backend"}
+_RESERVED_KWARGS = {"env_id", "num_envs", "seed", "backend", "measures"}
 _BACKENDS = ("auto", "vectorized", "pettingzoo")
 
 EnvFactory = Callable[..., Any]
@@ -30,7 +30,13 @@ EnvFactory = Callable[..., Any]
 
 
 def make_vector_env(
-    env_id: str | EnvFactory, num_envs: int, seed: int, *, backend: str = "auto", **env_kwargs: Any
+    env_id: str | EnvFactory,
+    num_envs: int,
+    seed: int,
+    *,
+    backend: str = "auto",
+    measures: Sequence[str] = (),
+    **env_kwargs: Any,
 ) -> VectorEnv:
     """Create E copies of an environment.
 
@@ -43,10 +49,11 @@ def make_vector_env(
         seed: of all random streams; the stream of copy i depends only on the seed and i.
         backend: "vectorized" is the compiled scenario, "pettingzoo" steps the original environment copy by
             copy, "auto" uses the compiled one if there is one that knows the keywords.
+        measures: numbers in infos to report, of environments that are not scenarios of MPE2.
         **env_kwargs: passed to the environment.
 
     Raises:
-        BadInput: one line that names env.id, env.kwargs, num_envs or env.backend.
+        BadInput: one line that names env.id, env.kwargs, env.measures, num_envs or env.backend.
     """
     if type(num_envs) is not int or num_envs < 1:
         raise BadInput("num_envs", num_envs, "must be a whole number, at least 1")
@@ -55,6 +62,9 @@ def make_vector_env(
     if isinstance(env_id, str):
         env_id = canonical_env_id(env_id)
         if env_id in MPE2_MODULES:
+            if measures:
+                remedy = f"names numbers in infos, of which {env_id} has none; leave it out"
+                raise BadInput("env.measures", list(measures), remedy)
             return _make_scenario(env_id, num_envs, seed, backend, env_kwargs)
     if backend == "vectorized":
         remedy = f"only {', '.join(MPE2_MODULES)} are compiled, not {env_id!r}; use 'auto' or 'pettingzoo'"
@@ -62,7 +72,7 @@ def make_vector_env(
     factory, name = (env_id, factory_id(env_id)) if callable(env_id) else (_find_factory(env_id), env_id)
     from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv  # noqa: PLC0415 - loads gymnasium
 
-    return PettingZooVectorEnv(lambda: _make_copy(factory, name, env_kwargs), num_envs, seed, name)
+    return PettingZooVectorEnv(lambda: _make_copy(factory, name, env_kwargs), num_envs, seed, name, measures)
 
 
 def parallel_env(env_id: str, **env_kwargs: Any) -> Any:
@@ -115,13 +125,15 @@ def is_builtin(env_id: str) -> bool:
     return env_id in MPE2_MODULES or (package in _BUILTIN_PACKAGES and bool(parts) and public)
 
 
-def env_spec(env_id: str | EnvFactory, backend: str, env_kwargs: Mapping[str, Any]) -> EnvSpec:
+def env_spec(
+    env_id: str | EnvFactory, backend: str, env_kwargs: Mapping[str, Any], measures: Sequence[str] = ()
+) -> EnvSpec:
     """Return the spec of an environment; this creates and closes one copy."""
     for name in _RESERVED_KWARGS & set(env_kwargs):
         raise BadInput(
             f"env.kwargs.{name}", env_kwargs[name], "is a reserved name; an environment cannot take it"
         )
-    env = make_vector_env(env_id, 1, 0, backend=backend, **env_kwargs)
+    env = make_vector_env(env_id, 1, 0, backend=backend, measures=measures, **env_kwargs)
     try:
         return env.spec
     finally:

@@ -41,6 +41,7 @@ from distributed_maddpg.envs.masks import (
     has_mask,
     unmasked_observation_codec,
 )
+from distributed_maddpg.envs.measures import EpisodeMeasures
 from distributed_maddpg.envs.roster import RosterLog
 from distributed_maddpg.envs.spaces import (
     ActionCodec,
@@ -77,9 +78,17 @@ class PettingZooVectorEnv(VectorEnv):
         num_envs: E.
         seed: copy i draws its episode seeds from `streams.stream(seed, i)`, whatever E is.
         env_id: name of the environment in errors.
+        measures: keys of infos that are measures, beside those that the environment declares.
     """
 
-    def __init__(self, factory: Callable[[], Any], num_envs: int, seed: int, env_id: str = "env") -> None:
+    def __init__(
+        self,
+        factory: Callable[[], Any],
+        num_envs: int,
+        seed: int,
+        env_id: str = "env",
+        measures: Sequence[str] = (),
+    ) -> None:
         self.num_envs = num_envs
         made = [factory() for _ in range(num_envs)]
         self._id = env_id
@@ -92,6 +101,7 @@ class PettingZooVectorEnv(VectorEnv):
         if any(other != (agents, self._action_codecs, self._obs_codecs) for other in others):
             raise BadInput("env.id", env_id, "makes copies with different agents or spaces")
         warn_of_unbounded(env_id, self._action_codecs)
+        self._episode_measures = EpisodeMeasures(env_id, made[0], measures, num_envs)
         self.spec = EnvSpec(
             agents,
             tuple(codec.size for codec in self._obs_codecs),
@@ -99,6 +109,7 @@ class PettingZooVectorEnv(VectorEnv):
             tuple(codec.kind for codec in self._action_codecs),
             varying=len(agents) > 1,  # nobody says in advance whether all stay to the end
             masked=self._masked(agents, factory),
+            measures=self._episode_measures.measures,
         )
         masked = self.spec.masked or (False,) * len(agents)
         self._rosters = RosterLog(env_id, agents, self.action_sizes, masked, num_envs)
@@ -281,6 +292,14 @@ class PettingZooVectorEnv(VectorEnv):
         """Return None: landmarks of a PettingZoo environment are unknown."""
         return None
 
+    def final_measures(self) -> npt.NDArray[np.float64]:
+        """Return the measures [E, K] of each copy's latest finished episode."""
+        return self._episode_measures.final
+
+    def numbers_in_infos(self) -> list[str]:
+        """Return the keys of numbers in the infos of the latest step, of which no measure is made."""
+        return self._episode_measures.unused_numbers()
+
     def close(self) -> None:
         """Close every copy."""
         for env in self.envs:
@@ -321,6 +340,7 @@ class PettingZooVectorEnv(VectorEnv):
         """Note who starts an episode; return the first observations and the infos."""
         observations, infos = self._parts(reset_result, "reset", _RESET)
         self._steps_begun[e] = 0
+        self._episode_measures.start(e)
         self._rosters.reset(e, self.envs[e].agents, self._on_turn(e))
         return self._by_agent(observations, "reset", _RESET), _infos(infos)
 
@@ -378,6 +398,7 @@ class PettingZooVectorEnv(VectorEnv):
                     if agent not in part:
                         raise BadInput("env.id", self._id, f"its step returned no {name} of {agent}")
                 ends[agent] = self._flag(terminations[agent], agent), self._flag(truncations[agent], agent)
+        self._episode_measures.step(e, infos)
         return observations, rewards, ends, _infos(infos)
 
     def _by_agent(self, part: Any, call: str, names: tuple[str, ...]) -> Mapping[str, Any]:
@@ -403,6 +424,7 @@ class PettingZooVectorEnv(VectorEnv):
             return final_obs
         obs = tuple(array.copy() for array in final_obs)
         for e in ended:
+            self._episode_measures.end(e)
             self._start_episode(e, obs)
         return obs
 

@@ -145,7 +145,14 @@ def evaluation_env(
     """
     copies = min(num_episodes, max_copies or config.rollout.num_envs)
     env_id = config.env.id if env_factory is None else env_factory
-    env = make_vector_env(env_id, copies, seed, backend=config.env.backend, **config.env.kwargs)
+    env = make_vector_env(
+        env_id,
+        copies,
+        seed,
+        backend=config.env.backend,
+        measures=config.env.measures,
+        **config.env.kwargs,
+    )
     try:
         yield env
     finally:

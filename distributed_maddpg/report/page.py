@@ -43,7 +43,7 @@ def write_report(run_dir: Path) -> Path:
     returns = read_curves(run_dir) if evaluated else {"env_steps": []}
     if not metrics["num_env_steps_sampled_lifetime"]:
         raise BadInput("RUN_DIR", str(run_dir), "holds no metrics yet; train first")
-    figures, texts = [], _measure_texts(_environment(run_dir))
+    figures, texts = [], _measure_texts(run_dir)
     for title, unit, curves in (*_evaluation_figures(returns, texts), *_training_figures(metrics)):
         figure = new_figure(title, "environment steps", unit)
         for name, (x, y), visible in curves:
@@ -142,21 +142,29 @@ def _summary(run_dir: Path) -> str:
 
 def _environment(run_dir: Path) -> str:
     """Return `env.id` of the run, empty if there is no summary."""
+    return str(_in_summary(run_dir, "env_id", ""))
+
+
+def _in_summary(run_dir: Path, name: str, default: Any) -> Any:
+    """Return a value of the summary, or `default` if there is none."""
     path = run_dir / "summary.json"
     if not path.exists():
-        return ""
+        return default
     with _naming(path):
         summary = json.loads(read_small(path, _MAX_BYTES))
-        return str(summary["env_id"]) if "env_id" in summary else ""
+        return summary[name] if name in summary else default
 
 
-def _measure_texts(env_id: str) -> dict[str, str]:
-    """Return what the measures of a scenario say, by name."""
-    if env_id not in MPE2_MODULES:
-        return {}
-    from distributed_maddpg.envs.mpe.scenarios import SCENARIOS  # noqa: PLC0415 - loads numba
+def _measure_texts(run_dir: Path) -> dict[str, str]:
+    """Return what the measures of a run say, by name; of a scenario also if its summary does not say it."""
+    env_id, texts = _environment(run_dir), {}
+    if env_id in MPE2_MODULES:
+        from distributed_maddpg.envs.mpe.scenarios import SCENARIOS  # noqa: PLC0415 - loads numba
 
-    return {measure.name: measure.text for measure in SCENARIOS[env_id].measures}
+        texts = {measure.name: measure.text for measure in SCENARIOS[env_id].measures}
+    own = _in_summary(run_dir, "measures", {})
+    with _naming(run_dir / "summary.json"):
+        return texts | {name: str(text) for name, text in own.items()}
 
 
 @contextmanager

@@ -274,6 +274,8 @@ def _finish_run(run: _Run, saver: CheckpointSaver, training_s: float, progress: 
         "device": algo.device,
         "device_reason": algo.device_reason,
     }
+    if algo.spec.measures:
+        summary["measures"] = {measure.name: measure.text for measure in algo.spec.measures}
     if not algo.stop_requested:
         card = algo.evaluate(algo.config.evaluation.final_episodes)
         folder.add_evaluation({"num_env_steps": algo.env_steps, "num_updates": algo.updates, **card})

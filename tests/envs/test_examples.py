@@ -18,3 +18,5 @@ def test_ones_own_environment_in_a_file_is_trained_in(tmp_path, monkeypatch, cap
     assert summary["updates"] > 0
     assert list(summary["evaluation"]["agent_episode_returns_mean"]) == ["walker_0", "walker_1"]
     assert summary["evaluation"]["episode_len_mean"] == 7
+    assert 0 <= summary["evaluation"]["measures"]["distance"] <= 2 + 2 * 7 * 0.1
+    assert summary["measures"] == {"distance": "between the walkers at the end"}

@@ -1,4 +1,5 @@
 import contextlib
+import csv
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from distributed_maddpg.checkpoint import saver
 from distributed_maddpg.checkpoint.folder import load_checkpoint, save_checkpoint
 from distributed_maddpg.checkpoint.listing import checkpoints_of
 from distributed_maddpg.checkpoint.saver import SavingOptions
+from distributed_maddpg.cli import main
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable, TrainingError
 from distributed_maddpg.learner import Learner
@@ -100,6 +102,34 @@ def test_a_whole_run_leaves_its_settings_checkpoints_and_summary(tmp_path):
     saved = load_checkpoint(summary["files"]["checkpoint"])
     assert (saved.env_steps, saved.updates, saved.config) == (320, 11, short())
     assert sorted(os.listdir(tmp_path / "run" / "checkpoints")) == ["step_160", "step_320"]
+
+
+def test_measures_in_infos_reach_every_table_the_report_and_evaluations(tmp_path, capsys):
+    env = {
+        "id": "tests.support.scored:parallel_env",
+        "kwargs": {"max_cycles": 5, "continuous": True},
+        "measures": ["other"],
+    }
+    summary = train(short(env=env), tmp_path)
+    expected = {"score": 10.0, "half_way": 0.4, "other": 0.5}
+    assert summary["evaluation"]["measures"] == pytest.approx(expected)
+    rows = {}
+    for name in ("metrics.csv", "returns.csv"):
+        with (tmp_path / name).open(newline="") as file:
+            rows[name] = list(csv.DictReader(file))[-1]
+    tags = {}
+    for path in tmp_path.rglob("events*"):
+        for event in events(path):
+            tags |= {value.tag: value.simple_value for value in event.summary.value}
+    for name, value in expected.items():
+        assert float(rows["metrics.csv"][f"env_runners/measures/{name}"]) == pytest.approx(value)
+        assert float(rows["returns.csv"][f"measure_{name}"]) == pytest.approx(value)
+        for stage in ("env_runners", "evaluation"):
+            assert tags[f"{stage}/measures/{name}"] == pytest.approx(value)
+    assert "Score: steps so far, plus ten for the second" in (tmp_path / "report.html").read_text()
+    evaluation = ["evaluate", str(tmp_path), "--episodes", "3", "--env.id", env["id"], "--json"]
+    assert main([*evaluation, "--no-matchups"]) == 0
+    assert json.loads(capsys.readouterr().out)["measures"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
