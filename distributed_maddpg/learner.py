@@ -25,6 +25,13 @@ from distributed_maddpg.algo.maddpg import MADDPGUpdate
 from distributed_maddpg.algo.restore_point import RestorePoint
 from distributed_maddpg.config import AlgorithmConfig, LearnerConfig, MADDPGConfig
 from distributed_maddpg.errors import BadInput, Diverged
+from distributed_maddpg.normalisation import (
+    RowTransform,
+    checked_normaliser,
+    row_transform,
+    unknown,
+    with_normaliser,
+)
 from distributed_maddpg.replay.ring import DEAD_WRITER, Draw, Ring
 from distributed_maddpg.seeding import integer_seed
 from distributed_maddpg.threads import ThreadTuner, most_threads
@@ -86,8 +93,12 @@ class Learner:
         spec: EnvSpec,
         seeds: Sequence[int],
         total_updates: int = 0,
+        normalise: bool = False,
     ) -> None:
-        """Initialise one run per seed; learning rates fall over `total_updates`, 0 keeps them constant."""
+        """Initialise one run per seed; learning rates fall over `total_updates`, 0 keeps them constant.
+
+        With `normalise`, rows are normalised as `normalise_by` says.
+        """
         self._tuner = None if config.num_threads else ThreadTuner(most_threads())
         torch.set_num_threads(config.num_threads or 1)
         keep_freed_memory()
@@ -112,6 +123,7 @@ class Learner:
         self._restore_points = [RestorePoint(update, metrics) for update, metrics in stacked]
         self._seeds, self._agents, self._algorithm = tuple(seeds), spec.agents, algorithm
         self._num_agents, self._total_updates = spec.num_agents, total_updates
+        self._spec = spec
         self.batch_size = config.batch_size
         self._metrics_count = 0
         self._device_replays: list[DeviceReplay] = []
@@ -121,7 +133,16 @@ class Learner:
         """Number of updates of all agents, the same for each run."""
         self.weights_version = 0
         """Number of publications; workers compute version 0, the initial weights, themselves."""
+        self._normalisers: list[FloatArray] = []
+        self._transforms: list[RowTransform] = []
+        if normalise:
+            self.normalise_by([unknown(spec)] * self.num_runs)
         self._last_published = [self.weights(run) for run in range(self.num_runs)]
+
+    def normalise_by(self, normalisers: Sequence[FloatArray]) -> None:
+        """Normalise each run's rows by its own of these, `[N, 2 O + 1]`, and publish it with its weights."""
+        self._normalisers = list(normalisers)
+        self._transforms = [row_transform(own, self._spec.transitions) for own in normalisers]
 
     def _make_stacks(
         self, algorithm: AlgorithmConfig, config: LearnerConfig, spec: EnvSpec, seeds: Sequence[int]
@@ -150,6 +171,8 @@ class Learner:
         """
         updates = len(minibatches[0].index) // self.batch_size
         started = time.perf_counter()
+        if self._transforms:
+            minibatches = list(map(_normalised, minibatches, self._transforms))
         with self._undo_if_diverged(updates):
             factors = [self._lr_factor(made) for made in range(self.updates, self.updates + updates)]
             for index, (update, metrics) in enumerate(zip(self._stacks, self._metrics, strict=True)):
@@ -185,6 +208,8 @@ class Learner:
             self._graph_updates = [CUDAGraphUpdates(*stack, self.batch_size) for stack in stacks]
         for run, ring in enumerate(rings):
             replay, place = self._device_replays[run // self._runs_per_stack], run % self._runs_per_stack
+            if self._transforms:
+                replay.normalise_by(place, self._transforms[run])
             epoch, self._ring_epochs[run] = self._ring_epochs.get(run), ring.epoch
             if epoch != self._ring_epochs[run]:  # new, cleared or repaired
                 replay.clear(place)
@@ -281,8 +306,10 @@ class Learner:
 
     def weights(self, run: int = 0) -> Weights:
         """Return a run's current policies under the latest version number."""
-        policies = self._own(run, self._stack_of(run).policy.flat)
-        return Weights(self.weights_version, self.updates, _to_numpy(policies))
+        policies = _to_numpy(self._own(run, self._stack_of(run).policy.flat))
+        if self._normalisers:
+            policies = with_normaliser(policies, self._normalisers[run])
+        return Weights(self.weights_version, self.updates, policies)
 
     def metrics(self) -> list[dict[str, npt.NDArray[np.float64]]]:
         """Return each run's means per agent, `[N]`, over the iteration so far; NaN without updates."""
@@ -310,6 +337,8 @@ class Learner:
         state["published"], state["published_updates"] = published.policies, np.array(published.updates)
         state["metrics"] = _to_numpy(self._own(run, self._metrics[run // self._runs_per_stack].T).T)
         state["metrics_count"] = np.array(self._metrics_count, np.int64)
+        if self._normalisers:
+            state["normaliser"] = self._normalisers[run].copy()
         return state
 
     def set_state(self, state: Arrays, run: int = 0) -> None:
@@ -324,7 +353,7 @@ class Learner:
         for name, optimiser in update.optimisers.items():
             _copy_into(f"{name}.step", optimiser.steps, state)
         _copy_into("metrics", self._own(run, self._metrics[run // self._runs_per_stack].T).T, state)
-        shape = tuple(self._own(run, update.policy.flat).shape)
+        shape = self._last_published[run].policies.shape
         published = checked_array(state, "published", shape, np.float32)
         if not np.isfinite(published).all():
             raise ValueError("published holds values that are not finite")
@@ -343,8 +372,14 @@ class Learner:
             raise ValueError(f"generator has {len(saved)} bytes, which fits no torch generator")
         self.updates, self.weights_version, self._metrics_count = updates, version, metrics_count
         self._last_published[run] = Weights(version, published_updates, published)
+        self._set_normaliser(state, run)
         if self._device_replays:  # the run's ring may be a different one now
             self._device_replays[run // self._runs_per_stack].clear(run % self._runs_per_stack)
+
+    def _set_normaliser(self, state: Arrays, run: int) -> None:
+        if self._normalisers:
+            own = checked_normaliser(state, self._spec)
+            self.normalise_by([*self._normalisers[:run], own, *self._normalisers[run + 1 :]])
 
     def _lr_factor(self, updates: int) -> float:
         """Return the factor of the learning rates after the given number of updates."""
@@ -381,7 +416,8 @@ def make_learner(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int] = ())
 
 
 def _new_learner(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int]) -> Learner:
-    learner = Learner(config.algorithm, config.learner, spec, seeds, config.pacing.total_updates)
+    total, normalise = config.pacing.total_updates, config.env.normalise
+    learner = Learner(config.algorithm, config.learner, spec, seeds, total, normalise)
     if learner.device.type == "cuda":
         needed = 4 * len(seeds) * config.replay.capacity * spec.transitions.width
         free, _ = torch.cuda.mem_get_info()
@@ -410,7 +446,7 @@ def faster_device(gpu: float, cpu: float) -> tuple[Literal["cuda", "cpu"], str]:
 
 def measure_update_rate(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int]) -> float:
     """Return updates/s of such a learner on random rows, sampled in the same way as in training."""
-    learner = Learner(config.algorithm, config.learner, spec, seeds)
+    learner = Learner(config.algorithm, config.learner, spec, seeds, normalise=config.env.normalise)
     rng = np.random.default_rng(0)
     ring = Ring(_RATE_TEST_ROWS, spec.transitions.width)
     ring.add(rng.random(ring.rows.shape, dtype=np.float32))
@@ -431,6 +467,12 @@ def _learn_as_in_training(learner: Learner, rings: Sequence[Ring], rng: np.rando
         learner.learn_mirrored(_RATE_TEST_UPDATES)
         return
     learner.learn([ring.draw(rng, _RATE_TEST_UPDATES * learner.batch_size) for ring in rings])
+
+
+def _normalised(draw: Draw, transform: RowTransform) -> Draw:
+    rows = draw.copied()
+    transform.apply(rows)
+    return Draw.of(rows)
 
 
 def _stack(minibatches: Sequence[Draw], updates: int) -> torch.Tensor:

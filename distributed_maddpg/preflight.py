@@ -17,6 +17,7 @@ import numpy as np
 from distributed_maddpg.acting.joint_policy import JointPolicy
 from distributed_maddpg.checkpoint.folder import Checkpoint
 from distributed_maddpg.config import AlgorithmConfig, MADDPGConfig
+from distributed_maddpg.config.sections import require
 from distributed_maddpg.envs import (
     EnvFactory,
     env_spec,
@@ -29,6 +30,7 @@ from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.finite import bad_observation
 from distributed_maddpg.errors import BadInput, CheckpointError, reason
 from distributed_maddpg.evaluation.scripted import random_policy
+from distributed_maddpg.normalisation import unknown
 from distributed_maddpg.types import METRICS, EnvSpec, critic_layout, policy_layout
 
 _LOG = logging.getLogger(__name__)
@@ -68,7 +70,20 @@ def check_settings(config: MADDPGConfig, env_factory: EnvFactory | None = None) 
     config.algorithm.per_agent(spec)
     config.algorithm.common_candidates(spec)
     config.exploration.check_heads(config.algorithm.heads(spec))
+    if config.env.normalise:
+        _check_normalises(config.algorithm, spec)
     return spec
+
+
+def _check_normalises(algorithm: AlgorithmConfig, spec: EnvSpec) -> None:
+    """Refuse what puts one part of an observation in the place of another: each has a scale of its own."""
+    refused = {
+        "information_weight": ("0", algorithm.measures_information(spec)),
+        "private_values": ("observed", any(algorithm.common_candidates(spec))),
+    }
+    for name, (instead, is_used) in refused.items():
+        remedy = f"cannot be used with env.normalise; use {instead}, or leave env.normalise out"
+        require(not is_used, f"algorithm.{name}", getattr(algorithm, name), remedy)
 
 
 def check_environment_runs(config: MADDPGConfig, env_factory: EnvFactory | None = None) -> None:
@@ -282,7 +297,8 @@ def check_finite(checkpoint: Checkpoint) -> None:
         CheckpointError: naming them.
     """
     policy_alone = bool(checkpoint.resume_problem)
-    for part in ("policy",) if policy_alone else ("policy", "critic", "target_policy", "target_critic"):
+    parts = ("policy",) if policy_alone else ("policy", "critic", "target_policy", "target_critic")
+    for part in (*parts, "normaliser") if checkpoint.config.env.normalise else parts:
         array = checkpoint.state.get(f"learner/{part}")
         if array is None or array.dtype != np.float32 or not np.isfinite(array).all():
             raise CheckpointError(
@@ -297,7 +313,7 @@ def check_acts(config: MADDPGConfig, spec: EnvSpec, checkpoint: Checkpoint) -> N
         CheckpointError: if an observation of ones gives such actions.
     """
     policies = JointPolicy(config.algorithm, spec, 1)
-    policies.set_parameters(checkpoint.state["learner/policy"])
+    policies.set_parameters(checkpoint.policies)
     if not policies.have_finite_logits(tuple(np.ones((1, n), np.float32) for n in spec.observation_sizes)):
         raise CheckpointError(f"{checkpoint.path}: its policies give actions that are not finite")
 
@@ -328,7 +344,22 @@ def incompatibility(
             array = checkpoint.state.get(f"learner/{part}")
             if array is None or array.shape != shape or array.dtype != np.float32:
                 return field, value, f"needs float32 {part} weights of shape {shape}"
-    return _learning_incompatibility(config, checkpoint, spec)
+    return _normaliser_incompatibility(config, checkpoint, spec) or _learning_incompatibility(
+        config, checkpoint, spec
+    )
+
+
+def _normaliser_incompatibility(
+    config: MADDPGConfig, checkpoint: Checkpoint, spec: EnvSpec
+) -> tuple[str, object, str] | None:
+    """Return why observations would not be normalised as in the checkpoint, or None."""
+    own, old = config.env.normalise, checkpoint.config.env.normalise
+    if own != old:
+        return "env.normalise", own, f"it was trained with {old}; start a new run"
+    shape = unknown(spec).shape
+    if own and checkpoint.state["learner/normaliser"].shape != shape:
+        return "env.normalise", own, f"needs a normaliser of shape {shape}"
+    return None
 
 
 def _groups_incompatibility(

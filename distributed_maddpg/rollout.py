@@ -15,6 +15,8 @@ from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.episode_log import EpisodeLog
 from distributed_maddpg.envs.finite import all_finite, bad_observation, first_not_finite
 from distributed_maddpg.errors import NotReproducible, TrainingError
+from distributed_maddpg.moments import Moments
+from distributed_maddpg.normalisation import FragmentMoments, unknown, with_normaliser
 from distributed_maddpg.seeding import generator, integer_seed
 from distributed_maddpg.types import (
     Arrays,
@@ -166,8 +168,12 @@ class RolloutWorker:
         env: VectorEnv,
         rng: np.random.Generator,
         greedy: Sequence[bool] = (),
+        normalise: bool = False,
     ) -> None:
-        """Reset `env`; exploration noise is drawn from `rng`, `greedy` agents get none."""
+        """Reset `env`; exploration noise is drawn from `rng`, `greedy` agents get none.
+
+        With `normalise`, moments of what is observed are collected for `pop_moments`.
+        """
         spec = env.spec
         self._env, self._spec = env, spec
         self._policies = JointPolicy(algorithm, spec, env.num_envs)
@@ -175,6 +181,7 @@ class RolloutWorker:
         self._episode_log = EpisodeLog(env.num_envs, spec)
         self._action_sizes = np.array(spec.action_sizes)
         self._n_step, self._gamma = algorithm.n_step, np.float32(algorithm.gamma)
+        self._moments = FragmentMoments(env.num_envs, spec, algorithm.gamma) if normalise else None
         self._obs = env.reset()
         self._vector_steps = 0
         self._dropped: list[str] = []
@@ -205,6 +212,8 @@ class RolloutWorker:
             "episodes": self._episode_log.get_state(),
             "exploration": self._explorer.get_state(),
         }
+        if self._moments is not None:
+            parts["moments"] = self._moments.get_state()
         return {**join_states(parts), "vector_steps": np.array(self._vector_steps)}
 
     def set_state(self, state: Arrays) -> str:
@@ -231,6 +240,8 @@ class RolloutWorker:
             for agent, size in enumerate(sizes)
         )
         self._episode_log.set_state(state_part(state, "episodes"))
+        if self._moments is not None:
+            self._moments.set_state(state_part(state, "moments"))
         return ""
 
     def close(self) -> None:
@@ -271,11 +282,17 @@ class RolloutWorker:
         lines, self._dropped = tuple(self._dropped), []
         return lines
 
+    def pop_moments(self) -> Moments | None:
+        """Return the moments of what was observed since the last call; None without normalisation."""
+        return None if self._moments is None else self._moments.pop()
+
     def _reset_episodes(self) -> None:
         """Reset all copies; random streams continue."""
         self._obs = self._env.reset()
         self._episode_log = EpisodeLog(self._env.num_envs, self._spec)
         self._policies.reset_noise(np.ones(self._env.num_envs, np.bool_))
+        if self._moments is not None:
+            self._moments.restart()
 
     def _collect(self, num_steps: int, env_steps: int) -> tuple[FloatArray, EpisodeReport]:
         """Collect one fragment; raise `_NotFinite` at the first value that is not finite."""
@@ -294,6 +311,8 @@ class RolloutWorker:
             unchecked = report is not None
             if report is not None:
                 reports.append(report)
+        if self._moments is not None:
+            self._moments.add(rows, cut)
         if self._n_step > 1:
             starts = layout.rewards.start, layout.discounts.start, layout.present.start
             accumulate_n_step(rows, cut, self._n_step, self._gamma, self._spec.num_agents, starts)
@@ -372,7 +391,7 @@ def make_rollout_worker(
         **config.env.kwargs,
     )
     rng = generator(config.seed, "exploration", index, incarnation)
-    worker = RolloutWorker(config.algorithm, config.exploration, env, rng, greedy)
+    worker = RolloutWorker(config.algorithm, config.exploration, env, rng, greedy, config.env.normalise)
     start = initial_policies(
         env.spec,
         config.algorithm.policy_hidden_sizes,
@@ -380,5 +399,7 @@ def make_rollout_worker(
         config.algorithm.share_policies,
         config.algorithm.initial_weights,
     )
+    if config.env.normalise:
+        start = with_normaliser(start, unknown(env.spec))
     worker.set_weights(Weights(0, 0, start))
     return worker

@@ -21,6 +21,7 @@ from distributed_maddpg.evaluation.episodes import evaluate_weights
 from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
 from distributed_maddpg.learner import make_learner
 from distributed_maddpg.metrics import IterationLog
+from distributed_maddpg.normalisation import run_moments
 from distributed_maddpg.pacing import Pacer, in_chunks
 from distributed_maddpg.replay.buffer import make_replay_buffer
 from distributed_maddpg.rollout import make_rollout_worker
@@ -60,6 +61,7 @@ class _Run:
         self.worker = make_rollout_worker(config, 0, greedy=greedy, env_factory=env_factory)
         self.replay = make_replay_buffer(config, spec)
         self.log = IterationLog(spec, 0)
+        self.moments = run_moments(spec, config)
         self.evaluations: list[Evaluation] = []
 
     def collect(self, env_steps: int, latest_version: int) -> int:
@@ -69,21 +71,26 @@ class _Run:
         self.replay.add(rows)
         busy_s = time.perf_counter() - started
         dropped = self.worker.pop_dropped()
+        if self.moments is not None:
+            self.moments.add(self.worker.pop_moments())
         report = RolloutReport(0, len(rows), episodes, self.worker.weights_version, busy_s, dropped=dropped)
         self.log.add_rollout(report, latest_version)
         return len(rows)
 
     def get_state(self) -> dict[str, Arrays]:
         """Return the state of each stage, without the stored transitions."""
-        return {
+        state = {
             "worker_0": self.worker.get_state(),
             "replay": {"generator": self.replay.generator_state()},
             "log": self.log.get_state(),
         }
+        return state if self.moments is None else {**state, "moments": self.moments.get_state()}
 
     def set_state(self, state: RunState) -> None:
         """Continue from a state; if it holds no worker, start new episodes with new random streams."""
         self.log.set_state(state_part(state.stages, "log"))
+        if self.moments is not None:
+            self.moments.set_state(state_part(state.stages, "moments"))
         self.replay.set_generator_state(checked_array(state.stages, "replay/generator", (6,), np.uint64))
         if state.replay is not None:
             self.replay.ring.restore(state.replay)
@@ -233,6 +240,8 @@ class SerialRunner:
         if updates == 0:
             return
         self.pacer.learning_started(updates)
+        if self._config.env.normalise:
+            self._learner.normalise_by([run.moments.normaliser() for run in self._runs if run.moments])
         seconds = np.zeros(2)
         for piece in in_chunks(updates):
             seconds += self._learn_piece(piece)

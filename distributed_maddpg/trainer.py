@@ -49,7 +49,15 @@ from distributed_maddpg.types import (
 )
 
 _MAX_SEEDS = 1_000
-_WEIGHT_PARTS = ("policy", "critic", "target_policy", "target_critic", "critic2", "target_critic2")
+_WEIGHT_PARTS = (
+    "policy",
+    "critic",
+    "target_policy",
+    "target_critic",
+    "critic2",
+    "target_critic2",
+    "normaliser",
+)
 
 
 class Runner(Protocol):
@@ -415,10 +423,12 @@ class MADDPG:
         )
 
     def policy_parameters(self) -> FloatArray:
-        """Return the policies' parameters `[N, P]`; before the stages start, those of the checkpoint."""
+        """Return the policies' parameters `[N, P]`; before the stages start, those of the checkpoint.
+
+        With `env.normalise` they are `[N, P + 2 O]` and take observations as the environment gives them.
+        """
         if self._runner is None and self._restored is not None:
-            policies: FloatArray = self._restored.state["learner/policy"]
-            return policies
+            return self._restored.policies
         return self._ensure_started().weights(self._index).policies
 
     def weights_digest(self) -> str:

@@ -20,6 +20,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from distributed_maddpg.moments import Moments
+
 FloatArray = npt.NDArray[np.float32]
 Arrays = dict[str, npt.NDArray[Any]]
 """Named arrays: the state of a stage."""
@@ -367,7 +369,7 @@ class Weights:
     updates: int
     """Updates that these weights include."""
     policies: FloatArray
-    """[N, P] in the layout of `policy_layout`."""
+    """[N, P] in the layout of `policy_layout`; with `env.normalise` [N, P + 2 O], see `normalisation.py`."""
 
 
 class Roster(NamedTuple):
@@ -450,6 +452,8 @@ class RolloutReport:
     """Seconds of waiting for the next request."""
     dropped: tuple[str, ...] = ()
     """One line per fragment dropped because it was not finite; `env_steps` does not count these."""
+    moments: Moments | None = None
+    """Of what the worker observed, if the run normalises."""
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,11 @@ CONFIGS = {
         algorithm={"policy_head": "auto"},
         exploration={"kind": "auto"},
     ),
+    "normalised": small(
+        env={"id": "tests.support.wild:parallel_env", "kwargs": {"max_cycles": 7}, "normalise": True},
+        algorithm={"n_step": 3, "share_policies": True},
+    ),
+    "normalised and compiled": small(env={"normalise": True}),
     "measures in infos": small(
         env={
             "id": "tests.support.scored:parallel_env",

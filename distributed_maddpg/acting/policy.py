@@ -6,6 +6,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from distributed_maddpg.acting.kernels import add_bias_and_relu
+from distributed_maddpg.normalisation import LIMIT
 from distributed_maddpg.types import EnvSpec, FloatArray, StackedLayout, policy_layout
 
 
@@ -22,17 +23,23 @@ class NumpyPolicy:
             np.zeros((spec.num_agents, num_envs, size), np.float32) for size in self.layout.sizes
         ]
         self._layers: list[tuple[FloatArray, FloatArray]] = []
+        self._means_and_scales: tuple[FloatArray, FloatArray] | None = None
         self._blas = ThreadpoolController()
 
     def set_parameters(self, flat: FloatArray) -> None:
-        """Copy parameters `[N, P]`.
+        """Copy parameters `[N, P]`, or `[N, P + 2 O]` of policies that normalise their observations.
 
         Raises:
             ValueError: if the shape does not match the layout.
         """
-        expected = (self.layout.num_networks, self.layout.num_parameters)
-        if flat.shape != expected:
+        parameters, width = self.layout.num_parameters, self.layout.sizes[0]
+        expected = (self.layout.num_networks, parameters)
+        normalises = flat.shape == (expected[0], parameters + 2 * width)
+        if flat.shape != expected and not normalises:
             raise ValueError(f"policy parameters have shape {flat.shape}, expected {expected}")
+        means_and_scales = flat[:, None, parameters:].copy()  # [N, 1, 2 O], or [N, 1, 0]
+        parts = means_and_scales[:, :, :width], means_and_scales[:, :, width:]
+        self._means_and_scales = parts if normalises else None
         self._layers = [
             (
                 np.ascontiguousarray(flat[:, weight]).reshape(-1, n_in, n_out),  # [N, in, out]
@@ -49,6 +56,8 @@ class NumpyPolicy:
         first = self._activations[0]
         for agent, values in enumerate(obs):
             first[agent, :, : values.shape[1]] = values  # padding stays zero
+        if self._means_and_scales is not None:
+            _normalise(first, *self._means_and_scales)
         # BLAS threads wait for each other, which makes small products up to 4 times slower on a busy machine.
         with self._blas.limit(limits=1, user_api="blas"):
             for depth, (weight, bias) in enumerate(self._layers):
@@ -59,3 +68,11 @@ class NumpyPolicy:
                 else:
                     out += bias
         return self._activations[-1]
+
+
+def _normalise(obs: FloatArray, means: FloatArray, scales: FloatArray) -> None:
+    """Normalise observations `[N, E, O]` in place, with the operations of `RowTransform` in their order."""
+    with np.errstate(over="ignore"):  # and is clipped
+        obs -= means
+        obs *= scales
+    np.clip(obs, -LIMIT, LIMIT, out=obs)

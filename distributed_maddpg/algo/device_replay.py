@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from distributed_maddpg.normalisation import RowTransform, observed
+from distributed_maddpg.types import TransitionLayout
+
 _PINNED_ROWS = 1 << 16
 """Rows copied at a time; limits the pinned host memory when all rows are copied."""
 
@@ -30,6 +33,9 @@ class DeviceReplay:
         """Number of rows stored per run."""
         self._oldest = torch.zeros(len(generators), 1, dtype=torch.int64, device=device)
         self._size = torch.zeros_like(self._oldest)
+        self._layout: TransitionLayout | None = None
+        self._transform: Tensor
+        """[3, S, 1, width]: shift, scale and limit of each run's rows, at a place that graphs may keep."""
 
     def add(self, run: int, rows: Tensor, inserted: int) -> None:
         """Add the new rows of a run's ring.
@@ -48,6 +54,15 @@ class DeviceReplay:
         self._oldest[run].fill_((inserted - self.sizes[run]) % capacity)
         self._size[run].fill_(self.sizes[run])
 
+    def normalise_by(self, run: int, transform: RowTransform) -> None:
+        """Normalise a run's rows when they are drawn; call it before the first `sample`."""
+        if self._layout is None:
+            self._layout = transform.layout
+            self._transform = torch.zeros(3, len(self.rows), 1, self.rows.shape[2], device=self.rows.device)
+        arrays = transform.shift, transform.scale, transform.limit
+        for stored, array in zip(self._transform, arrays, strict=True):
+            stored[run, 0].copy_(torch.from_numpy(array))
+
     def clear(self, run: int) -> None:
         """Drop a run's rows."""
         self.inserted[run] = self.sizes[run] = 0
@@ -62,7 +77,17 @@ class DeviceReplay:
             run.random_(generator=generator)
         # 63 random bits: the modulo bias is below 10^-12.
         index = drawn.remainder_(self._size).add_(self._oldest).remainder_(self.rows.shape[1])
-        return self.rows.gather(1, index[:, :, None].expand(-1, -1, self.rows.shape[2]))
+        rows = self.rows.gather(1, index[:, :, None].expand(-1, -1, self.rows.shape[2]))
+        return rows if self._layout is None else self._normalised(rows, self._layout)
+
+    def _normalised(self, rows: Tensor, layout: TransitionLayout) -> Tensor:
+        """Return rows `[S, B, width]` after normalising them in place, as `RowTransform.apply` does."""
+        there = observed(rows, layout)
+        shift, scale, limit = self._transform
+        rows.sub_(shift).mul_(scale).clamp_(-limit, limit)
+        for columns, own in there:
+            rows[..., columns] *= own
+        return rows
 
     def _write(self, run: int, rows: Tensor, start: int) -> None:
         """Copy rows `[n, width]` to index `start` and on, with wrap-around, asynchronously."""

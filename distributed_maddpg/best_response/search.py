@@ -97,8 +97,10 @@ def check_budget(config: MADDPGConfig, budget: float) -> None:
     """Refuse a budget with which the opponents need more memory than this machine has.
 
     Raises:
-        BadInput: if they do.
+        BadInput: if they do, or if the run normalises: opponents read its observations as they are.
     """
+    if config.env.normalise:
+        raise BadInput("--best-response", True, "cannot be used with env.normalise; leave it out")
     spec = env_spec(config.env.id, config.env.backend, config.env.kwargs, config.env.measures)
     try:
         check_machine(response_settings(config, _model_free_updates(budget), 0), spec, _SEEDS)

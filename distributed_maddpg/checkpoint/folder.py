@@ -44,7 +44,8 @@ from distributed_maddpg.checkpoint.tensors import MAX_HEADER_BYTES, read_rows, r
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable
 from distributed_maddpg.files import local_path, open_regular, read_bytes, replace_folder, sync
-from distributed_maddpg.types import Arrays, StoredTransitions, checked_array
+from distributed_maddpg.normalisation import with_normaliser
+from distributed_maddpg.types import Arrays, FloatArray, StoredTransitions, checked_array
 
 _PIECE_BYTES = 2**20
 _MAX_RETRIES = 20
@@ -83,6 +84,14 @@ class Checkpoint:
     """Path or URL that it was read from."""
     resume_problem: str = ""
     """Why training cannot be resumed from it; then `state` holds "learner/policy" alone. Empty: it can."""
+
+    @property
+    def policies(self) -> FloatArray:
+        """The policies' parameters `[N, P]`, or with `env.normalise` `[N, P + 2 O]`, which act."""
+        policies: FloatArray = self.state["learner/policy"]
+        if not self.config.env.normalise:
+            return policies
+        return with_normaliser(policies, self.state["learner/normaliser"])
 
     def check_resumable(self) -> None:
         """Refuse to resume training from a checkpoint of an earlier format version.

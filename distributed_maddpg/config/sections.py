@@ -133,6 +133,9 @@ class EnvConfig(Section):
     measures: tuple[str, ...] = ()
     """Numbers in the infos of an episode's last step to report, by their keys, beside the measures that the
     environment declares."""
+    normalise: bool = False
+    """Normalise observations by their running mean and variance, and scale rewards by the running standard
+    deviation of discounted returns, for each agent."""
 
     def __post_init__(self) -> None:
         """Check the arguments; replace an alias of the environment by its id."""

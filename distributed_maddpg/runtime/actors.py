@@ -234,6 +234,11 @@ class LearnerActor(_Process):
         self._idle_since = time.perf_counter()
 
     @ray.method
+    def normalise_by(self, normalisers: list[FloatArray]) -> None:
+        """Set what to normalise each run's rows by from the next call on."""
+        self._learner.normalise_by(normalisers)
+
+    @ray.method
     def learn(self, updates: int, publish: bool) -> LearnerReport:
         """Make updates on fresh minibatches, and publish the result if asked."""
         began, learning_s = time.perf_counter(), 0.0
@@ -463,7 +468,15 @@ class RolloutWorkerActor(_Process):
         seconds = {timer: value / len(self._runs) for timer, value in clock.seconds.items()}
         joined = [EpisodeReport.concatenate(own, own[0].returns.shape[1]) for own in episodes]
         return [
-            RolloutReport(self._index, env_steps, own, version, **seconds, dropped=run.pop_dropped())
+            RolloutReport(
+                self._index,
+                env_steps,
+                own,
+                version,
+                **seconds,
+                dropped=run.pop_dropped(),
+                moments=run.pop_moments(),
+            )
             for run, own in zip(self._runs, joined, strict=True)
         ]
 

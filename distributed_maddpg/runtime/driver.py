@@ -22,6 +22,7 @@ from distributed_maddpg.envs import EnvFactory
 from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
 from distributed_maddpg.metrics import IterationLog
+from distributed_maddpg.normalisation import run_moments
 from distributed_maddpg.pacing import Pacer, updates_per_call
 from distributed_maddpg.runtime.calls import wait_for_result
 from distributed_maddpg.runtime.cluster import check_can_be_sent, connect, disconnect, start_processes
@@ -81,6 +82,7 @@ class RayRunner:
         self._chunk_rows = max(1, _CHUNK_BYTES // (4 * spec.transitions.width))
         self.pacer = Pacer(config.pacing)
         self._logs = [IterationLog(spec, config.num_workers) for _ in configs]
+        self._moments = [own for each in configs if (own := run_moments(spec, each))]
         self._fragments_per_call = [1] * config.num_workers
         self._fragments_asked = [0] * config.num_workers
         self._evaluations: list[list[Evaluation]] = [[] for _ in configs]
@@ -204,6 +206,8 @@ class RayRunner:
             "evaluation": {"missed": np.array(self._evaluation_pending(run))},
             **self._worker_states(run),
         }
+        if self._moments:
+            stages["moments"] = self._moments[run].get_state()
         return RunState(env_steps, updates, join_states(stages), replay)
 
     def restore(self, run: int, state: RunState) -> None:
@@ -216,6 +220,8 @@ class RayRunner:
         self._latest_version = int(checked_array(stages, "learner/weights_version", (), np.int64))
         self._supervisor.set_latest_version(self._latest_version)
         self._logs[run].set_state(state_part(stages, "log"))
+        if self._moments:
+            self._moments[run].set_state(state_part(stages, "moments"))
         self._evaluation_missed |= bool(state_part(stages, "evaluation").get("missed", False))
         self.pacer.set_state(state_part(stages, "pacing"))
         if state.replay is not None:
@@ -412,11 +418,20 @@ class RayRunner:
         )
         for log, own in zip(self._logs, reports, strict=True):
             log.add_rollout(own, self._latest_version)
+        for moments, own in zip(self._moments, reports, strict=False):  # none without env.normalise
+            moments.add(own.moments)
 
     def _start_learning(self, updates: int) -> None:
         self.pacer.learning_started(updates)
-        call = self._processes.learner.learn.remote(updates, self.pacer.publish_due())
+        call = self._learn(updates, self.pacer.publish_due())
         self._supervisor.watch(call, LEARNER, self._on_learned, lambda: self.pacer.learning_failed(updates))
+
+    def _learn(self, updates: int, publish: bool) -> ray.ObjectRef[LearnerReport]:
+        """Call the learner, which first gets what to normalise by, where the run does."""
+        learner = self._processes.learner
+        if self._moments:
+            learner.normalise_by.remote([moments.normaliser() for moments in self._moments])
+        return learner.learn.remote(updates, publish)
 
     def _on_learned(self, report: LearnerReport) -> None:
         self.pacer.learning_done(report.updates)
@@ -472,9 +487,7 @@ class RayRunner:
             return
         self.pacer.learning_started(updates)
         publish = self.pacer.publish_due()
-        self._on_learned(
-            self._wait_for_result("learner", self._processes.learner.learn.remote(updates, publish))
-        )
+        self._on_learned(self._wait_for_result("learner", self._learn(updates, publish)))
         if publish:
             self._refresh_weights()
 

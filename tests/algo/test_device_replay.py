@@ -1,9 +1,12 @@
 """Rows mirrored on the learner's device: which are stored, and how they are drawn."""
 
+import numpy as np
 import pytest
 import torch
 
 from distributed_maddpg.algo.device_replay import DeviceReplay
+from distributed_maddpg.normalisation import RowTransform
+from distributed_maddpg.types import TransitionLayout
 
 
 def generators(*seeds):
@@ -103,3 +106,18 @@ def test_a_gpu_stores_and_draws_the_same_rows():
     batch = replay.sample(10_000)[0].cpu()
     assert (batch == batch[:, :1]).all()
     assert 40_000 <= batch.min() < 40_500 < 139_500 < batch.max() < 140_000
+
+
+def test_each_runs_rows_are_normalised_when_they_are_drawn():
+    replay, rng = DeviceReplay(10, 3, generators(1, 2)), np.random.default_rng(0)
+    rows = rng.normal(5.0, 4.0, (2, 10, 3)).astype(np.float32)
+    limit, layout = np.array([10.0, 1.0, np.inf], np.float32), TransitionLayout((1,), (1,))
+    for run, own in enumerate(rows):
+        replay.add(run, torch.from_numpy(own), 10)
+        replay.normalise_by(run, RowTransform(own[0], np.full(3, run + 0.5, np.float32), limit, layout))
+    batch = replay.sample(500).numpy()
+    for run, own in enumerate(rows):
+        expected = own.copy()
+        RowTransform(own[0], np.full(3, run + 0.5, np.float32), limit, layout).apply(expected)
+        assert np.array_equal(np.unique(batch[run], axis=0), np.unique(expected, axis=0))
+    assert np.array_equal(replay.rows.numpy(), rows), "what is stored stays as it was"
