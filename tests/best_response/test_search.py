@@ -116,7 +116,7 @@ def test_another_environment_has_model_free_opponents_only(monkeypatch):
         assert {(each["final_distance"], each["success"]) for each in own["opponents"]} == {(None, None)}
         assert list(own["strongest"]) == ["return"] and "bounds" not in own
         assert own["optimistic"]
-    assert result["private"] == {}
+    assert list(result["private"]) == ["agent"]  # simple_push says what is private to it
 
 
 @pytest.mark.parametrize("kwargs", [{"max_cycles": 1_300}, {"N": 101}])
