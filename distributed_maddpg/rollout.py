@@ -114,8 +114,8 @@ def accumulate_n_step(
 ) -> None:
     """Turn 1-step transitions into transitions of up to n steps, in place (n-step return, Sutton 1988).
 
-    The discount of k steps is gamma^k, or 0 if the last of them terminated. A transition has fewer than n
-    steps if its episode or the fragment ends earlier.
+    The discount of k steps is gamma^k, or 0 for an agent that terminated in one of them, whose rewards end
+    there. A transition has fewer than n steps if its episode or the fragment ends earlier.
 
     Args:
         rows: [T, E, width], consecutive steps of the same E copies.
@@ -132,13 +132,14 @@ def accumulate_n_step(
             while last + 1 < min(rows.shape[0], t + n_step) and not ended[last, e]:
                 last += 1
                 factor *= gamma
-                for i in range(rewards_at, rewards_at + num_agents):
-                    rows[t, e, i] += factor * rows[last, e, i]
-            if last > t:
-                for k in range(rewards_at + num_agents, end):
-                    rows[t, e, k] = rows[last, e, k]
-                for k in range(discounts_at, discounts_at + num_agents):
-                    rows[t, e, k] *= factor
+                for i in range(num_agents):
+                    if rows[t, e, discounts_at + i] != 0.0:
+                        rows[t, e, rewards_at + i] += factor * rows[last, e, rewards_at + i]
+                        rows[t, e, discounts_at + i] = factor * rows[last, e, discounts_at + i]
+            for k in range(rewards_at + num_agents, discounts_at):
+                rows[t, e, k] = rows[last, e, k]
+            for k in range(discounts_at + num_agents, end):
+                rows[t, e, k] = rows[last, e, k]
 
 
 def describe_column(layout: TransitionLayout, agents: tuple[str, ...], column: int) -> str:

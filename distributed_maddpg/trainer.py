@@ -367,7 +367,7 @@ class MADDPG:
         """
         stacked, batched = stacked_observations(self.spec, obs)
         num_envs = len(stacked[0])
-        roster = roster_of_masks(self.spec, action_masks, num_envs) if action_masks else None
+        roster = roster_of_masks(self.spec, action_masks, num_envs) if action_masks is not None else None
         policies = JointPolicy(self.config.algorithm, self.spec, num_envs)
         policies.set_parameters(self.policy_parameters())
         if not policies.have_finite_logits(stacked):

@@ -244,10 +244,15 @@ class TransitionLayout:
         """Return rows `[n, width]`; ones stand for flags that earlier versions did not store.
 
         These refused agents that came late or left early, so all were there.
+
+        Raises:
+            ValueError: if the environment has action masks, which they did not know.
         """
         missing = self.width - self.discounts.stop
-        if not missing or any(self.masked) or rows.shape[1:] != (self.discounts.stop,):
+        if not missing or rows.shape[1:] != (self.discounts.stop,):
             return rows
+        if any(self.masked):
+            raise ValueError("its transitions are stored without action masks; start a new run")
         return np.pad(rows, ((0, 0), (0, missing)), constant_values=1.0)
 
     @property

@@ -64,6 +64,16 @@ def test_a_valid_configuration_gives_the_environments_spec():
             },
             "algorithm.private_values = 'mean': agents of several teams have private parts; use observed",
         ),
+        (
+            {
+                "algorithm": {
+                    "private_values": "mean",
+                    "private": {"comer": {"columns": [0, 1], "constants": [[0.0], [1.0]]}},
+                },
+                "env": {"id": "tests.support.coming:parallel_env"},
+            },
+            "algorithm.private_values = 'mean': has no constants where agents may be absent; use observed",
+        ),
         ({"exploration": {"kind": "gaussian"}}, "exploration.kind = 'gaussian': needs a sigmoid policy head"),
     ],
 )

@@ -5,10 +5,12 @@ import pytest
 
 from distributed_maddpg.config import AlgorithmConfig, ExplorationConfig, MADDPGConfig
 from distributed_maddpg.envs import make_vector_env
+from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
 from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.rollout import RolloutWorker, make_rollout_worker, pack_rows
 from distributed_maddpg.seeding import generator
 from distributed_maddpg.types import TransitionLayout, Weights, policy_layout
+from tests.support.coming import ComingEnv
 
 HIDDEN = (4,)
 
@@ -288,3 +290,25 @@ def test_off_turn_agents_are_there_but_do_not_act():
         assert [row[columns].sum() for columns in layout.actions] == [i == order[t] for i in range(3)]
         assert row[layout.actions[order[t]]].argmax() == t % 3
         assert row[layout.rewards].tolist() == [t + 1, (t < 4) * (t + 1), t + 1]
+
+
+def test_a_return_ends_with_the_agents_life_although_it_comes_again():
+    class Again(ComingEnv):
+        def step(self, actions):
+            observations, rewards, *rest = super().step(actions)
+            if self.t == 4:
+                self.agents.append("comer_1")
+                observations["comer_1"] = np.array([1004], np.float32)
+            return observations, {**rewards, "comer_1": rewards.get("comer_1", -50.0)}, *rest
+
+    env = PettingZooVectorEnv(lambda: Again(comes=(0, 0), ends=(8, 2)), 1, 0)
+    algorithm = AlgorithmConfig(policy_hidden_sizes=HIDDEN, n_step=4, gamma=0.5)
+    worker = RolloutWorker(algorithm, ExplorationConfig(), env, np.random.default_rng(0))
+    size = policy_layout(env.spec, HIDDEN).num_parameters
+    worker.set_weights(Weights(1, 0, np.zeros((2, size), np.float32)))
+    rows, layout = worker.collect(8, 0)[0], env.spec.transitions
+    rewards, discounts = (rows[:, columns][:, 1].tolist() for columns in (layout.rewards, layout.discounts))
+    assert rewards[:2] == [101 + 0.5 * 102, 102]  # its second reward is its last
+    assert discounts[:2] == [0.0, 0.0]
+    assert rewards[4] == 105  # the life that begins with the fifth step ends with it
+    assert rows[:, layout.present][:, 1].tolist() == [1, 1, 0, 0, 1, 0, 0, 0]

@@ -323,15 +323,17 @@ def test_actions_are_those_that_masks_allow():
         assert (others["agent_0"] != greedy).all()
         assert noisy["agent_0"].tolist() == [3] * 4
         for wrong, message in (
+            (mask, "action_masks = 'ndarray': must hold masks by the names of agents"),
             ({"agent_9": mask}, "action_masks = 'agent_9': no such agent"),
-            (
-                {"agent_0": mask[:, :3]},
-                r"action_masks\['agent_0'\] = \(4, 3\): must be flags of shape \(5,\)",
-            ),
+            ({"agent_0": mask[:, :3]}, r"action_masks\['agent_0'\] = \(4, 3\): must have shape \(5,\)"),
             ({"agent_0": np.zeros(5)}, r"action_masks\['agent_0'\] = .*: must allow an action"),
+            ({"agent_0": np.full(5, np.nan)}, r"action_masks\['agent_0'\] = .*: must be an array of flags"),
+            ({"agent_0": mask.astype(object)}, r"action_masks\['agent_0'\] = .*: must be an array of flags"),
         ):
             with pytest.raises(BadInput, match=message):
                 algo.compute_actions(observations(4), action_masks=wrong)
+    with MADDPG(config()) as algo, pytest.raises(BadInput, match="only discrete agents have masks"):
+        algo.compute_actions(observations(4), action_masks={"agent_0": mask})
 
 
 def test_exploring_actions_are_noisy_and_greedy_ones_are_not():

@@ -68,8 +68,8 @@ def test_rows_of_earlier_versions_get_ones_for_their_flags():
     assert whole[:, 30:].tolist() == [[1.0] * 9] * 4
     assert layout.with_flags(whole) is whole
     assert SPEC.transitions.with_flags(rows) is rows
-    masked = replace(SPEC, masked=(True, False, True)).transitions
-    assert masked.with_flags(rows) is rows
+    with pytest.raises(ValueError, match="stored without action masks; start a new run"):
+        replace(SPEC, masked=(True, False, True)).transitions.with_flags(rows)
 
 
 def test_the_layers_cover_each_parameter_once_in_order():

@@ -44,20 +44,33 @@ def roster_of_masks(spec: EnvSpec, masks: Mapping[str, npt.NDArray[Any]], num_en
     """Return a roster in which all agents act, as their action masks `[A_i]` or `[E, A_i]` allow.
 
     Raises:
-        BadInput: if a mask is of an unknown agent, has a wrong shape or allows nothing.
+        BadInput: if a mask is not of a discrete agent, has a wrong shape or type, or allows nothing.
     """
+    if not isinstance(masks, Mapping):
+        raise BadInput("action_masks", type(masks).__name__, "must hold masks by the names of agents")
     _check_agents("action_masks", masks, spec)
     everybody = np.ones((num_envs, spec.num_agents), np.bool_)
     allowed = np.zeros((spec.num_agents, num_envs, max(spec.action_sizes)), np.bool_)
     for agent, (name, size) in enumerate(zip(spec.agents, spec.action_sizes, strict=True)):
         allowed[agent, :, :size] = True
         if name in masks:
-            field, mask = f"action_masks[{name!r}]", _as_array(f"action_masks[{name!r}]", masks[name])
-            fits = mask.shape in ((size,), (num_envs, size)) and mask.dtype.kind in "fiub"
-            require(fits, field, mask.shape, f"must be flags of shape {(size,)} or {(num_envs, size)}")
-            allowed[agent, :, :size] = mask != 0
-            require(bool(allowed[agent].any(axis=1).all()), field, mask, "must allow an action")
+            field = f"action_masks[{name!r}]"
+            require(
+                spec.action_types[agent] == "discrete", field, masks[name], "only discrete agents have masks"
+            )
+            allowed[agent, :, :size] = _mask(field, _as_array(field, masks[name]), size, num_envs)
     return Roster(everybody, everybody, allowed)
+
+
+def _mask(field: str, mask: npt.NDArray[Any], size: int, num_envs: int) -> npt.NDArray[np.bool_]:
+    """Check an agent's action mask and return it as flags."""
+    fits = mask.shape in ((size,), (num_envs, size))
+    require(fits, field, mask.shape, f"must have shape {(size,)} or {(num_envs, size)}")
+    numbers = mask.dtype.kind in "fiub" and bool(np.isfinite(mask).all())
+    require(numbers, field, mask, "must be an array of flags")
+    allowed: npt.NDArray[np.bool_] = mask != 0
+    require(bool(allowed.any(axis=-1).all()), field, mask, "must allow an action")
+    return allowed
 
 
 def _check_agents(field: str, given: Mapping[str, Any], spec: EnvSpec) -> None:

@@ -99,7 +99,7 @@ def watch(
     right = (probabilities.argmax(dim=2) == truth) & counted
     given = probabilities.gather(2, truth[:, :, None]).squeeze(2) * counted
     frequencies = (nn.functional.one_hot(truth, len(view.part.choices)) * counted[:, :, None]).sum(dim=0)
-    per_step = 100.0 / counted.sum(dim=0)
+    per_step = 100.0 / counted.sum(dim=0).clamp(min=1)
     return {
         "chance": (frequencies.amax(dim=1) * per_step).tolist(),
         "accuracy": (right.sum(dim=0) * per_step).tolist(),
@@ -117,6 +117,8 @@ def histories(
         for _ in range(max(1, env_steps // copies)):
             seen.append(np.concatenate([obs[opponent] for opponent in view.opponents], axis=1))
             candidates.append(_candidate(obs[view.agent], view.part))
+            if (roster := env.roster()) is not None:
+                candidates[-1][~roster.present[:, view.agent]] = _IGNORED
             result = env.step(act(obs))
             ended.append(result.truncated | result.terminated.all(axis=1))
             obs = result.obs

@@ -20,7 +20,7 @@ Precision = Literal["float32", "bf16"]
 EnvArgument = Any
 """A value that TOML and JSON have: a number, true or false, text, or a list or table of these."""
 _MAX_NUMBER, _MAX_WIDTH, MAX_WORKERS, _MAX_THREADS = 10**15, 65_536, 10_000, 1_024
-_MIN_TEMPERATURE = 1e-6
+_MIN_TEMPERATURE, _LARGEST = 1e-6, 3.4e38
 _MAX_DEPTH = 20
 
 
@@ -49,10 +49,11 @@ def _require_private_part(name: str, part: PrivatePart) -> None:
         remedy = "columns need a start of 0 or more and a later stop"
         require(0 <= span[0] < span[1], f"{name}.{key}", span, remedy)
     _require_constants(name, part)
-    known = (part.candidates, part.constants) if part.constants else part.candidates
-    require(len(part.choices) > 1, f"{name}.candidates", known, "needs two or more")
+    field = f"{name}.candidates" if part.candidates or not part.constants else f"{name}.constants"
+    known = part.candidates or part.constants
+    require(len(part.choices) > 1, field, known, "needs two or more")
     distinct = len(set(part.choices)) == len(part.choices)
-    require(distinct, f"{name}.candidates", known, "name each candidate once")
+    require(distinct, field, known, "name each candidate once")
     widths = {stop - start + len(constants) for (start, stop), constants in part.choices}
     remedy = "the private columns and all candidates need the same width"
     require(widths == {part.width}, name, (*spans, *part.constants), remedy)
@@ -64,8 +65,8 @@ def _require_private_part(name: str, part: PrivatePart) -> None:
 
 def _require_constants(name: str, part: PrivatePart) -> None:
     field, constants = f"{name}.constants", part.constants
-    finite = all(math.isfinite(value) for own in constants for value in own)
-    require(finite, field, constants, "must be finite")
+    finite = all(abs(value) <= _LARGEST for own in constants for value in own)
+    require(finite, field, constants, "must be finite in float32")
     fits = not (part.candidates and constants) or len(constants) == len(part.candidates)
     remedy = f"needs one list for each of the {len(part.candidates)} candidates"
     require(fits, field, constants, remedy)
@@ -291,6 +292,8 @@ class AlgorithmConfig(Section):
         name, value = "algorithm.private_values", self.private_values
         teams = {team for team, part in zip(spec.teams, parts, strict=True) if part}
         require(len(teams) < 2, name, value, "agents of several teams have private parts; use observed")
+        constants = spec.varying and any(part.constants for part in parts if part)
+        require(not constants, name, value, "has no constants where agents may be absent; use observed")
         aligned = all(part.aligned for part in parts if part)
         aligned = aligned and len({len(part.choices) for part in parts if part}) < 2
         remedy = "the agents observe the candidates in different orders or numbers; use observed"

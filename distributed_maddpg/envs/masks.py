@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from gymnasium.spaces import Dict
 
-from distributed_maddpg.envs.spaces import ObservationCodec, observation_codec
+from distributed_maddpg.envs.spaces import ObservationCodec, as_array, observation_codec
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.types import FloatArray
+from distributed_maddpg.types import ActionType, FloatArray
 
 ACTION_MASK = "action_mask"
 """Key of a mask in an observation or an info."""
@@ -28,6 +31,24 @@ def find_mask(observation: Any, info: Any) -> Any:
         if isinstance(part, Mapping) and ACTION_MASK in part:
             return part[ACTION_MASK]
     return None
+
+
+def flags_of(mask: Any, choices: Sequence[int]) -> npt.NDArray[np.bool_] | None:
+    """Return a mask as flags `[A_i]`; None if it is none.
+
+    Args:
+        mask: flags of all actions, or for several choices a tuple with the flags of each, as Gymnasium's
+            `MultiDiscrete.sample` takes it.
+        choices: number of values of each choice.
+    """
+    if isinstance(mask, tuple) and len(mask) == len(choices) > 1:
+        parts = [flags_of(own, (count,)) for own, count in zip(mask, choices, strict=True)]
+        known = [part for part in parts if part is not None]
+        return reduce(np.logical_and.outer, known).reshape(-1) if len(known) == len(parts) else None
+    flags = as_array(mask).reshape(-1)
+    if flags.size != math.prod(choices) or flags.dtype.kind not in "fiub" or not np.isfinite(flags).all():
+        return None
+    return flags.astype(np.bool_)
 
 
 @dataclass(frozen=True)
@@ -66,10 +87,13 @@ class MaskedObservationCodec:
 
 
 def unmasked_observation_codec(
-    env_id: str, agent: str, space: Any
+    env_id: str, agent: str, space: Any, kind: ActionType
 ) -> ObservationCodec | MaskedObservationCodec:
-    """Return the codec of what an agent observes beside its action mask, see `observation_codec`."""
-    if not has_mask(space):
+    """Return the codec of what an agent observes beside its action mask, see `observation_codec`.
+
+    For continuous actions a mask is an observation as any other.
+    """
+    if kind == "continuous" or not has_mask(space):
         return observation_codec(env_id, agent, space)
     codec = MaskedObservationCodec(env_id, agent, space)
     _ = codec.size  # refuses what has none

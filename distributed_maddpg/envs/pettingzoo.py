@@ -66,7 +66,7 @@ _RESET_REMEDY = "its reset needs a seed: def reset(self, seed=None, options=None
 _NO_SEED = re.compile(r"reset\(\) got an unexpected keyword argument '(seed|options)'")
 _RESERVED_NAMES = ("env_steps", "updates", "episodes")  # other columns of returns.csv
 
-# Observations, rewards, of each agent that was present whether it terminated and was truncated, and infos.
+# Observations, rewards, of each agent whether it terminated and whether it was truncated, and infos.
 _Step = tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, tuple[bool, bool]], Mapping[str, Any]]
 
 
@@ -108,11 +108,10 @@ class PettingZooVectorEnv(VectorEnv):
             tuple(codec.size for codec in self._action_codecs),
             tuple(codec.kind for codec in self._action_codecs),
             varying=len(agents) > 1,  # nobody says in advance whether all stay to the end
-            masked=self._masked(agents, factory),
+            masked=self._masked(factory),
             measures=self._episode_measures.measures,
         )
-        masked = self.spec.masked or (False,) * len(agents)
-        self._rosters = RosterLog(env_id, agents, self.action_sizes, masked, num_envs)
+        self._rosters = RosterLog(env_id, self._action_codecs, bool(self.spec.masked), num_envs)
         self._streams = [streams.stream(seed, copy) for copy in range(num_envs)]
         self._episode_seed = np.zeros(num_envs, np.int64)
         self._episode_step = np.zeros(num_envs, np.int64)
@@ -143,23 +142,21 @@ class PettingZooVectorEnv(VectorEnv):
                 raise BadInput("env.id", self._id, f"the agent {agent!r} must have a printable name")
             if agent in _RESERVED_NAMES or agents.count(agent) > 1:
                 raise BadInput("env.id", self._id, f"the name {agent!r} of an agent is already taken")
-        return (
-            agents,
-            [action_codec(self._id, agent, env.action_space(agent)) for agent in agents],
-            [unmasked_observation_codec(self._id, agent, env.observation_space(agent)) for agent in agents],
-        )
+        actions = [action_codec(self._id, agent, env.action_space(agent)) for agent in agents]
+        observations = [
+            unmasked_observation_codec(self._id, agent, env.observation_space(agent), codec.kind)
+            for agent, codec in zip(agents, actions, strict=True)
+        ]
+        return agents, actions, observations
 
-    def _masked(self, agents: tuple[str, ...], factory: Callable[[], Any]) -> tuple[bool, ...]:
-        """Return which agents have action masks; empty if none has."""
-        kinds = [codec.kind for codec in self._action_codecs]
-        found = [has_mask(self.envs[0].observation_space(agent)) for agent in agents]
-        if not any(found) and "discrete" in kinds:
+    def _masked(self, factory: Callable[[], Any]) -> tuple[bool, ...]:
+        """Return which agents have action masks: none, or all discrete ones, if any has one at the start."""
+        discrete = [codec.agent for codec in self._action_codecs if codec.kind == "discrete"]
+        found = any(has_mask(self.envs[0].observation_space(agent)) for agent in discrete)
+        if discrete and not found:
             infos = self._first_infos(factory)
-            found = [find_mask(None, infos.get(agent)) is not None for agent in agents]
-            if any(found):  # agents that come later may have masks, too
-                found = [own or agent not in infos for own, agent in zip(found, agents, strict=True)]
-        masked = tuple(kind == "discrete" and own for kind, own in zip(kinds, found, strict=True))
-        return masked if any(masked) else ()
+            found = any(find_mask(None, infos.get(agent)) is not None for agent in discrete)
+        return tuple(codec.kind == "discrete" for codec in self._action_codecs) if found else ()
 
     def _first_infos(self, factory: Callable[[], Any]) -> Mapping[str, Any]:
         """Return the infos of an episode's start, of a copy that is closed again."""
@@ -212,8 +209,10 @@ class PettingZooVectorEnv(VectorEnv):
             observations, reward, ends, infos = self._step_copy(e, [array[e] for array in taken])
             with np.errstate(over="ignore"):  # the worker drops values beyond float32's range
                 rewards[e] = [self._number(reward.get(agent, 0.0), agent) for agent in self.agents]
-            over[e] = rosters.step(e, ends, self.envs[e].agents, self._on_turn(e))
-            self._write_observations(observations, final_obs, e, rosters.is_observed(e, ends, bool(over[e])))
+            before = rosters.now.present[e].copy()
+            rewards[e, ~before] = 0.0
+            over[e] = rosters.step(e, ends, self._listed(e), self._on_turn(e))
+            self._write_observations(observations, final_obs, e, rosters.is_observed(e, before, observations))
             rosters.set_allowed(e, observations, infos)
         terminated = rosters.terminated.copy()
         truncated = over & ~terminated.all(axis=1)
@@ -273,7 +272,7 @@ class PettingZooVectorEnv(VectorEnv):
         """Step one copy with a saved action; return whether its episode ended."""
         try:
             observations, _, ends, infos = self._step_copy(e, actions)
-            over = self._rosters.step(e, ends, self.envs[e].agents, self._on_turn(e))
+            over = self._rosters.step(e, ends, self._listed(e), self._on_turn(e))
             self._rosters.set_allowed(e, observations, infos)
         except Exception as error:  # an environment may raise anything for a damaged state
             cause = reason(error)
@@ -341,8 +340,12 @@ class PettingZooVectorEnv(VectorEnv):
         observations, infos = self._parts(reset_result, "reset", _RESET)
         self._steps_begun[e] = 0
         self._episode_measures.start(e)
-        self._rosters.reset(e, self.envs[e].agents, self._on_turn(e))
+        self._rosters.reset(e, self._listed(e), self._on_turn(e))
         return self._by_agent(observations, "reset", _RESET), _infos(infos)
+
+    def _listed(self, e: int) -> Collection[str]:
+        """Return who is in the episode of one copy, by the environment."""
+        return tuple(self.envs[e].agents or ())
 
     def _on_turn(self, e: int) -> Collection[str] | None:
         """Return who acts next in one copy; None for all."""
@@ -393,10 +396,10 @@ class PettingZooVectorEnv(VectorEnv):
         )
         ends = {}
         for agent, present in zip(self.agents, self._rosters.now.present[e].tolist(), strict=True):
-            if present:
-                for name, part in zip(_STEP[1:4], (rewards, terminations, truncations), strict=True):
-                    if agent not in part:
-                        raise BadInput("env.id", self._id, f"its step returned no {name} of {agent}")
+            for name, part in zip(_STEP[1:4], (rewards, terminations, truncations), strict=True):
+                if present and agent not in part:
+                    raise BadInput("env.id", self._id, f"its step returned no {name} of {agent}")
+            if agent in terminations and agent in truncations:
                 ends[agent] = self._flag(terminations[agent], agent), self._flag(truncations[agent], agent)
         self._episode_measures.step(e, infos)
         return observations, rewards, ends, _infos(infos)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from distributed_maddpg.envs.masks import ACTION_MASK, find_mask
-from distributed_maddpg.envs.spaces import as_array
+from distributed_maddpg.envs.masks import ACTION_MASK, find_mask, flags_of
+from distributed_maddpg.envs.spaces import ActionCodec, ContinuousActionCodec
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.types import Roster
 
@@ -19,25 +20,20 @@ class RosterLog:
 
     Args:
         env_id: name of the environment in errors.
-        agents: names.
-        action_sizes: A_i of each agent.
-        masked: which agents have action masks.
+        codecs: of the agents' actions.
+        masked: whether discrete agents have action masks.
         num_envs: E.
     """
 
-    def __init__(
-        self,
-        env_id: str,
-        agents: tuple[str, ...],
-        action_sizes: Sequence[int],
-        masked: Sequence[bool],
-        num_envs: int,
-    ) -> None:
-        self._id, self._agents, self._sizes = env_id, agents, tuple(action_sizes)
-        self.masked = [agent for agent, own in enumerate(masked) if own]
-        """Numbers of the agents with action masks."""
-        shape = (num_envs, len(agents))
-        own = np.arange(max(action_sizes)) < np.array(action_sizes)[:, None, None]  # [N, 1, A]
+    def __init__(self, env_id: str, codecs: Sequence[ActionCodec], masked: bool, num_envs: int) -> None:
+        self._id, self._agents = env_id, [codec.agent for codec in codecs]
+        self._choices = {
+            i: codec.choices for i, codec in enumerate(codecs) if not isinstance(codec, ContinuousActionCodec)
+        }
+        """Number of values of each choice of each discrete agent."""
+        self._masked, shape = masked, (num_envs, len(codecs))
+        sizes = np.array([codec.size for codec in codecs])
+        own = np.arange(sizes.max()) < sizes[:, None, None]  # [N, 1, A]
         self._all = np.repeat(own, num_envs, axis=1)
         self._listed, self.terminated, self.truncated = np.zeros((3, *shape), np.bool_)
         """[E, N] who is in the environment's list of agents; who ended the running episode, and how."""
@@ -71,7 +67,8 @@ class RosterLog:
 
         Args:
             e: number of the copy.
-            ends: of each agent that was present, whether it terminated and whether it was truncated.
+            ends: whether an agent terminated, and whether it was truncated: of all that were present, and of
+                others where the environment says so.
             agents: who is in the episode now, by the environment; those that ended may still be among them.
             on_turn: who of them acts; None: all.
 
@@ -79,20 +76,21 @@ class RosterLog:
             BadInput: if an agent left without an end, or is unknown.
         """
         self._check_known(agents)
-        present, final = [], []
+        was, present, final = self.now.present[e].copy(), [], []
         for i, agent in enumerate(self._agents):
             terminated, truncated = ends.get(agent, (False, False))
-            if agent in ends:
+            listed, ended = agent in agents, terminated or truncated
+            if was[i]:
                 self.terminated[e, i], self.truncated[e, i] = terminated, truncated and not terminated
-                if not (terminated or truncated or agent in agents):
+                if not (ended or listed):
                     remedy = f"{agent} left its episode without a termination or truncation"
                     raise BadInput("env.id", self._id, remedy)
-                present.append(not (terminated or truncated))
-            else:  # it may join, perhaps again; some environments still list those that ended
-                present.append(agent in agents and not self._listed[e, i])
+                present.append(not ended)
+            else:  # it may come, perhaps again; some environments still list those that ended
+                present.append(listed and not ended and (agent in ends or not self._listed[e, i]))
                 self.terminated[e, i] &= not present[i]
                 self.truncated[e, i] &= not present[i]
-            final.append(present[i] or (truncated and not terminated))
+            final.append(present[i] or bool(was[i] and truncated and not terminated))
         self._listed[e] = [agent in agents for agent in self._agents]
         self._set(self.final, e, final, on_turn)
         self._set(self.now, e, present, on_turn)
@@ -101,14 +99,20 @@ class RosterLog:
             self.terminated[e] = True  # those too that never came
         return over
 
-    def is_observed(self, e: int, ends: Mapping[str, tuple[bool, bool]], over: bool) -> list[bool]:
+    def is_observed(self, e: int, before: npt.NDArray[np.bool_], seen: Mapping[str, Any]) -> list[bool]:
         """Return of which agents a step's observations are kept.
 
         Those of an agent that terminated are not while the episode of the others goes on: from then on it is
-        absent.
+        absent. At the end they are, if the environment gave them.
+
+        Args:
+            e: number of the copy.
+            before: [N] who was present before the step.
+            seen: the observations.
         """
-        ended = [over and agent in ends for agent in self._agents]
-        return [a or b for a, b in zip(self.final.present[e], ended, strict=True)]
+        over = not self.now.present[e].any()
+        ended = [over and own and agent in seen for agent, own in zip(self._agents, before, strict=True)]
+        return [a or b for a, b in zip(self.final.present[e].tolist(), ended, strict=True)]
 
     def set_first_allowed(self, e: int, observations: Mapping[str, Any], infos: Mapping[str, Any]) -> None:
         """Read the action masks of an episode's first step; an agent without one may do anything.
@@ -116,28 +120,41 @@ class RosterLog:
         Raises:
             BadInput: if an acting agent's mask has another size, or allows nothing.
         """
-        for i in self.masked:
-            allowed = self.now.allowed[i, e]
-            allowed[:] = self._all[i, e]
-            mask = find_mask(observations.get(self._agents[i]), infos.get(self._agents[i]))
-            if self.now.acting[e, i] and mask is not None:
-                allowed[: self._sizes[i]] = self._checked_mask(mask, i)
+        self._read_masks(self.now, e, observations, infos)
 
     def set_allowed(self, e: int, observations: Mapping[str, Any], infos: Mapping[str, Any]) -> None:
-        """Read the action masks after a step, see `set_first_allowed`; a truncated agent may do anything."""
-        self.set_first_allowed(e, observations, infos)
-        self.final.allowed[:, e] = self.now.allowed[:, e]
+        """Read the action masks after a step, see `set_first_allowed`."""
+        self._read_masks(self.final, e, observations, infos)
+        self.now.allowed[:, e] = np.where(
+            self.now.acting[e, :, None], self.final.allowed[:, e], self._all[:, e]
+        )
 
-    def _checked_mask(self, mask: Any, i: int) -> npt.NDArray[np.bool_]:
-        allowed = as_array(mask).reshape(-1)
-        if allowed.size != self._sizes[i] or allowed.dtype.kind not in "fiub":
-            remedy = (
-                f"the {ACTION_MASK} of {self._agents[i]} is {mask!r}; it must have {self._sizes[i]} flags"
-            )
+    def _read_masks(
+        self, roster: Roster, e: int, observations: Mapping[str, Any], infos: Mapping[str, Any]
+    ) -> None:
+        roster.allowed[:, e] = self._all[:, e]
+        for i, choices in self._choices.items():
+            mask = find_mask(observations.get(self._agents[i]), infos.get(self._agents[i]))
+            if mask is None or not roster.acting[e, i]:
+                continue
+            if not self._masked:
+                remedy = f"{self._agents[i]} has an {ACTION_MASK}, but nobody had one at the episode's start"
+                raise BadInput("env.id", self._id, remedy)
+            allowed = self._checked_mask(mask, i, choices)
+            if allowed.any():  # where nothing is allowed, the episode is over
+                roster.allowed[i, e, : allowed.size] = allowed
+            elif self.now.acting[e, i]:
+                raise BadInput("env.id", self._id, f"the {ACTION_MASK} of {self._agents[i]} allows no action")
+
+    def _checked_mask(self, mask: Any, i: int, choices: Sequence[int]) -> npt.NDArray[np.bool_]:
+        allowed = flags_of(mask, choices)
+        if allowed is None:
+            form = f"{math.prod(choices)} flags, one for each action"
+            if len(choices) > 1:
+                form += ", or the flags of each choice in a tuple"
+            remedy = f"the {ACTION_MASK} of {self._agents[i]} is {mask!r}; it must have {form}"
             raise BadInput("env.id", self._id, remedy)
-        if not allowed.any():
-            raise BadInput("env.id", self._id, f"the {ACTION_MASK} of {self._agents[i]} allows no action")
-        return allowed.astype(np.bool_)
+        return allowed
 
     def _set(self, roster: Roster, e: int, present: list[bool], on_turn: Collection[str] | None) -> None:
         roster.present[e] = present

@@ -107,6 +107,11 @@ class DiscreteActionCodec:
         """A_i, the number of actions."""
         return int(self.space.n)
 
+    @property
+    def choices(self) -> list[int]:
+        """Number of values of each choice: there is one."""
+        return [self.size]
+
     def zeros(self, *shape: int) -> npt.NDArray[np.int64]:
         """Return an array of zero actions of the given shape."""
         return np.zeros(shape, np.int64)
@@ -133,14 +138,14 @@ class CombinedActionCodec:
     kind: ActionType = "discrete"
 
     @cached_property
-    def _counts(self) -> list[int]:
-        """Values of each choice."""
+    def choices(self) -> list[int]:
+        """Number of values of each choice."""
         return list(_choices(self.space))
 
     @cached_property
     def size(self) -> int:
         """A_i, the number of combinations."""
-        return math.prod(self._counts)
+        return math.prod(self.choices)
 
     def zeros(self, *shape: int) -> npt.NDArray[np.int64]:
         """Return an array of zero actions of the given shape."""
@@ -152,7 +157,7 @@ class CombinedActionCodec:
 
     def decode(self, action: Any) -> Any:
         """Return one action as the space's: each choice in its own numbering, form and dtype."""
-        return _combined(self.space, iter(np.unravel_index(int(action), self._counts)))
+        return _combined(self.space, iter(np.unravel_index(int(action), self.choices)))
 
 
 ActionCodec = ContinuousActionCodec | DiscreteActionCodec | CombinedActionCodec

@@ -40,26 +40,47 @@ class TurnBasedEnv:
     def reset(self, seed: int | None = None, options: Any = None) -> Any:
         """Start an episode; return observations and infos, each by agent."""
         self.env.reset(seed=seed, options=options)
-        self.agents = list(self.env.agents)
-        self.agents_on_turn = [self.env.agent_selection]
+        self._skip_ended({}, {}, {})
         return self._observations(), dict(self.env.infos)
 
     def step(self, actions: dict[str, Any]) -> Any:
-        """Make the move of the agent on turn; return what a parallel environment does."""
+        """Make the move of the agent on turn; return what a parallel environment does.
+
+        Raises:
+            RuntimeError: if the environment gives the turn to an agent that cannot act.
+        """
         env = self.env
+        if env.agent_selection not in actions:
+            raise RuntimeError(f"agent_selection is {env.agent_selection!r}, which has left or not come yet")
         env.step(actions[env.agent_selection])
-        ends = dict(env.terminations), dict(env.truncations)
-        observations, rewards = self._observations(), dict(env.rewards)
+        observations = self._observations()
+        parts = dict(env.rewards), dict(env.terminations), dict(env.truncations)
+        self._skip_ended(*parts)
+        observations |= self._observations()  # action masks depend on who is on turn
+        return observations, *parts, dict(env.infos)
+
+    def _skip_ended(
+        self, rewards: dict[str, float], terminations: dict[str, bool], truncations: dict[str, bool]
+    ) -> None:
+        """Make the one step, without an action, of each agent that has ended; add what comes of it."""
+        env = self.env
         self.agents_on_turn = [env.agent_selection]
-        for _ in range(len(env.agents)):  # agents that ended make one step each, without an action
-            if not env.agents or not any(end.get(env.agent_selection) for end in ends):
+        for _ in self.possible_agents:
+            if not env.agents or not self._has_ended(env.agent_selection):
                 break
             env.step(None)
+            for agent, reward in env.rewards.items():
+                rewards[agent] = rewards.get(agent, 0.0) + reward
+            terminations |= env.terminations
+            truncations |= env.truncations
         self.agents = list(env.agents)
         if self.agents:
             self.agents_on_turn = [env.agent_selection]
-        observations |= self._observations()  # action masks depend on who is on turn
-        return observations, rewards, *ends, dict(env.infos)
+            if self._has_ended(env.agent_selection):
+                raise RuntimeError(f"agent_selection stays at {env.agent_selection!r}, which has ended")
+
+    def _has_ended(self, agent: str) -> bool:
+        return bool(self.env.terminations.get(agent) or self.env.truncations.get(agent))
 
     def render(self) -> Any:
         """Return what the environment renders."""

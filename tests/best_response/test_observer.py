@@ -93,3 +93,12 @@ def test_each_team_with_a_private_part_is_seen_by_all_of_the_others():
     found = views(dataclasses.replace(CONFIG, algorithm=algorithm), SPEC)
     assert found["adversary"] == View(0, told, (1, 2), 20)
     assert views(CONFIG, dataclasses.replace(SPEC, private_parts=())) == {}
+
+
+def test_nobody_is_asked_what_an_absent_agent_hides():
+    config = MADDPGConfig.from_dict({"env": {"id": "tests.support.coming:parallel_env"}}, CONFIG)
+    spec = env_spec(config.env.id, "auto", {})
+    view = View(2, PrivatePart((0, 1), constants=((0.0,), (2005.0,))), (0, 1), 2)
+    policies = initial_policies(spec, config.algorithm.policy_hidden_sizes, 1)
+    found = histories(config, policies, view, 14, 1, seed=4)
+    assert found.candidates.tolist() == [[-100] * 3 + [1] * 4] * 2  # it comes with the fourth step

@@ -113,15 +113,15 @@ BAD = [
     ),
     (
         private([0, 1], [], constants=[[0.5]]),
-        "algorithm.private.a.candidates = ((), ((0.5,),)): needs two or more",
+        "algorithm.private.a.constants = ((0.5,),): needs two or more",
     ),
     (
         private([0, 1], [], constants=[[0.5], [0.5]]),
-        "algorithm.private.a.candidates = ((), ((0.5,), (0.5,))): name each candidate once",
+        "algorithm.private.a.constants = ((0.5,), (0.5,)): name each candidate once",
     ),
     (
         private([0, 1], [], constants=[[0.5], [float("inf")]]),
-        "algorithm.private.a.constants = ((0.5,), (inf,)): must be finite",
+        "algorithm.private.a.constants = ((0.5,), (inf,)): must be finite in float32",
     ),
     (
         private([0, 1], [], constants=[[0.5], ["red"]]),

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from pettingzoo import ParallelEnv
 
 from distributed_maddpg.envs import make_vector_env
 from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
-from distributed_maddpg.errors import BadInput
+from distributed_maddpg.errors import BadInput, EnvironmentFailed
 from distributed_maddpg.evaluation.scripted import random_policy
 from tests.support.coming import ACTIONS, ComingEnv, TurnsEnv
 
@@ -89,6 +91,44 @@ def test_agents_that_ended_stay_away_although_the_environment_still_lists_them()
     assert seen == [[True, True]] * 2 + [[True, False]] * 3 + [[True, True]]
 
 
+def test_an_agent_that_was_always_listed_may_live_again():
+    class Reviving(ParallelEnv):
+        metadata: dict = {}  # noqa: RUF012 - PettingZoo's own form
+        possible_agents = agents = ["stays", "dies"]  # noqa: RUF012
+
+        def observation_space(self, agent):
+            return Box(0, 99, (1,))
+
+        def action_space(self, agent):
+            return Discrete(2)
+
+        def reset(self, seed=None, options=None):
+            self.t = 0
+            return dict.fromkeys(self.agents, np.zeros(1)), {}
+
+        def step(self, actions):
+            self.t += 1
+            given = self.agents if self.t != 4 else ["stays"]
+            ends = {agent: agent == "dies" and self.t == 3 for agent in given}
+            flags = dict.fromkeys(given, False)
+            return dict.fromkeys(given, np.full(1, self.t)), dict.fromkeys(given, 1.0), ends, flags, {}
+
+    env = PettingZooVectorEnv(Reviving, 1, 0)
+    seen = [before.present[0].tolist() for before, *_ in play(env, 7)]
+    assert seen == [[True, True]] * 3 + [[True, False]] * 2 + [[True, True]] * 2
+
+
+def test_rewards_of_absent_agents_are_not_theirs():
+    class Paying(ComingEnv):
+        def step(self, actions):
+            observations, _, *rest = super().step(actions)
+            return observations, {agent: 1.0 for agent in self.possible_agents}, *rest
+
+    env = PettingZooVectorEnv(lambda: Paying(comes=COMES, ends=ENDS), 1, 0)
+    for step, (before, result, _) in enumerate(play(env, LAST)):
+        assert result.rewards.tolist() == before.present.tolist() == [there(step)]
+
+
 @pytest.mark.parametrize("masks", ["observation", "info"])
 def test_masks_are_those_of_the_moment(masks):
     env = coming(masks=masks)
@@ -101,8 +141,69 @@ def test_masks_are_those_of_the_moment(masks):
                 assert roster.allowed[i].tolist() == [allowed] * 2
 
 
-def test_continuous_agents_have_no_masks():
+def test_the_mask_of_an_agents_last_observation_counts_if_it_was_truncated():
+    env = coming(1, masks="info", truncated=(0, 1, 2))
+    for step, (_, _, after) in enumerate(play(env, LAST)):
+        for i, end in enumerate(ENDS):
+            if end == step + 1:
+                assert after.allowed[i, 0].tolist() == [k != (end + i) % ACTIONS for k in range(ACTIONS)]
+
+
+def test_one_agent_with_a_mask_is_enough():
+    class Some(ComingEnv):
+        def _infos(self, agents):
+            return {
+                agent: {"action_mask": self.mask(agent)} if agent == "comer_0" else {} for agent in agents
+            }
+
+    class Mixed(ComingEnv):
+        def observation_space(self, agent):
+            space = super().observation_space(agent)
+            return space if agent == "comer_0" else space["observation"]
+
+        def _observe(self, agents):
+            seen = super()._observe(agents)
+            return {a: own if a == "comer_0" else own["observation"] for a, own in seen.items()}
+
+        def _infos(self, agents):
+            return {agent: {"action_mask": self.mask(agent)} for agent in agents}
+
+    for make in (lambda: Some(masks="info"), lambda: Mixed(masks="observation")):
+        env = PettingZooVectorEnv(make, 1, 0)
+        assert env.spec.masked == (True,) * 3
+        env.reset()
+        own = "info" if make().masks == "info" else "both"
+        allowed = env.roster().allowed[:, 0].sum(axis=1).tolist()
+        assert allowed == ([2, 3, 3] if own == "info" else [2, 2, 3])  # the third agent comes later
+
+
+def test_a_mask_that_comes_too_late_is_refused():
+    class Late(ComingEnv):
+        def _infos(self, agents):
+            return {agent: {"action_mask": self.mask(agent)} if self.t > 1 else {} for agent in agents}
+
+    env = PettingZooVectorEnv(lambda: Late(masks=""), 1, 0)
+    with pytest.raises(BadInput, match="has an action_mask, but nobody had one at the episode's start"):
+        list(play(env, 3))
+
+
+def test_masks_of_several_choices_may_be_given_choice_by_choice():
+    class Choosing(ComingEnv):
+        def action_space(self, agent):
+            return MultiDiscrete([2, 2])
+
+        def mask(self, agent):
+            return (np.array([0, 1]), np.array([1, 1]))
+
+    env = PettingZooVectorEnv(lambda: Choosing(comes=(0,), ends=(9,), masks="info"), 1, 0)
+    env.reset()
+    assert env.roster().allowed[0, 0].tolist() == [False, False, True, True]
+
+
+def test_continuous_agents_observe_what_is_called_a_mask():
     assert coming(masks="info", continuous=True).spec.masked == ()
+    env = coming(masks="observation", continuous=True)
+    assert (env.spec.masked, env.observation_sizes) == ((), (4, 4, 4))
 
 
 def test_one_agent_is_always_there():
@@ -166,6 +267,51 @@ def test_agents_move_in_turn_and_all_observe_every_move():
             assert [array[0, 0] for array in result.final_obs] == [
                 own * (t + 1 + 1000 * i) for i, own in enumerate(living)
             ]
+
+
+def test_the_last_survivor_may_win_in_anothers_last_step():
+    class LastWins(TurnsEnv):
+        def step(self, action):
+            super().step(action)
+            if action is None and len(self.agents) == 1:
+                self.rewards[self.agents[0]] = 10.0
+                self.terminations[self.agents[0]] = True
+
+    env = PettingZooVectorEnv(lambda: LastWins((9, 2, 4)), 1, 0)
+    *_, (before, result, _) = play(env, 4)
+    assert before.present.tolist() == [[True, False, True]]
+    assert result.rewards.tolist() == [[4.0 + 10.0, 0.0, 4.0]]
+    assert result.terminated.all()
+
+
+def test_a_turn_that_nobody_can_take_is_refused():
+    class Gone(TurnsEnv):
+        def step(self, action):
+            super().step(action)
+            if self.moves == 4:
+                self.agent_selection = "mover_1"  # has left
+
+    env = PettingZooVectorEnv(Gone, 1, 0)
+    with pytest.raises(
+        EnvironmentFailed, match="agent_selection is 'mover_1', which has left or not come yet"
+    ):
+        list(play(env, 5))
+
+
+@pytest.mark.parametrize("nobody", [None, (), []])
+def test_an_episode_may_end_without_observations_and_agents(nobody):
+    class Empty(ComingEnv):
+        def step(self, actions):
+            _, *parts = result = super().step(actions)
+            if self.agents:
+                return result
+            self.agents = nobody
+            return {}, *parts
+
+    env = PettingZooVectorEnv(lambda: Empty(comes=(0, 0), ends=(3, 3)), 1, 0)
+    *_, (_, result, _) = play(env, 3)
+    assert result.terminated.all()
+    assert [array.tolist() for array in result.final_obs] == [[[0.0]], [[0.0]]]
 
 
 def test_a_truncated_game_says_who_would_have_moved():
