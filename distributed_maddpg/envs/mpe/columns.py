@@ -133,8 +133,10 @@ def find_nearest(
         room[j] = np.inf if j == points.skip else distance(points.positions, j, own, i, e)
     for j in range(num_points):
         rank = 0  # counted, not sorted: no branch to mispredict
-        for k in range(num_points):
-            rank += room[k] < room[j] or (room[k] == room[j] and k < j)
+        for k in range(j):
+            rank += room[k] <= room[j]
+        for k in range(j + 1, num_points):
+            rank += room[k] < room[j]
         if rank < len(nearest) and j != points.skip:
             nearest[rank] = j
     found: int = min(len(nearest), num_points - (points.skip >= 0))

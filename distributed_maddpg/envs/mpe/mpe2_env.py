@@ -74,7 +74,7 @@ class MPE2VectorEnv(PettingZooVectorEnv):
         """Continue exactly from a state of this environment or of the compiled one."""
         checked = self.scenario.checked_state(state, self.num_envs)
         for e, env in enumerate(self.envs):
-            env.reset()  # resets PettingZoo's own bookkeeping
+            self._begin_episode(env.reset(), e)  # resets PettingZoo's own bookkeeping
             self._write_copy(e, {name: array[e] for name, array in checked.items()})
         self._started = True
 

@@ -65,6 +65,8 @@ class MPEVectorEnv(VectorEnv):
             np.zeros((num_continuous, num_envs, width), np.float32),
             np.zeros((num_agents - num_continuous, num_envs), np.int64),
             np.zeros((num_envs, num_agents, 2)),
+            np.zeros((num_agents, num_envs), np.bool_),
+            np.zeros(num_envs, np.int64),
         )
         self._action_kinds = "fiu" if num_continuous else "iu"
         self._action_rows = [

@@ -28,6 +28,8 @@ _DT, _KEPT_SPEED, _CONTACT_FORCE, _CONTACT_MARGIN = 0.1, 1 - 0.25, 1e2, 1e-3
 _LOG_2 = 0.693147180559945309417232121458176568
 _EXP_IS_ZERO = -746.0  # below, exp underflows to zero
 _LOG1P_IS_IDENTITY = -38.0  # below, exp is under 2^-54, and 1 + exp rounds to 1
+_FAR, _FAST = 0.1, 1e-6
+"""Distance beyond touching from which contact forces are under 1e-44; speed that such forces leave as it is."""
 
 
 BODY = np.dtype(
@@ -68,7 +70,11 @@ class JointActions(NamedTuple):
     discrete: IntArray
     """[A, E]: move + 5 * utterance."""
     forces: DoubleArray
-    """[E, A, 2]: room for `move`."""
+    """[E, A, 2]: room for `move`, as the following."""
+    moving: BoolArray
+    """[A, E]."""
+    near: IntArray
+    """[E]."""
 
 
 @compiled_inline
@@ -116,17 +122,52 @@ def _penetration(depth: float) -> float:
 
 
 @compiled_part
-def _add_contact_forces(state: Any, world: World, forces: DoubleArray) -> None:
+def _note_moving(state: Any, world: World, moving: BoolArray) -> None:
+    """Write which agents' next velocities do not depend, to the bit, on forces under 1e-44."""
+    velocities = state.agent_velocities
+    for i in range(moving.shape[0]):
+        movable = world.bodies[i].movable
+        for e in range(moving.shape[1]):
+            fast = (abs(velocities[e, i, 0]) > _FAST) & (abs(velocities[e, i, 1]) > _FAST)
+            moving[i, e] = fast | (not movable)
+
+
+@compiled_inline
+def _offset(state: Any, a: int, b: int, e: int) -> tuple[float, float]:
+    """Return the way from b, an agent or a landmark, to agent a in copy e."""
+    positions, landmarks = state.agent_positions, state.landmark_positions
+    x, y, num_agents = positions[e, a, 0], positions[e, a, 1], positions.shape[1]
+    if b < num_agents:
+        return x - positions[e, b, 0], y - positions[e, b, 1]
+    return x - landmarks[e, b - num_agents, 0], y - landmarks[e, b - num_agents, 1]
+
+
+@compiled_part
+def _list_near(state: Any, actions: JointActions, a: int, b: int, reach: float) -> int:
+    """List the copies in which two must be pushed apart, or one is so slow that any force counts.
+
+    Without a branch: which copies these are cannot be predicted.
+    """
+    near, moving, count = actions.near, actions.moving, 0
+    limit, other = (reach + _FAR) * (reach + _FAR), b if b < moving.shape[0] else a
+    for e in range(len(near)):
+        x, y = _offset(state, a, b, e)
+        near[count] = e
+        count += not ((x * x + y * y > limit) & moving[a, e] & moving[other, e])
+    return count
+
+
+@compiled_part
+def _add_contact_forces(state: Any, world: World, actions: JointActions) -> None:
     """Push apart who touches; forces without effect in float64 are skipped."""
-    positions, landmarks, num_agents = state.agent_positions, state.landmark_positions, forces.shape[1]
+    forces = actions.forces
+    if len(world.pairs):
+        _note_moving(state, world, actions.moving)
     for pair in range(len(world.pairs)):
         a, b, reach = world.pairs[pair].a, world.pairs[pair].b, world.pairs[pair].reach
-        for e in range(forces.shape[0]):
-            x, y = positions[e, a, 0], positions[e, a, 1]
-            if b < num_agents:
-                x, y = x - positions[e, b, 0], y - positions[e, b, 1]
-            else:
-                x, y = x - landmarks[e, b - num_agents, 0], y - landmarks[e, b - num_agents, 1]
+        for place in range(_list_near(state, actions, a, b, reach)):
+            e = actions.near[place]
+            x, y = _offset(state, a, b, e)
             distance = np.sqrt(x * x + y * y)
             depth = -(distance - reach)
             if depth < _EXP_IS_ZERO * _CONTACT_MARGIN:
@@ -135,7 +176,7 @@ def _add_contact_forces(state: Any, world: World, forces: DoubleArray) -> None:
             x = _CONTACT_FORCE * x / distance * penetration
             y = _CONTACT_FORCE * y / distance * penetration
             forces[e, a, 0], forces[e, a, 1] = x + forces[e, a, 0], y + forces[e, a, 1]
-            if b < num_agents:
+            if b < forces.shape[1]:
                 forces[e, b, 0], forces[e, b, 1] = -x + forces[e, b, 0], -y + forces[e, b, 1]
 
 
@@ -172,7 +213,7 @@ def _integrate(state: Any, world: World, forces: DoubleArray) -> None:
 def move(state: Any, world: World, actions: JointActions) -> None:
     """Move all agents of all copies by one step."""
     _set_action_forces(world, actions)
-    _add_contact_forces(state, world, actions.forces)
+    _add_contact_forces(state, world, actions)
     _integrate(state, world, actions.forces)
 
 

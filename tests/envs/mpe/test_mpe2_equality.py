@@ -125,3 +125,21 @@ def test_trajectories_without_exponentials_stay_equal(name):
     mpe2s.reset()
     for _ in range(40):
         assert_same_step(ours, mpe2s, random_actions(ours, generator), exact=True)
+
+
+@pytest.mark.parametrize("name", ["simple_spread", "simple_tag", "simple_push"])
+def test_agents_at_rest_feel_forces_that_moving_ones_do_not(name):
+    ours, mpe2s = (make_vector_env(name, E, 3, backend=b) for b in ("vectorized", "pettingzoo"))
+    ours.reset()
+    mpe2s.reset()
+    state, generator = ours.get_state(), np.random.default_rng(0)
+    state["agent_positions"] = generator.uniform(-0.3, 0.3, state["agent_positions"].shape)
+    state["agent_velocities"][:, 0] = (
+        0.0,
+        0.4,
+    )  # the first agent rests along one axis, the others along both
+    ours.set_state(state)
+    mpe2s.set_state(state)
+    still = [np.zeros(E, np.int64) for _ in ours.agents]
+    velocities = assert_same_step(ours, mpe2s, still, exact=False)["agent_velocities"]
+    assert ((velocities != 0) & (np.abs(velocities) < 1e-30)).any()
