@@ -29,7 +29,7 @@ _LOG_2 = 0.693147180559945309417232121458176568
 _EXP_IS_ZERO = -746.0  # below, exp underflows to zero
 _LOG1P_IS_IDENTITY = -38.0  # below, exp is under 2^-54, and 1 + exp rounds to 1
 _FAR, _FAST = 0.1, 1e-6
-"""Distance beyond touching from which contact forces are under 1e-44; speed that such forces leave as it is."""
+"""Distance beyond touching where contact forces are under 1e-44; speed that these leave as it is."""
 
 
 BODY = np.dtype(
