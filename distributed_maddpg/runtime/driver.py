@@ -94,7 +94,11 @@ class RayRunner:
         try:
             self._processes = start_processes(configs, spec, env_factory)
             callbacks = RecoveryCallbacks(
-                self._on_learner_restored, self.pacer.restart_warmup, lambda: self.pacer.env_steps, on_event
+                self._on_learner_restored,
+                self.pacer.restart_warmup,
+                lambda: self.pacer.env_steps,
+                self._normalisers,
+                on_event,
             )
             self._supervisor = Supervisor(configs, spec, self._processes, callbacks)
         except BaseException:
@@ -430,8 +434,12 @@ class RayRunner:
         """Call the learner, which first gets what to normalise by, where the run does."""
         learner = self._processes.learner
         if self._moments:
-            learner.normalise_by.remote([moments.normaliser() for moments in self._moments])
+            learner.normalise_by.remote(self._normalisers())
         return learner.learn.remote(updates, publish)
+
+    def _normalisers(self) -> list[FloatArray]:
+        """Return what each run normalises by; none without `env.normalise`."""
+        return [moments.normaliser() for moments in self._moments]
 
     def _on_learned(self, report: LearnerReport) -> None:
         self.pacer.learning_done(report.updates)

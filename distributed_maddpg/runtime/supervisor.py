@@ -54,6 +54,8 @@ class RecoveryCallbacks:
     """Called when the transitions are lost."""
     env_steps: Callable[[], int]
     """Returns the run's environment steps so far."""
+    normalisers: Callable[[], list[FloatArray]]
+    """Returns what each run normalises by; none without `env.normalise`."""
     on_event: Callable[[FaultEvent], None] = lambda _: None
     """Takes each loss and each recovery when it happens."""
 
@@ -424,7 +426,11 @@ class Supervisor:
             return [actor.refresh_weights.remote()]
         # Workers take only weights that are newer than their own.
         version = {"weights_version": np.array(self._latest_version, np.int64)}
-        return [actor.set_state.remote({**state, **version}, run) for run, state in enumerate(self.snapshots)]
+        states = [{**state, **version} for state in self.snapshots]
+        calls = [actor.set_state.remote(state, run) for run, state in enumerate(states)]
+        if normalisers := self._callbacks.normalisers():  # snapshots may be from before any were known
+            calls.append(actor.normalise_by.remote(normalisers))
+        return calls
 
     def _on_connected(self, process: str) -> Callable[[Any], None]:
         def on_connected(_: Any) -> None:
