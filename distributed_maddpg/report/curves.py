@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.files import read_small, write_atomic
-from distributed_maddpg.report.html import new_figure, page
+from distributed_maddpg.report.html import curve_mode, new_figure, page
 
 Curves = Mapping[str, Sequence[float]]
 """Columns of a run's `returns.csv`."""
@@ -83,7 +83,8 @@ def _figure(name: str, groups: Mapping[str, Sequence[Curves]]) -> Any:
         outline = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
         figure.add_scatter(x=x, y=most, **outline)
         figure.add_scatter(x=x, y=least, fill="tonexty", fillcolor=_pale(colour), **outline)
-        figure.add_scatter(x=x, y=mean, mode="lines", line={"color": colour}, name=group or "mean")
+        style = {"mode": curve_mode(mean), "line": {"color": colour}}
+        figure.add_scatter(x=x, y=mean, name=group or "mean", **style)
     # Plotly reverses the legend of filled areas.
     return figure.update_layout(showlegend=len(groups) > 1, legend_traceorder="normal")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,6 +37,11 @@ def new_figure(title: str, x: str, y: str) -> Any:
 
     layout = {"title": title, "xaxis_title": x, "yaxis_title": y, "template": "plotly_white", "height": 420}
     return go.Figure(layout=layout)
+
+
+def curve_mode(y: Iterable[float]) -> str:
+    """Return Plotly's mode of a curve: a line, or a marker, because a line of one point is invisible."""
+    return "lines" if sum(map(math.isfinite, y)) > 1 else "markers"
 
 
 def table(rows: Iterable[tuple[str, str]]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.files import read_small, write_atomic
 from distributed_maddpg.report.curves import read_curves, read_numbers, write_curves
-from distributed_maddpg.report.html import new_figure, page, table
+from distributed_maddpg.report.html import curve_mode, new_figure, page, table
 from distributed_maddpg.types import MPE2_MODULES
 
 _NEEDED_METRICS = ("num_env_steps_sampled_lifetime", "env_steps_per_s", "updates_per_s")
@@ -47,7 +47,8 @@ def write_report(run_dir: Path) -> Path:
     for title, unit, curves in (*_evaluation_figures(returns, texts), *_training_figures(metrics)):
         figure = new_figure(title, "environment steps", unit)
         for name, (x, y), visible in curves:
-            figure.add_scatter(x=x, y=y, name=name, mode="lines", visible=None if visible else "legendonly")
+            shown = None if visible else "legendonly"
+            figure.add_scatter(x=x, y=y, name=name, mode=curve_mode(y), visible=shown)
         figures.append(figure)
     write_atomic(path, page(run_dir.name, _summary(run_dir) + _animation(run_dir), figures))
     return path

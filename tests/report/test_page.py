@@ -51,6 +51,14 @@ def test_the_page_holds_the_curves_and_needs_no_network(run_dir):
     assert page.count("<html") == 1
 
 
+def test_a_single_number_is_visible(run_dir):
+    (run_dir / "returns.csv").write_text("".join(RETURNS.splitlines(keepends=True)[:2]))
+    page = write_report(run_dir).read_text()
+    assert re.search(r'"mode":"markers","name":"red_0","x":\[100\.0\],"y":\[-3\.0\]', page)
+    assert re.search(r'"mode":"markers","name":"red_0"[^}]*"y":\[null,-3\.5\]', page)
+    assert re.search(r'"mode":"lines","name":"red_0"[^}]*"y":\[0\.5,0\.25\]', page)
+
+
 def test_curves_carry_the_smoothed_and_the_raw_values(run_dir):
     page = write_report(run_dir).read_text()
     assert re.search(r'"name":"red_0","x":\[100\.0,200\.0\],"y":\[-3\.0,-2\.0\]', page)
