@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from distributed_maddpg.durations import parse_duration
 from distributed_maddpg.errors import BadInput, did_you_mean
 from distributed_maddpg.types import EnvSpec, InitialWeights, PrivatePart, canonical_env_id
 
@@ -464,9 +465,13 @@ class RayConfig(Section):
     min_workers: int = 1
     """Workers that a run needs to start and to continue; others start when CPUs are free (asynchronous
     mode)."""
+    wait_for_nodes: str = "0s"
+    """How long to wait at the start until the cluster has what the run needs, such as 15m. Ray's autoscaler
+    is asked for it. By default a cluster that lacks it is refused at once."""
     snapshot_interval_s: float = 10.0
     """Seconds between two snapshots of the learner, from which it is restored if its process fails."""
 
     def __post_init__(self) -> None:
         """Check the section."""
         _require_positive("ray", self, "timeout_s", "min_workers", "snapshot_interval_s")
+        parse_duration("ray.wait_for_nodes", self.wait_for_nodes)

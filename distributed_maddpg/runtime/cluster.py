@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import secrets
 import signal
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import EnvFactory, factory_id
@@ -32,7 +30,15 @@ from distributed_maddpg.runtime.actors import (
     RolloutWorkerActor,
 )
 from distributed_maddpg.runtime.calls import wait_for_result
+from distributed_maddpg.runtime.nodes import alive_nodes
 from distributed_maddpg.runtime.orphans import kill_orphans, mark_processes, marked_processes_of_this_run
+from distributed_maddpg.runtime.placement import (
+    await_placement,
+    has_too_few_cpus,
+    learner_options,
+    replay_options,
+    worker_options,
+)
 from distributed_maddpg.types import EnvSpec
 
 if TYPE_CHECKING:
@@ -80,7 +86,7 @@ class Processes:
 
     def _start_all(self) -> None:
         one_node = _one_node()
-        learner_first = not one_node or _has_too_few_cpus(self._config)
+        learner_first = not one_node or has_too_few_cpus(self._config)
         if learner_first:  # the learner is scheduled before workers can fill the GPU's node
             self.start_learner()
         for index in range(self._config.num_workers):
@@ -100,13 +106,18 @@ class Processes:
             self._evaluator = self._start(EvaluationActor, self._config, self._env_factory, num_cpus=0)
         return self._evaluator
 
+    @property
+    def has_evaluator(self) -> bool:
+        """Whether the evaluator was started."""
+        return self._evaluator is not None
+
     # No runtime_env: with one, Ray cannot use its prestarted worker processes.
 
     def start_learner(self) -> ray.ObjectRef[ProcessLocation]:
         """Start a learner or its replacement; return a reference to its location."""
-        cpus, gpus = self._config.learner.reserved_cpus, int(self._use_gpu)
         arguments = (self._configs, self._spec, self._use_gpu)
-        self.learner = self._start(LearnerActor, *arguments, num_cpus=cpus, num_gpus=gpus)
+        options = learner_options(self._config, self._use_gpu)
+        self.learner = self._start(LearnerActor, *arguments, **options)
         return self._started[self.learner]
 
     def start_replay(self, node: str = "", previous: Sequence[RingAddress] = ()) -> None:
@@ -119,22 +130,24 @@ class Processes:
             node: id of the learner's node; empty: any.
             previous: addresses of the rings of the replay buffer that it replaces.
         """
-        affinity = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)} if node else {}
-        self.replay = self._start(
-            ReplayBufferActor, self._configs, self._spec, previous, num_cpus=0, **affinity
-        )
+        arguments = (self._configs, self._spec, previous)
+        self.replay = self._start(ReplayBufferActor, *arguments, **replay_options(node))
 
     def learner_node(self) -> str | None:
         """Return the learner's node, empty if there is only one node; None if it is not known yet."""
-        location = None if _one_node() else self._started.get(self.learner)
-        if location is None:
+        if _one_node() or self.learner not in self._started:
             return ""
-        if not ray.wait([location], timeout=0)[0]:
+        return self.node_of(self.learner)
+
+    def node_of(self, actor: Any) -> str | None:
+        """Return the id of an actor's node; None if it is not known yet, or the actor is being replaced."""
+        location = self._started.get(actor)
+        if location is None or not ray.wait([location], timeout=0)[0]:
             return None
         try:
-            return wait_for_result("learner", location, self._config.ray.timeout_s).node
+            return wait_for_result("actor", location, self._config.ray.timeout_s).node
         except TrainingError:
-            return None  # the learner is being replaced
+            return None
 
     def start_worker(self, index: int, incarnation: int) -> None:
         """Start the replacement of a rollout worker; see `RolloutWorkerActor` for `incarnation`."""
@@ -143,7 +156,7 @@ class Processes:
     def _new_worker(self, index: int, incarnation: int) -> ActorProxy[RolloutWorkerActor]:
         arguments = (self._configs, index, incarnation, self._env_factory)
         actor: ActorProxy[RolloutWorkerActor] = self._start(
-            RolloutWorkerActor, *arguments, num_cpus=1, scheduling_strategy="SPREAD"
+            RolloutWorkerActor, *arguments, **worker_options()
         )
         return actor
 
@@ -275,15 +288,14 @@ def start_processes(
     """Start all actors of one run or several; calls are queued until an actor is running.
 
     Raises:
-        BadInput: if the cluster has too few resources.
+        BadInput: if the cluster has too few resources, also after `ray.wait_for_nodes`.
         TrainingError: on several nodes, if the learner does not start in time; all actors are ended then.
     """
-    return Processes(configs, spec, _check_resources(configs[0]), env_factory)
+    return Processes(configs, spec, await_placement(configs[0]), env_factory)
 
 
 def _one_node() -> bool:
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return len([node for node in nodes if node["Alive"]]) == 1
+    return len(alive_nodes()) == 1
 
 
 @contextmanager
@@ -344,40 +356,6 @@ def suppress_messages_of_lost_processes() -> None:
 
 def _batch_bytes(config: MADDPGConfig) -> int:
     return config.learner.batch_size * 1024  # a row of simple_adversary is 308 bytes
-
-
-def _num_cpus() -> int:
-    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return math.floor(total.get("CPU", 0))
-
-
-def _has_too_few_cpus(config: MADDPGConfig) -> bool:
-    """Whether the cluster has too few CPUs for the learner and all workers."""
-    return config.num_workers + config.learner.reserved_cpus > _num_cpus()
-
-
-def _check_resources(config: MADDPGConfig) -> bool:
-    """Refuse a run that the cluster has too few resources for; return whether the learner gets a GPU."""
-    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    available = _num_cpus()
-    at_least = config.num_workers if config.sync else config.ray.min_workers
-    if at_least + config.learner.reserved_cpus > available:
-        raise BadInput(
-            "num_workers" if config.sync else "ray.min_workers",
-            at_least,
-            f"needs {at_least + config.learner.reserved_cpus} CPUs together with the learner, "
-            f"but the cluster has {available}; lower it or add nodes",
-        )
-    if _has_too_few_cpus(config):
-        _LOG.warning(
-            "the cluster has %d CPUs: of %d rollout workers, those without a CPU start when nodes are added",
-            available,
-            config.num_workers,
-        )
-    gpus = total.get("GPU", 0)
-    if config.learner.device == "cuda" and gpus < 1:
-        raise BadInput("learner.device", "cuda", "the cluster has no GPU; use cpu or auto")
-    return gpus >= 1 and config.learner.device != "cpu"
 
 
 def _first_line(error: BaseException) -> str:

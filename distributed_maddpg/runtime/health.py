@@ -28,6 +28,8 @@ class Health:
         self.name = name
         self.ready = False
         """Whether it has answered since it was started."""
+        self.leaving = False
+        """Whether its node has announced its end: it gets no more work, and is then moved."""
         self.start_at: float | None = None
         """When to start a replacement (`time.monotonic`); None while a process is running or starting."""
         self.incarnation = 0
@@ -62,11 +64,12 @@ class Health:
             self._lost_at = now
         backoff = 2.0 ** (self._failures - 1) if self._failures else 0.0
         self.start_at, self.ready, self._mean_call_s = now + backoff, False, None
+        self.leaving = False
         self._failures += 1
 
     def mark_deferred(self) -> None:
-        """Record that it was ended to free its CPU; it is started again after the learner."""
-        self.start_at = time.monotonic()
+        """Record that it was ended to free its CPU or to leave its node; it is started again at once."""
+        self.start_at, self.leaving = time.monotonic(), False
         if self.ready:
             self._lost_at, self.ready, self._mean_call_s = self.start_at, False, None
 

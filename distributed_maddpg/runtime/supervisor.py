@@ -22,6 +22,8 @@ from distributed_maddpg.replay.ring import Ring, RingAddress
 from distributed_maddpg.runtime.calls import PeerLost, ProcessLost, timeout_error, wait_for_result
 from distributed_maddpg.runtime.cluster import Processes
 from distributed_maddpg.runtime.health import MAX_FAILURES, FaultLog, Health
+from distributed_maddpg.runtime.nodes import ending_nodes, lasting_nodes, own_node
+from distributed_maddpg.runtime.placement import in_placement_group
 from distributed_maddpg.types import Arrays, EnvSpec, FaultEvent, FloatArray
 
 LEARNER, REPLAY, EVALUATOR = "learner", "replay buffer", "evaluator"
@@ -30,6 +32,8 @@ _HEARTBEAT_S = 1.0
 _PAUSE_S = 0.2
 """How long no work is started after a process could not reach another one."""
 _REFILL_ROWS = 1 << 15
+_NODES_LOOK_S = 1.0
+"""Seconds between two looks at which nodes have announced their end."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class Supervisor:
         self._snapshot_interval_s = config.ray.snapshot_interval_s
         self._recovers, self._callbacks = not config.sync, callbacks
         self._learner_cpus = config.learner.reserved_cpus
+        self._may_move = not in_placement_group()  # whose bundles stay where they are
+        self._nodes_looked_at, self._copies_for_move = -math.inf, False
         self.processes, self.faults = processes, FaultLog(callbacks.on_event)
         self.workers = tuple(f"rollout worker {index}" for index in range(config.num_workers))
         self._health = {process: Health(process) for process in (LEARNER, REPLAY, EVALUATOR, *self.workers)}
@@ -101,7 +107,8 @@ class Supervisor:
 
     def is_available(self, process: str) -> bool:
         """Whether a process can be given work now."""
-        return self._health[process].ready and time.monotonic() >= self._paused_until
+        health = self._health[process]
+        return health.ready and not health.leaving and time.monotonic() >= self._paused_until
 
     def is_ready(self, process: str) -> bool:
         """Whether a process is running, even if a process it depends on is being replaced."""
@@ -159,10 +166,15 @@ class Supervisor:
         self._pending[process] += 1
 
     def reconcile(self) -> None:
-        """Start replacements that are due, connect new processes, send heartbeats, take snapshots."""
+        """Start replacements that are due, connect new processes, send heartbeats, take snapshots.
+
+        Raises:
+            TrainingError: if the driver's own node has announced its end.
+        """
         if not self._recovers:
             return
         now = time.monotonic()
+        self._leave_ending_nodes(now)
         for process, health in self._health.items():
             # The learner is scheduled before rollout workers.
             waits = process in self.workers and not self._health[LEARNER].ready
@@ -171,7 +183,7 @@ class Supervisor:
                 self._restart(process, health)
         self._connect()
         if (
-            self._health[REPLAY].ready
+            self.is_available(REPLAY)
             and now - self._heartbeat_at >= _HEARTBEAT_S
             and not self._pending[REPLAY]
         ):
@@ -262,7 +274,7 @@ class Supervisor:
         Raises:
             TrainingError: if it failed too often, or could not be built at the first start.
         """
-        was_ready = health.ready
+        was_ready, self._copies_for_move = health.ready, False
         could_never_be_built = isinstance(error, StageError) and not was_ready and health.incarnation == 0
         health.mark_lost()
         self._abandon_calls(process)
@@ -294,6 +306,66 @@ class Supervisor:
             self._abandon_calls(process)
             self.processes.end(self._actor(process))
             health.mark_deferred()
+
+    def _leave_ending_nodes(self, now: float) -> None:
+        """Move processes off nodes that have announced their end, when their calls are answered.
+
+        Raises:
+            TrainingError: if one is the driver's.
+        """
+        if self._may_move and not self.aborted and now - self._nodes_looked_at >= _NODES_LOOK_S:
+            self._nodes_looked_at = now
+            self._mark_leaving(ending_nodes())
+        for process in (*self.workers, EVALUATOR):
+            if self._health[process].leaving and not self._pending[process]:
+                self._move(process)
+        if self._health[LEARNER].leaving and self._health[REPLAY].leaving:
+            self._move_learner_and_replay(now)
+
+    def _mark_leaving(self, ending: set[str]) -> None:
+        if ending and own_node() in ending:
+            self.aborted = True
+            raise TrainingError("this node is about to end; resume the run on another one")
+        for process, home in self._homes().items() if ending else ():
+            self._health[process].leaving |= home in ending
+        # The learner reads the replay buffer's memory, so they move together.
+        pair = (self._health[LEARNER], self._health[REPLAY])
+        if any(health.leaving for health in pair) and all(health.ready for health in pair):
+            for health in pair:
+                health.leaving = True
+
+    def _move_learner_and_replay(self, now: float) -> None:
+        """Wait for the calls of both and of the workers, copy what they hold, then end them."""
+        working = [process for process in self.workers if self._health[process].ready]
+        if any(self._pending[process] for process in (LEARNER, REPLAY, *working)):
+            return
+        if not self._copies_for_move:
+            self._copies_for_move, self._snapshot_at = True, -math.inf
+            self._take_snapshots(now)
+            return
+        self._copies_for_move = False
+        self._move(LEARNER)
+        self._move(REPLAY)
+        if not self._has_room_for_learner():
+            self._free_cpus(self._learner_cpus)
+
+    def _move(self, process: str) -> None:
+        """End a process on a node that is about to end; its replacement starts on another one."""
+        self.faults.record_lost(process, TrainingError(f"{process} leaves its node, which is about to end"))
+        self._abandon_calls(process)
+        self.processes.end(self._actor(process))
+        self._health[process].mark_deferred()
+
+    def _has_room_for_learner(self) -> bool:
+        """Whether a node that stays has CPUs for the learner beside its workers."""
+        used = Counter(home for process, home in self._homes().items() if process in self.workers)
+        return any(node.cpus - used[node.id] >= self._learner_cpus for node in lasting_nodes())
+
+    def _homes(self) -> dict[str, str | None]:
+        """Return the ids of the nodes of the processes that are ready."""
+        absent = None if self.processes.has_evaluator else EVALUATOR  # asking for it would start it
+        running = [process for process, health in self._health.items() if health.ready and process != absent]
+        return {process: self.processes.node_of(self._actor(process)) for process in running}
 
     def _abandon_calls(self, process: str) -> None:
         for call in [call for call, about in self._calls.items() if about.process == process]:

@@ -139,7 +139,9 @@ def test_processes_that_do_not_start_in_time_are_named_and_ended(sync: bool) -> 
     [({"sync": True}, "num_workers"), ({"ray": {"min_workers": 4}}, "ray.min_workers")],
 )
 def test_fewer_cpus_than_workers_that_are_needed_are_refused(settings: dict[str, Any], field: str) -> None:
-    remedy = "needs 5 CPUs together with the learner, but the cluster has 4; lower it or add nodes"
+    remedy = (
+        r"needs 5 CPUs together with the learner, but the cluster has 4 \(.+: 4 CPUs\); lower it or add nodes"
+    )
     with pytest.raises(BadInput, match=f"{field} = 4: {remedy}"):
         MADDPG(target_config(num_workers=4, **settings)).start()
 

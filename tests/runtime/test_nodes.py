@@ -58,8 +58,9 @@ def test_too_few_workers_for_too_long_end_the_run() -> None:
 
 
 def test_fewer_cpus_than_workers_that_are_needed_are_refused() -> None:
-    remedy = "needs 3 CPUs together with the learner, but the cluster has 2; lower it or add nodes"
-    assert _seen("never_enough")["error"] == f"ray.min_workers = 2: {remedy}"
+    seen = _seen("never_enough")
+    remedy = f"needs 3 CPUs together with the learner, but the cluster has 2 ({seen['address']}: 2 CPUs)"
+    assert seen["error"] == f"ray.min_workers = 2: {remedy}; lower it or add nodes"
 
 
 def test_a_node_with_workers_dies_and_others_take_over() -> None:
@@ -93,6 +94,32 @@ def test_the_node_of_learner_and_replay_buffer_dies_and_the_drivers_copies_go_on
     assert seen["copied"] <= rows
     assert seen["faults"]["updates_lost"] <= updates - safe + 100
     _check_counts(seen)
+
+
+def test_the_learner_goes_to_the_gpu_or_off_spot_nodes_and_workers_spread() -> None:
+    seen = _seen("placed_by_labels_and_resources")
+    assert [process for process in seen["lasting"] if "worker" not in process] == ["learner", "replay buffer"]
+    assert {len(seen["lasting"]), len(seen["spot"])} == {3, 1}, "a worker on each"
+    assert {"learner", "replay buffer"} <= set(seen["gpu"]), "a spot node, but the only one with a GPU"
+
+
+def test_a_node_that_announces_its_end_is_left_and_nothing_is_lost() -> None:
+    seen = _seen("nodes_are_left_before_they_end")
+    assert {"learner", "replay buffer"} <= set(seen["leaving"])
+    assert sorted(seen["lost"]) == sorted(seen["recovered"]) == sorted(seen["leaving"])
+    assert seen["ended_by_itself"] == 0, (
+        "Ray ends a drained node once it is idle, here long before its deadline"
+    )
+    assert seen["together"]
+    assert (seen["faults"]["updates_lost"], seen["faults"]["env_steps_lost"]) == (0, 0)
+    assert seen["stored"] == seen["total"]
+    _check_counts(seen)
+
+
+def test_a_run_whose_driver_must_leave_ends_with_what_can_be_resumed() -> None:
+    seen = _seen("the_drivers_node_ends")
+    assert seen["error"] == "this node is about to end; resume the run on another one"
+    assert seen["updates"] == seen["made"] > 50
 
 
 def test_independent_pieces_spread_over_nodes_and_outlive_one() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -36,23 +37,35 @@ _WITHIN_S = 200.0
 
 
 @contextmanager
-def _cluster(head_cpus: int, *node_cpus: int) -> Iterator[tuple[Cluster, list[Any]]]:
-    """Start a head, where this process is the driver, and further nodes."""
+def _cluster(head_cpus: int, *nodes: int | dict[str, Any]) -> Iterator[tuple[Cluster, list[Any]]]:
+    """Start a head, where this process is the driver, and further nodes, given by CPUs or by options."""
     options = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
     head = {"num_cpus": head_cpus, "_system_config": _QUICK, **options}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = _patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
     try:
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-        yield cluster, [_add(cluster, cpus) for cpus in node_cpus]
+        yield cluster, [_add(cluster, node) for node in nodes]
     finally:
         ray.shutdown()
         cluster.shutdown()
 
 
-def _add(cluster: Cluster, cpus: int) -> Any:
-    node = cluster.add_node(num_cpus=cpus, object_store_memory=100 * 2**20)
+def _add(cluster: Cluster, node: int | dict[str, Any]) -> Any:
+    options = node if isinstance(node, dict) else {"num_cpus": node}
+    added = _patiently(lambda: cluster.add_node(**options, object_store_memory=100 * 2**20))
     cluster.wait_for_nodes()
-    return node
+    return added
+
+
+def _patiently(start: Callable[[], Any]) -> Any:
+    """Start something of Ray's, several times if a busy machine delays its agents by more than 15 s."""
+    for _ in range(4):
+        try:
+            return start()
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+    return start()
 
 
 def _config(**changes: Any) -> MADDPGConfig:
@@ -148,7 +161,7 @@ def never_enough() -> dict[str, Any]:
             with _run(_config(ray={"min_workers": 2})):
                 return {"error": ""}
         except BadInput as error:
-            return {"error": str(error)}
+            return {"error": str(error), "address": ray.nodes()[0]["NodeManagerAddress"]}
 
 
 def node_of_workers_dies() -> dict[str, Any]:
@@ -216,6 +229,75 @@ def no_room_for_the_learner() -> dict[str, Any]:
         return {"workers": workers, "stages": sorted(runner.capture(0, False).stages)} | _end(watched)
 
 
+def _marked(market: str, **resources: int) -> dict[str, Any]:
+    """Return a node's options with the label that tells a spot node."""
+    return {**resources, "labels": {"ray.io/market-type": market}}
+
+
+def placed_by_labels_and_resources() -> dict[str, Any]:
+    """Start where only one node is not a spot node, then where one more has what Ray takes for a GPU."""
+    seen: dict[str, Any] = {}
+    with _cluster(0, _marked("spot", num_cpus=3), _marked("on-demand", num_cpus=3)) as (cluster, nodes):
+        spot, lasting = (node.node_id for node in nodes)
+        with _run(_config(num_workers=2)) as watched:
+            watched.until(lambda: watched.runner._supervisor.all_ready)
+            homes = watched.runner._supervisor._homes()
+            seen["lasting"] = [process for process, home in homes.items() if home == lasting]
+            seen["spot"] = [process for process, home in homes.items() if home == spot]
+        gpu = _add(cluster, _marked("spot", num_cpus=2, num_gpus=1)).node_id
+        with _run(_config(num_workers=2, learner={"device": "auto"})) as watched:
+            watched.until(lambda: watched.runner._supervisor.all_ready)
+            homes = watched.runner._supervisor._homes()
+            seen["gpu"] = [process for process, home in homes.items() if home == gpu]
+    return seen
+
+
+def nodes_are_left_before_they_end() -> dict[str, Any]:
+    """Drain the node of learner and replay buffer, as when a provider takes back a spot node."""
+    from distributed_maddpg.runtime import supervisor as module
+
+    # All nodes are on this machine, where the driver could reach the memory.
+    module.Ring.attach = staticmethod(lambda address: None)  # type: ignore[method-assign]
+    # The head has too few CPUs for such a learner, so that it is elsewhere.
+    config = _config(num_workers=3, learner={"num_threads": 3})
+    with _cluster(2, 4, 4) as (cluster, nodes), _run(config) as watched:
+        runner, supervisor = watched.runner, watched.runner._supervisor
+        watched.until(lambda: supervisor.healthy_workers == 3 and runner.pacer.updates > 300)
+        homes = supervisor._homes()
+        [victim] = [node for node in nodes if node.node_id == homes["learner"]]
+        leaving = [process for process, home in homes.items() if home == victim.node_id]
+        before = runner.pacer.updates
+        started = time.monotonic()
+        _drain(cluster.address, victim.node_id)
+        watched.until(lambda: set(leaving) <= set(watched.happened("recovered")), _WITHIN_S)
+        seen = {"leaving": leaving, "seconds": time.monotonic() - started, "before": before}
+        [raylet] = victim.all_processes["raylet"]
+        seen["ended_by_itself"] = raylet.process.wait(timeout=60)
+        homes = supervisor._homes()
+        seen["together"] = homes["learner"] == homes["replay buffer"] != victim.node_id
+        return seen | _end(watched)
+
+
+def the_drivers_node_ends() -> dict[str, Any]:
+    """Drain the node that the driver is on."""
+    with _cluster(2) as (cluster, _), _run(_config(num_workers=1)) as watched:
+        watched.until(lambda: watched.runner.pacer.updates > 50)
+        _drain(cluster.address, ray.get_runtime_context().get_node_id())
+        try:
+            watched.until(lambda: False, _WITHIN_S)
+        except TrainingError as error:
+            run = watched.runner.capture(0, with_replay=True)
+            return {"error": str(error), "updates": run.updates, "made": watched.runner.pacer.updates}
+        return {"error": ""}
+
+
+def _drain(address: str, node: str) -> None:
+    """Announce a node's end, as `ray start --block` does at SIGTERM and an autoscaler does."""
+    why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--node-id", node]
+    words = ["ray", "drain-node", "--address", address, *why, "--deadline-remaining-seconds", "120"]
+    subprocess.run([sys.executable, "-m", "ray.scripts.scripts", *words[1:]], check=True, timeout=120)
+
+
 def _piece(name: str, begun: str) -> str:
     """Write name, node and process, and take a while; return the node."""
     node = str(ray.get_runtime_context().get_node_id())
@@ -264,6 +346,9 @@ def main(name: str) -> None:
             node_of_learner_and_replay_dies,
             no_room_for_the_learner,
             pieces_spread_and_one_node_dies,
+            placed_by_labels_and_resources,
+            nodes_are_left_before_they_end,
+            the_drivers_node_ends,
         )
     }
     print(json.dumps(functions[name]()))
