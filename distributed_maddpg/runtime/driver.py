@@ -199,7 +199,7 @@ class RayRunner:
         if self._inconsistent:
             raise TrainingError("the run failed during collection; that state cannot be resumed")
         env_steps = self.pacer.env_steps
-        replay = self._stored_rows(run) if with_replay and self._can_answer(REPLAY) else None
+        replay = self._stored_rows(run) if with_replay else None
         learner, sampling = self._learner_states(run)
         updates = int(learner["updates"])
         stages = {
@@ -277,8 +277,10 @@ class RayRunner:
         sampling = self._call_with_retry(LEARNER, lambda: self._processes.learner.generator_state.remote(run))
         return learner, sampling
 
-    def _stored_rows(self, run: int) -> StoredTransitions:
+    def _stored_rows(self, run: int) -> StoredTransitions | None:
         """Take a snapshot of a run's replay buffer; its rows are read in chunks, on demand."""
+        if not self._can_answer(REPLAY):
+            return self._supervisor.rows_at_hand(run)
         replay = self._processes.replay
         number, inserted, num_rows = self._call_with_retry(
             REPLAY, lambda: self._processes.replay.begin_snapshot.remote(run)

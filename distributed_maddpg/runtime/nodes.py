@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
+_CONNECT_TIMEOUT_S = 2.0
 _MARKET_TYPE = "ray.io/market-type"
 
 
@@ -57,6 +59,16 @@ def lasting_nodes() -> list[Node]:
     """Return the nodes that are alive and have not announced their end."""
     ending = ending_nodes()
     return [node for node in alive_nodes() if node.id not in ending]
+
+
+def head_answers() -> bool:
+    """Whether the cluster's head accepts a connection; while it does not, Ray's own calls may block."""
+    host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def own_node() -> str:

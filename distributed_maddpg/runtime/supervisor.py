@@ -22,9 +22,9 @@ from distributed_maddpg.replay.ring import Ring, RingAddress
 from distributed_maddpg.runtime.calls import PeerLost, ProcessLost, timeout_error, wait_for_result
 from distributed_maddpg.runtime.cluster import Processes
 from distributed_maddpg.runtime.health import MAX_FAILURES, FaultLog, Health
-from distributed_maddpg.runtime.nodes import ending_nodes, lasting_nodes, own_node
+from distributed_maddpg.runtime.nodes import ending_nodes, head_answers, lasting_nodes, own_node
 from distributed_maddpg.runtime.placement import in_placement_group
-from distributed_maddpg.types import Arrays, EnvSpec, FaultEvent, FloatArray
+from distributed_maddpg.types import Arrays, EnvSpec, FaultEvent, FloatArray, StoredTransitions
 
 LEARNER, REPLAY, EVALUATOR = "learner", "replay buffer", "evaluator"
 _HEARTBEAT_S = 1.0
@@ -33,7 +33,9 @@ _PAUSE_S = 0.2
 """How long no work is started after a process could not reach another one."""
 _REFILL_ROWS = 1 << 15
 _NODES_LOOK_S = 1.0
-"""Seconds between two looks at which nodes have announced their end."""
+"""Seconds between two looks at whether the head answers and which nodes have announced their end."""
+_HEAD_PATIENCE_S = 20.0
+"""How long the head may not answer. After 60 s Ray ends every process, so that nothing could be saved."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class Supervisor:
         self._recovers, self._callbacks = not config.sync, callbacks
         self._learner_cpus = config.learner.reserved_cpus
         self._may_move = not in_placement_group()  # whose bundles stay where they are
-        self._nodes_looked_at, self._copies_for_move = -math.inf, False
+        self._nodes_looked_at = self._head_answered_at = time.monotonic()
+        self._copies_for_move = False
         self.processes, self.faults = processes, FaultLog(callbacks.on_event)
         self.workers = tuple(f"rollout worker {index}" for index in range(config.num_workers))
         self._health = {process: Health(process) for process in (LEARNER, REPLAY, EVALUATOR, *self.workers)}
@@ -169,11 +172,13 @@ class Supervisor:
         """Start replacements that are due, connect new processes, send heartbeats, take snapshots.
 
         Raises:
-            TrainingError: if the driver's own node has announced its end.
+            TrainingError: if the driver's own node has announced its end, or the head does not answer.
         """
         if not self._recovers:
             return
         now = time.monotonic()
+        if not self._head_answers(now):
+            return  # what follows may need it, and would block
         self._leave_ending_nodes(now)
         for process, health in self._health.items():
             # The learner is scheduled before rollout workers.
@@ -235,6 +240,11 @@ class Supervisor:
         for call in [call for call, about in self._calls.items() if about.process == process]:
             self.resolve(call)
 
+    def rows_at_hand(self, run: int) -> StoredTransitions | None:
+        """Return a run's transitions as far as this process can read them without the replay buffer's."""
+        rows, inserted = (self._rings[run] or self._row_copies[run]).read_from(0)
+        return StoredTransitions(inserted, len(rows), iter([rows])) if len(rows) else None
+
     def discard_calls(self) -> None:
         """Drop all calls, before shutdown."""
         self._calls.clear()
@@ -261,6 +271,8 @@ class Supervisor:
                 return
             self.aborted = True
             raise error
+        if isinstance(error, ProcessLost) and not head_answers():
+            self._give_up_without_head()
         health = self._health[process]
         if isinstance(error, PeerLost):  # the peer's own calls will fail and have it replaced
             self._paused_until = time.monotonic() + _PAUSE_S
@@ -307,14 +319,37 @@ class Supervisor:
             self.processes.end(self._actor(process))
             health.mark_deferred()
 
+    def _head_answers(self, now: float) -> bool:
+        """Whether the head answered when it was last asked.
+
+        Raises:
+            TrainingError: if it has not answered for too long.
+        """
+        if now - self._nodes_looked_at >= _NODES_LOOK_S:
+            self._nodes_looked_at = now
+            if head_answers():
+                self._head_answered_at = now
+            elif now - self._head_answered_at > _HEAD_PATIENCE_S:
+                self._give_up_without_head()
+        return self._head_answered_at == self._nodes_looked_at
+
+    def _give_up_without_head(self) -> None:
+        """Raise TrainingError, and ask nothing of any process from then on."""
+        if self.aborted:
+            return
+        self.aborted = True
+        for process, health in self._health.items():
+            health.mark_lost()
+            self._abandon_calls(process)
+        raise TrainingError("the cluster's head does not answer; resume the run when it does")
+
     def _leave_ending_nodes(self, now: float) -> None:
         """Move processes off nodes that have announced their end, when their calls are answered.
 
         Raises:
             TrainingError: if one is the driver's.
         """
-        if self._may_move and not self.aborted and now - self._nodes_looked_at >= _NODES_LOOK_S:
-            self._nodes_looked_at = now
+        if self._may_move and not self.aborted and self._nodes_looked_at == now:
             self._mark_leaving(ending_nodes())
         for process in (*self.workers, EVALUATOR):
             if self._health[process].leaving and not self._pending[process]:

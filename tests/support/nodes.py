@@ -234,20 +234,26 @@ def _marked(market: str, **resources: int) -> dict[str, Any]:
     return {**resources, "labels": {"ray.io/market-type": market}}
 
 
+def _known_homes(watched: Watched) -> dict[str, str | None]:
+    """Return the nodes of all processes, once they are known."""
+    supervisor = watched.runner._supervisor
+    watched.until(lambda: supervisor.all_ready and None not in supervisor._homes().values())
+    homes: dict[str, str | None] = supervisor._homes()
+    return homes
+
+
 def placed_by_labels_and_resources() -> dict[str, Any]:
     """Start where only one node is not a spot node, then where one more has what Ray takes for a GPU."""
     seen: dict[str, Any] = {}
     with _cluster(0, _marked("spot", num_cpus=3), _marked("on-demand", num_cpus=3)) as (cluster, nodes):
         spot, lasting = (node.node_id for node in nodes)
         with _run(_config(num_workers=2)) as watched:
-            watched.until(lambda: watched.runner._supervisor.all_ready)
-            homes = watched.runner._supervisor._homes()
+            homes = _known_homes(watched)
             seen["lasting"] = [process for process, home in homes.items() if home == lasting]
             seen["spot"] = [process for process, home in homes.items() if home == spot]
         gpu = _add(cluster, _marked("spot", num_cpus=2, num_gpus=1)).node_id
         with _run(_config(num_workers=2, learner={"device": "auto"})) as watched:
-            watched.until(lambda: watched.runner._supervisor.all_ready)
-            homes = watched.runner._supervisor._homes()
+            homes = _known_homes(watched)
             seen["gpu"] = [process for process, home in homes.items() if home == gpu]
     return seen
 
