@@ -70,6 +70,7 @@ class IterationLog:
         self, counters: Mapping[str, Any], learner: Mapping[str, npt.NDArray[np.float64]]
     ) -> dict[str, Any]:
         """Return the nested result of the iteration so far; `learner` has the metrics `[N]` by name."""
+        known = self.progress(counters)
         return {
             **counters,
             "env_runners": self._env_runners(),
@@ -77,7 +78,17 @@ class IterationLog:
                 agent: {name: float(values[index]) for name, values in learner.items()}
                 for index, agent in enumerate(self.spec.agents)
             },
-            "weights": self._weights(),
+            "weights": {**known["weights"], "versions_behind": self._lag_by_worker()},
+            "timers": known["timers"],
+            "fault_tolerance": known["fault_tolerance"],
+        }
+
+    def progress(self, counters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the part of a result that takes next to no time, nested alike."""
+        lags = [lag for _, lag in self._weights_lag]
+        return {
+            **counters,
+            "weights": {"versions_behind_mean": _mean(lags), "versions_behind_max": max(lags, default=0)},
             "timers": self._timers(),
             "fault_tolerance": {
                 **counters.get("fault_tolerance", {}),
@@ -162,17 +173,12 @@ class IterationLog:
             "num_episodes_lifetime": self.episodes_total,
         }
 
-    def _weights(self) -> dict[str, Any]:
-        lags = [lag for _, lag in self._weights_lag]
-        by_worker = [
-            [lag for reporter, lag in self._weights_lag if reporter == worker]
-            for worker in range(max(1, self.num_workers))
-        ]
-        return {
-            "versions_behind_mean": _mean(lags),
-            "versions_behind_max": max(lags, default=0),
-            "versions_behind": {f"worker_{worker}": _mean(own) for worker, own in enumerate(by_worker)},
-        }
+    def _lag_by_worker(self) -> dict[str, float]:
+        own: dict[int, list[int]] = {worker: [] for worker in range(max(1, self.num_workers))}
+        for worker, lag in self._weights_lag:
+            if worker in own:
+                own[worker].append(lag)
+        return {f"worker_{worker}": _mean(lags) for worker, lags in own.items()}
 
     def _timers(self) -> dict[str, float]:
         """Return the seconds of the iteration by stage; those of rollout workers are means over workers."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -153,10 +153,16 @@ class SerialRunner:
             "num_env_steps_sampled_lifetime": self.pacer.env_steps,
             "num_updates_lifetime": self.pacer.updates,
             "weights_seq_no": self._learner.weights_version,
-            "replay_buffer": {"num_env_steps_stored": self._runs[0].replay.size},
+            "replay_buffer": {
+                "num_env_steps_stored": self._runs[0].replay.size,
+                "fill": self._runs[0].replay.size / self._config.replay.capacity,
+            },
         }
         metrics = self._learner.metrics()
         return [run.log.result(counters, own) for run, own in zip(self._runs, metrics, strict=True)]
+
+    def export(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """Do nothing: only Ray has an endpoint for metrics."""
 
     def next_iteration(self) -> None:
         """Reset what is counted per iteration."""

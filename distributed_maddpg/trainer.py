@@ -79,6 +79,9 @@ class Runner(Protocol):
     def results(self) -> list[dict[str, Any]]:
         """Return each run's metrics of the iteration so far."""
 
+    def export(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """Offer the complete results of an iteration to who watches the run; in one process, to nobody."""
+
     def next_iteration(self) -> None:
         """Reset what is counted per iteration."""
 
@@ -155,6 +158,8 @@ class MADDPG:
         """All evaluations that finished during the latest call of `train`, oldest first."""
         self.on_event: Callable[[FaultEvent], None] = lambda _: None
         """Called when a process is lost or recovers; with several runs, set that of the first."""
+        self.name = ""
+        """Tag of this run's metrics in Ray, to be set before the start; `train` takes the folder's name."""
         self._clock = _Clock()
         # A random stream that no worker uses.
         self._acting_rng = generator(config.seed, "exploration", config.num_workers + 1)
@@ -537,6 +542,7 @@ def train_together(runs: Sequence[MADDPG]) -> list[dict[str, Any]]:
         "updates_per_s": (runner.pacer.updates - updates) / seconds,
     }
     finished = [run._complete(runner, {**own, **rates}) for run, own in zip(runs, results, strict=True)]
+    runner.export(finished)
     for run in runs:
         run.iteration_complete = complete
         run._iteration += complete
@@ -579,7 +585,8 @@ def _make_runner(runs: Sequence[MADDPG]) -> Runner:
         return SerialRunner(configs, first.spec, env_factory=first._env_factory)
     from distributed_maddpg.runtime.driver import RayRunner  # noqa: PLC0415
 
-    return RayRunner(configs, first.spec, lambda event: first.on_event(event), first._env_factory)
+    names = [run.name for run in runs]
+    return RayRunner(configs, first.spec, lambda event: first.on_event(event), first._env_factory, names)
 
 
 def _check_callable(env: EnvFactory | None) -> None:

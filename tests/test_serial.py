@@ -69,7 +69,7 @@ def test_a_run_reports_its_steps_updates_and_episodes():
     results = run_all(runner)
     assert [result["num_env_steps_sampled_lifetime"] for result in results] == [80, 160, 240]
     assert [result["num_updates_lifetime"] for result in results] == [5, 13, 21]
-    assert results[-1]["replay_buffer"] == {"num_env_steps_stored": 240}
+    assert results[-1]["replay_buffer"] == {"num_env_steps_stored": 240, "fill": 0.24}
     assert results[-1]["env_runners"]["num_episodes_lifetime"] == 24
     assert results[-1]["env_runners"]["episode_len_mean"] == 10
     assert results[-1]["weights_seq_no"] == runner.weights(0).version == 21 // 2

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from distributed_maddpg.benchmarks.bottleneck import SHARES, name_bottleneck, time_shares
 from distributed_maddpg.benchmarks.job import Count, Interval, Job, run_job, slope, windows
 from distributed_maddpg.benchmarks.measurement import Measurement, spread
 from distributed_maddpg.benchmarks.options import BenchmarkOptions
+from distributed_maddpg.bottleneck import SHARES, name_bottleneck, time_shares
 from distributed_maddpg.config import MADDPGConfig
 
 

@@ -15,7 +15,7 @@ from distributed_maddpg._version import __version__
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError, did_you_mean, reason
 
 _DEBUG = "DISTRIBUTED_MADDPG_DEBUG"
-_COMMANDS = ("train", "evaluate", "cross-play", "reproduce", "benchmark", "report", "chaos")
+_COMMANDS = ("train", "evaluate", "cross-play", "reproduce", "benchmark", "report", "status", "chaos")
 _USAGE = """usage: distributed-maddpg COMMAND ...
 
   train                      train, and write a run folder with checkpoints, curves and a report
@@ -24,6 +24,7 @@ _USAGE = """usage: distributed-maddpg COMMAND ...
   reproduce EXPERIMENT       train and compare the runs of the paper's table: physical-deception
   benchmark WHAT             measure env, rollout, replay, learner, train, scaling or all
   report RUN_DIR             write a run's report.html again
+  status RUN_DIR             show how a run is doing; --address URL shows those of a cluster
   chaos                      kill and freeze a job's processes at random, and measure how it recovers
 
 distributed-maddpg COMMAND --help explains a command; distributed-maddpg --version prints the version.

@@ -6,6 +6,8 @@ import dataclasses
 import errno
 import fcntl
 import json
+import os
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +20,7 @@ from distributed_maddpg.checkpoint.remote import is_url
 from distributed_maddpg.checkpoint.saver import SavingOptions
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable
-from distributed_maddpg.files import make_folder, parse_json, read_small, write_atomic
+from distributed_maddpg.files import make_folder, open_regular, parse_json, read_small, write_atomic
 from distributed_maddpg.metrics import flatten
 from distributed_maddpg.run.tables import CSVTable, TensorBoardWriter
 from distributed_maddpg.types import FaultEvent
@@ -28,6 +30,8 @@ _LOCK = ".lock"
 _CHECKPOINT_RECORD = "checkpoints.json"
 _RECORD_TYPES = {"folder": str, "replay": bool, "keep": int, "newest": str}
 _MAX_BYTES = 2**16
+_LOCK_PATIENCE_S = 0.2
+"""How long a start waits for the lock, which `is_locked` takes for a moment."""
 _METRICS, _RETURNS, _EVENTS = "metrics.csv", "returns.csv", "events.jsonl"
 
 
@@ -302,12 +306,33 @@ def _lock_folder(folder: Path, option: str) -> TextIO:
         file = (folder / _LOCK).open("a+")
     except OSError as error:
         raise BadInput(option, str(folder), f"cannot be written to ({error.strerror})") from None
+    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                file.close()
+                remedy = "another process is training in it; wait until it ends, or name another folder"
+                raise BadInput(option, str(folder), remedy) from None
+            time.sleep(_LOCK_PATIENCE_S / 10)
+        except OSError:
+            return file  # the file system has no locks
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process is training in a folder, as far as locks of its file system tell."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        remedy = "another process is training in it; wait until it ends, or name another folder"
-        raise BadInput(option, str(folder), remedy) from None
+        descriptor = open_regular(folder / _LOCK)
     except OSError:
-        return file  # the file system has no locks
-    return file
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)  # which releases the lock
+    return False

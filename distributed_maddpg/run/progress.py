@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import is_builtin
@@ -51,7 +52,7 @@ class Progress:
     def print_result(self, result: dict[str, Any]) -> None:
         """Print one result of `train()`."""
         if result["evaluation"]:
-            self._evaluation = _evaluation_text(result["evaluation"])
+            self._evaluation = evaluation_text(result["evaluation"])
         steps = result["num_env_steps_sampled_lifetime"]
         text = (
             f"{steps:,} env steps  {result['num_updates_lifetime']:,} updates  "
@@ -90,16 +91,14 @@ class Progress:
 
     def print_summary(self, summary: dict[str, Any]) -> None:
         """Print the summary of a run as a table."""
-        table = Table(show_header=False, box=None, pad_edge=False)
-        table.add_column(style="bold")
-        table.add_column(overflow="fold")
+        table = _pairs()
         table.add_row("result", "interrupted" if summary["interrupted"] else "finished")
         for row in _evaluation_rows(summary.get("evaluation")):
             table.add_row(*row)
         for run in summary.get("runs", []):
             if "evaluation" in run:
                 name = Path(run["files"]["run_dir"]).name.replace("_", " ")
-                table.add_row(name, _evaluation_text(run["evaluation"]))
+                table.add_row(name, evaluation_text(run["evaluation"]))
         table.add_row(
             "collected", f"{summary['env_steps']:,} env steps, {summary['env_steps_per_s']:,.0f} a second"
         )
@@ -115,6 +114,13 @@ class Progress:
             folder, env_id = run["files"]["run_dir"], run["env_id"]
             named = "" if is_builtin(env_id) else f" --env.id {env_id}"
             self.note(f"resume with: distributed-maddpg train --resume {folder}{named}")
+
+    def print_pairs(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Print names and texts side by side."""
+        table = _pairs()
+        for name, text in rows:
+            table.add_row(name, Text(text))
+        self._console.print(table)
 
     def note(self, text: str) -> None:
         """Print a line."""
@@ -146,6 +152,14 @@ class Progress:
         self._console.print(table)
 
 
+def _pairs() -> Table:
+    """Return an empty table of names and texts."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    return table
+
+
 class _LogHandler(logging.Handler):
     """Calls a function with each message."""
 
@@ -157,7 +171,8 @@ class _LogHandler(logging.Handler):
         self._note(record.getMessage())
 
 
-def _evaluation_text(card: dict[str, Any]) -> str:
+def evaluation_text(card: dict[str, Any]) -> str:
+    """Return what an evaluation says in a few words."""
     if "success" in card:
         return "greedy success: " + ", ".join(
             f"{name} {rate:.0f} %" for name, rate in card["success"].items()

@@ -14,7 +14,7 @@ from distributed_maddpg.checkpoint.folder import Checkpoint
 from distributed_maddpg.checkpoint.listing import checkpoints_of, remove_drafts
 from distributed_maddpg.checkpoint.saver import CheckpointSaver, SavingOptions
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.errors import BadInput, TrainingError
+from distributed_maddpg.errors import BadInput, TrainingError, one_line
 from distributed_maddpg.files import write_atomic
 from distributed_maddpg.preflight import check_machine
 from distributed_maddpg.report.animation import record_episodes, write_animation
@@ -27,6 +27,7 @@ from distributed_maddpg.trainer import MADDPG, train_together
 _SUMMARY = "summary.json"
 _DEFAULT_SAVING = SavingOptions()
 _ANIMATED_EPISODES = 6
+_MAX_NAME_CHARS = 100
 _TOTALS = ("env_steps", "updates", "env_steps_per_s", "updates_per_s")
 
 
@@ -161,6 +162,8 @@ def _train(
         stack.enter_context(progress.print_log())
         folders = [stack.enter_context(closing(RunFolder(path))) for path in paths]
         runs = [_Run(algo, folder, saving) for algo, folder in zip(algos, folders, strict=True)]
+        for algo, name in zip(algos, _names(paths), strict=True):
+            algo.name = name
         stack.enter_context(algos[0])  # stopping the first run stops all
         folder = paths[0] if len(algos) == 1 else paths[0].parent
         progress.print_start(algos[0].config, folder, len(algos))
@@ -177,6 +180,13 @@ def _train(
             training_s = time.perf_counter() - start_time
             saver.finish(lambda: _final_checkpoints(runs))
             return [_finish_run(run, saver, training_s, progress) for run in runs]
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Return the names of runs by which metrics are told apart: those of their folders."""
+    full = [path.resolve() for path in paths]
+    names = [path.name if len(full) == 1 else f"{path.parent.name}/{path.name}" for path in full]
+    return [one_line(name, _MAX_NAME_CHARS) for name in names]
 
 
 class _Run:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,11 +22,12 @@ from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import EnvFactory
 from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
-from distributed_maddpg.metrics import IterationLog
+from distributed_maddpg.metrics import IterationLog, flatten
 from distributed_maddpg.normalisation import run_moments
 from distributed_maddpg.pacing import Pacer, updates_per_call
 from distributed_maddpg.runtime.calls import wait_for_result
 from distributed_maddpg.runtime.cluster import check_can_be_sent, connect, disconnect, start_processes
+from distributed_maddpg.runtime.exporter import MetricsExporter
 from distributed_maddpg.runtime.supervisor import EVALUATOR, LEARNER, REPLAY, RecoveryCallbacks, Supervisor
 from distributed_maddpg.seeding import generator, integer_seed, pack_generator
 from distributed_maddpg.types import (
@@ -66,6 +68,7 @@ class RayRunner:
         spec: EnvSpec,
         on_event: Callable[[FaultEvent], None] = lambda _: None,
         env_factory: EnvFactory | None = None,
+        names: Sequence[str] = (),
     ) -> None:
         """Start all actors of one run or several.
 
@@ -74,6 +77,7 @@ class RayRunner:
             spec: of the environment.
             on_event: called with each loss and each recovery when it happens.
             env_factory: makes the environment, where it was given as a callable.
+            names: what the metrics of each run are tagged with; default, also of an empty one: random.
         """
         config = configs[0]
         if env_factory is not None:
@@ -106,6 +110,9 @@ class RayRunner:
                 disconnect()
             raise
         self._workers = self._supervisor.workers
+        self._exporter = MetricsExporter(
+            [name or f"run-{secrets.token_hex(4)}" for name in names or [""] * len(configs)]
+        )
 
     @property
     def device(self) -> str:
@@ -135,6 +142,7 @@ class RayRunner:
                 self._evaluate_if_due()
             else:
                 self._step_async()
+            self._export_progress()
             due = self.pacer.report_due()
         return due or self.pacer.finished
 
@@ -145,23 +153,41 @@ class RayRunner:
         """
         stored = self._call_with_retry(REPLAY, lambda: self._processes.replay.size.remote())
         metrics = self._call_with_retry(LEARNER, lambda: self._processes.learner.metrics.remote())
-        counters = {
+        counters = self._counters(stored)
+        return [log.result(counters, own) for log, own in zip(self._logs, metrics, strict=True)]
+
+    def _counters(self, stored: int) -> dict[str, Any]:
+        """Return the counts of all runs, nested as in a result, with so many `stored` transitions."""
+        return {
             "num_env_steps_sampled_lifetime": self.pacer.env_steps,
             "num_updates_lifetime": self.pacer.updates,
             "weights_seq_no": self._latest_version,
-            "replay_buffer": {"num_env_steps_stored": stored},
+            "replay_buffer": {
+                "num_env_steps_stored": stored,
+                "fill": stored / self._config.replay.capacity,
+            },
             "fault_tolerance": {
                 "num_healthy_workers": self._supervisor.healthy_workers,
                 **self._supervisor.faults.counts,
             },
         }
-        return [log.result(counters, own) for log, own in zip(self._logs, metrics, strict=True)]
+
+    def export(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """Export the complete results of an iteration to Ray's metrics."""
+        self._exporter.export([flatten(result) for result in results])
+
+    def _export_progress(self) -> None:
+        """Export what the driver knows between two results, at most once a second; it asks no process."""
+        if self._exporter.due:
+            counters = self._counters(self._supervisor.stored)
+            self._exporter.export([flatten(log.progress(counters)) for log in self._logs])
 
     def next_iteration(self) -> None:
         """Reset what is counted per iteration."""
         self._call_with_retry(LEARNER, lambda: self._processes.learner.next_iteration.remote())
         for log in self._logs:
             log.next_iteration()
+        self._exporter.next_iteration()
 
     def pop_evaluations(self, run: int) -> list[Evaluation]:
         """Return a run's evaluations since the last call; in lock-step and at the end, wait for all."""

@@ -101,6 +101,8 @@ class Supervisor:
         self._copied_up_to = [0] * len(configs)
         self._rings: list[Ring | None] = [None] * len(configs)
         self._latest_version = 0
+        self.stored = 0
+        """Transitions of each run in the replay buffer, as of its last heartbeat."""
         self.diverged = False
         """Whether the learner's numbers stopped being finite; no more updates are started then."""
         self.aborted = False
@@ -194,8 +196,11 @@ class Supervisor:
         ):
             self._heartbeat_at = now
             deadline_s = self._health[REPLAY].deadline_s(self._timeout_s) / 2  # before its callers time out
-            self.watch(self.processes.replay.size.remote(), REPLAY, lambda _: None, timeout_s=deadline_s)
+            self.watch(self.processes.replay.size.remote(), REPLAY, self._on_heartbeat, timeout_s=deadline_s)
         self._take_snapshots(now)
+
+    def _on_heartbeat(self, stored: int) -> None:
+        self.stored = stored
 
     def poll(self, timeout_s: float) -> None:
         """Wait up to `timeout_s` for a call, handle all that have finished, abandon those past their timeout.

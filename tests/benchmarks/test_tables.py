@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from distributed_maddpg.benchmarks.bottleneck import SHARES
 from distributed_maddpg.benchmarks.tables import label, machine_text, number, settings_text, tables
+from distributed_maddpg.bottleneck import SHARES
 
 MACHINE = {
     "cpu": "Chip",

@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from tensorboardX.proto.event_pb2 import SessionLog
@@ -705,3 +706,23 @@ def test_runs_of_several_seeds_go_on_together_from_the_newest_moment_they_share(
     assert all(".aside." in name for name in os.listdir(folders[1])), "else they outlive newer ones"
     with pytest.raises(CheckpointError, match="not checkpoints of the seeds 5 to 6"):
         train_seeds(short(seed=5), 2, tmp_path / "cut", Progress(io.StringIO()), checkpoints)
+
+
+@pytest.mark.parametrize(("seeds", "names"), [(1, ["mine"]), (2, ["mine/seed_0", "mine/seed_1"])])
+def test_metrics_are_tagged_with_the_folder(tmp_path, monkeypatch, seeds, names):
+    seen, train = [], training.train_together
+
+    def watch(runs):
+        seen.append([run.name for run in runs])
+        return train(runs)
+
+    monkeypatch.setattr(training, "train_together", watch)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir("mine")
+    config = target_config(pacing={"total_env_steps": 64})
+    if seeds == 1:
+        train_run(config, Path("."), Progress())
+    else:
+        train_seeds(config, seeds, Path("."), Progress())
+    assert seen[0] == names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distributed_maddpg.benchmarks.bottleneck import SHARES, name_bottleneck, time_shares
+from distributed_maddpg.bottleneck import SHARES, name_bottleneck, time_shares
 
 # workers: busy, push, weights, pacing; learner: busy, minibatches, pacing (shares of the time)
 CASES = {
