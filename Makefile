@@ -1,6 +1,7 @@
 # Commands for developers and CI. Each target installs what it needs into $(VENV).
 VENV ?= .venv
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 SOURCES := distributed_maddpg tests
 # More processes than two cores, because tests over Ray mostly wait. A file's tests share what they set up.
@@ -8,7 +9,7 @@ WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := $(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: train test test-fast test-slow check format clean
+.PHONY: train test test-fast test-slow test-versions check clean
 
 train: $(VENV)/.installed      ## install, then train on simple_adversary with Ray on the local cores
 	$(BIN)/distributed-maddpg train
@@ -25,6 +26,21 @@ test-fast: $(VENV)/.installed-dev   ## the tests that neither start Ray nor kill
 test-slow: $(VENV)/.installed-dev   ## the tests that take minutes: learning, kills at random, nodes, long runs
 	$(PYTEST) -n 2 --dist load --maxschedchunk 1 -m slow
 
+# Each version of Python and Ray in a virtual environment of its own. Where torch is pinned without a CPU-only
+# build for a Python, its installation takes gigabytes.
+VERSIONS := .versions
+OLDEST_RAY := 2.59.0
+define in_version  # Python, Ray, target
+	@mkdir -p $(VERSIONS)
+	sed 's/^ray==.*/ray==$(2)/' constraints.txt > $(VERSIONS)/$(1)-ray$(2).txt
+	$(MAKE) $(3) PYTHON=$(1) VENV=$(VERSIONS)/$(1)-ray$(2) CONSTRAINTS=$(VERSIONS)/$(1)-ray$(2).txt
+endef
+
+test-versions:  ## fast and Ray tiers with the oldest and the newest Ray, the fast tier on the newest Python
+	$(call in_version,python3.11,$(OLDEST_RAY),test)
+	$(call in_version,python3.11,$(shell sed -n 's/^ray==//p' constraints.txt),test)
+	$(call in_version,python3.13,$(shell sed -n 's/^ray==//p' constraints.txt),test-fast)
+
 check: $(VENV)/.installed-dev  ## format, lint, types, import contracts
 	$(BIN)/ruff format $(if $(CI),--check) $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
@@ -33,11 +49,11 @@ check: $(VENV)/.installed-dev  ## format, lint, types, import contracts
 	$(BIN)/python -m pytest -q tests/test_project.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VERSIONS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e .
 	@# A run of a few steps compiles what every run needs, into numba's cache.
 	rm -rf $(VENV)/first-run
 	$(BIN)/distributed-maddpg train --run-dir $(VENV)/first-run --num-workers 0 --pacing.total-env-steps 12000 \
@@ -45,5 +61,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev]"
 	touch $@
