@@ -178,6 +178,17 @@ def with_normaliser(policies: FloatArray, normaliser: FloatArray) -> FloatArray:
     return np.concatenate([policies, normaliser[:, :-1]], axis=1)
 
 
+def without_normaliser(policies: FloatArray, spec: EnvSpec) -> tuple[FloatArray, FloatArray]:
+    """Return the parameters `[N, P]` of policies `[N, P + 2 O]` that normalise, and a normaliser for them.
+
+    The scale of the rewards, which policies do not have, is that of a run that has not seen anything.
+    """
+    normaliser = unknown(spec)
+    own = normaliser.shape[1] - 1
+    normaliser[:, :-1] = policies[:, -own:]
+    return policies[:, :-own], normaliser
+
+
 class RowTransform(NamedTuple):
     """What normalises packed rows: `clip((row - shift) * scale, -limit, limit)`, each `[width]`."""
 

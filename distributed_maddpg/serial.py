@@ -229,8 +229,10 @@ class SerialRunner:
     def _evaluate(self) -> None:
         for index, run in enumerate(self._runs):
             seed = integer_seed(run.config.seed, "evaluation", self.pacer.evaluation_number)
-            card = self.evaluate(self._config.evaluation.episodes, seed, index)
-            run.evaluations.append(Evaluation(self.pacer.env_steps, self.pacer.updates, card))
+            policies = self.weights(index).policies
+            episodes = self._config.evaluation.episodes
+            card = evaluate_weights(self._config, policies, episodes, seed, self._env_factory)
+            run.evaluations.append(Evaluation(self.pacer.env_steps, self.pacer.updates, card, policies))
 
     def _collect(self) -> None:
         version, env_steps = self._learner.weights_version, self.pacer.env_steps

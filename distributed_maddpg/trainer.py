@@ -23,6 +23,7 @@ from distributed_maddpg.errors import BadInput, CheckpointError, StageError, Tra
 from distributed_maddpg.evaluation.episodes import evaluate_weights
 from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
 from distributed_maddpg.metrics import digest
+from distributed_maddpg.normalisation import without_normaliser
 from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.preflight import (
     check_acts,
@@ -156,6 +157,8 @@ class MADDPG:
         """Whether the latest call of `train` reached its report; `request_stop` ends it before."""
         self.evaluations: list[dict[str, Any]] = []
         """All evaluations that finished during the latest call of `train`, oldest first."""
+        self.evaluated_policies: list[FloatArray] = []
+        """The policies of each of them, as `policy_parameters` returns them."""
         self.on_event: Callable[[FaultEvent], None] = lambda _: None
         """Called when a process is lost or recovers; with several runs, set that of the first."""
         self.name = ""
@@ -322,7 +325,9 @@ class MADDPG:
 
     def _complete(self, runner: Runner, result: dict[str, Any]) -> dict[str, Any]:
         """Add iteration number, time and evaluation to the stages' metrics."""
-        self.evaluations = [evaluation.to_dict() for evaluation in runner.pop_evaluations(self._index)]
+        popped = runner.pop_evaluations(self._index)
+        self.evaluations = [evaluation.to_dict() for evaluation in popped]
+        self.evaluated_policies = [evaluation.policies for evaluation in popped]
         return {
             **result,
             "training_iteration": self._iteration + 1,
@@ -427,6 +432,20 @@ class MADDPG:
             dict(tables or {}),
         )
 
+    def policies_checkpoint(self, env_steps: int, updates: int, policies: FloatArray) -> Checkpoint:
+        """Return a checkpoint of policies alone, which can be evaluated and act but not be trained further.
+
+        Args:
+            env_steps: at which they were taken.
+            updates: that they include.
+            policies: as `policy_parameters` returns them.
+        """
+        parts = {"policy": policies}
+        if self.config.env.normalise:
+            parts["policy"], parts["normaliser"] = without_normaliser(policies, self.spec)
+        state = join_states({"learner": parts})
+        return Checkpoint(self.config, self.spec.agents, env_steps, updates, state)
+
     def policy_parameters(self) -> FloatArray:
         """Return the policies' parameters `[N, P]`; before the stages start, those of the checkpoint.
 
@@ -522,8 +541,16 @@ class MADDPG:
         self._restored = dataclasses.replace(checkpoint, state={}, replay=None)  # they may be large
 
 
-def train_together(runs: Sequence[MADDPG]) -> list[dict[str, Any]]:
+def _never() -> bool:
+    return False
+
+
+def train_together(runs: Sequence[MADDPG], stop: Callable[[], bool] = _never) -> list[dict[str, Any]]:
     """Train all runs of `MADDPG.for_seeds` for one report interval; return each one's result.
+
+    Args:
+        runs: all of them, in their order.
+        stop: asked after each round of collecting and learning; true ends the interval there.
 
     Raises:
         TrainingError: if a stage fails; everything started is still ended by `stop`.
@@ -533,7 +560,7 @@ def train_together(runs: Sequence[MADDPG]) -> list[dict[str, Any]]:
     runner = runs[0]._ensure_started()
     env_steps, updates = runner.pacer.env_steps, runner.pacer.updates
     started = time.perf_counter()
-    complete = runner.run(lambda: any(run.stop_requested for run in runs))
+    complete = runner.run(lambda: stop() or any(run.stop_requested for run in runs))
     results = runner.results()
     seconds = time.perf_counter() - started
     rates = {

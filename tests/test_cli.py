@@ -131,6 +131,26 @@ BAD = {
     ),
     "long name to report": (["report", "x" * 300], "cannot be used (File name too long); name another"),
     "NUL to report": (["report", "a\0b"], r"RUN_DIR = 'a\x00b': must be a path of this machine"),
+    **{
+        f"goal {text!r}": (["train", "--stop-at", text], f"--stop-at = {text!r}: must be NAME=NUMBER")
+        for text in ("success.agents", "success.agents=many", "=95")
+    },
+    "no goal": (["train", "--stop-at", "--seed", "3"], "--stop-at = []: is empty"),
+    "goal that no evaluation has": (
+        ["train", "--stop-at", "success.agent=95"],
+        "--stop-at = 'success.agent>=95': evaluations have no such score; did you mean 'success.agents'?",
+    ),
+    "best of what there is not": (
+        ["train", "--keep-best", "delt"],
+        "--keep-best = 'delt': evaluations have no",
+    ),
+    "no best": (["train", "--keep-best", ""], "--keep-best = '': is empty"),
+    "best without evaluations": (
+        ["train", "--keep-best", "delta", "--pacing.evaluation-interval-env-steps", "0"],
+        "--keep-best = 'delta': needs evaluations; set pacing.evaluation_interval_env_steps above 0",
+    ),
+    "no duration": (["train", "--max-time", "5h50"], "--max-time = '5h50': must be a duration such as"),
+    "no time": (["train", "--max-time", "0m"], "--max-time = '0m': must be longer than nothing"),
     "empty configuration": (["train", "--config", ""], "--config = '': is empty"),
     "empty variable": (["train", "--run-dir=", "--seed", "3"], "--run-dir = '': is empty"),
     "checkpoints in a file": (
@@ -571,6 +591,58 @@ def test_auto_needs_a_folder_begins_there_and_goes_on(tmp_path, capsys):
     assert f"resuming from {tmp_path}/run/checkpoints/step_100" in captured.err
     assert json.loads(captured.out)["weights_digest"] == first["weights_digest"]
     assert column(tmp_path / "run" / "returns.csv", "env_steps") == [100, 200]
+
+
+def test_a_goal_ends_a_run_and_the_same_command_again_at_once(tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    command = ["train", *TINY, "--run-dir", str(run_dir), "--resume", "auto", "--json"]
+    goals = ["--stop-at", "success.agents=0", "--stop-at", "success.adversary>=0", "delta<=100"]
+    best = ["--keep-best", "agent_episode_returns_mean.agent_0:min"]
+    summaries = []
+    for more in (goals + best, goals + best, []):  # the last with what the run remembers
+        assert main([*command, *more]) == 0
+        summaries.append(json.loads(capsys.readouterr().out))
+    reached = "success.agents>=0, success.adversary>=0, delta<=100"
+    for summary in summaries:
+        assert (summary["finished"], summary["env_steps"]) == (True, 100)
+        assert summary["reason"] == f"ended early, because an evaluation reached {reached} (--stop-at)"
+        assert summary["best"] == summaries[0]["best"]
+    assert column(run_dir / "returns.csv", "env_steps") == [100, 100]
+    assert summary["best"]["value"] == min(column(run_dir / "returns.csv", "agent_0"))
+    assert main([*command, "--stop-at", "none", "--keep-best", "none"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["env_steps"], "reason" in summary, "best" in summary) == (200, False, False)
+    assert main(["evaluate", str(run_dir), "--best", "--episodes", "2", "--no-matchups", "--json"]) == 0
+    evaluated = json.loads(capsys.readouterr().out)["checkpoint"]
+    assert evaluated == summaries[0]["files"]["best_checkpoint"] == f"{run_dir}/checkpoints/best_step_100"
+
+
+def test_the_best_checkpoint_may_be_behind_a_url(tmp_path, capsys):
+    url = f"file://{tmp_path}/far"
+    command = ["train", *TINY, "--run-dir", str(tmp_path / "run"), "--resume", "auto", "--json"]
+    options = ["--checkpoint-dir", url, "--keep-best", "success.agents", "--keep-checkpoints", "1"]
+    for total in ("200", "300"):
+        assert main([*command, *options, "--pacing.total-env-steps", total]) == 0
+        best = json.loads(capsys.readouterr().out)["files"]["best_checkpoint"]
+        names = sorted(name for name in os.listdir(tmp_path / "far") if not name.startswith("."))
+        assert [f"{url}/{name}" for name in names] == [best, f"{url}/step_{total}"]
+    assert main(["evaluate", url, "--best", "--episodes", "2", "--no-matchups", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["checkpoint"] == best
+
+
+def test_a_run_ends_in_time_with_a_checkpoint_and_goes_on(tmp_path, capsys):
+    command = ["train", *TINY, "--run-dir", str(tmp_path / "run"), "--resume", "auto", "--json"]
+    began = time.time()
+    assert main([*command, "--pacing.total-env-steps", "1000000000", "--max-time", "4s"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert (first["interrupted"], first["finished"]) == (True, False)
+    assert "(--max-time 4s); the same command with --resume auto goes on" in first["reason"]
+    saved = os.stat(os.path.join(first["files"]["checkpoint"], "manifest.json")).st_mtime
+    late = first["training_s"] < 0.1  # the start took all the time, on a busy machine
+    assert late or saved - began < 4
+    assert main([*command, "--pacing.total-env-steps", str(first["env_steps"] + 100)]) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert (second["finished"], second["env_steps"] > first["env_steps"]) == (True, True)
 
 
 def test_where_checkpoints_go_and_what_they_hold(tmp_path, capsys):

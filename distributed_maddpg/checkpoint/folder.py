@@ -36,6 +36,7 @@ from distributed_maddpg.checkpoint.manifest import (
     TABLES,
     FileEntry,
     Manifest,
+    Measured,
     package_versions,
     parse_manifest,
 )
@@ -83,7 +84,14 @@ class Checkpoint:
     path: str = "the checkpoint"
     """Path or URL that it was read from."""
     resume_problem: str = ""
-    """Why training cannot be resumed from it; then `state` holds "learner/policy" alone. Empty: it can."""
+    """Why training cannot be resumed from it; then `state` holds the policies alone. Empty: it can."""
+    measured: Measured | None = None
+    """The score for which its policies are kept as a run's best; None for any other checkpoint."""
+
+    @property
+    def name(self) -> str:
+        """Name of its folder: "step_<env steps>", or "best_step_<env steps>" if it is kept for a score."""
+        return f"{'best_' if self.measured else ''}step_{self.env_steps}"
 
     @property
     def policies(self) -> FloatArray:
@@ -94,10 +102,10 @@ class Checkpoint:
         return with_normaliser(policies, self.state["learner/normaliser"])
 
     def check_resumable(self) -> None:
-        """Refuse to resume training from a checkpoint of an earlier format version.
+        """Refuse to resume training from policies alone, or from a checkpoint of an earlier format version.
 
         Raises:
-            CheckpointUnavailable: naming the version of the package that can.
+            CheckpointUnavailable: naming what can be resumed from, or the version of the package that can.
         """
         if self.resume_problem:
             raise CheckpointUnavailable(f"{self.path}: {self.resume_problem}")
@@ -184,6 +192,8 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         "files": {name: entry.model_dump() for name, entry in files.items()},
         "packages": package_versions(),
     }
+    if checkpoint.measured is not None:
+        manifest["measured"] = checkpoint.measured.model_dump()
     text = json.dumps(manifest, indent=2) + "\n"
     parse_manifest(text.encode())
     with _new_file(folder / MANIFEST, files) as write:
@@ -290,7 +300,7 @@ def _read(folder: int, shown: str) -> Checkpoint:
         with _verified(folder, shown, manifest, REPLAY) as descriptor:
             rows = read_rows(descriptor, counts.num_rows, f"{shown}/{REPLAY}")
             replay = StoredTransitions(counts.inserted, counts.num_rows, rows)
-    return Checkpoint(*run, state, replay, tables, shown)
+    return Checkpoint(*run, state, replay, tables, shown, manifest.resume_problem, manifest.measured)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from distributed_maddpg.checkpoint.remote import RemoteFolder, is_url
 from distributed_maddpg.errors import CheckpointUnavailable
 
 _STEP_NAME = re.compile(r"step_([0-9]{1,18})")
+_BEST_NAME = re.compile(r"best_step_([0-9]{1,18})")
 _DRAFT_NAME = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)")
 
 
@@ -29,11 +30,23 @@ def checkpoints_of(folder: str | Path) -> list[str | Path]:
         CheckpointUnavailable: if the folder exists but cannot be listed.
         BadInput: if the URL cannot be opened.
     """
+    return _sorted_by_steps(folder, _STEP_NAME)
+
+
+def best_checkpoints_of(folder: str | Path) -> list[str | Path]:
+    """Return the checkpoints `best_step_<digits>` of a folder, which are kept for a score.
+
+    Sorted and with the errors of `checkpoints_of`.
+    """
+    return _sorted_by_steps(folder, _BEST_NAME)
+
+
+def _sorted_by_steps(folder: str | Path, pattern: re.Pattern[str]) -> list[str | Path]:
     try:
         steps: dict[str | Path, int] = {}
         for name in _names(folder):
             path = _join(folder, name)
-            match = _STEP_NAME.fullmatch(name)
+            match = pattern.fullmatch(name)
             if match and _may_be_checkpoint(path):
                 steps[path] = int(match[1])
     except OSError as error:
@@ -67,14 +80,25 @@ def remove_old(folder: str | Path, keep: int) -> None:
     """
     if keep < 1:
         raise ValueError(f"keep = {keep}: the newest checkpoint is never deleted")
-    if is_url(folder):
-        for path in checkpoints_of(folder)[keep:]:
-            _remove_remote(str(path))
-        return
-    complete = [path for path in map(Path, checkpoints_of(folder)) if is_checkpoint(path)]
+    found = checkpoints_of(folder)
+    complete = found if is_url(folder) else [path for path in found if is_checkpoint(Path(path))]
     for path in complete[keep:]:
-        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        path.rename(draft)  # so that a partly deleted one is not taken for a checkpoint
+        remove_checkpoint(path)
+
+
+def remove_checkpoint(path: str | Path) -> None:
+    """Delete a checkpoint; a folder that holds anything else is left alone.
+
+    Raises:
+        OSError: if that fails.
+    """
+    if is_url(path):
+        _remove_remote(str(path))
+        return
+    local = Path(path)
+    if is_checkpoint(local):
+        draft = local.with_name(f".{local.name}.{uuid.uuid4().hex[:8]}.tmp")
+        local.rename(draft)  # so that a partly deleted one is not taken for a checkpoint
         shutil.rmtree(draft, ignore_errors=True)
 
 
@@ -108,7 +132,9 @@ def remove_drafts(folder: str | Path) -> None:
 
 def _remove_remote_drafts(folder: str) -> None:
     """Delete the files of checkpoints without a manifest, which is uploaded last and deleted first."""
-    for name in filter(_STEP_NAME.fullmatch, RemoteFolder(folder).names()):
+    for name in RemoteFolder(folder).names():
+        if not (_STEP_NAME.fullmatch(name) or _BEST_NAME.fullmatch(name)):
+            continue
         remote = RemoteFolder(f"{folder.rstrip('/')}/{name}")
         names = remote.names()
         if MANIFEST not in names and names <= ALL_FILES:

@@ -89,6 +89,14 @@ class ReplayCounts(_Part):
         return self
 
 
+class Measured(_Part):
+    """The score for which policies are kept, see `--keep-best`."""
+
+    name: str
+    """As in an evaluation, such as "success.agents"."""
+    value: Annotated[float, Field(allow_inf_nan=False)]
+
+
 class Manifest(_Part):
     """The content of `manifest.json`."""
 
@@ -99,6 +107,7 @@ class Manifest(_Part):
     files: dict[str, FileEntry]
     packages: dict[str, str]
     replay: ReplayCounts | None = None
+    measured: Measured | None = None
 
     @model_validator(mode="after")
     def _check_files(self) -> Manifest:
@@ -122,6 +131,10 @@ class Manifest(_Part):
     @property
     def resume_problem(self) -> str:
         """Why training cannot be resumed from the checkpoint; empty if it can."""
+        if self.measured is not None:
+            return (
+                "it holds the policies of an evaluation alone; resume from a checkpoint step_... of the run"
+            )
         if self.older is None:
             return ""
         written_by = one_line(self.packages.get("distributed-maddpg", "unknown"), 40)

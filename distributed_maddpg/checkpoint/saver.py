@@ -27,6 +27,8 @@ class SavingOptions:
     """Whether they hold the stored transitions, so that a resumed run continues exactly."""
     keep: int = 3
     """How many of the newest are kept; 0 for all."""
+    keep_best: str = ""
+    """By which score the best one is kept beside them, such as "success.agents"; empty: none is."""
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -50,6 +52,8 @@ class CheckpointSaver:
         self._failed_at: float | None = None
         self.problem = ""
         """Why the latest attempt failed; empty if it succeeded."""
+        self.slowest_s = 0.0
+        """Seconds that the slowest attempt took so far."""
 
     def start(self, checkpoints: Sequence[tuple[str, Checkpoint]]) -> None:
         """Start writing (folder, checkpoint) pairs; only if not `busy`."""
@@ -96,9 +100,9 @@ class CheckpointSaver:
         self, checkpoints: Sequence[tuple[str, Checkpoint]], keep_all: bool = False
     ) -> list[tuple[str, Checkpoint]]:
         """Write checkpoints; return those that failed. If none did, delete old ones."""
-        missing, problem = [], ""
+        missing, problem, began = [], "", time.monotonic()
         for folder, checkpoint in checkpoints:
-            path = f"{folder.rstrip('/')}/step_{checkpoint.env_steps}"
+            path = f"{folder.rstrip('/')}/{checkpoint.name}"
             started = time.monotonic()
             counted = _SizeCounter(checkpoint)
             try:
@@ -112,6 +116,7 @@ class CheckpointSaver:
             self._lines.append(f"saved {path} ({counted.size_bytes / 1e6:,.1f} MB in {seconds:.1f} s)")
         for folder, _ in [] if missing or keep_all else checkpoints:
             self._remove_old(folder)
+        self.slowest_s = max(self.slowest_s, time.monotonic() - began)
         self._failed_at, self.problem = (time.monotonic() if problem else None), problem
         return missing
 

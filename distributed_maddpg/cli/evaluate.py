@@ -21,6 +21,8 @@ class EvaluateCommand:
 
     checkpoint: tyro.conf.Positional[str]
     """A checkpoint; or a run folder, or a folder or URL of checkpoints, of which the newest is used."""
+    best: bool = False
+    """Use the checkpoint that train --keep-best kept instead of the newest."""
     episodes: int = 1000
     """Number of episodes."""
     seed: int = 0
@@ -53,12 +55,12 @@ def run(arguments: list[str]) -> None:
     from distributed_maddpg.best_response.search import best_responses, check_budget  # noqa: PLC0415
     from distributed_maddpg.evaluation.matchups import evaluate_matchups  # noqa: PLC0415
     from distributed_maddpg.report.scorecard import scorecard_tables  # noqa: PLC0415
-    from distributed_maddpg.run.folder import newest_checkpoint  # noqa: PLC0415
+    from distributed_maddpg.run.folder import best_checkpoint, newest_checkpoint  # noqa: PLC0415
     from distributed_maddpg.run.progress import Progress  # noqa: PLC0415
     from distributed_maddpg.trainer import MADDPG  # noqa: PLC0415
 
     progress = Progress()
-    path = str(newest_checkpoint(command.checkpoint))
+    path = str((best_checkpoint if command.best else newest_checkpoint)(command.checkpoint))
     with (
         contextlib.redirect_stdout(sys.stderr),
         MADDPG.from_checkpoint(path, env_id=command.env_id) as algo,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import math
 import re
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -16,14 +18,21 @@ import tyro
 from distributed_maddpg.cli.output import print_json
 from distributed_maddpg.cli.parsing import parse
 from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.durations import parse_duration
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable, TrainingError
 from distributed_maddpg.files import local_path
 
 if TYPE_CHECKING:
     from distributed_maddpg.checkpoint.folder import Checkpoint
-    from distributed_maddpg.checkpoint.saver import SavingOptions
+    from distributed_maddpg.run.folder import CheckpointRecord
+    from distributed_maddpg.run.training import RunOptions
 
-_AUTO = "auto"
+_AUTO, _NONE = "auto", "none"
+_NAMED = (
+    *("--preset", "--config", "--resume", "--run-dir", "--checkpoint-dir", "--env.id"),
+    *("--keep-best", "--max-time"),
+)
+"""Options that are read before the others; none of them may be empty."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,17 @@ class TrainCommand:
     """Save the replay buffer in checkpoints, so that a resumed run continues exactly."""
     keep_checkpoints: int = 3
     """How many of the newest checkpoints to keep; 0 for all."""
+    keep_best: str = ""
+    """Also keep the best checkpoint by this score of the evaluations, such as success.agents. The largest is
+    the best, of distances the smallest; NAME:max or NAME:min says it. none: do not, also if the run did."""
+    stop_at: tuple[str, ...] = ()
+    """End the run once an evaluation reaches all of these: NAME=NUMBER is at least, for distances at most;
+    'NAME>=NUMBER' or 'NAME<=NUMBER' says it. Of several seeds, each has to reach them in the same evaluation.
+    none: train to the last step, also if the run had a goal."""
+    max_time: str = ""
+    """End the run as an interrupt does, with its checkpoint saved, before this much time has passed since the
+    command's start: 90s, 15m, 5h50m, 2d. How much earlier follows from how long its checkpoints and rounds
+    took: at least a minute, or a tenth of the time if that is less."""
     num_seeds: int = 1
     """Runs with the seeds --seed and up, trained side by side; each gets a folder of its own."""
     json: bool = False
@@ -60,16 +80,24 @@ class TrainCommand:
         """Check the options."""
         if self.num_seeds < 1:
             raise BadInput("--num-seeds", self.num_seeds, "must be at least 1")
+        if self.max_time and self.max_time_s == 0:
+            raise BadInput("--max-time", self.max_time, "must be longer than nothing")
+
+    @property
+    def max_time_s(self) -> float:
+        """Return --max-time in seconds."""
+        return parse_duration("--max-time", self.max_time) if self.max_time else math.inf
 
 
 def run(arguments: list[str]) -> None:
     """Run the command with these arguments."""
     from distributed_maddpg.checkpoint.listing import set_aside  # noqa: PLC0415
 
+    started = time.monotonic()
     while True:
         origin = _read_origin(arguments)
         try:
-            return _train_from(origin, arguments)
+            return _train_from(origin, arguments, started)
         except CheckpointError as error:  # its files are intact, but the stages cannot restore it
             if not (origin.auto and origin.checkpoints) or isinstance(error, CheckpointUnavailable):
                 raise
@@ -78,8 +106,8 @@ def run(arguments: list[str]) -> None:
                 set_aside(checkpoint.path, "broken")
 
 
-def _train_from(origin: _Origin, arguments: list[str]) -> None:
-    base, checkpoints, saving = origin.settings, origin.checkpoints, origin.saving
+def _train_from(origin: _Origin, arguments: list[str], started: float) -> None:
+    base, checkpoints, saving = origin.settings, origin.checkpoints, origin.record.saving
     # The tables without fixed keys start empty, so that any key can be given.
     open_env = dataclasses.replace(base.env, kwargs={})
     open_algorithm = dataclasses.replace(base.algorithm, team_overrides={})
@@ -88,6 +116,8 @@ def _train_from(origin: _Origin, arguments: list[str]) -> None:
         checkpoint_dir=saving.folder,
         checkpoint_replay=saving.replay,
         keep_checkpoints=saving.keep,
+        keep_best=saving.keep_best,
+        stop_at=origin.record.stop_at,
     )
     command = parse(TrainCommand, "train", arguments, default)
     config = _merge_tables(command.settings, base)
@@ -103,24 +133,37 @@ def _train_from(origin: _Origin, arguments: list[str]) -> None:
         progress.note(f"the run used --ray.address {before}; give the option again to use that cluster")
     resumed = "" if origin.auto else command.resume
     run_dir = Path(resumed or command.run_dir or default_run_dir(command.preset))
-    saving = dataclasses.replace(
-        saving,
-        folder=command.checkpoint_dir,
-        replay=command.checkpoint_replay,
-        keep=command.keep_checkpoints,
-    )
+    options = _run_options(command, origin, started)
     with contextlib.redirect_stdout(sys.stderr):  # an environment may print; stdout is for JSON
         if num_seeds == 1:
             checkpoint = checkpoints[0] if checkpoints else None
-            summary = train_run(config, run_dir, progress, checkpoint, saving, restart=origin.auto)
+            summary = train_run(config, run_dir, progress, checkpoint, options, restart=origin.auto)
         else:
             resumed_from = checkpoints if command.resume else None
-            summary = train_seeds(config, num_seeds, run_dir, progress, resumed_from, saving)
+            summary = train_seeds(config, num_seeds, run_dir, progress, resumed_from, options)
     if command.json:
         print_json(summary)
     problems = [run["problem"] for run in [summary, *summary.get("runs", [])] if "problem" in run]
     if problems:
         raise TrainingError(problems[0])
+
+
+def _run_options(command: TrainCommand, origin: _Origin, started: float) -> RunOptions:
+    from distributed_maddpg.checkpoint.saver import SavingOptions  # noqa: PLC0415
+    from distributed_maddpg.run.endings import EndingOptions  # noqa: PLC0415
+    from distributed_maddpg.run.goals import parse_goals  # noqa: PLC0415
+    from distributed_maddpg.run.training import RunOptions  # noqa: PLC0415
+
+    goals = command.stop_at if origin.stop_at is None else origin.stop_at
+    return RunOptions(
+        SavingOptions(
+            command.checkpoint_dir,
+            command.checkpoint_replay,
+            command.keep_checkpoints,
+            "" if command.keep_best == _NONE else command.keep_best,
+        ),
+        EndingOptions(parse_goals(() if tuple(goals) == (_NONE,) else goals), command.max_time_s, started),
+    )
 
 
 class _Origin(NamedTuple):
@@ -129,16 +172,21 @@ class _Origin(NamedTuple):
     settings: MADDPGConfig
     checkpoints: list[Checkpoint]
     """To resume from."""
-    saving: SavingOptions
+    record: CheckpointRecord
+    """How the run to resume saves its checkpoints, and its goals."""
     auto: bool
+    stop_at: list[str] | None
+    """All words after every --stop-at, of which tyro keeps the last; None without the option."""
 
 
 def _read_origin(arguments: list[str]) -> _Origin:
     from distributed_maddpg.checkpoint.saver import SavingOptions  # noqa: PLC0415
+    from distributed_maddpg.run.folder import CheckpointRecord  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("--preset", "--config", "--resume", "--run-dir", "--checkpoint-dir", "--env.id"):
+    for name in _NAMED:
         parser.add_argument(name, default=None)
+    parser.add_argument("--stop-at", nargs="*", action="extend", default=None)
     try:
         # tyro takes underscores in option names as well.
         hyphenated = [re.sub("^--[^=]+", lambda name: name[0].replace("_", "-"), word) for word in arguments]
@@ -147,7 +195,10 @@ def _read_origin(arguments: list[str]) -> _Origin:
         raise BadInput(str(error.argument_name), "", str(error.message)) from None
     _check_values(named)
     env_id = getattr(named, "env.id") or ""  # first, because each environment has other arguments
-    checkpoints, saving = _checkpoints(named, env_id) if named.resume else ([], SavingOptions())
+    checkpoints: list[Checkpoint] = []
+    record = CheckpointRecord(SavingOptions())
+    if named.resume:
+        checkpoints, record = _checkpoints(named, env_id)
     if checkpoints:
         base = _resumed_settings(checkpoints[0], named.config)
     else:
@@ -155,7 +206,7 @@ def _read_origin(arguments: list[str]) -> _Origin:
         if named.config:
             base = MADDPGConfig.from_toml(named.config, base)
     base = MADDPGConfig.from_dict({"env": {"id": env_id}}, base) if env_id else base
-    return _Origin(base, checkpoints, saving, named.resume == _AUTO)
+    return _Origin(base, checkpoints, record, named.resume == _AUTO, named.stop_at)
 
 
 def _check_values(named: argparse.Namespace) -> None:
@@ -164,7 +215,7 @@ def _check_values(named: argparse.Namespace) -> None:
 
     for name, value in vars(named).items():
         option = f"--{name.replace('_', '-')}"
-        if value == "":
+        if value in ("", []):
             raise BadInput(option, value, "is empty; give it a value, or leave the option out")
         if value and name in ("run_dir", "resume"):
             local_path(option, value)
@@ -181,8 +232,8 @@ def _resumed_settings(checkpoint: Checkpoint, config_file: str) -> MADDPGConfig:
     return dataclasses.replace(base, ray=dataclasses.replace(base.ray, address=address))
 
 
-def _checkpoints(named: argparse.Namespace, env_id: str) -> tuple[list[Checkpoint], SavingOptions]:
-    """Return the checkpoint that --resume names or finds, and how the run saves its checkpoints.
+def _checkpoints(named: argparse.Namespace, env_id: str) -> tuple[list[Checkpoint], CheckpointRecord]:
+    """Return the checkpoint that --resume names or finds, and the record of the run's checkpoints.
 
     A folder of several seeds has one checkpoint per run.
     """
@@ -215,7 +266,7 @@ def _checkpoints(named: argparse.Namespace, env_id: str) -> tuple[list[Checkpoin
     checkpoints = checkpoints_to_resume(folders, auto, lambda line: print(line, file=sys.stderr))
     for checkpoint in checkpoints:
         check_environment_allowed(checkpoint, env_id)
-    return checkpoints, read_checkpoint_record(runs[0]).saving
+    return checkpoints, read_checkpoint_record(runs[0])
 
 
 def _merge_tables(settings: MADDPGConfig, base: MADDPGConfig) -> MADDPGConfig:

@@ -104,6 +104,8 @@ class Evaluation:
     env_steps: int
     updates: int
     card: Scorecard
+    policies: FloatArray
+    """Their parameters `[N, P]`, or with `env.normalise` `[N, P + 2 O]`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the scores as plain numbers, with the counts."""

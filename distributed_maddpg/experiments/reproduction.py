@@ -25,7 +25,7 @@ from distributed_maddpg.report.curves import read_curves, write_curves
 from distributed_maddpg.run.folder import checkpoints_folder
 from distributed_maddpg.run.progress import Progress
 from distributed_maddpg.run.resume import checkpoints_to_resume
-from distributed_maddpg.run.training import train_run
+from distributed_maddpg.run.training import RunOptions, train_run
 from distributed_maddpg.trainer import MADDPG
 
 _ALGORITHMS = ("maddpg", "ddpg")
@@ -162,8 +162,8 @@ def train_one(values: dict[str, Any], run_dir: str, episodes: int) -> RunResult:
     with (folder.parent / f"{folder.name}.log").open("a", encoding="utf-8") as log:
         progress = Progress(log)
         found = checkpoints_to_resume([checkpoints_folder(folder)], True, progress.note)
-        saving = SavingOptions(keep=1)
-        summary = train_run(config, folder, progress, found[0] if found else None, saving, restart=True)
+        options = RunOptions(SavingOptions(keep=1))
+        summary = train_run(config, folder, progress, found[0] if found else None, options, restart=True)
     if summary["interrupted"] or "problem" in summary:
         problem = summary.get("problem", "was interrupted")
         raise TrainingError(f"{run_dir}: {problem}; start it again to resume it")

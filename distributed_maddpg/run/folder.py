@@ -11,11 +11,12 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from distributed_maddpg.checkpoint.listing import checkpoints_of, holds_checkpoints
+from distributed_maddpg.checkpoint.folder import load_checkpoint
+from distributed_maddpg.checkpoint.listing import best_checkpoints_of, checkpoints_of, holds_checkpoints
 from distributed_maddpg.checkpoint.remote import is_url
 from distributed_maddpg.checkpoint.saver import SavingOptions
 from distributed_maddpg.config import MADDPGConfig
@@ -28,7 +29,11 @@ from distributed_maddpg.types import FaultEvent
 _CONFIG = "config.toml"
 _LOCK = ".lock"
 _CHECKPOINT_RECORD = "checkpoints.json"
-_RECORD_TYPES = {"folder": str, "replay": bool, "keep": int, "newest": str}
+_ADDED_LATER: dict[str, Any] = {"keep_best": "", "stop_at": [], "reached_at": -1, "reached": {}}
+_RECORD_TYPES = {
+    **{"folder": str, "replay": bool, "keep": int, "newest": str},
+    **{name: type(default) for name, default in _ADDED_LATER.items()},
+}
 _MAX_BYTES = 2**16
 _LOCK_PATIENCE_S = 0.2
 """How long a start waits for the lock, which `is_locked` takes for a moment."""
@@ -42,6 +47,12 @@ class CheckpointRecord:
     saving: SavingOptions
     newest: str = ""
     """The latest checkpoint that it saved or resumed from."""
+    stop_at: tuple[str, ...] = ()
+    """Goals at which the run ends early."""
+    reached_at: int = -1
+    """Environment steps of the checkpoint with which it ended there."""
+    reached: Mapping[str, float] = field(default_factory=dict)
+    """The scores that reached the goals."""
 
 
 def read_checkpoint_record(run_dir: Path) -> CheckpointRecord:
@@ -52,19 +63,27 @@ def read_checkpoint_record(run_dir: Path) -> CheckpointRecord:
     """
     path = run_dir / _CHECKPOINT_RECORD
     try:
-        values = parse_json(read_small(path, _MAX_BYTES))
-        if not isinstance(values, dict) or {k: type(values.get(k)) for k in _RECORD_TYPES} != _RECORD_TYPES:
-            expected = ", ".join(f"{name}: {kind.__name__}" for name, kind in _RECORD_TYPES.items())
-            raise ValueError(f"it must hold {expected}")
-        if not values["folder"].isprintable():
-            raise ValueError("the folder's name cannot be printed")
-        saving = SavingOptions(values["folder"], values["replay"], values["keep"])
-        return CheckpointRecord(saving, values["newest"])
+        return _parse_record(parse_json(read_small(path, _MAX_BYTES)))
     except FileNotFoundError:
         return CheckpointRecord(SavingOptions())
     except (OSError, ValueError) as error:
         remedy = "repair it, or delete it and name the folder with --checkpoint-dir if it is not the default"
         raise CheckpointUnavailable(f"{path}: cannot be read ({error}); {remedy}") from None
+
+
+def _parse_record(values: Any) -> CheckpointRecord:
+    """Return the record that the file holds; ValueError if a part is missing or of another type."""
+    values = {**_ADDED_LATER, **values} if isinstance(values, dict) else {}
+    if {k: type(values.get(k)) for k in _RECORD_TYPES} != _RECORD_TYPES:
+        expected = ", ".join(f"{name}: {kind.__name__}" for name, kind in _RECORD_TYPES.items())
+        raise ValueError(f"it must hold {expected}")
+    if not values["folder"].isprintable():
+        raise ValueError("the folder's name cannot be printed")
+    texts, scores = values["stop_at"], values["reached"]
+    if not all(type(text) is str for text in texts) or {*map(type, scores.values())} - {int, float}:
+        raise ValueError("stop_at must be texts, and reached numbers")
+    saving = SavingOptions(values["folder"], values["replay"], values["keep"], values["keep_best"])
+    return CheckpointRecord(saving, values["newest"], tuple(texts), values["reached_at"], scores)
 
 
 def checkpoints_folder(run_dir: Path) -> str:
@@ -108,6 +127,26 @@ def newest_checkpoint(place: str | Path) -> str | Path:
     if not found and (runs := sorted(Path(place).glob(f"*/{_CONFIG}"))):
         raise CheckpointError(f"{place}: holds runs; name one of them, such as {runs[0].parent}")
     return found[0] if found else place
+
+
+def best_checkpoint(place: str | Path) -> str | Path:
+    """Return the checkpoint that `--keep-best` kept, of a run, a folder or a URL.
+
+    Raises:
+        CheckpointError: if there is none, or several for different scores.
+    """
+    is_run = not is_url(place) and (Path(place) / _CONFIG).is_file()
+    folder = checkpoints_folder(Path(place)) if is_run else place
+    found: dict[str, str | Path] = {}
+    for path in best_checkpoints_of(folder):  # newest first: each was better than the one before
+        measured = load_checkpoint(path).measured
+        found.setdefault(measured.name if measured else "", path)
+    if not found:
+        raise CheckpointError(f"{place}: holds no best checkpoint; train with --keep-best keeps one")
+    if len(found) > 1:
+        several = ", ".join(f"{path} ({name})" for name, path in found.items())
+        raise CheckpointError(f"{place}: holds several best checkpoints; name one of them: {several}")
+    return next(iter(found.values()))
 
 
 def check_unused(run_dir: Path) -> None:
@@ -187,12 +226,13 @@ class RunFolder:
         self._events = TensorBoardWriter(self.path, env_steps)
         self._open_files = (self._metrics, self._returns, self._events)
 
-    def record_checkpoint(self, saving: SavingOptions, newest: str) -> None:
+    def record_checkpoint(self, record: CheckpointRecord) -> None:
         """Write `checkpoints.json`, and lock the checkpoints' folder if it lies elsewhere.
 
         Raises:
             BadInput: if that folder cannot be used, or another process is using it.
         """
+        saving = record.saving
         local = saving.folder.removeprefix("file://")
         if self._checkpoints_lock is None and local and not is_url(local):
             try:
@@ -201,10 +241,9 @@ class RunFolder:
                 raise BadInput("--checkpoint-dir", saving.folder, f"cannot be used ({error})") from None
             self._checkpoints_lock = _lock_folder(Path(local), "--checkpoint-dir")
         folder = saving.folder if is_url(saving.folder) or not local else str(Path(local).resolve())
-        values = {"folder": folder, "replay": saving.replay, "keep": saving.keep, "newest": newest}
-        self._try_write(
-            lambda: write_atomic(self.path / _CHECKPOINT_RECORD, json.dumps(values, indent=1) + "\n")
-        )
+        values = dataclasses.asdict(record)
+        text = json.dumps({**values.pop("saving"), "folder": folder, **values}, indent=1) + "\n"
+        self._try_write(lambda: write_atomic(self.path / _CHECKPOINT_RECORD, text))
 
     def write_config(self, config: MADDPGConfig) -> None:
         """Write `config.toml` once, which marks the folder as a run's; not if the run fails to start."""

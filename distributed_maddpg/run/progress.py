@@ -92,7 +92,8 @@ class Progress:
     def print_summary(self, summary: dict[str, Any]) -> None:
         """Print the summary of a run as a table."""
         table = _pairs()
-        table.add_row("result", "interrupted" if summary["interrupted"] else "finished")
+        for row in _outcome_rows(summary):
+            table.add_row(*row)
         for row in _evaluation_rows(summary.get("evaluation")):
             table.add_row(*row)
         for run in summary.get("runs", []):
@@ -181,6 +182,17 @@ def evaluation_text(card: dict[str, Any]) -> str:
         return "greedy: " + _measures_text(card["measures"])
     returns = card["agent_episode_returns_mean"]
     return "greedy returns: " + ", ".join(f"{agent} {value:.1f}" for agent, value in returns.items())
+
+
+def _outcome_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return how a run ended, and by which score its best checkpoint is kept."""
+    rows = [("result", "interrupted" if summary["interrupted"] else "finished")]
+    if "reason" in summary:
+        rows.append(("reason", summary["reason"]))
+    for best in [run["best"] for run in summary.get("runs", [summary]) if "best" in run]:
+        text = f"{best['name']} {best['value']:.4g} after {best['env_steps']:,} env steps"
+        rows.append(("best evaluation", text))
+    return rows
 
 
 def _measures_text(measures: dict[str, float]) -> str:

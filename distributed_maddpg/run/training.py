@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from distributed_maddpg.checkpoint.folder import Checkpoint
-from distributed_maddpg.checkpoint.listing import checkpoints_of, remove_drafts
+from distributed_maddpg.checkpoint.listing import best_checkpoints_of, checkpoints_of, remove_drafts
 from distributed_maddpg.checkpoint.saver import CheckpointSaver, SavingOptions
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, TrainingError, one_line
@@ -19,16 +21,41 @@ from distributed_maddpg.files import write_atomic
 from distributed_maddpg.preflight import check_machine
 from distributed_maddpg.report.animation import record_episodes, write_animation
 from distributed_maddpg.report.page import write_report
-from distributed_maddpg.run.folder import RunFolder, check_not_multi_seed, check_unused
+from distributed_maddpg.run.best import BestKeeper
+from distributed_maddpg.run.endings import Ending, EndingOptions
+from distributed_maddpg.run.folder import (
+    CheckpointRecord,
+    RunFolder,
+    check_not_multi_seed,
+    check_unused,
+    read_checkpoint_record,
+)
+from distributed_maddpg.run.goals import Ranking, check_scores, parse_ranking
 from distributed_maddpg.run.progress import Progress
 from distributed_maddpg.run.signals import stop_on_signals
 from distributed_maddpg.trainer import MADDPG, train_together
+from distributed_maddpg.types import FloatArray
 
 _SUMMARY = "summary.json"
-_DEFAULT_SAVING = SavingOptions()
 _ANIMATED_EPISODES = 6
 _MAX_NAME_CHARS = 100
 _TOTALS = ("env_steps", "updates", "env_steps_per_s", "updates_per_s")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is saved, and when it ends early."""
+
+    saving: SavingOptions = field(default_factory=SavingOptions)
+    ending: EndingOptions = field(default_factory=EndingOptions)
+
+    @property
+    def ranking(self) -> Ranking | None:
+        """By which score the best checkpoint is kept; None if none is."""
+        return parse_ranking(self.saving.keep_best) if self.saving.keep_best else None
+
+
+_DEFAULT = RunOptions()
 
 
 def default_run_dir(preset: str) -> Path:
@@ -41,7 +68,7 @@ def train_run(
     run_dir: Path,
     progress: Progress,
     checkpoint: Checkpoint | None = None,
-    saving: SavingOptions = _DEFAULT_SAVING,
+    options: RunOptions = _DEFAULT,
     restart: bool = False,
 ) -> dict[str, Any]:
     """Train until finished or interrupted, write a complete run folder, and print the summary.
@@ -53,7 +80,7 @@ def train_run(
         run_dir: folder of the run; locked for this process.
         progress: for display.
         checkpoint: to resume from, in the folder of its run; later rows of the tables are dropped.
-        saving: where checkpoints are saved, and what they hold.
+        options: where checkpoints are saved, what they hold, and when the run ends early.
         restart: whether to start again in the folder of a run that saved no checkpoint.
 
     Returns:
@@ -67,23 +94,29 @@ def train_run(
         check_not_multi_seed(run_dir)
         if not restart:
             check_unused(run_dir)
-            _check_no_checkpoints(saving.folder)
+            _check_no_checkpoints(options.saving.folder)
         algo = MADDPG(config)
     else:
         checkpoint.check_resumable()
         algo = MADDPG.from_loaded_checkpoint(checkpoint, config)
         check_machine(algo.config, algo.spec)
+    _check_scores(algo, options)
     with stop_on_signals(algo.request_stop) as started:
-        [summary] = _train([algo], [run_dir], progress, saving, started)
+        [summary] = _train([algo], [run_dir], progress, options, started)
         progress.print_summary(summary)
     return summary
 
 
 def _check_no_checkpoints(folder: str) -> None:
     """Refuse a folder for a new run's checkpoints that holds those of another: they would be replaced."""
-    if folder and checkpoints_of(folder):
+    if folder and (checkpoints_of(folder) or best_checkpoints_of(folder)):
         remedy = "already holds checkpoints; name another folder, or resume their run with --resume"
         raise BadInput("--checkpoint-dir", folder, remedy)
+
+
+def _check_scores(algo: MADDPG, options: RunOptions) -> None:
+    """Refuse goals and a ranking by scores that evaluations of this environment do not have."""
+    check_scores(algo.config, algo.spec, options.ending.stop_at, options.ranking)
 
 
 def train_seeds(
@@ -92,7 +125,7 @@ def train_seeds(
     run_dir: Path,
     progress: Progress,
     checkpoints: Sequence[Checkpoint] | None = None,
-    saving: SavingOptions = _DEFAULT_SAVING,
+    options: RunOptions = _DEFAULT,
 ) -> dict[str, Any]:
     """Train runs with the seeds `config.seed` and up together, and print a summary.
 
@@ -105,7 +138,7 @@ def train_seeds(
         progress: for display.
         checkpoints: to resume from, one for each run. Empty: start, also in folders of runs that saved no
             checkpoint. None: start in an unused folder only.
-        saving: what checkpoints hold.
+        options: what checkpoints hold, and when the runs end early.
 
     Returns:
         The summary that is also in `summary.json`: rates over all runs, and the summary of each.
@@ -117,11 +150,12 @@ def train_seeds(
     if checkpoints is None:
         check_unused(run_dir)
     algos = MADDPG.for_seeds(config, num_seeds, checkpoints or ())
-    if saving.folder:
-        raise BadInput("--checkpoint-dir", saving.folder, "is for one run; leave it out with several seeds")
+    if folder := options.saving.folder:
+        raise BadInput("--checkpoint-dir", folder, "is for one run; leave it out with several seeds")
+    _check_scores(algos[0], options)
     with stop_on_signals(lambda: _request_stop(algos)) as started:
         folders = [run_dir / f"seed_{algo.config.seed}" for algo in algos]
-        runs = _train(algos, folders, progress, saving, started)
+        runs = _train(algos, folders, progress, options, started)
         summary = _summary_of_seeds(runs, run_dir, progress)
         progress.print_summary(summary)
     return summary
@@ -134,9 +168,10 @@ def _request_stop(algos: Sequence[MADDPG]) -> None:
 
 def _summary_of_seeds(runs: Sequence[dict[str, Any]], run_dir: Path, progress: Progress) -> dict[str, Any]:
     """Return the summary of several runs, and write it and their report."""
-    summary = {
+    summary: dict[str, Any] = {
         "finished": all(run["finished"] for run in runs),
         "interrupted": any(run["interrupted"] for run in runs),
+        **({"reason": runs[0]["reason"]} if "reason" in runs[0] else {}),
         **{name: runs[0][name] for name in ("training_s", "device", "device_reason")},
         "num_seeds": len(runs),
         **{name: sum(run[name] for run in runs) for name in _TOTALS},
@@ -154,14 +189,21 @@ def _train(
     algos: Sequence[MADDPG],
     paths: Sequence[Path],
     progress: Progress,
-    saving: SavingOptions,
+    options: RunOptions,
     started: Callable[[], None],
 ) -> list[dict[str, Any]]:
     """Train runs together, each in its folder; call `started` once they can be stopped; return summaries."""
     with ExitStack() as stack:
         stack.enter_context(progress.print_log())
         folders = [stack.enter_context(closing(RunFolder(path))) for path in paths]
-        runs = [_Run(algo, folder, saving) for algo, folder in zip(algos, folders, strict=True)]
+        records = [read_checkpoint_record(path) for path in paths]
+        reached = [_reached_before(algo, record) for algo, record in zip(algos, records, strict=True)]
+        total = algos[0].config.pacing.total_env_steps
+        ending = Ending(options.ending, algos[0].config, reached)
+        runs = [
+            _Run(*each, options, not ending.is_reached and each[0].env_steps < total, progress.note)
+            for each in zip(algos, folders, records, strict=True)
+        ]
         for algo, name in zip(algos, _names(paths), strict=True):
             algo.name = name
         stack.enter_context(algos[0])  # stopping the first run stops all
@@ -170,16 +212,24 @@ def _train(
         algos[0].start()
         started()
         start_time = time.perf_counter()
-        saver = CheckpointSaver(saving.keep, progress.note)
+        saver = CheckpointSaver(options.saving.keep, progress.note)
         with progress:
             try:
-                _train_loop(runs, saver, progress)
+                _train_loop(runs, ending, saver, progress)
             except TrainingError:
                 _save_after_failure(runs, saver, progress)
                 raise
             training_s = time.perf_counter() - start_time
             saver.finish(lambda: _final_checkpoints(runs))
-            return [_finish_run(run, saver, training_s, progress) for run in runs]
+            for run, scores in zip(runs, ending.scores, strict=True):
+                run.note_saved(saver, scores)
+            return [_finish_run(run, ending, saver, training_s, progress) for run in runs]
+
+
+def _reached_before(algo: MADDPG, record: CheckpointRecord) -> Mapping[str, float]:
+    """Return the scores with which a run ended early, if it resumes from the checkpoint of that moment."""
+    resumes_there = algo.restored_tables is not None and record.reached_at == algo.env_steps
+    return record.reached if resumes_there else {}
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -192,32 +242,61 @@ def _names(paths: Sequence[Path]) -> list[str]:
 class _Run:
     """A run and its folder."""
 
-    def __init__(self, algo: MADDPG, folder: RunFolder, saving: SavingOptions) -> None:
+    def __init__(
+        self,
+        algo: MADDPG,
+        folder: RunFolder,
+        record: CheckpointRecord,
+        options: RunOptions,
+        extended: bool,
+        note: Callable[[str], None],
+    ) -> None:
         self.algo, self.folder = algo, folder
         self.first_env_steps, self.first_updates = algo.env_steps, algo.updates
-        self.checkpoints_folder = saving.folder or str(folder.path / "checkpoints")
-        self._saving = saving
+        self._saving = options.saving
+        self.checkpoints_folder = options.saving.folder or str(folder.path / "checkpoints")
         self.checkpoint_path = ""
         """Path of the latest captured checkpoint; its name holds the env steps at that moment."""
-        extended = algo.env_steps < algo.config.pacing.total_env_steps
+        resumed = algo.restored_tables is not None
         folder.open_tables(algo.restored_tables, algo.env_steps, extended)
-        self._recorded_path = (
-            "" if algo.restored_tables is None else f"{self.checkpoints_folder}/step_{algo.env_steps}"
+        self._record = CheckpointRecord(
+            options.saving,
+            f"{self.checkpoints_folder}/step_{algo.env_steps}" if resumed else "",
+            tuple(map(str, options.ending.stop_at)),
+            *((record.reached_at, record.reached) if resumed else ()),
         )
-        folder.record_checkpoint(saving, self._recorded_path)
+        folder.record_checkpoint(self._record)
         remove_drafts(self.checkpoints_folder)
+        self.best: BestKeeper | None = None
+        if ranking := options.ranking:
+            self.best = BestKeeper(ranking, self.checkpoints_folder, resumed, note)
         algo.on_event = lambda event: folder.add_events([event])  # immediately, in case the run is killed
 
     def capture(self) -> Checkpoint:
         checkpoint = self.algo.capture(self._saving.replay, self.folder.tables())
-        self.checkpoint_path = f"{self.checkpoints_folder}/step_{checkpoint.env_steps}"
+        self.checkpoint_path = f"{self.checkpoints_folder}/{checkpoint.name}"
         return checkpoint
 
-    def note_saved(self, saver: CheckpointSaver) -> None:
-        """Record the latest checkpoint once it is written."""
-        if self.checkpoint_path != self._recorded_path and not (saver.busy or saver.problem):
-            self._recorded_path = self.checkpoint_path
-            self.folder.record_checkpoint(self._saving, self.checkpoint_path)
+    def note_saved(self, saver: CheckpointSaver, reached: Mapping[str, float] | None = None) -> None:
+        """Record the latest checkpoint once it is written, and the scores that ended the run with it."""
+        is_new = self.checkpoint_path != self._record.newest
+        if saver.busy or saver.problem or not (is_new or reached):
+            return
+        self._record = dataclasses.replace(self._record, newest=self.checkpoint_path)
+        if reached:
+            self._record = dataclasses.replace(
+                self._record, reached_at=self.algo.env_steps, reached=dict(reached)
+            )
+        self.folder.record_checkpoint(self._record)
+
+    def keep_best(self, evaluations: Sequence[dict[str, Any]], policies: Sequence[FloatArray]) -> None:
+        """Keep the policies of one of these evaluations if it is the best so far."""
+        if self.best is None:
+            return
+        for evaluation, own in zip(evaluations, policies, strict=True):
+            counts = evaluation["num_env_steps"], evaluation["num_updates"]
+            self.best.offer(evaluation, self.algo.policies_checkpoint(*counts, own))
+        self.best.advance()
 
     def add(self, result: dict[str, Any]) -> None:
         """Write the evaluations, and the result if the iteration is complete.
@@ -231,22 +310,29 @@ class _Run:
             self.folder.add_evaluation(evaluation)
 
 
-def _train_loop(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> None:
-    first = runs[0].algo
-    while not (first.finished or first.stop_requested):
-        results = train_together([run.algo for run in runs])
-        for run, result in zip(runs, results, strict=True):
+def _train_loop(runs: Sequence[_Run], ending: Ending, saver: CheckpointSaver, progress: Progress) -> None:
+    algos = [run.algo for run in runs]
+
+    def over() -> bool:
+        return algos[0].finished or algos[0].stop_requested or ending.is_reached
+
+    while not over():
+        results = train_together(algos, ending.check_time)
+        if ending.time_is_up:
+            _request_stop(algos)
+        for index, (run, result) in enumerate(zip(runs, results, strict=True)):
             run.add(result)
             run.note_saved(saver)
+            run.keep_best(run.algo.evaluations, run.algo.evaluated_policies)
+            ending.add_evaluations(index, run.algo.evaluations)
             if problem := run.folder.pop_problem():
                 progress.note(problem)
+        ending.add_result(results[0], saver.slowest_s)
         progress.print_result(results[0])
         saver.report()
-        if first.stop_requested or first.finished or saver.busy:
-            continue
-        if first.checkpoint_due() or saver.retry_due:
+        if not (over() or saver.busy) and (algos[0].checkpoint_due() or saver.retry_due):
             if len(runs) > 1:  # their checkpoints must have the same steps
-                first.drain()
+                algos[0].drain()
             saver.start([(run.checkpoints_folder, run.capture()) for run in runs])
 
 
@@ -262,18 +348,23 @@ def _save_after_failure(runs: Sequence[_Run], saver: CheckpointSaver, progress: 
         saver.finish(lambda: [(run.checkpoints_folder, run.capture()) for run in runs])
         for run in runs:
             run.note_saved(saver)
+            if run.best:
+                run.best.finish()
     except TrainingError as error:
         progress.note(f"no checkpoint of the failed run could be saved: {error}")
 
 
-def _finish_run(run: _Run, saver: CheckpointSaver, training_s: float, progress: Progress) -> dict[str, Any]:
+def _finish_run(
+    run: _Run, ending: Ending, saver: CheckpointSaver, training_s: float, progress: Progress
+) -> dict[str, Any]:
     """Evaluate a run unless it was interrupted, and write its summary, animation and report."""
     algo, folder = run.algo, run.folder
     folder.write_config(algo.config)
-    run.note_saved(saver)
+    interrupted = algo.stop_requested
     summary: dict[str, Any] = {
-        "finished": algo.finished,
-        "interrupted": algo.stop_requested,
+        "finished": algo.finished or (ending.is_reached and not interrupted),
+        "interrupted": interrupted,
+        **({"reason": ending.reason} if ending.reason and not algo.finished else {}),
         "env_id": algo.config.env.id,
         "env_steps": algo.env_steps,
         "updates": algo.updates,
@@ -286,13 +377,16 @@ def _finish_run(run: _Run, saver: CheckpointSaver, training_s: float, progress: 
     }
     if algo.spec.measures:
         summary["measures"] = {measure.name: measure.text for measure in algo.spec.measures}
-    if not algo.stop_requested:
+    if not interrupted:
         card = algo.evaluate(algo.config.evaluation.final_episodes)
-        folder.add_evaluation({"num_env_steps": algo.env_steps, "num_updates": algo.updates, **card})
+        evaluation = {"num_env_steps": algo.env_steps, "num_updates": algo.updates, **card}
+        folder.add_evaluation(evaluation)
+        run.keep_best([evaluation], [algo.policy_parameters()])
         summary["evaluation"] = card
     saved = {} if saver.problem else {"checkpoint": run.checkpoint_path}
+    problem_of_best = _finish_best(run, summary, saved)
     summary["files"] = {"run_dir": str(folder.path), **saved, **folder.output_files()}
-    if problem := saver.problem or folder.pop_problem():
+    if problem := saver.problem or problem_of_best or folder.pop_problem():
         summary["problem"] = problem
     path = folder.path
     # Before the report, which shows the summary; and again below if writing another file failed, to add the
@@ -306,6 +400,17 @@ def _finish_run(run: _Run, saver: CheckpointSaver, training_s: float, progress: 
         with suppress(OSError):
             _write_summary(path, summary)
     return summary
+
+
+def _finish_best(run: _Run, summary: dict[str, Any], files: dict[str, str]) -> str:
+    """Write a run's best checkpoint; add its score and path. Return why that failed, empty if it did not."""
+    if run.best is None:
+        return ""
+    problem = run.best.finish()
+    if best := run.best.saved:
+        files["best_checkpoint"] = best.pop("path")
+        summary["best"] = best
+    return problem
 
 
 def _try_write(summary: dict[str, Any], write: Callable[[], object], progress: Progress) -> bool:

@@ -507,10 +507,10 @@ class EvaluationActor(_Process):
         self._config, self._env_factory = config, env_factory
 
     @ray.method
-    def evaluate(self, weights: Weights, num_episodes: int, seed: int) -> tuple[int, Scorecard]:
-        """Return (updates that the weights include, scorecard)."""
+    def evaluate(self, weights: Weights, num_episodes: int, seed: int) -> tuple[int, Scorecard, FloatArray]:
+        """Return (updates that the weights include, scorecard, the policies)."""
         card = evaluate_weights(self._config, weights.policies, num_episodes, seed, self._env_factory)
-        return weights.updates, card
+        return weights.updates, card, weights.policies
 
 
 class _Clock:

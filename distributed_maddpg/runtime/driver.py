@@ -266,7 +266,7 @@ class RayRunner:
         """Play greedy episodes with a run's current policies."""
         self._supervisor.resolve_all(EVALUATOR)  # it plays one evaluation at a time
         weights = self.weights(run)
-        answer: tuple[int, Scorecard] = self._call_with_retry(
+        answer: tuple[int, Scorecard, FloatArray] = self._call_with_retry(
             EVALUATOR,
             lambda: self._processes.evaluator.evaluate.remote(weights, num_episodes, seed),
             self._evaluation_timeout_s(num_episodes),
@@ -493,7 +493,7 @@ class RayRunner:
             weights = self._processes.learner.weights.remote(run)
             call = self._processes.evaluator.evaluate.remote(weights, episodes, seed)
 
-            def finish(answer: tuple[int, Scorecard], run: int = run) -> None:
+            def finish(answer: tuple[int, Scorecard, FloatArray], run: int = run) -> None:
                 self._evaluations[run].append(Evaluation(env_steps, *answer))
 
             timeout_s = self._supervisor.deadline_s(

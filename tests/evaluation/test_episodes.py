@@ -104,7 +104,8 @@ def test_an_evaluation_has_the_counts_of_steps_and_updates():
     report = EpisodeReport(
         np.ones((1, 1)), np.ones(1, np.int64), np.zeros((1, 1, 0), np.float32), np.zeros((1, 0))
     )
-    row = Evaluation(500, 7, Scorecard(("a_0",), report, 1, np.zeros((1, 0)))).to_dict()
+    card = Scorecard(("a_0",), report, 1, np.zeros((1, 0)))
+    row = Evaluation(500, 7, card, np.zeros((1, 4), np.float32)).to_dict()
     assert (row["num_env_steps"], row["num_updates"], row["episodes"]) == (500, 7, 1)
 
 

@@ -12,7 +12,7 @@ from distributed_maddpg.checkpoint.saver import SavingOptions
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError
 from distributed_maddpg.run import tables as run_tables
-from distributed_maddpg.run.folder import RunFolder, check_unused
+from distributed_maddpg.run.folder import CheckpointRecord, RunFolder, check_unused
 from distributed_maddpg.types import FaultEvent
 
 
@@ -76,11 +76,11 @@ def test_a_second_user_is_refused_until_the_first_has_gone(tmp_path):
 def test_a_second_user_of_the_checkpoints_folder_is_told_which_option_names_it(tmp_path):
     saving = SavingOptions(folder=str(tmp_path / "shared"))
     with closing(RunFolder(tmp_path / "one")) as one, closing(RunFolder(tmp_path / "other")) as other:
-        one.record_checkpoint(saving, "")
+        one.record_checkpoint(CheckpointRecord(saving))
         with pytest.raises(
             BadInput, match=r"^--checkpoint-dir = .*shared.*another process is training in it"
         ):
-            other.record_checkpoint(saving, "")
+            other.record_checkpoint(CheckpointRecord(saving))
 
 
 def test_the_lock_is_held_by_a_process_and_gone_with_it_however_it_ends(tmp_path):

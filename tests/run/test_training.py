@@ -35,7 +35,7 @@ from distributed_maddpg.run.folder import (
 from distributed_maddpg.run.progress import Progress
 from distributed_maddpg.run.resume import checkpoints_to_resume
 from distributed_maddpg.run.tables import CSVTable
-from distributed_maddpg.run.training import default_run_dir, train_run, train_seeds
+from distributed_maddpg.run.training import RunOptions, default_run_dir, train_run, train_seeds
 from tests.support.event_files import events
 from tests.support.target import target_config
 
@@ -293,7 +293,7 @@ def fail(monkeypatch, fails):
 
 def test_a_checkpoint_follows_each_interval_and_the_newest_stay(tmp_path, monkeypatch):
     attempts, progress = fail(monkeypatch, lambda *_: False), Waiting(monkeypatch)
-    summary = train_run(often(), tmp_path, progress, saving=SavingOptions(keep=2))
+    summary = train_run(often(), tmp_path, progress, options=RunOptions(SavingOptions(keep=2)))
     assert attempts == [64, 128, 192, 256, 320]
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step_256", "step_320"]
     assert len(progress.lines("saved ")) == 5
@@ -386,7 +386,7 @@ def test_a_last_checkpoint_that_does_not_fit_is_saved_without_transitions(tmp_pa
 
 
 def test_transitions_may_be_left_out(tmp_path):
-    summary = train_run(short(), tmp_path, Progress(io.StringIO()), saving=SavingOptions(replay=False))
+    summary = train(short(), tmp_path, options=RunOptions(SavingOptions(replay=False)))
     assert load_checkpoint(summary["files"]["checkpoint"]).replay is None
 
 
@@ -490,28 +490,30 @@ def test_a_folder_is_let_go_at_the_end_of_a_run_and_after_a_failure(tmp_path):
 def test_checkpoints_may_be_behind_a_url(kind, tmp_path, monkeypatch):
     url = f"memory://{tmp_path}/there" if kind == "memory" else f"file://{tmp_path}/there"
     options = SavingOptions(folder=url, keep=2)
-    first = train_run(often(total_env_steps=192), tmp_path / "run", Waiting(monkeypatch), saving=options)
+    first = train_run(
+        often(total_env_steps=192), tmp_path / "run", Waiting(monkeypatch), options=RunOptions(options)
+    )
     assert first["files"]["checkpoint"] == f"{url}/step_192"
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert [str(path).rpartition("/")[2] for path in checkpoints_of(url)] == ["step_192", "step_128"]
     checkpoint = checkpoints_to_resume([url], False, print)[0]
-    second = train_run(often(), tmp_path / "run", Waiting(monkeypatch), checkpoint, options)
+    second = train_run(often(), tmp_path / "run", Waiting(monkeypatch), checkpoint, RunOptions(options))
     assert (second["finished"], second["env_steps"]) == (True, 320)
     assert rows_of(tmp_path / "run" / "metrics.csv") == [str(32 * n) for n in range(1, 11)]
 
 
 def test_a_new_runs_checkpoints_take_nobodys_place(tmp_path):
     options = SavingOptions(folder=str(tmp_path / "shared"))
-    train(short(), tmp_path / "first", saving=options)
+    train(short(), tmp_path / "first", options=RunOptions(options))
     with pytest.raises(BadInput, match=r"--checkpoint-dir = .*: already holds checkpoints"):
-        train(short(), tmp_path / "second", saving=options)
+        train(short(), tmp_path / "second", options=RunOptions(options))
     assert not (tmp_path / "second").exists()
 
 
 def test_several_seeds_take_no_folder_for_checkpoints(tmp_path):
     options = SavingOptions(folder=str(tmp_path / "shared"))
     with pytest.raises(BadInput, match=r"--checkpoint-dir = .*: is for one run"):
-        train_seeds(short(), 2, tmp_path / "run", Progress(io.StringIO()), None, options)
+        train_seeds(short(), 2, tmp_path / "run", Progress(io.StringIO()), None, RunOptions(options))
 
 
 # --resume auto
@@ -618,7 +620,7 @@ def refusing(path, why):
 
 def test_a_run_remembers_where_its_checkpoints_are_and_how_they_are_saved(tmp_path):
     options = SavingOptions(folder=str(tmp_path / "there"), replay=False, keep=7)
-    train(short(), tmp_path / "run", saving=options)
+    train(short(), tmp_path / "run", options=RunOptions(options))
     newest = tmp_path / "there" / "step_320"
     assert read_checkpoint_record(tmp_path / "run") == CheckpointRecord(options, str(newest))
     assert read_checkpoint_record(tmp_path / "other") == CheckpointRecord(SavingOptions())
@@ -670,17 +672,16 @@ def test_checkpoints_that_are_not_there_any_more_are_not_taken_for_none(tmp_path
 def test_a_run_holds_the_folder_of_its_checkpoints(tmp_path):
     for scheme in ("", "file://"):
         options = SavingOptions(folder=f"{scheme}{tmp_path}/there{len(scheme)}")
-        train(short(), tmp_path / f"run{len(scheme)}", saving=options)
+        train(short(), tmp_path / f"run{len(scheme)}", options=RunOptions(options))
         checkpoint = checkpoints_to_resume([options.folder], False, print)[0]
         with contextlib.closing(RunFolder(tmp_path / "another")) as folder:
             folder.open_tables({}, 0)
-            folder.record_checkpoint(options, "")
+            folder.record_checkpoint(CheckpointRecord(options))
             with pytest.raises(
                 BadInput, match=r"^--checkpoint-dir = .*there.*another process is training in it"
             ):
-                train_run(
-                    short(), tmp_path / f"run{len(scheme)}", Progress(io.StringIO()), checkpoint, options
-                )
+                run_dir = tmp_path / f"run{len(scheme)}"
+                train_run(short(), run_dir, Progress(io.StringIO()), checkpoint, RunOptions(options))
 
 
 def test_one_run_is_not_begun_among_those_of_several_seeds(tmp_path):

@@ -17,7 +17,7 @@ from distributed_maddpg.pacing import Pacer
 from distributed_maddpg.preflight import check
 from distributed_maddpg.run.progress import Progress
 from distributed_maddpg.run.resume import checkpoints_to_resume
-from distributed_maddpg.run.training import train_seeds
+from distributed_maddpg.run.training import RunOptions, train_seeds
 from distributed_maddpg.trainer import train_together
 from tests.support.target import target_config
 
@@ -60,7 +60,7 @@ def test_asynchronous_runs_side_by_side_are_saved_at_one_moment_and_go_on_togeth
     pacing = {"total_env_steps": 12_000, "report_interval_env_steps": 400, "learning_starts": 320}
     pacing |= {"checkpoint_interval_env_steps": 2_000, "env_steps_per_update": 64}
     config = target_config(num_workers=2, pacing=pacing)
-    train_seeds(config, 2, tmp_path, Progress(StringIO()), saving=SavingOptions(keep=0))
+    train_seeds(config, 2, tmp_path, Progress(StringIO()), options=RunOptions(SavingOptions(keep=0)))
     folders = [tmp_path / f"seed_{seed}" / "checkpoints" for seed in (0, 1)]
     first, second = (sorted(path.name for path in folder.iterdir()) for folder in folders)
     assert first == second and len(first) > 2
