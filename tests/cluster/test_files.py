@@ -10,7 +10,7 @@ import yaml
 
 from distributed_maddpg import __version__
 from distributed_maddpg.errors import BadInput
-from tests.support.cluster_files import CLUSTER, NOT_YET, ROOT, strings, train_arguments, train_commands
+from tests.support.cluster_files import CLUSTER, ROOT, strings, train_arguments, train_commands
 
 _FILES = sorted(path for path in CLUSTER.rglob("*") if path.is_file())
 _FOLDERS = ("docker", "grafana", "kuberay", "launcher", "skypilot", "slurm")
@@ -54,13 +54,6 @@ def test_commands_are_found() -> None:
 def test_a_misspelt_option_is_refused() -> None:
     with pytest.raises(BadInput):
         train_arguments("train --run-dir /shared/first --resumed auto".split())
-
-
-@pytest.mark.parametrize("option", NOT_YET)
-def test_an_option_that_does_not_exist_yet_is_left_out_only_until_it_does(option: str) -> None:
-    with pytest.raises(BadInput):
-        # With `=`, because `train_arguments` leaves out the option as a word. Fails? Delete it from NOT_YET.
-        train_arguments(["train", f"{option}=15m"])
 
 
 @pytest.mark.parametrize("path", _FILES, ids=lambda path: path.relative_to(CLUSTER).as_posix())

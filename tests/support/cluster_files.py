@@ -20,9 +20,6 @@ from distributed_maddpg.config import MADDPGConfig
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
 
-# Options that the files give and the command line does not have yet.
-NOT_YET = ("--max-time",)
-
 
 def read(name: str) -> Any:
     """Return the one YAML document of a file."""
@@ -55,9 +52,6 @@ def tool(name: str) -> str:
 def train_arguments(words: list[str]) -> TrainCommand:
     """Parse what follows `python -m distributed_maddpg` with the command line's own parser."""
     assert words[0] == "train", words
-    for option in NOT_YET:
-        if option in words:
-            words = words[: words.index(option)] + words[words.index(option) + 2 :]
     return parse(TrainCommand, "train", words[1:], TrainCommand(MADDPGConfig()))
 
 
