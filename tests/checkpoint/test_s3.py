@@ -39,7 +39,7 @@ class Store:
             self._port = probe.getsockname()[1]
         self.endpoint = f"http://127.0.0.1:{self._port}"
         self.env = {**os.environ, "AWS_ENDPOINT_URL": self.endpoint, "AWS_EC2_METADATA_DISABLED": "true"}
-        self.env |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "OMP_NUM_THREADS": "1"}
+        self.env |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_MAX_ATTEMPTS": "1"}
 
     def start(self, seconds_per_upload: float) -> None:
         words = [sys.executable, "-m", "tests.support.s3_server", str(self._port), str(seconds_per_upload)]
