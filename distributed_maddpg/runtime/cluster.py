@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 _EXIT_GRACE_S = 0.5
+_END_S = 2.0
 _HANDLER_CHECK_S = 0.001
 _CONNECT_TIMEOUT_S = 10.0
 _SLOW_START = "timed out during startup"
@@ -81,7 +82,7 @@ class Processes:
         try:
             self._start_all()
         except BaseException:
-            self.kill()
+            self.end_all()
             raise
 
     def _start_all(self) -> None:
@@ -161,26 +162,28 @@ class Processes:
         return actor
 
     def end(self, actor: Any) -> None:
-        """End one actor, even one that hangs."""
+        """End one actor at once, even one that hangs; Ray reports it as died."""
         if actor is self._evaluator:
             self._evaluator = None
-        self._end(actor, self._started.pop(actor))
+        process = _local_process(self._started.pop(actor))
+        if ray.is_initialized():  # otherwise the actor is gone, and the call would start a new cluster
+            ray.kill(actor)
+        _kill([process])  # Ray kills a hanging one only after five seconds, during which its CPU is not free
 
-    def kill(self) -> None:
-        """End all actors."""
-        while self._started:
-            self._end(*self._started.popitem())
+    def end_all(self) -> None:
+        """Have all actors end, also in mid-call, and kill those that have not within two seconds.
 
-    def _end(self, actor: Any, location: ray.ObjectRef[ProcessLocation]) -> None:
-        if not ray.is_initialized():  # the actor is gone, and the call would start a new cluster
+        They take a few tenths. Ray prints "died or was killed by an unexpected system error" about a process
+        that is killed before it could say that it ends, and nothing about one that could.
+        """
+        if not ray.is_initialized():
+            self._started.clear()
             return
-        ray.kill(actor)
-        # Ray kills a hanging process only after five seconds, during which its CPU is not free.
-        if ray.wait([location], timeout=0)[0]:
-            with suppress(ray.exceptions.RayError, ProcessLookupError):
-                answer = ray.get(location)
-                if answer.node == ray.get_runtime_context().get_node_id():
-                    os.kill(answer.pid, signal.SIGKILL)
+        processes = [_local_process(location) for location in self._started.values()]
+        while self._started:
+            ray.kill(self._started.popitem()[0])
+        _, left = psutil.wait_procs([process for process in processes if process], timeout=_END_S)
+        _kill(left)
 
     def _start(self, kind: Any, *arguments: Any, **options: Any) -> Any:
         # Task events take hundreds of bytes of the cluster's memory per call.
@@ -259,9 +262,7 @@ def disconnect() -> None:
                 process.kill()  # Ray ends them one by one, which takes a second
     _shut_down_ray()
     psutil.wait_procs(started, timeout=_EXIT_GRACE_S)
-    for process in started | marked_processes_of_this_run():
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
+    _kill(started | marked_processes_of_this_run())
 
 
 def _shut_down_ray() -> None:
@@ -292,6 +293,24 @@ def start_processes(
         TrainingError: on several nodes, if the learner does not start in time; all actors are ended then.
     """
     return Processes(configs, spec, await_placement(configs[0]), env_factory)
+
+
+def _local_process(location: ray.ObjectRef[ProcessLocation]) -> psutil.Process | None:
+    """Return an actor's process; None if it is not known, not running or on another node."""
+    if not ray.is_initialized() or not ray.wait([location], timeout=0)[0]:
+        return None
+    with suppress(ray.exceptions.RayError, psutil.NoSuchProcess):
+        answer = ray.get(location)
+        if answer.node == ray.get_runtime_context().get_node_id():
+            return psutil.Process(answer.pid)
+    return None
+
+
+def _kill(processes: Iterable[psutil.Process | None]) -> None:
+    for process in processes:
+        if process is not None:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def _one_node() -> bool:
