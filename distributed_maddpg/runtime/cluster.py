@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,6 +53,11 @@ _CONNECT_TIMEOUT_S = 10.0
 _SLOW_START = "timed out during startup"
 """In the message of a local cluster's start if an agent of Ray's needs more than 15 s, a limit that cannot be
 set (github.com/ray-project/ray/issues/65983)."""
+TOKEN_NEEDED = (
+    "a cluster with a token needs it: ray get-auth-token --generate; export RAY_AUTH_MODE=token "
+    "(on another machine than the head, copy the head's ~/.ray/auth_token instead of generating one)"
+)
+"""What may help where a cluster refuses a connection."""
 _HELPERS = ("monitor.py", "dashboard.py")  # ends of the names of Ray's monitors, such as log_monitor.py
 _LOG = logging.getLogger("distributed_maddpg")
 
@@ -198,19 +204,20 @@ def connect(config: MADDPGConfig) -> bool:
     A local cluster that does not start on a busy machine is started again, until `ray.timeout_s` have passed.
 
     Raises:
+        BadInput: for an address of Ray Client.
         TrainingError: if the cluster named by `ray.address` or the surrounding job does not answer, or the
             local one does not start.
     """
     if ray.is_initialized():
         return False
-    address = config.ray.address or os.environ.get("RAY_ADDRESS", "")
+    address = config.ray.cluster_address()
     _check_reachable(address)
     deadline = time.monotonic() + config.ray.timeout_s
     while True:
         try:
             with _signals_deferred():
                 if address:
-                    ray.init(address=address, logging_level=logging.WARNING)
+                    _join(address)
                 else:
                     _start_local(config)
             return True
@@ -219,13 +226,29 @@ def connect(config: MADDPGConfig) -> bool:
             if not isinstance(error, Exception):  # Ray raises many types, plain Exception among them
                 raise
             if address or _SLOW_START not in str(error) or time.monotonic() > deadline:
-                raise TrainingError(f"ray.address = {address or 'local'!r}: {_first_line(error)}") from error
+                raise TrainingError(
+                    f"ray.address = {address or 'local'!r}: {_no_start(address, error)}"
+                ) from error
             _LOG.warning("Ray did not start, as happens on a busy machine; starting it again")
 
 
+def _no_start(address: str, error: BaseException) -> str:
+    """Return why Ray did not start; it does not say that a cluster has refused this user's token."""
+    reason, _, _ = _first_line(error).partition(". ")
+    refused = isinstance(error, ray.exceptions.AuthenticationError) or "Failed to connect" in reason
+    return f"{reason}; {TOKEN_NEEDED}" if address and refused else reason
+
+
+def _join(address: str) -> None:
+    """Join a running cluster; what its processes print is repeated here, in colour only on a terminal."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+    ray.init(address=address, logging_level=logging.WARNING)
+
+
 def _check_reachable(address: str) -> None:
-    """Raise TrainingError if `[ray://]host:port` refuses a connection; Ray would wait and ignore Ctrl-C."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    """Raise TrainingError if `host:port` refuses a connection; Ray would wait and ignore Ctrl-C."""
+    host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
         return  # a word such as "auto", which Ray resolves
     try:
@@ -355,7 +378,7 @@ def _start_local(config: MADDPGConfig) -> None:
     # Otherwise Ray writes a token into the home directory, and fails where there is none.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     kill_orphans()
-    with mark_processes():
+    with mark_processes(), _on_loopback():
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, config.num_workers + config.learner.reserved_cpus),
@@ -365,6 +388,27 @@ def _start_local(config: MADDPGConfig) -> None:
             object_store_memory=_OBJECT_STORE_BYTES + 16 * _batch_bytes(config),
         )
     suppress_messages_of_lost_processes()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let the processes of a cluster that is started inside listen on loopback where Ray is able to.
+
+    Ray has no option for it: it replaces 127.0.0.1 as a node's address. On Windows and macOS it does not, and
+    this variable, whose default there is 0, decides which of the two it is.
+    """
+    constants = ray._private.ray_constants
+    name, before = constants.ENABLE_RAY_CLUSTERS_ENV_VAR, constants.ENABLE_RAY_CLUSTER
+    kept = os.environ.get(name)
+    os.environ[name], constants.ENABLE_RAY_CLUSTER = "0", False  # of other processes, of this one
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+        if kept is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = kept
 
 
 def suppress_messages_of_lost_processes() -> None:
