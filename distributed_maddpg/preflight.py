@@ -189,7 +189,7 @@ def check_machine(config: MADDPGConfig, spec: EnvSpec, num_runs: int = 1) -> Non
         BadInput: see `check`.
     """
     _check_memory(config, spec, num_runs)
-    remote = config.num_workers > 0 and (config.ray.address or os.environ.get("RAY_ADDRESS"))
+    remote = config.num_workers > 0 and config.ray.cluster_address()
     if config.learner.device == "cuda" and not remote:
         # Imported here: only this check needs torch, which takes seconds to load.
         from distributed_maddpg.learner import choose_device  # noqa: PLC0415

@@ -114,6 +114,10 @@ BAD = {
         ["benchmark", "env", "--preset", "papper"],
         "preset = 'papper': did you mean 'paper'?",
     ),
+    "Ray Client": (
+        ["train", "--ray.address", "ray://h:10001"],
+        "ray.address = 'ray://h:10001': Ray Client is not",
+    ),
     "no name of a file": (["benchmark", "env", "--name", "a/b"], "name = 'a/b': takes small letters"),
     **{
         f"{name} of a train {option}": (["train", option, value], f"{option} = {value!r}: {remedy}"[:200])
@@ -526,13 +530,18 @@ def test_a_resumed_run_saves_its_checkpoints_as_before(tmp_path, capsys):
         assert "restore it" in refused(["train", *command], capsys, code=3)
 
 
+def test_ray_client_is_refused_before_anything_is_written(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "ray://h:10001")
+    line = refused(["train", "--run-dir", str(tmp_path / "run")], capsys)
+    assert line.startswith("error: RAY_ADDRESS = 'ray://h:10001': Ray Client is not for training")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_checkpoint_does_not_decide_whom_we_connect_to(run, capsys, tmp_path, monkeypatch):
     checkpoint = tmp_path / "run" / "checkpoints" / "step_200"
     shutil.copytree(run, tmp_path / "run")
     read = load_checkpoint(checkpoint)
-    elsewhere = dataclasses.replace(
-        read.config, ray=dataclasses.replace(read.config.ray, address="ray://else:1")
-    )
+    elsewhere = dataclasses.replace(read.config, ray=dataclasses.replace(read.config.ray, address="else:1"))
     save_checkpoint(checkpoint, dataclasses.replace(read, config=elsewhere))
     asked = []
 
@@ -542,12 +551,12 @@ def test_a_checkpoint_does_not_decide_whom_we_connect_to(run, capsys, tmp_path, 
 
     monkeypatch.setattr("distributed_maddpg.run.training.train_run", train)
     resume = ["train", "--resume", "auto", "--run-dir", str(tmp_path / "run")]
-    (tmp_path / "mine.toml").write_text('[ray]\naddress = "ray://mine:1"\n')
-    for more in ([], ["--config", str(tmp_path / "mine.toml")], ["--ray.address", "ray://else:1"]):
+    (tmp_path / "mine.toml").write_text('[ray]\naddress = "mine:1"\n')
+    for more in ([], ["--config", str(tmp_path / "mine.toml")], ["--ray.address", "else:1"]):
         assert main([*resume, *more]) == 1
-    assert asked == ["", "ray://mine:1", "ray://else:1"]
+    assert asked == ["", "mine:1", "else:1"]
     said = " ".join(capsys.readouterr().err.split())
-    assert said.count("the run used --ray.address ray://else:1") == 2
+    assert said.count("the run used --ray.address else:1") == 2
     with MADDPG.from_checkpoint(checkpoint) as algo:
         assert algo.config.ray.address == ""
 

@@ -15,10 +15,21 @@ from distributed_maddpg._version import __version__
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError, did_you_mean, reason
 
 _DEBUG = "DISTRIBUTED_MADDPG_DEBUG"
-_COMMANDS = ("train", "evaluate", "cross-play", "reproduce", "benchmark", "report", "status", "chaos")
+_COMMANDS = (
+    "train",
+    "submit",
+    "evaluate",
+    "cross-play",
+    "reproduce",
+    "benchmark",
+    "report",
+    "status",
+    "chaos",
+)
 _USAGE = """usage: distributed-maddpg COMMAND ...
 
   train                      train, and write a run folder with checkpoints, curves and a report
+  submit -- train ...        train as a job of a Ray cluster, and print its log
   evaluate CHECKPOINT        play greedy episodes and print scores; --best-response seeks strong opponents
   cross-play CHECKPOINT...   play every team against every opponent, and print the matrix
   reproduce EXPERIMENT       train and compare the runs of the paper's table: physical-deception
@@ -71,5 +82,5 @@ def _dispatch(arguments: list[str]) -> int:
     name = arguments[0]
     if name not in _COMMANDS:
         raise BadInput("command", name, did_you_mean(name, _COMMANDS))
-    import_module(f"distributed_maddpg.cli.{name.replace('-', '_')}").run(arguments[1:])
-    return 0
+    code: int | None = import_module(f"distributed_maddpg.cli.{name.replace('-', '_')}").run(arguments[1:])
+    return code or 0

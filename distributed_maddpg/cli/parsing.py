@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -46,6 +47,26 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
             del os.environ["COLUMNS"]
         else:
             os.environ["COLUMNS"] = columns
+
+
+def take_options(arguments: list[str], *names: str) -> tuple[dict[str, str], list[str]]:
+    """Return the values of the options of these names that are given, and the other words.
+
+    Raises:
+        BadInput: if one of them has no value.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in names:
+        parser.add_argument(name, default=None)
+    # tyro takes underscores in option names as well.
+    hyphenated = [re.sub("^--[^=]+", lambda name: name[0].replace("_", "-"), word) for word in arguments]
+    try:
+        given, rest = parser.parse_known_args(hyphenated)
+    except argparse.ArgumentError as error:
+        raise BadInput(str(error.argument_name), "", str(error.message)) from None
+    return {
+        f"--{name.replace('_', '-')}": value for name, value in vars(given).items() if value is not None
+    }, rest
 
 
 def env_argument(text: str) -> EnvArgument:

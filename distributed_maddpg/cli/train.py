@@ -275,3 +275,32 @@ def _merge_tables(settings: MADDPGConfig, base: MADDPGConfig) -> MADDPGConfig:
     overrides = {**base.algorithm.team_overrides, **settings.algorithm.team_overrides}
     algorithm = dataclasses.replace(settings.algorithm, team_overrides=overrides)
     return dataclasses.replace(settings, env=env, algorithm=algorithm)
+
+
+@dataclass(frozen=True)
+class _ElsewhereSettings(MADDPGConfig):
+    """Settings to be laid over those of a checkpoint on another machine, and so not checked together."""
+
+    def __post_init__(self) -> None:
+        """Check nothing: each section has checked itself."""
+
+
+def parse_for_elsewhere(arguments: list[str], resumes: bool) -> TrainCommand:
+    """Parse the options of a run on another machine, without those that name its folders there.
+
+    Args:
+        arguments: without --run-dir, --resume and --checkpoint-dir.
+        resumes: whether they are laid over the settings of a checkpoint, which is not here.
+
+    Raises:
+        BadInput: naming the option, the value and the remedy.
+    """
+    base = _read_origin(arguments).settings
+    open_env, open_algorithm = (
+        dataclasses.replace(base.env, kwargs={}),
+        dataclasses.replace(base.algorithm, team_overrides={}),
+    )
+    kind = _ElsewhereSettings if resumes else MADDPGConfig
+    sections = {each.name: getattr(base, each.name) for each in dataclasses.fields(base)}
+    settings = kind(**{**sections, "env": open_env, "algorithm": open_algorithm})
+    return parse(TrainCommand, "train", arguments, TrainCommand(settings))

@@ -7,6 +7,7 @@ its own.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
@@ -475,3 +476,24 @@ class RayConfig(Section):
         """Check the section."""
         _require_positive("ray", self, "timeout_s", "min_workers", "snapshot_interval_s")
         parse_duration("ray.wait_for_nodes", self.wait_for_nodes)
+
+    def cluster_address(self) -> str:
+        """Return the address of the cluster to join: `address`, else RAY_ADDRESS; empty: start one.
+
+        Raises:
+            BadInput: if it is one of Ray Client.
+        """
+        name, address = "ray.address", self.address
+        if not address:
+            name, address = "RAY_ADDRESS", os.environ.get("RAY_ADDRESS", "")
+        refuse_ray_client(name, address)
+        return address
+
+
+def refuse_ray_client(name: str, address: str) -> None:
+    """Raise BadInput for an address of Ray Client, through which every call would take a detour."""
+    remedy = (
+        "Ray Client is not for training, says Ray; use distributed-maddpg submit with http://HOST:8265, or "
+        "HOST:6379 on a node of the cluster"
+    )
+    require(not address.startswith("ray://"), name, address, remedy)

@@ -21,6 +21,8 @@ from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import is_builtin
 
 _PLAIN_INTERVAL_S = 5.0
+RESUME_WITH = "resume with: "
+"""Begins the line of an interrupted run that says how to resume it."""
 
 
 class Progress:
@@ -58,7 +60,7 @@ class Progress:
             f"{steps:,} env steps  {result['num_updates_lifetime']:,} updates  "
             f"{result['env_steps_per_s']:,.0f} env-steps/s  {result['updates_per_s']:.0f} updates/s  "
             f"weights {result['weights']['versions_behind_mean']:.1f} versions behind  {self._evaluation}"
-        )
+        ).rstrip()
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=min(steps, self._total), text=text)
         elif time.monotonic() - self._last_plain >= _PLAIN_INTERVAL_S or steps >= self._total:
@@ -114,7 +116,7 @@ class Progress:
         for run in summary.get("runs", [summary]) if summary["interrupted"] else []:
             folder, env_id = run["files"]["run_dir"], run["env_id"]
             named = "" if is_builtin(env_id) else f" --env.id {env_id}"
-            self.note(f"resume with: distributed-maddpg train --resume {folder}{named}")
+            self.note(f"{RESUME_WITH}distributed-maddpg train --resume {folder}{named}")
 
     def print_pairs(self, rows: Sequence[tuple[str, str]]) -> None:
         """Print names and texts side by side."""

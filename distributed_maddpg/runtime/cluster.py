@@ -7,9 +7,10 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -46,11 +47,17 @@ if TYPE_CHECKING:
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 _EXIT_GRACE_S = 0.5
+_END_S = 2.0
 _HANDLER_CHECK_S = 0.001
 _CONNECT_TIMEOUT_S = 10.0
 _SLOW_START = "timed out during startup"
 """In the message of a local cluster's start if an agent of Ray's needs more than 15 s, a limit that cannot be
 set (github.com/ray-project/ray/issues/65983)."""
+TOKEN_NEEDED = (
+    "a cluster with a token needs it: ray get-auth-token --generate; export RAY_AUTH_MODE=token "
+    "(on another machine than the head, copy the head's ~/.ray/auth_token instead of generating one)"
+)
+"""What may help where a cluster refuses a connection."""
 _HELPERS = ("monitor.py", "dashboard.py")  # ends of the names of Ray's monitors, such as log_monitor.py
 _LOG = logging.getLogger("distributed_maddpg")
 
@@ -81,7 +88,7 @@ class Processes:
         try:
             self._start_all()
         except BaseException:
-            self.kill()
+            self.end_all()
             raise
 
     def _start_all(self) -> None:
@@ -161,26 +168,28 @@ class Processes:
         return actor
 
     def end(self, actor: Any) -> None:
-        """End one actor, even one that hangs."""
+        """End one actor at once, even one that hangs; Ray reports it as died."""
         if actor is self._evaluator:
             self._evaluator = None
-        self._end(actor, self._started.pop(actor))
+        process = _local_process(self._started.pop(actor))
+        if ray.is_initialized():  # otherwise the actor is gone, and the call would start a new cluster
+            ray.kill(actor)
+        _kill([process])  # Ray kills a hanging one only after five seconds, during which its CPU is not free
 
-    def kill(self) -> None:
-        """End all actors."""
-        while self._started:
-            self._end(*self._started.popitem())
+    def end_all(self) -> None:
+        """Have all actors end, also in mid-call, and kill those that have not within two seconds.
 
-    def _end(self, actor: Any, location: ray.ObjectRef[ProcessLocation]) -> None:
-        if not ray.is_initialized():  # the actor is gone, and the call would start a new cluster
+        They take a few tenths. Ray prints "died or was killed by an unexpected system error" about a process
+        that is killed before it could say that it ends, and nothing about one that could.
+        """
+        if not ray.is_initialized():
+            self._started.clear()
             return
-        ray.kill(actor)
-        # Ray kills a hanging process only after five seconds, during which its CPU is not free.
-        if ray.wait([location], timeout=0)[0]:
-            with suppress(ray.exceptions.RayError, ProcessLookupError):
-                answer = ray.get(location)
-                if answer.node == ray.get_runtime_context().get_node_id():
-                    os.kill(answer.pid, signal.SIGKILL)
+        processes = [_local_process(location) for location in self._started.values()]
+        while self._started:
+            ray.kill(self._started.popitem()[0])
+        _, left = psutil.wait_procs([process for process in processes if process], timeout=_END_S)
+        _kill(left)
 
     def _start(self, kind: Any, *arguments: Any, **options: Any) -> Any:
         # Task events take hundreds of bytes of the cluster's memory per call.
@@ -195,19 +204,20 @@ def connect(config: MADDPGConfig) -> bool:
     A local cluster that does not start on a busy machine is started again, until `ray.timeout_s` have passed.
 
     Raises:
+        BadInput: for an address of Ray Client.
         TrainingError: if the cluster named by `ray.address` or the surrounding job does not answer, or the
             local one does not start.
     """
     if ray.is_initialized():
         return False
-    address = config.ray.address or os.environ.get("RAY_ADDRESS", "")
+    address = config.ray.cluster_address()
     _check_reachable(address)
     deadline = time.monotonic() + config.ray.timeout_s
     while True:
         try:
             with _signals_deferred():
                 if address:
-                    ray.init(address=address, logging_level=logging.WARNING)
+                    _join(address)
                 else:
                     _start_local(config)
             return True
@@ -216,13 +226,29 @@ def connect(config: MADDPGConfig) -> bool:
             if not isinstance(error, Exception):  # Ray raises many types, plain Exception among them
                 raise
             if address or _SLOW_START not in str(error) or time.monotonic() > deadline:
-                raise TrainingError(f"ray.address = {address or 'local'!r}: {_first_line(error)}") from error
+                raise TrainingError(
+                    f"ray.address = {address or 'local'!r}: {_no_start(address, error)}"
+                ) from error
             _LOG.warning("Ray did not start, as happens on a busy machine; starting it again")
 
 
+def _no_start(address: str, error: BaseException) -> str:
+    """Return why Ray did not start; it does not say that a cluster has refused this user's token."""
+    reason, _, _ = _first_line(error).partition(". ")
+    refused = isinstance(error, ray.exceptions.AuthenticationError) or "Failed to connect" in reason
+    return f"{reason}; {TOKEN_NEEDED}" if address and refused else reason
+
+
+def _join(address: str) -> None:
+    """Join a running cluster; what its processes print is repeated here, in colour only on a terminal."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+    ray.init(address=address, logging_level=logging.WARNING)
+
+
 def _check_reachable(address: str) -> None:
-    """Raise TrainingError if `[ray://]host:port` refuses a connection; Ray would wait and ignore Ctrl-C."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    """Raise TrainingError if `host:port` refuses a connection; Ray would wait and ignore Ctrl-C."""
+    host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
         return  # a word such as "auto", which Ray resolves
     try:
@@ -259,9 +285,7 @@ def disconnect() -> None:
                 process.kill()  # Ray ends them one by one, which takes a second
     _shut_down_ray()
     psutil.wait_procs(started, timeout=_EXIT_GRACE_S)
-    for process in started | marked_processes_of_this_run():
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
+    _kill(started | marked_processes_of_this_run())
 
 
 def _shut_down_ray() -> None:
@@ -292,6 +316,24 @@ def start_processes(
         TrainingError: on several nodes, if the learner does not start in time; all actors are ended then.
     """
     return Processes(configs, spec, await_placement(configs[0]), env_factory)
+
+
+def _local_process(location: ray.ObjectRef[ProcessLocation]) -> psutil.Process | None:
+    """Return an actor's process; None if it is not known, not running or on another node."""
+    if not ray.is_initialized() or not ray.wait([location], timeout=0)[0]:
+        return None
+    with suppress(ray.exceptions.RayError, psutil.NoSuchProcess):
+        answer = ray.get(location)
+        if answer.node == ray.get_runtime_context().get_node_id():
+            return psutil.Process(answer.pid)
+    return None
+
+
+def _kill(processes: Iterable[psutil.Process | None]) -> None:
+    for process in processes:
+        if process is not None:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def _one_node() -> bool:
@@ -336,7 +378,7 @@ def _start_local(config: MADDPGConfig) -> None:
     # Otherwise Ray writes a token into the home directory, and fails where there is none.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     kill_orphans()
-    with mark_processes():
+    with mark_processes(), _on_loopback():
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, config.num_workers + config.learner.reserved_cpus),
@@ -346,6 +388,27 @@ def _start_local(config: MADDPGConfig) -> None:
             object_store_memory=_OBJECT_STORE_BYTES + 16 * _batch_bytes(config),
         )
     suppress_messages_of_lost_processes()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let the processes of a cluster that is started inside listen on loopback where Ray is able to.
+
+    Ray has no option for it: it replaces 127.0.0.1 as a node's address. On Windows and macOS it does not, and
+    this variable, whose default there is 0, decides which of the two it is.
+    """
+    constants = ray._private.ray_constants
+    name, before = constants.ENABLE_RAY_CLUSTERS_ENV_VAR, constants.ENABLE_RAY_CLUSTER
+    kept = os.environ.get(name)
+    os.environ[name], constants.ENABLE_RAY_CLUSTER = "0", False  # of other processes, of this one
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+        if kept is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = kept
 
 
 def suppress_messages_of_lost_processes() -> None:

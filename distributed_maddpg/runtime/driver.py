@@ -279,7 +279,7 @@ class RayRunner:
         if self._owns_connection:
             disconnect()  # which ends the actors
         else:
-            self._processes.kill()
+            self._processes.end_all()
 
     # State
 

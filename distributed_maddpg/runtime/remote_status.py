@@ -21,6 +21,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from distributed_maddpg.errors import BadInput, TrainingError, did_you_mean, one_line, reason
 from distributed_maddpg.files import parse_json
+from distributed_maddpg.runtime.jobs import for_shell
 
 T = TypeVar("T")
 
@@ -96,7 +97,7 @@ def status_command(entrypoint: str, run_dir: str) -> str:
     ours = program[-2:] == _PROGRAM[-2:] or [os.path.basename(word) for word in program] == [
         "distributed-maddpg"
     ]
-    return shlex.join((*(program if ours and len(program) <= 3 else _PROGRAM), "status", run_dir, "--json"))
+    return for_shell((*(program if ours and len(program) <= 3 else _PROGRAM), "status", run_dir, "--json"))
 
 
 def _words(entrypoint: str) -> list[str]:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
-import os
 import re
 import shlex
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,138 +19,19 @@ import psutil
 import pytest
 
 pytest.importorskip("ray")
-from tests.support.processes import gone
+from tests.support.head import TINY, Head, readme_command
 
 pytestmark = pytest.mark.ray
 
-_ROOT = Path(__file__).resolve().parents[2]
-_README = _ROOT / "cluster" / "README.md"
-_TINY = (
-    "--num-workers=1 --rollout.num-envs=8 --learner.batch-size=32 --learner.device=cpu "
-    "--replay.capacity=5000 --pacing.learning-starts=256 --pacing.report-interval-env-steps=512 "
-    "--pacing.evaluation-interval-env-steps=0 --evaluation.final-episodes=8"
-).split()
-
-
-def _readme_command(start: str, containing: str = "") -> str:
-    """Return the README's first command that begins with `start`, continuation lines joined."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", _README.read_text(encoding="utf-8"), re.M | re.S)
-    for line in "".join(blocks).replace("\\\n", " ").splitlines():
-        if line.strip().startswith(start) and containing in line:
-            return line.strip()
-    raise AssertionError(f"cluster/README.md no longer has a command {start!r}")
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return free ports below the range that the system assigns itself."""
-    found: list[int] = []
-    for port in range(20_000 + os.getpid() % 5_000, 32_000):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                found.append(port)
-        if len(found) == count:
-            break
-    return found
-
-
-@dataclass
-class Head:
-    """A head started with the README's command, with its own ports, home and temporary folder."""
-
-    home: Path
-    dashboard: int
-    env: dict[str, str]
-    process: subprocess.Popen[bytes]
-
-    def run(self, command: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run one of the README's commands in a shell."""
-        text = command.replace(":8265", f":{self.dashboard}")
-        return subprocess.run(
-            text, shell=True, cwd=_ROOT, env=self.env, capture_output=True, text=True, timeout=timeout_s
-        )
-
-    def job(self, submission: str) -> dict[str, Any]:
-        """Return the head's record of a job."""
-        token = (self.home / ".ray" / "auth_token").read_text().strip()
-        return self._get(f"jobs/{submission}", {"Authorization": f"Bearer {token}"})
-
-    def _get(self, what: str, headers: dict[str, str]) -> Any:
-        url = f"http://127.0.0.1:{self.dashboard}/api/{what}"
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
-            return json.load(answer)
-
-    def wait_for_job(self, submission: str, within_s: float = 300) -> str:
-        deadline = time.monotonic() + within_s
-        while (status := self.job(submission)["status"]) in ("PENDING", "RUNNING"):
-            assert time.monotonic() < deadline, f"{submission} is {status}"
-            time.sleep(0.3)
-        return str(status)
-
-    def stop(self) -> None:
-        """Stop the head and its descendants, but no other cluster; require that all have exited."""
-        tree = self.processes()
-        self.process.send_signal(signal.SIGTERM)
-        ended = gone([process.pid for process in tree], within_s=120)
-        for process in tree:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        self.process.wait(timeout=120)
-        assert ended
-
-    def processes(self) -> list[psutil.Process]:
-        """Return the head and its descendants."""
-        head = psutil.Process(self.process.pid)
-        return [head, *head.children(recursive=True)]
-
-
-@pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
-    home = Path(
-        tempfile.mkdtemp(prefix="mh", dir="/tmp")
-    )  # short: the paths of Ray's Unix sockets begin with it
-    port, dashboard, client, agent, metrics = _free_ports(5)
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONPATH"))}
-    env |= {
-        "HOME": str(home),
-        "RAY_TMPDIR": str(home),
-        "RAY_AUTH_MODE": "token",
-        "RAY_worker_niceness": "0",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    made = subprocess.run(_readme_command("ray get-auth-token"), shell=True, env=env, capture_output=True)
-    assert made.returncode == 0, made.stderr
-    command = _readme_command("ray start --head").replace("--port=6379", f"--port={port}")
-    own = f"--block --num-cpus=4 --object-store-memory=100000000 --dashboard-port={dashboard}"
-    ports = f"--ray-client-server-port={client} --metrics-export-port={metrics}"
-    words = shlex.split(f"{command} {own} {ports} --dashboard-agent-listen-port={agent}")
-    log = (home / "head.log").open("wb")
-    process = subprocess.Popen(words, env=env, cwd=home, stdout=log, stderr=subprocess.STDOUT)
-    started = Head(home, dashboard, env, process)
-    try:
-        _wait_until_started(started)
-        yield started
-    finally:
-        log.close()  # the head has it open itself
-        started.stop()
-        shutil.rmtree(home, ignore_errors=True)
-
-
-def _wait_until_started(head: Head) -> None:
-    """Wait until the dashboard answers, and a signal to `ray start` ends what it has started."""
-    log, deadline = head.home / "head.log", time.monotonic() + 300
-    while "block forever until terminated by a signal" not in log.read_text() or not _answers(head):
-        assert head.process.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.2)
-
-
-def _answers(head: Head) -> bool:
-    try:
-        head._get("version", {})
-    except urllib.error.HTTPError as answer:
-        answer.close()  # the dashboard is up: it refuses a request without a token
-    except OSError:
-        return False
-    return True
+_ENDLESS = f"{shlex.join(TINY)} --pacing.total-env-steps=2000000"
+_ALARMING = re.compile(
+    r"died|killed|traceback|error|exception|warning|fatal|failed|repeated \d+x|\r|\x1b", re.IGNORECASE
+)
+_TOKEN_NEEDED = "ray get-auth-token --generate; export RAY_AUTH_MODE=token"
+_STRANGERS = {
+    "without a token": {"RAY_AUTH_MODE": "disabled"},
+    "with a wrong one": {"RAY_AUTH_TOKEN": "0" * 64},
+}
 
 
 def test_only_the_owner_can_read_the_token_file(head: Head) -> None:
@@ -181,35 +56,167 @@ def test_the_dashboard_listens_on_loopback_only(head: Head) -> None:
     assert listening == {"127.0.0.1"}
 
 
+@pytest.mark.parametrize("stranger", _STRANGERS)
+def test_a_job_is_not_taken(head: Head, stranger: str) -> None:
+    command = f"{_submit(head)} --submission-id stranger -- train --run-dir {head.home}/stranger"
+    refused = head.run(command, env=_STRANGERS[stranger])
+    assert refused.returncode == 1 and refused.stdout == ""
+    [line] = refused.stderr.splitlines()
+    assert (
+        line.startswith(f"error: http://127.0.0.1:{head.dashboard}: Authentication ")
+        and _TOKEN_NEEDED in line
+    )
+    with pytest.raises(urllib.error.HTTPError) as unknown:
+        head.job("stranger")
+    unknown.value.close()
+    assert unknown.value.code == 404
+
+
+@pytest.mark.slow
+def test_nodes_and_runs_cannot_join(head: Head) -> None:
+    before = {process.pid for process in head.processes()}
+    address = f"127.0.0.1:{head.port}"
+    node = f"ray start --address={address} --disable-usage-stats --temp-dir={head.home}/node"
+    train = f"{sys.executable} -m distributed_maddpg train {shlex.join(TINY)} --ray.address {address}"
+    with ExitStack() as stack:
+        joining = [
+            stack.enter_context(head.start(command, env=env))
+            for name, env in _STRANGERS.items()
+            for command in (node, f"{train} --run-dir '{head.home}/joined {name}'")
+        ]
+        outputs = [process.communicate(timeout=200)[0] for process in joining]
+    assert [process.returncode for process in joining] == [1] * 4, outputs
+    assert all("AuthenticationError" in output for output in outputs[::2]), outputs
+    assert all(_TOKEN_NEEDED in output.splitlines()[-1] for output in outputs[1::2]), outputs
+    assert {process.pid for process in head.processes()} <= before
+    assert not list(head.home.glob("joined*/checkpoints/*"))
+
+
+@pytest.mark.slow
+def test_a_program_that_called_ray_init_itself_ends_with_nothing_alarming_in_its_log(head: Head) -> None:
+    program = "from tests.support.own_ray import main; main()"
+    env = {"RAY_ADDRESS": f"127.0.0.1:{head.port}", "RAY_COLOR_PREFIX": "0"}
+    ended = head.run(f"python -c {shlex.quote(program)}", timeout_s=300, env=env)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    seconds = [float(line.split()[2]) for line in ended.stdout.splitlines() if line.startswith("ended in ")]
+    assert len(seconds) == 2 and max(seconds) < 2.0, "none had to be killed"
+    assert not _ALARMING.search(re.sub(r"\x1b\[[0-9;]*m", "", ended.stdout + ended.stderr)), ended.stderr
+    assert "left: []" in ended.stdout
+
+
 @pytest.mark.slow
 def test_a_job_runs_stops_with_a_checkpoint_and_is_resumed(head: Head) -> None:
     run_dir = head.home / "maddpg" / "first"
-    submit = _readme_command("ray job submit", "--run-dir")
-    command = re.sub(r"--\s+python", "--no-wait -- python", submit, count=1)
-    submitted = head.run(f"{command} {' '.join(_TINY)} --pacing.total-env-steps=2000000")
-    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
-    deadline = time.monotonic() + 300
-    while not (run_dir / "metrics.csv").exists():
-        assert head.job("first")["status"] in ("PENDING", "RUNNING"), _log(head, "first")
-        assert time.monotonic() < deadline, _log(head, "first")
-        time.sleep(0.2)
-
-    stopped = head.run(_readme_command("ray job stop"))
-    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
-    assert head.wait_for_job("first") == "STOPPED"
-    assert json.loads((run_dir / "summary.json").read_text())["interrupted"], _log(head, "first")
+    with head.start(f"{readme_command('distributed-maddpg submit', '--run-dir')} {_ENDLESS}") as job:
+        _wait_for(run_dir / "metrics.csv", job)
+        stopped = head.run(readme_command("ray job stop"))
+        assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+        log, _ = job.communicate(timeout=120)
+    assert job.returncode == 0, log
+    assert head.job("first")["status"] == "STOPPED"
     [checkpoint] = (run_dir / "checkpoints").glob("step_*")
-    assert f"--resume {run_dir}" in _log(head, "first")
+    address = f"--address http://127.0.0.1:{head.dashboard}"
+    steps = int(checkpoint.name.removeprefix("step_"))
+    _check_log(
+        log,
+        rf"""
+        submitted first to http://127\.0\.0\.1:\d+; files go to {run_dir} on the head
+        print its log with: distributed-maddpg submit {address} --follow first
+        stop it with: ray job stop {address} first
+        .* job_manager\.py:\d+ -- Runtime env is setting up\.
+        Running entrypoint for job first: python -m distributed_maddpg train --num-workers .*
+        training simple_adversary with 1 rollout worker on Ray; files go to {run_dir}
+        +\[.*
+        saved {checkpoint} .*
+        result +interrupted
+        collected .*
+        learnt .*
+        training time .*
+        run dir +{run_dir}
+        checkpoint +{checkpoint}
+        report .*
+        metrics .*
+        resume with: distributed-maddpg train --resume {run_dir}
+        first was stopped
+        resume with: distributed-maddpg submit {address} -- train .* --run-dir {run_dir} --resume auto
+        """,
+    )
+    followed = head.run(readme_command("distributed-maddpg submit", "--follow"))
+    assert followed.returncode == 0, followed.stderr
+    assert followed.stdout.splitlines()[1].startswith("Running entrypoint for job first: ")
+    assert followed.stdout in log
 
-    steps = int(checkpoint.name.removeprefix("step_")) + 2000
-    resume = _readme_command("ray job submit", "--resume")
-    resumed = head.run(f"{resume} --pacing.total-env-steps={steps}", timeout_s=400)
+    resume = log.splitlines()[-1].removeprefix("resume with: ")
+    resumed = head.run(
+        resume.replace("total-env-steps=2000000", f"total-env-steps={steps + 2000}"), timeout_s=400
+    )
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert resumed.stderr.splitlines()[-1].endswith(" has ended")
+    assert not _ALARMING.search(resumed.stdout), resumed.stdout
+    assert json.loads((run_dir / "summary.json").read_text())["env_steps"] >= steps + 2000
+
+    plain = readme_command("ray job submit", "--resume")
+    plainly = head.run(f"{plain} --pacing.total-env-steps={steps + 4000}", timeout_s=400)
+    assert plainly.returncode == 0, plainly.stdout + plainly.stderr
     assert head.job("first-again")["status"] == "SUCCEEDED"
     summary = json.loads((run_dir / "summary.json").read_text())
-    assert summary["finished"] and summary["env_steps"] >= steps
+    assert summary["finished"] and summary["env_steps"] >= steps + 4000
+    _check_no_token(head, [log, resumed.stdout + resumed.stderr, plainly.stdout + plainly.stderr], run_dir)
 
 
-def _log(head: Head, submission: str) -> str:
-    command = _readme_command("ray job logs").replace("--follow ", "").replace(" first", f" {submission}")
-    return head.run(command).stdout
+@pytest.mark.slow
+def test_a_jobs_exit_code_is_passed_on_and_ctrl_c_ends_only_the_printing(head: Head) -> None:
+    broken = f"{head.home}/nothing-here"
+    failed = head.run(f"{_submit(head)} -- train --resume {broken}", timeout_s=200)
+    assert failed.returncode == 3, failed.stdout + failed.stderr
+    assert failed.stderr.splitlines()[-1].endswith(" failed with exit code 3")
+    assert "error: " in failed.stdout.splitlines()[-1]
+
+    with head.start(f"{_submit(head)} --submission-id left -- train {_ENDLESS}") as job:
+        assert job.stdout is not None
+        while "files go to " + str(head.home / "maddpg" / "left") not in (line := job.stdout.readline()):
+            assert line, "it has ended"
+        job.send_signal(signal.SIGINT)
+        rest, _ = job.communicate(timeout=60)
+    assert job.returncode == 130
+    assert "left goes on\n" in rest and "Traceback" not in rest
+    assert head.job("left")["status"] == "RUNNING"
+    assert head.job("left")["metadata"]["run_dir"] == "~/maddpg/left"
+    head.run(f"ray job stop --address http://127.0.0.1:{head.dashboard} left", timeout_s=100)
+    assert head.wait_for_job("left") == "STOPPED"
+
+
+def _submit(head: Head) -> str:
+    return f"{sys.executable} -m distributed_maddpg submit --address http://127.0.0.1:{head.dashboard}"
+
+
+def _wait_for(path: Path, job: subprocess.Popen[str], within_s: float = 300) -> None:
+    deadline = time.monotonic() + within_s
+    while not path.exists():
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def _check_log(log: str, patterns: str) -> None:
+    """Require that the lines match the patterns in their order; one that begins with + stands for several."""
+    lines = [line.rstrip() for line in log.splitlines()]
+    for pattern in filter(None, map(str.strip, patterns.split("\n"))):
+        several = pattern.startswith("+")
+        first = len(lines)
+        while (
+            lines and re.fullmatch(pattern.removeprefix("+"), lines[0]) and (several or len(lines) == first)
+        ):
+            lines.pop(0)
+        assert len(lines) < first, (pattern, lines[:1], log)
+    assert lines == [] and not _ALARMING.search(log), log
+
+
+def _check_no_token(head: Head, logs: list[str], run_dir: Path) -> None:
+    """Require that neither logs nor files hold the token, as it is or in base 64."""
+    token = (head.home / ".ray" / "auth_token").read_bytes().strip()
+    forms = [token, base64.b64encode(token)[:-4]]
+    files = [path for path in run_dir.rglob("*") if path.is_file()]
+    assert len(files) > 5 and len(token) >= 32
+    contents: dict[Any, bytes] = {path: path.read_bytes() for path in files}
+    contents |= {index: log.encode() for index, log in enumerate(logs)}
+    assert [name for name, content in contents.items() if any(form in content for form in forms)] == []

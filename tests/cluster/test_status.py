@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("ray")
-from tests.cluster.test_job import _ROOT, _TINY, Head, _readme_command, head
+from tests.support.head import ROOT, TINY, Head, readme_command
 
-__all__ = ["head"]  # a fixture
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 _WITHIN_S = 300.0
@@ -26,7 +25,7 @@ def _status(head: Head, *words: str, **env: str) -> subprocess.CompletedProcess[
         command += ["--address", f"http://127.0.0.1:{head.dashboard}"]
     # Ray prefers this variable to the address that its job client is given.
     own = {**head.env, "RAY_ADDRESS": "127.0.0.1:1", **env}
-    return subprocess.run(command, cwd=_ROOT, env=own, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=200)
 
 
 def _jobs(head: Head, *words: str) -> list[dict[str, Any]]:
@@ -39,9 +38,9 @@ def _jobs(head: Head, *words: str) -> list[dict[str, Any]]:
 def test_a_running_and_a_stopped_job_are_shown(head: Head) -> None:
     assert _jobs(head) == []
     run_dir = head.home / "maddpg" / "first"
-    submit = _readme_command("ray job submit", "--run-dir")
-    command = re.sub(r"--\s+python", "--no-wait -- python", submit, count=1)
-    submitted = head.run(f"{command} {' '.join(_TINY)} --pacing.total-env-steps=20000000")
+    submit = readme_command("distributed-maddpg submit", "--run-dir")
+    command = re.sub(r"--\s+train", "--no-wait -- train", submit, count=1)
+    submitted = head.run(f"{command} {' '.join(TINY)} --pacing.total-env-steps=20000000")
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     deadline = time.monotonic() + _WITHIN_S
     while not (run_dir / "metrics.csv").exists():
@@ -62,7 +61,7 @@ def test_a_running_and_a_stopped_job_are_shown(head: Head) -> None:
     details = _status(head, "first")
     assert re.search(rf"^run +{re.escape(str(run_dir))}", details.stderr, re.M), details.stderr
 
-    head.run(_readme_command("ray job stop"))
+    head.run(readme_command("ray job stop"))
     assert head.wait_for_job("first") == "STOPPED"
     assert _jobs(head) == []
     [stopped] = _jobs(head, "first")

@@ -48,7 +48,7 @@ def processes(ray_cluster: None, spec: EnvSpec) -> Iterator[Processes]:
     for actor in (started.learner, *started.workers):
         _get(actor.connect.remote(started.replay))
     yield started
-    started.kill()
+    started.end_all()
 
 
 def _get(call: Any) -> Any:

@@ -10,7 +10,7 @@ pytest.importorskip("ray")
 import ray
 
 from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.errors import TrainingError
+from distributed_maddpg.errors import BadInput, TrainingError
 from distributed_maddpg.runtime import cluster
 from distributed_maddpg.runtime.cluster import _check_reachable, connect
 
@@ -26,7 +26,6 @@ def test_an_address_where_nobody_listens_is_refused():
         free = server.getsockname()[1]
     for address in (
         f"127.0.0.1:{free}",
-        f"ray://127.0.0.1:{free}",
         "127.0.0.1:99999",
         "no.such.host.invalid:1",
     ):
@@ -35,7 +34,7 @@ def test_an_address_where_nobody_listens_is_refused():
 
 
 def test_an_address_where_somebody_listens_or_that_is_a_word_is_left_to_ray(listener):
-    for address in (f"127.0.0.1:{listener}", f"ray://127.0.0.1:{listener}", "auto", "local", ""):
+    for address in (f"127.0.0.1:{listener}", "auto", "local", ""):
         _check_reachable(address)
 
 
@@ -90,6 +89,21 @@ def test_any_other_failed_start_is_named_at_once(starts, failure, settings):
     with pytest.raises(TrainingError, match=r"ray.address = .*(no space left|timed out during startup)"):
         connect(MADDPGConfig.from_dict({"ray": settings}))
     assert log == ["start", "clean up"]
+
+
+def test_a_cluster_that_cannot_be_joined_may_have_a_token(starts, listener):
+    failures, _ = starts
+    failures.append(lambda: Exception("Failed to connect to Ray cluster at h:1"))
+    address = f"127.0.0.1:{listener}"
+    with pytest.raises(TrainingError, match=r"at h:1; a cluster with a token needs it: ray get-auth-token"):
+        connect(MADDPGConfig.from_dict({"ray": {"address": address}}))
+
+
+def test_an_address_of_ray_client_is_refused_where_it_is_used(starts, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "ray://h:10001")
+    with pytest.raises(BadInput, match=r"^RAY_ADDRESS = 'ray://h:10001': Ray Client is not for training"):
+        connect(MADDPGConfig())
+    assert starts[1] == []
 
 
 def test_an_interrupt_during_a_failed_start_is_not_lost(starts):

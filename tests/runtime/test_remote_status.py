@@ -110,6 +110,7 @@ def test_the_folder_of_a_job_is_found(entrypoint: str, metadata: dict[str, str] 
 )
 def test_the_folder_is_read_by_the_program_that_trains(entrypoint: str, program: str) -> None:
     assert status_command(entrypoint, "/data/my run") == f"{program} status '/data/my run' --json"
+    assert status_command(entrypoint, "~/my run") == f"{program} status ~/'my run' --json", "the head's home"
 
 
 def test_running_training_jobs_are_asked_in_their_own_environment(server: Server) -> None:
