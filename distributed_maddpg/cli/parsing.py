@@ -14,9 +14,12 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from distributed_maddpg.config import EnvArgument
+from distributed_maddpg.config.sections import refuse_ray_client
 from distributed_maddpg.errors import BadInput
 
 T = TypeVar("T")
+
+_DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 
 
 def parse(kind: type[T], name: str, arguments: list[str], default: T | None = None) -> T:
@@ -67,6 +70,21 @@ def take_options(arguments: list[str], *names: str) -> tuple[dict[str, str], lis
     return {
         f"--{name.replace('_', '-')}": value for name, value in vars(given).items() if value is not None
     }, rest
+
+
+def dashboard_address(given: str) -> str:
+    """Return the URL of a cluster's dashboard: the given one, or that of the environment, or the local one.
+
+    Raises:
+        BadInput: if it is the address of something else.
+    """
+    named = {"--address": given}
+    named |= {name: os.environ.get(name, "") for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")}
+    name, address = next((each for each in named.items() if each[1]), ("--address", _DEFAULT_ADDRESS))
+    refuse_ray_client(name, address)
+    if not re.match(r"https?://[^/]", address):
+        raise BadInput(name, address, f"must be the URL of the cluster's dashboard, as in {_DEFAULT_ADDRESS}")
+    return address.rstrip("/")
 
 
 def env_argument(text: str) -> EnvArgument:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from distributed_maddpg.cli.output import print_json
-from distributed_maddpg.cli.parsing import parse
+from distributed_maddpg.cli.parsing import dashboard_address, parse
 from distributed_maddpg.durations import parse_duration
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.files import local_path
@@ -57,13 +57,14 @@ def _show_cluster(command: StatusCommand) -> None:
     from distributed_maddpg.runtime.remote_status import remote_status  # noqa: PLC0415
 
     timeout_s = parse_duration("--timeout", command.timeout)
-    jobs = remote_status(command.address, command.target, timeout_s)
+    address = dashboard_address(command.address)
+    jobs = remote_status(address, command.target, timeout_s)
     if command.json:
-        print_json({"address": command.address, "jobs": jobs})
+        print_json({"address": address, "jobs": jobs})
     elif command.target and "status" in jobs[0]:
         _print_runs(jobs[0]["status"])
     else:
-        _print_jobs(command.address, jobs)
+        _print_jobs(address, jobs)
 
 
 def _print_runs(status: dict[str, Any]) -> None:

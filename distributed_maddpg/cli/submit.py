@@ -13,9 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distributed_maddpg.cli.parsing import parse, take_options
+from distributed_maddpg.cli.parsing import dashboard_address, parse, take_options
 from distributed_maddpg.cli.train import parse_for_elsewhere
-from distributed_maddpg.config.sections import refuse_ray_client
 from distributed_maddpg.envs import is_builtin
 from distributed_maddpg.envs.file import is_file_id, split_file_id
 from distributed_maddpg.errors import BadInput
@@ -24,7 +23,6 @@ from distributed_maddpg.run.progress import RESUME_WITH
 if TYPE_CHECKING:
     from distributed_maddpg.runtime.jobs import JobResult
 
-_DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 _HOME = "~/maddpg"
 _PROGRAM = "distributed-maddpg submit"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Ray colours repeated lines of its processes, also in a file
@@ -71,7 +69,7 @@ def run(arguments: list[str]) -> int:
     """Run the command with these arguments; return the job's exit code."""
     before, train = _split(arguments)
     command = parse(SubmitCommand, "submit", before)
-    command = dataclasses.replace(command, address=_address(command.address))
+    command = dataclasses.replace(command, address=dashboard_address(command.address))
     _check(command, train)
     if command.follow:
         return _follow(command)
@@ -89,17 +87,6 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
         return arguments, []
     where = arguments.index("--")
     return arguments[:where], arguments[where + 1 :]
-
-
-def _address(given: str) -> str:
-    """Return the dashboard's URL."""
-    named = {"--address": given}
-    named |= {name: os.environ.get(name, "") for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")}
-    name, address = next((each for each in named.items() if each[1]), ("--address", _DEFAULT_ADDRESS))
-    refuse_ray_client(name, address)
-    if not re.match(r"https?://[^/]", address):
-        raise BadInput(name, address, f"must be the URL of the cluster's dashboard, as in {_DEFAULT_ADDRESS}")
-    return address.rstrip("/")
 
 
 def _check(command: SubmitCommand, train: list[str]) -> None:

@@ -93,6 +93,51 @@ class Jobs:
         reason = (job.message or "").strip()
         return JobResult(str(job.status.value), code, one_line(reason, 400), job.metadata or {})
 
+    def all(self) -> list[JobDetails]:
+        """Return the jobs that were submitted.
+
+        Raises:
+            TrainingError: see `__init__`.
+        """
+        with _errors_of(self.address):
+            return [job for job in self._client.list_jobs() if job.submission_id]
+
+    def has_ended(self, submission_id: str) -> bool:
+        """Whether a job has ended.
+
+        Raises:
+            TrainingError: see `__init__`.
+        """
+        with _errors_of(self.address):
+            return bool(self._client.get_job_status(submission_id).is_terminal())
+
+    def log(self, submission_id: str) -> str:
+        """Return what a job has printed.
+
+        Raises:
+            TrainingError: see `__init__`.
+        """
+        with _errors_of(self.address):
+            return str(self._client.get_job_logs(submission_id))
+
+    def stop(self, submission_id: str) -> None:
+        """Stop a job.
+
+        Raises:
+            TrainingError: see `__init__`.
+        """
+        with _errors_of(self.address):
+            self._client.stop_job(submission_id)
+
+    def delete(self, submission_id: str) -> None:
+        """Delete a job that has ended from the cluster's list.
+
+        Raises:
+            TrainingError: see `__init__`.
+        """
+        with _errors_of(self.address):
+            self._client.delete_job(submission_id)
+
     def submit(
         self, entrypoint: str, submission_id: str, runtime_env: dict[str, Any], metadata: dict[str, str]
     ) -> None:

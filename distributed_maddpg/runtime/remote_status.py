@@ -7,25 +7,19 @@ The files of a run are on the head. A tiny job there, in the run's own runtime e
 from __future__ import annotations
 
 import os
-import queue
 import secrets
 import shlex
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails
 
-from distributed_maddpg.errors import BadInput, TrainingError, did_you_mean, one_line, reason
+from distributed_maddpg.errors import BadInput, TrainingError, did_you_mean, one_line
 from distributed_maddpg.files import parse_json
-from distributed_maddpg.runtime.jobs import for_shell
+from distributed_maddpg.runtime.jobs import Jobs, for_shell
 
-T = TypeVar("T")
-
-_REQUEST_TIMEOUT_S = 10.0
 _POLL_S = 0.2
 _KEPT_S = 10.0
 """How long a tiny job stays in the cluster's list before the next call deletes it. Ray's monitor, which looks
@@ -34,7 +28,6 @@ _RUN_DIR = "run_dir"
 _PURPOSE = {"distributed_maddpg": "status"}
 """Metadata of the tiny jobs, which are no runs."""
 _PROGRAM = ("python", "-m", "distributed_maddpg")
-_OVERRIDES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # Ray prefers them to the address it is given
 _MAX_LINE_CHARS = 300
 
 
@@ -51,17 +44,17 @@ def remote_status(address: str, submission_id: str, timeout_s: float) -> list[di
         returns, or `problem`, why there is none.
 
     Raises:
-        BadInput: if the address is not that of a dashboard, or there is no such job.
+        BadInput: if there is no such job.
         TrainingError: if the dashboard refuses the token or does not answer in time.
     """
-    client = _Client(address)
-    jobs = client.find(submission_id)
-    with client.tiny_jobs(jobs) as asked:
+    jobs = Jobs(address)
+    shown = _jobs_to_show(jobs, submission_id)
+    with _tiny_jobs(jobs, shown) as asked:
         deadline = time.monotonic() + timeout_s
-        return [_described(client, job, tiny, deadline) for job, tiny in zip(jobs, asked, strict=True)]
+        return [_described(jobs, job, tiny, deadline) for job, tiny in zip(shown, asked, strict=True)]
 
 
-def _described(client: _Client, job: JobDetails, tiny: str, deadline: float) -> dict[str, Any]:
+def _described(jobs: Jobs, job: JobDetails, tiny: str, deadline: float) -> dict[str, Any]:
     own = {
         "submission_id": job.submission_id,
         "job_status": str(job.status.value),
@@ -70,9 +63,9 @@ def _described(client: _Client, job: JobDetails, tiny: str, deadline: float) -> 
     if not tiny:
         problem = "its run folder is not known: neither its metadata nor --run-dir in its entrypoint names it"
         return {**own, "problem": problem}
-    if not client.wait(tiny, deadline):
+    if not _ends(jobs, tiny, deadline):
         return {**own, "problem": "the job that reads its folder did not end in time"}
-    return {**own, **_answer(client.log(tiny))}
+    return {**own, **_answer(jobs.log(tiny))}
 
 
 def run_dir_of(entrypoint: str, metadata: dict[str, str] | None) -> str:
@@ -119,106 +112,60 @@ def _answer(log: str) -> dict[str, Any]:
     return {"problem": one_line(errors[-1].removeprefix("error: "), _MAX_LINE_CHARS)}
 
 
-class _Client:
-    """The job server of a cluster; every request has a deadline, which Ray's own client lacks."""
+def _jobs_to_show(jobs: Jobs, submission_id: str) -> list[JobDetails]:
+    """Return that job; without an id all training jobs that are running."""
+    listed = jobs.all()
+    _delete_old(jobs, listed)
+    known = [job for job in listed if _is_run(job)]
+    if not submission_id:
+        return [job for job in known if not job.status.is_terminal()]
+    found = [job for job in known if job.submission_id == submission_id]
+    if not found:
+        ids = [str(job.submission_id) for job in known]
+        hint = did_you_mean(submission_id, ids) if ids else "the cluster has no training job"
+        raise BadInput("SUBMISSION_ID", submission_id, f"no such training job; {hint}")
+    return found
 
-    def __init__(self, address: str) -> None:
-        if not address.startswith(("http://", "https://")):
-            remedy = "must be the dashboard's, such as http://127.0.0.1:8265; through a tunnel: ssh -L 8265:"
-            raise BadInput("--address", address, f"{remedy}127.0.0.1:8265 HEAD")
-        self._address = address
-        overrides = {name: os.environ.pop(name) for name in _OVERRIDES if name in os.environ}
-        try:
-            self._client: JobSubmissionClient = self._ask(lambda: JobSubmissionClient(address))
-        finally:
-            os.environ.update(overrides)
 
-    def find(self, submission_id: str) -> list[JobDetails]:
-        """Return that job; without an id all training jobs that are running."""
-        listed = [job for job in self._ask(self._client.list_jobs) if job.submission_id]
-        self._delete_old(listed)
-        known = [job for job in listed if _is_run(job)]
-        if not submission_id:
-            return [job for job in known if not job.status.is_terminal()]
-        found = [job for job in known if job.submission_id == submission_id]
-        if not found:
-            ids = [str(job.submission_id) for job in known]
-            hint = did_you_mean(submission_id, ids) if ids else "the cluster has no training job"
-            raise BadInput("SUBMISSION_ID", submission_id, f"no such training job; {hint}")
-        return found
+@contextmanager
+def _tiny_jobs(jobs: Jobs, shown: Sequence[JobDetails]) -> Iterator[list[str]]:
+    """Submit a job for each run whose folder is known, yield their ids, stop those that did not end."""
+    tiny: list[str] = []
+    try:
+        for job in shown:
+            run_dir = run_dir_of(job.entrypoint, job.metadata)
+            tiny.append(_submit_tiny(jobs, job, run_dir) if run_dir else "")
+        yield tiny
+    finally:
+        for submission in filter(None, tiny):
+            with suppress(TrainingError):
+                if not jobs.has_ended(submission):
+                    jobs.stop(submission)
 
-    @contextmanager
-    def tiny_jobs(self, jobs: Sequence[JobDetails]) -> Iterator[list[str]]:
-        """Submit a job for each run whose folder is known, yield their ids, stop those that did not end."""
-        tiny: list[str] = []
-        try:
-            for job in jobs:
-                run_dir = run_dir_of(job.entrypoint, job.metadata)
-                tiny.append(self._submit(job, run_dir) if run_dir else "")
-            yield tiny
-        finally:
-            for submission in filter(None, tiny):
-                with suppress(TrainingError):
-                    if not self._status(submission).is_terminal():
-                        self._ask(partial(self._client.stop_job, submission))
 
-    def _submit(self, job: JobDetails, run_dir: str) -> str:
-        own = {name: value for name, value in (job.runtime_env or {}).items() if not name.startswith("_")}
-        command = status_command(job.entrypoint, run_dir)
-        name = f"maddpg-status-{secrets.token_hex(4)}"
-        return self._ask(
-            lambda: self._client.submit_job(
-                entrypoint=command, submission_id=name, runtime_env=own, metadata=dict(_PURPOSE)
-            )
-        )
+def _submit_tiny(jobs: Jobs, job: JobDetails, run_dir: str) -> str:
+    own = {name: value for name, value in (job.runtime_env or {}).items() if not name.startswith("_")}
+    name = f"maddpg-status-{secrets.token_hex(4)}"
+    jobs.submit(status_command(job.entrypoint, run_dir), name, own, dict(_PURPOSE))
+    return name
 
-    def wait(self, submission: str, deadline: float) -> bool:
-        """Wait until a job has ended; return whether it has in time."""
-        while not self._status(submission).is_terminal():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_POLL_S)
-        return True
 
-    def log(self, submission: str) -> str:
-        """Return what a job has printed."""
-        return self._ask(lambda: self._client.get_job_logs(submission))
+def _ends(jobs: Jobs, submission: str, deadline: float) -> bool:
+    """Wait until a job has ended; return whether it has in time."""
+    while not jobs.has_ended(submission):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
 
-    def _status(self, submission: str) -> JobStatus:
-        return self._ask(lambda: self._client.get_job_status(submission))
 
-    def _delete_old(self, jobs: Sequence[JobDetails]) -> None:
-        """Delete the tiny jobs of earlier calls."""
-        before_ms = 1_000 * (time.time() - _KEPT_S)
-        for job in jobs:
-            if _is_tiny(job) and job.status.is_terminal() and (job.end_time or 0) < before_ms:
-                with suppress(TrainingError):  # another call may have deleted it
-                    self._ask(partial(self._client.delete_job, str(job.submission_id)))
-
-    def _ask(self, request: Callable[[], T]) -> T:
-        """Return what a request returns.
-
-        Raises:
-            TrainingError: if it fails or takes too long.
-        """
-        answers: queue.Queue[tuple[T | None, Exception | None]] = queue.Queue()
-
-        def run() -> None:
-            try:
-                answers.put((request(), None))
-            except Exception as error:  # noqa: BLE001 - raised below, in the thread that asked
-                answers.put((None, error))
-
-        threading.Thread(target=run, daemon=True).start()
-        try:
-            answer, error = answers.get(timeout=_REQUEST_TIMEOUT_S)
-        except queue.Empty:
-            late = f"did not answer within {_REQUEST_TIMEOUT_S:g} s"
-            raise TrainingError(f"--address = {self._address!r}: {late}") from None
-        if error is not None:
-            text = one_line(reason(error), _MAX_LINE_CHARS)
-            raise TrainingError(f"--address = {self._address!r}: {text}") from error
-        return answer  # type: ignore[return-value]
+def _delete_old(jobs: Jobs, listed: Sequence[JobDetails]) -> None:
+    """Delete the tiny jobs of earlier calls."""
+    before_ms = 1_000 * (time.time() - _KEPT_S)
+    for job in listed:
+        if _is_tiny(job) and job.status.is_terminal() and (job.end_time or 0) < before_ms:
+            with suppress(TrainingError):  # another call may have deleted it
+                jobs.delete(str(job.submission_id))
 
 
 def _is_tiny(job: JobDetails) -> bool:
