@@ -12,6 +12,9 @@ from distributed_maddpg.types import Arrays, LearnerReport, checked_array
 
 _NEVER = 2**62
 _CALL_S = 0.05
+_COLLECT_S = 0.5
+"""Target length of a worker's call; workers with slow environments collect fewer fragments per call."""
+_MAX_FRAGMENTS_PER_CALL = 16
 _MAX_CHUNK_UPDATES = 64
 
 
@@ -201,6 +204,11 @@ def updates_per_call(last: LearnerReport, now: int, tolerance_updates: int) -> i
     if fitting < now <= 1.25 * in_time:
         fitting = now
     return max(1, min(fitting, tolerance_updates // 4))
+
+
+def fragments_per_call(fragments_per_s: float) -> int:
+    """Return how many fragments a worker that collects `fragments_per_s` is asked for at once."""
+    return int(min(max(1.0, _COLLECT_S * fragments_per_s), _MAX_FRAGMENTS_PER_CALL))
 
 
 def in_chunks(updates: int) -> Iterator[int]:

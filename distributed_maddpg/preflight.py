@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import shlex
 import threading
@@ -36,6 +37,8 @@ from distributed_maddpg.types import METRICS, EnvSpec, critic_layout, policy_lay
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
+MOST_WORKERS = 100
+"""Rollout workers that one replay buffer's process is measured to carry: docs/scaling.md."""
 _TRIAL_STEPS = 5
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -185,16 +188,42 @@ def _name_numbers_in_infos(env: VectorEnv) -> None:
 def check_machine(config: MADDPGConfig, spec: EnvSpec, num_runs: int = 1) -> None:
     """Check that this machine can train `num_runs` runs with the settings.
 
+    A line in the log says if there are more rollout workers than the design carries.
+
     Raises:
         BadInput: see `check`.
     """
     _check_memory(config, spec, num_runs)
+    _warn_of_many_workers(config)
     remote = config.num_workers > 0 and config.ray.cluster_address()
     if config.learner.device == "cuda" and not remote:
         # Imported here: only this check needs torch, which takes seconds to load.
         from distributed_maddpg.learner import choose_device  # noqa: PLC0415
 
         choose_device("cuda")
+
+
+def _warn_of_many_workers(config: MADDPGConfig) -> None:
+    """Name what saturates first, if there are more rollout workers than it carries."""
+    pacing, fragment = config.pacing, config.rollout.fragment_env_steps
+    in_flight = max(1, int(pacing.tolerance_updates * pacing.env_steps_per_update) // fragment)
+    if config.sync or config.num_workers <= min(MOST_WORKERS, in_flight):
+        return
+    if MOST_WORKERS <= in_flight:
+        _LOG.warning(
+            "num_workers = %d: about %d saturate the replay buffer's process, which takes their transitions "
+            "and hands out weights; more of them wait for it, see docs/scaling.md",
+            config.num_workers,
+            MOST_WORKERS,
+        )
+        return
+    _LOG.warning(
+        "num_workers = %d: pacing lets %d fragments be collected at once while learning, so that the other "
+        "workers wait; raise pacing.tolerance_updates to %d or more, see docs/scaling.md",
+        config.num_workers,
+        in_flight,
+        math.ceil(min(config.num_workers, MOST_WORKERS) * fragment / pacing.env_steps_per_update),
+    )
 
 
 def _check_memory(config: MADDPGConfig, spec: EnvSpec, num_runs: int) -> None:

@@ -1,7 +1,9 @@
+import math
+
 import pytest
 
 from distributed_maddpg.config import MADDPGConfig, PacingConfig
-from distributed_maddpg.pacing import Pacer, in_chunks, updates_per_call
+from distributed_maddpg.pacing import Pacer, fragments_per_call, in_chunks, updates_per_call
 from distributed_maddpg.types import LearnerReport
 
 
@@ -265,3 +267,10 @@ def test_many_updates_are_split_into_chunks_that_fit_into_memory():
 )
 def test_a_call_of_the_learner_lasts_a_twentieth_of_a_second(updates, busy_s, now, tolerance, expected):
     assert updates_per_call(LearnerReport(updates, 1, busy_s), now, tolerance) == expected
+
+
+@pytest.mark.parametrize(
+    ("fragments_per_s", "expected"), [(0.1, 1), (3.9, 1), (4.0, 2), (31.9, 15), (32.0, 16), (math.inf, 16)]
+)
+def test_a_workers_calls_take_half_a_second_or_sixteen_fragments(fragments_per_s, expected):
+    assert fragments_per_call(fragments_per_s) == expected

@@ -1,4 +1,6 @@
+import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -262,3 +264,34 @@ def test_a_file_that_only_a_checkpoint_names_is_not_run(env_id):
     with pytest.raises(CheckpointError, match=r"which a file alone must not decide; .* --env\.id"):
         check_environment_allowed(checkpoint, "")
     check_environment_allowed(checkpoint, env_id)
+
+
+# 64 x 4 env steps a fragment; the tolerance of 128 updates is 12,800 env steps, of 1,024 it is 102,400.
+@pytest.mark.parametrize(
+    ("num_workers", "tolerance", "line"),
+    [
+        (50, 128, ""),
+        (51, 128, "num_workers = 51: pacing lets 50 fragments .*tolerance_updates to 131 or more"),
+        (500, 128, "num_workers = 500: pacing lets 50 fragments .*tolerance_updates to 256 or more"),
+        (100, 1_024, ""),
+        (101, 1_024, "num_workers = 101: about 100 saturate the replay buffer's process"),
+    ],
+)
+def test_more_workers_than_the_design_carries_get_a_line_that_names_the_bottleneck(
+    caplog, num_workers, tolerance, line
+):
+    changes = {"num_workers": num_workers, "pacing": {"tolerance_updates": tolerance}}
+    check(MADDPGConfig.from_dict(changes, MADDPGConfig.preset("paper")))
+    assert len(caplog.messages) == bool(line)
+    assert all(re.search(f"^{line}.*see docs/scaling.md$", message) for message in caplog.messages)
+
+
+def test_lock_step_has_other_limits(caplog):
+    changes = {"num_workers": 500, "sync": True}
+    check(MADDPGConfig.from_dict(changes, MADDPGConfig.preset("paper")))
+    assert not caplog.messages
+
+
+def test_the_document_on_scaling_states_how_many_workers_are_carried():
+    text = (Path(__file__).parent.parent / "docs/scaling.md").read_text(encoding="utf-8")
+    assert f"more than {preflight.MOST_WORKERS} workers" in text

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed_maddpg.benchmarks.command import RESULT_KEYS
-from distributed_maddpg.benchmarks.document import benchmarks_document
+from distributed_maddpg.benchmarks.document import benchmarks_document, is_simulated, simulation_document
 from distributed_maddpg.benchmarks.options import KINDS
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.files import make_folder, write_atomic
@@ -49,7 +49,9 @@ def write_result(folder: Path, label: str, result: dict[str, Any], name: str = "
     """
     path = folder / f"{label}-{name}.json" if name else folder / f"{label}.json"
     texts = {path: json.dumps(result, indent=1) + "\n"}
-    if result["benchmark"] == "scaling":
+    if is_simulated(result):
+        texts[path.with_suffix(".md")] = simulation_document(result)
+    elif result["benchmark"] == "scaling":
         texts[path.with_suffix(".html")] = scaling_page(result)
     for file, text in texts.items():
         write_atomic(file, text)

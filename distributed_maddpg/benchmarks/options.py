@@ -41,7 +41,8 @@ class BenchmarkOptions:
     env_steps: int = 200_000
     """Length of the job for train; 0: the preset's own."""
     workers: str = ""
-    """Rollout workers for scaling, as in 1,2,4; default: powers of two up to the cores."""
+    """Rollout workers for scaling, as in 1,2,4; default: powers of two up to the cores, with --simulate
+    1,4,16,64,256,1000."""
     envs_per_worker: str = ""
     """Environment copies per worker for scaling, as in 64,256; default: the preset's."""
     env_id: Annotated[str, tyro.conf.arg(name="env.id")] = ""
@@ -50,8 +51,18 @@ class BenchmarkOptions:
         default_factory=dict
     )
     """Arguments of the environment that replace the preset's, as in N 4."""
+    simulate: bool = False
+    """Find where the design saturates, for scaling: many simulated workers in each of a few processes wait
+    instead of collecting, and push what a real one collected once."""
+    agent_steps_per_s: float = 15_000.0
+    """Of a slow simulated worker, env steps times agents: about what MPE2's simple_adversary reaches. A fast
+    worker's rate is measured."""
+    versions_per_s: float = 20.0
+    """Versions of the weights published with --simulate; a learner publishes at most once in 0.05 s."""
+    host_processes: int = 0
+    """Processes that hold the simulated workers, at most 16; 0: one per core."""
     agents: str = "2,3,5,9,17,33"
-    """Numbers of agents for growth."""
+    """Numbers of agents for growth and --simulate, whose default is 3,9,33."""
     batch_sizes: str = "256,512,1024,2048,4096,8192"
     """Transitions per update for growth."""
     widths: str = "64,96,128,192,256,384,512"
@@ -74,8 +85,15 @@ class BenchmarkOptions:
         """
         check_numbers(
             self,
-            positive=("num_envs", "num_seeds", "seconds", "repeats"),
-            not_negative=("batch_size", "num_threads", "num_workers", "env_steps", "seed"),
+            positive=(
+                "num_envs",
+                "num_seeds",
+                "seconds",
+                "repeats",
+                "agent_steps_per_s",
+                "versions_per_s",
+            ),
+            not_negative=("batch_size", "num_threads", "num_workers", "env_steps", "seed", "host_processes"),
         )
         for name in ("workers", "envs_per_worker", "agents", "batch_sizes", "widths"):
             self.counts(name)
@@ -107,6 +125,14 @@ class BenchmarkOptions:
         """Return the environment copies per worker to sweep, ascending; empty for the preset's."""
         return self.counts("envs_per_worker")
 
+    def simulated_workers(self) -> tuple[int, ...]:
+        """Return the numbers of simulated workers, ascending."""
+        return self.counts("workers") or (1, 4, 16, 64, 256, 1000)
+
+    def simulated_agents(self) -> tuple[int, ...]:
+        """Return the numbers of agents to simulate, ascending."""
+        return (3, 9, 33) if self.agents == BenchmarkOptions.agents else self.counts("agents")
+
     def counts(self, name: str) -> tuple[int, ...]:
         """Return the numbers that an option lists, ascending.
 
@@ -126,6 +152,8 @@ class BenchmarkOptions:
             parts.append("seeds")
         if kind in ("learner", "growth") and self.num_threads:
             parts.append(f"{self.num_threads}-thread{'s' if self.num_threads > 1 else ''}")
+        if kind == "scaling" and self.simulate:
+            parts.append("simulated")
         return "-".join(parts)
 
 
@@ -159,6 +187,8 @@ def to_arguments(options: Any) -> list[str]:
         if isinstance(value, dict):
             words = [str(word) for pair in value.items() for word in pair]
             arguments += [_option(item.name), *words] if words else []
+        elif value is True:
+            arguments.append(_option(item.name))
         elif value != item.default:
             arguments += [_option(item.name), str(value)]
     return arguments

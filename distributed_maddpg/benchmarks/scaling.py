@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from distributed_maddpg.benchmarks import simulation
 from distributed_maddpg.benchmarks.job import Job, run_job, slope, windows
 from distributed_maddpg.benchmarks.measurement import Measurement, rates, spread
 from distributed_maddpg.benchmarks.options import BenchmarkOptions
@@ -29,7 +30,11 @@ def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
     its pacing sets. Learning is measured `options.repeats` times for `options.seconds`, after a first time
     that is left out. Pacing and learner are the same in all jobs. Efficiency is relative to the least number
     of workers.
+
+    With `options.simulate`, see `simulation.measure` instead.
     """
+    if options.simulate:
+        return simulation.measure(config, options)
     workers = options.worker_counts()
     points: list[dict[str, Any]] = []
     job = Job()

@@ -37,8 +37,83 @@ _SCENARIO_COLUMNS = {
     "mpe2_env_steps_per_s": "MPE2's",
     "times_mpe2": "ratio",
 }
+SIMULATED: dict[str, tuple[str, dict[str, str]]] = {
+    "edges": (
+        "replay buffer's process, each edge by itself",
+        {
+            "agents": "agents",
+            "row_bytes": "bytes of a row",
+            "fragment_bytes": "of a fragment",
+            "weights_bytes": "of the weights",
+            "single_pushes_per_s": "pushes/s, a fragment each",
+            "single_rows_per_s": "rows/s",
+            "pushes_per_s": "pushes/s, joined",
+            "rows_per_s": "rows/s, joined",
+            "bytes_per_s": "bytes/s, joined",
+            "pulls_per_s": "pulls of weights/s",
+            "single_push_busy_ms": "ms of its busiest thread per push of a fragment",
+            "push_busy_ms": "per joined push",
+            "pull_busy_ms": "per pull",
+        },
+    ),
+    "driver": (
+        "driver, with workers that answer at once",
+        {
+            "workers": "workers",
+            "calls_per_s": "calls/s",
+            "call_busy_ms": "ms of its busiest thread per call",
+            "calls_in_flight": "calls in flight",
+            "wait_ms": "ms of ray.wait over them",
+            "checkpoint_s": "seconds until all states for a checkpoint arrived",
+        },
+    ),
+    "limits": (
+        "workers that each process carries, computed",
+        {
+            "agents": "agents",
+            "worker_env_steps_per_s": "env steps/s of a worker",
+            "pushes_per_s": "its pushes/s",
+            "pulls_per_s": "pulls/s",
+            "calls_per_s": "driver's calls/s",
+            "pushed_bytes_per_s": "bytes pushed/s",
+            "pulled_bytes_per_s": "bytes pulled/s",
+            "workers_single": "workers, a fragment per push",
+            "workers_ingest": "workers, joined pushes",
+            "workers_driver": "workers that the driver carries",
+            "bottleneck": "bottleneck",
+            "saturated_at": "jobs saturated from this many workers on",
+            "projected_ingest": "projection with a core each: joined pushes",
+            "projected_driver": "driver",
+        },
+    ),
+    "jobs": (
+        "jobs with all edges loaded",
+        {
+            "agents": "agents",
+            "worker_env_steps_per_s": "env steps/s of a worker",
+            "workers": "workers",
+            "offered_env_steps_per_s": "offered env steps/s",
+            "single_env_steps_per_s": "stored/s, a fragment per push",
+            "env_steps_per_s": "stored/s, joined",
+            "reached": "share of the offered",
+            "pushes_per_s": "pushes/s",
+            "pulls_per_s": "pulls/s",
+            "calls_per_s": "driver's calls/s",
+            "replay_busy": "replay buffer's busiest thread",
+            "driver_busy": "driver's busiest thread",
+        },
+    ),
+}
+"""Tables of the benchmark scaling with simulated workers: title, and columns by name."""
 _POINTS = {"growth": ("sizes", _SIZE_COLUMNS), "env": ("scenarios", _SCENARIO_COLUMNS)}
-_SHARES = ("sgemm_share", "efficiency_collect_env_steps_per_s", "efficiency_env_steps_per_s")
+_SHARES = (
+    "sgemm_share",
+    "efficiency_collect_env_steps_per_s",
+    "efficiency_env_steps_per_s",
+    "reached",
+    "replay_busy",
+    "driver_busy",
+)
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
@@ -51,13 +126,22 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     if result["profile"]:
         found.append(_profile(result))
     points = result["points"]
+    if points and "table" in points[0]:
+        return found + [
+            _points(title, columns, [point for point in points if point["table"] == name])
+            for name, (title, columns) in SIMULATED.items()
+        ]
     if points:
         title, columns = _POINTS.get(result["benchmark"], ("jobs", _JOB_COLUMNS))
-        names = [name for name in columns if name in points[0]]
-        rows = [tuple(_cell(name, point[name]) for name in names) for point in points]
-        found.append(Table(title, tuple(columns[name] for name in names), rows))
+        found.append(_points(title, columns, points))
         found += [_time(points)] if columns is _JOB_COLUMNS else []
     return found
+
+
+def _points(title: str, columns: Mapping[str, str], points: Sequence[Mapping[str, Any]]) -> Table:
+    names = [name for name in columns if name in points[0]]
+    rows = [tuple(_cell(name, point[name]) for name in names) for point in points]
+    return Table(title, tuple(columns[name] for name in names), rows)
 
 
 def machine_text(machine: Mapping[str, Any]) -> str:
@@ -80,6 +164,8 @@ def number(value: float) -> str:
 
 def label(name: str) -> str:
     """Return a name for display: "env steps/s" for "env_steps_per_s"."""
+    if name.endswith("_ms"):
+        name = f"{name.removesuffix('_ms')}, milliseconds"
     if name.endswith("_s") and not name.endswith("_per_s"):
         name = f"{name.removesuffix('_s')}, seconds"
     return name.replace("_per_s", "/s").replace("_", " ")

@@ -45,12 +45,17 @@ from distributed_maddpg.types import (
 if TYPE_CHECKING:
     from ray.actor import ActorProxy
 
-_PEER_TIMEOUT_SHARE = 0.5
+PEER_TIMEOUT_SHARE = 0.5
 """Share of `ray.timeout_s` that an actor waits for another: it must fail before its own caller times out."""
 _SENT_DIRECTLY_BYTES = 80_000
 """Ray sends up to 100 kB with a call, and puts more into its object store, which takes milliseconds."""
 PUSH_WINDOW = 2
 """Unacknowledged pushes per worker: enough to hide a call's latency, few enough for back-pressure."""
+LARGEST_PUSH_BYTES = 2 * 2**20
+"""Fragments are joined up to this size. A push costs the replay buffer's process about a millisecond, of any
+size up to here; larger ones would only fill Ray's object store."""
+_SLOW_PUSH = 0.25
+"""A push that takes longer than this share of a fragment's collection has the next fragments joined."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +212,7 @@ class LearnerActor(_Process):
         self._generators = [generator(config.seed, "replay") for config in configs]
         self._batch_size, self._timeout_s = (
             config.learner.batch_size,
-            _PEER_TIMEOUT_SHARE * config.ray.timeout_s,
+            PEER_TIMEOUT_SHARE * config.ray.timeout_s,
         )
         self._sync, self._last_updates = config.sync, 0
         self._prefetched: tuple[int, ray.ObjectRef[FloatArray]] | None = None
@@ -383,8 +388,9 @@ class RolloutWorkerActor(_Process):
         self._index = index
         self._replay: ActorProxy[ReplayBufferActor]
         self._fragment_steps = config.rollout.fragment_steps
-        self._timeout_s = _PEER_TIMEOUT_SHARE * config.ray.timeout_s
+        self._timeout_s = PEER_TIMEOUT_SHARE * config.ray.timeout_s
         self._held: FloatArray
+        self._joins, self._largest_push_bytes = False, LARGEST_PUSH_BYTES
         self._idle_since = time.perf_counter()
 
     @ray.method
@@ -395,27 +401,37 @@ class RolloutWorkerActor(_Process):
 
     @ray.method
     def collect(self, fragments: int, env_steps: int) -> list[RolloutReport]:
-        """Collect fragments in each run and push each; return when all of them are stored."""
-        clock = _Clock(self._idle_since)
+        """Collect fragments in each run and push them; return when all of them are stored.
+
+        Each is pushed at once while pushes take a fraction of the time of its collection. A replay buffer
+        that does not keep up gets them joined.
+        """
+        clock = Clock(self._idle_since)
         oldest_version, collected = self._weights_version, 0
         episodes: list[list[EpisodeReport]] = [[] for _ in self._runs]
+        complete: list[FloatArray] = []
         pushes: deque[ray.ObjectRef[int]] = deque()
         for _ in range(fragments):
-            rows = self._collect(env_steps + collected, episodes)
-            collected += rows.shape[1]
+            complete.append(self._collect(env_steps + collected, episodes))
+            collected += complete[-1].shape[1]
             clock.lap("busy_s")
-            pushes.append(self._replay.add.remote(rows))
-            if len(pushes) == PUSH_WINDOW:
-                self._acknowledge(pushes.popleft(), clock)
+            if pushes and not self._joins:
+                self._joins = not ray.wait([pushes[0]], timeout=0)[0]
+            if not self._joins or sum(rows.nbytes for rows in complete) >= self._largest_push_bytes:
+                self._push(complete, pushes, clock)
+        pushed = time.perf_counter()
+        if complete:
+            self._push(complete, pushes, clock)
         while pushes:
             self._acknowledge(pushes.popleft(), clock)
         self._idle_since = time.perf_counter()
+        self._joins = self._idle_since - pushed > _SLOW_PUSH * clock.seconds["busy_s"] / fragments
         return self._reports(collected, episodes, oldest_version, clock)
 
     @ray.method
     def collect_and_hold(self, env_steps: int) -> list[RolloutReport]:
         """Collect one fragment and hold it until `push`, so that the driver can order the pushes."""
-        clock = _Clock(self._idle_since)
+        clock = Clock(self._idle_since)
         episodes: list[list[EpisodeReport]] = [[] for _ in self._runs]
         self._held = self._collect(env_steps, episodes)
         clock.lap("busy_s")
@@ -462,7 +478,7 @@ class RolloutWorkerActor(_Process):
         return collected[0][0][None] if len(collected) == 1 else np.stack([rows for rows, _ in collected])
 
     def _reports(
-        self, env_steps: int, episodes: list[list[EpisodeReport]], version: int, clock: _Clock
+        self, env_steps: int, episodes: list[list[EpisodeReport]], version: int, clock: Clock
     ) -> list[RolloutReport]:
         """Return a report per run, each with an equal share of the time."""
         seconds = {timer: value / len(self._runs) for timer, value in clock.seconds.items()}
@@ -488,13 +504,24 @@ class RolloutWorkerActor(_Process):
         for weights, run in zip(newest, self._runs, strict=bool(newest)):
             run.set_weights(weights)
 
-    def _acknowledge(self, push: ray.ObjectRef[int], clock: _Clock) -> None:
+    def _push(self, complete: list[FloatArray], pushes: deque[ray.ObjectRef[int]], clock: Clock) -> None:
+        """Push all complete fragments; wait until fewer than `PUSH_WINDOW` pushes are unacknowledged."""
+        pushes.append(self._replay.add.remote(_joined(complete)))
+        complete.clear()
+        while len(pushes) >= PUSH_WINDOW:
+            self._acknowledge(pushes.popleft(), clock)
+
+    def _acknowledge(self, push: ray.ObjectRef[int], clock: Clock) -> None:
         """Wait for a push, and fetch newer weights if it reports any."""
         version = wait_for_result("replay buffer", push, self._timeout_s)
         clock.lap("blocked_push_s")
         if version > self._weights_version:
             self._pull_weights()
             clock.lap("blocked_weights_s")
+
+
+def _joined(fragments: list[FloatArray]) -> FloatArray:
+    return fragments[0] if len(fragments) == 1 else np.concatenate(fragments, axis=1)
 
 
 class EvaluationActor(_Process):
@@ -513,14 +540,16 @@ class EvaluationActor(_Process):
         return weights.updates, card, weights.policies
 
 
-class _Clock:
+class Clock:
     """Splits a call's time into named timers, starting with the wait for the call."""
 
     def __init__(self, idle_since: float) -> None:
+        """Start, with a process that was idle since `idle_since` (`time.perf_counter`)."""
         self._last = time.perf_counter()
         self.seconds = {"blocked_pacing_s": self._last - idle_since, "busy_s": 0.0}
 
     def lap(self, timer: str) -> None:
+        """Add the time since the last lap to a timer."""
         now = time.perf_counter()
         self.seconds[timer] = self.seconds.get(timer, 0.0) + now - self._last
         self._last = now

@@ -24,9 +24,15 @@ from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation.scorecard import Evaluation, Scorecard
 from distributed_maddpg.metrics import IterationLog, flatten
 from distributed_maddpg.normalisation import run_moments
-from distributed_maddpg.pacing import Pacer, updates_per_call
+from distributed_maddpg.pacing import Pacer, fragments_per_call, updates_per_call
 from distributed_maddpg.runtime.calls import wait_for_result
-from distributed_maddpg.runtime.cluster import check_can_be_sent, connect, disconnect, start_processes
+from distributed_maddpg.runtime.cluster import (
+    Processes,
+    check_can_be_sent,
+    connect,
+    disconnect,
+    start_processes,
+)
 from distributed_maddpg.runtime.exporter import MetricsExporter
 from distributed_maddpg.runtime.supervisor import EVALUATOR, LEARNER, REPLAY, RecoveryCallbacks, Supervisor
 from distributed_maddpg.seeding import generator, integer_seed, pack_generator
@@ -50,9 +56,6 @@ _LOG = logging.getLogger("distributed_maddpg")
 
 _CALLS_AHEAD = 2
 """Calls queued at a process, so that it does not idle while the driver is busy."""
-_MAX_FRAGMENTS_PER_CALL = 16
-_CALL_S = 0.5
-"""Target length of a worker's call; workers with slow environments collect fewer fragments per call."""
 _POLL_S = 0.5
 _EPISODES_PER_TIMEOUT = 100
 """Episodes for which an evaluation gets another `ray.timeout_s`."""
@@ -96,7 +99,7 @@ class RayRunner:
         self._updates_per_call = 1
         self._owns_connection = connect(config)
         try:
-            self._processes = start_processes(configs, spec, env_factory)
+            self._processes = self._start_processes(configs, spec, env_factory)
             callbacks = RecoveryCallbacks(
                 self._on_learner_restored,
                 self.pacer.restart_warmup,
@@ -113,6 +116,11 @@ class RayRunner:
         self._exporter = MetricsExporter(
             [name or f"run-{secrets.token_hex(4)}" for name in names or [""] * len(configs)]
         )
+
+    def _start_processes(
+        self, configs: Sequence[MADDPGConfig], spec: EnvSpec, env_factory: EnvFactory | None
+    ) -> Processes:
+        return start_processes(configs, spec, env_factory)
 
     @property
     def device(self) -> str:
@@ -445,9 +453,7 @@ class RayRunner:
         self.pacer.collection_done(report.env_steps)
         busy_s = report.busy_s * len(reports)
         fragments_per_s = report.env_steps / self._config.rollout.fragment_env_steps / busy_s
-        self._fragments_per_call[report.worker] = min(
-            max(1, int(_CALL_S * fragments_per_s)), _MAX_FRAGMENTS_PER_CALL
-        )
+        self._fragments_per_call[report.worker] = fragments_per_call(fragments_per_s)
         for log, own in zip(self._logs, reports, strict=True):
             log.add_rollout(own, self._latest_version)
         for moments, own in zip(self._moments, reports, strict=False):  # none without env.normalise

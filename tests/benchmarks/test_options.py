@@ -51,6 +51,16 @@ def test_arguments_repeat_what_differs_from_the_defaults() -> None:
     assert to_arguments(options) == ["--preset", "notebook", "--env-steps", "0", "--workers", "1,2"]
 
 
+def test_simulated_sizes_have_defaults_of_their_own() -> None:
+    options = BenchmarkOptions(simulate=True)
+    assert to_arguments(options) == ["--simulate"]
+    assert options.label("scaling") == "scaling-simulated"
+    assert options.simulated_workers() == (1, 4, 16, 64, 256, 1000)
+    assert options.simulated_agents() == (3, 9, 33)
+    few = BenchmarkOptions(simulate=True, workers="8,2", agents="5")
+    assert (few.simulated_workers(), few.simulated_agents()) == ((2, 8), (5,))
+
+
 def test_settings_are_the_presets_without_evaluations() -> None:
     paper = MADDPGConfig.preset("paper")
     settings = BenchmarkOptions(batch_size=64, env_steps=500, num_workers=3).settings()

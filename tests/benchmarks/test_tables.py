@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
-from distributed_maddpg.benchmarks.tables import label, machine_text, number, settings_text, tables
+from distributed_maddpg.benchmarks.tables import (
+    SIMULATED,
+    label,
+    machine_text,
+    number,
+    settings_text,
+    tables,
+)
 from distributed_maddpg.bottleneck import SHARES
 
 MACHINE = {
@@ -56,6 +63,14 @@ def job(workers: int, bottleneck: str = "learner") -> dict[str, Any]:
     }
 
 
+def simulated() -> list[dict[str, Any]]:
+    """Return the points of the benchmark scaling with simulated workers, each value a number of its own."""
+    return [
+        {"table": table} | {name: 10.0 * k + 0.5 for k, name in enumerate(columns)}
+        for table, (_, columns) in SIMULATED.items()
+    ]
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(17_736_280.3, "17,736,280"), (0.342_09, "0.3421"), (21.0, "21"), (80.456, "80.46")]
 )
@@ -66,6 +81,7 @@ def test_numbers_are_readable(value: float, text: str) -> None:
 def test_labels_name_units() -> None:
     assert label("mpe2_env_steps_per_s") == "mpe2 env steps/s"
     assert label("startup_s") == "startup, seconds"
+    assert label("wait_ms") == "wait, milliseconds"
     assert label("sgemm_gflops") == "sgemm gflops"
 
 
@@ -82,6 +98,15 @@ def test_jobs_have_rates_efficiency_and_shares() -> None:
     _, jobs, shares = tables(result(benchmark="scaling", points=[job(1), job(2, "push")]))
     assert jobs.rows[1] == ("2", "64", "yes", "2,000", "50 %", "push", "2,000", "80.5", "25 %", "push")
     assert shares.rows[0] == ("1", "64", *["12 %"] * len(SHARES))
+
+
+def test_simulated_workers_have_a_table_for_each_kind_of_point() -> None:
+    points = simulated()
+    points.append({**points[-1], "workers": 1000, "reached": 0.25})
+    _, edges, driver, _, jobs = tables(result(benchmark="scaling", points=points))
+    assert [len(table.rows) for table in (edges, driver, jobs)] == [1, 1, 2]
+    assert (driver.headers[0], driver.rows[0][0], jobs.rows[1][2]) == ("workers", "0.5", "1,000")
+    assert jobs.rows[1][list(SIMULATED["jobs"][1]).index("reached")] == "25 %"
 
 
 def test_scenarios_have_rates_and_their_ratio() -> None:
