@@ -75,7 +75,7 @@ def test_a_running_and_a_stopped_job_are_shown(head: Head) -> None:
 def test_what_is_wrong_is_one_line(head: Head) -> None:
     refused = {
         "did you mean|no training job": _status(head, "frist"),
-        "must be the URL|client": _status(head, "--address", "ray://127.0.0.1:10001"),
+        "Ray Client is not for training": _status(head, "--address", "ray://127.0.0.1:10001"),
         "oken": _status(head, RAY_AUTH_TOKEN="0" * 64),
         "onnect": _status(head, "--address", "http://127.0.0.1:1"),
     }

@@ -713,9 +713,9 @@ def test_runs_of_several_seeds_go_on_together_from_the_newest_moment_they_share(
 def test_metrics_are_tagged_with_the_folder(tmp_path, monkeypatch, seeds, names):
     seen, train = [], training.train_together
 
-    def watch(runs):
+    def watch(runs, *stop):
         seen.append([run.name for run in runs])
-        return train(runs)
+        return train(runs, *stop)
 
     monkeypatch.setattr(training, "train_together", watch)
     monkeypatch.chdir(tmp_path)

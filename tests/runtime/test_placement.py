@@ -8,6 +8,7 @@ pytest.importorskip("ray")
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
+from distributed_maddpg.runtime import nodes as cluster_nodes
 from distributed_maddpg.runtime import placement
 from distributed_maddpg.runtime.nodes import Node, describe
 from distributed_maddpg.runtime.placement import await_placement, has_too_few_cpus, shortfall
@@ -77,8 +78,8 @@ class Cluster:
         self, monkeypatch: pytest.MonkeyPatch, *nodes: Node, ending: frozenset[str] = frozenset()
     ) -> None:
         self.coming, self.now, self.asked = list(nodes), 0.0, []
-        monkeypatch.setattr(nodes, "alive_nodes", lambda: self.coming[: 1 + int(self.now / 100)])
-        monkeypatch.setattr(nodes, "ending_nodes", lambda: set(ending))
+        monkeypatch.setattr(cluster_nodes, "alive_nodes", lambda: self.coming[: 1 + int(self.now / 100)])
+        monkeypatch.setattr(cluster_nodes, "ending_nodes", lambda: set(ending))
         monkeypatch.setattr(placement, "request_resources", lambda bundles: self.asked.append(bundles))
         monkeypatch.setattr(placement.ray.util, "get_current_placement_group", lambda: None)
         monkeypatch.setattr(placement.time, "monotonic", lambda: self.now)
