@@ -36,6 +36,7 @@ from distributed_maddpg.runtime.orphans import kill_orphans, mark_processes, mar
 from distributed_maddpg.runtime.placement import (
     await_placement,
     has_too_few_cpus,
+    in_placement_group,
     learner_options,
     replay_options,
     worker_options,
@@ -93,8 +94,8 @@ class Processes:
 
     def _start_all(self) -> None:
         one_node = _one_node()
-        learner_first = not one_node or has_too_few_cpus(self._config)
-        if learner_first:  # the learner is scheduled before workers can fill the GPU's node
+        learner_first = not one_node or in_placement_group() or has_too_few_cpus(self._config)
+        if learner_first:  # the learner is scheduled before workers can fill the GPU's node, or its bundle
             self.start_learner()
         for index in range(self._config.num_workers):
             self.workers.append(self._new_worker(index, 0))

@@ -86,7 +86,7 @@ def describe(nodes: Sequence[Node]) -> str:
 
 def _names(addresses: list[str]) -> str:
     if len(addresses) > 3:
-        return f"{addresses[0]}, {addresses[1]} and {len(addresses) - 2} more nodes"
+        return f"{addresses[0]}, {addresses[1]} and {len(addresses) - 2} more"
     return " and ".join(addresses)
 
 

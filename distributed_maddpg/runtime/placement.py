@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
+from operator import ge, sub
+from typing import Any, NamedTuple
 
 import ray
 from ray.autoscaler.sdk import request_resources
+from ray.util.placement_group import PlacementGroup, placement_group_table
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.durations import format_duration, parse_duration
@@ -18,21 +21,37 @@ from distributed_maddpg.runtime.nodes import Node, alive_nodes, describe, lastin
 _POLL_S = 1.0
 _REPORT_S = 30.0
 _OFF_SPOT = {"ray.io/market-type": "!spot"}
+_COUNTED = ("CPU", "GPU")
 _LOG = logging.getLogger("distributed_maddpg")
+
+
+class _Place(NamedTuple):
+    """What a run is started on, in words."""
+
+    name: str
+    part: str
+    remedy: str
+
+
+_CLUSTER = _Place("the cluster", "node", "add nodes")
+_GROUP = _Place("the placement group", "bundle", "enlarge the group")
 
 
 def await_placement(config: MADDPGConfig) -> bool:
     """Wait until the nodes have what a run needs to start; return whether the learner gets a GPU.
 
     Ray's autoscaler is asked for everything that the run would use. Every half minute a line says what is
-    still missing. In a placement group, which was sized for the run, there is nothing to wait for.
+    still missing. A placement group has what it was made with, so that there is nothing to wait for.
 
     Raises:
         BadInput: saying what is missing, if it still is after `ray.wait_for_nodes`.
     """
     group = ray.util.get_current_placement_group()
     if group is not None:
-        return config.learner.device != "cpu" and any("GPU" in bundle for bundle in group.bundle_specs)
+        bundles = _free_bundles(group)
+        if problem := shortfall(config, bundles, _GROUP):
+            raise problem
+        return _gets_gpu(config, bundles)
     wait_s = parse_duration("ray.wait_for_nodes", config.ray.wait_for_nodes)
     began = reported = time.monotonic()
     asked = False
@@ -77,7 +96,15 @@ def learner_options(config: MADDPGConfig, gpu: bool) -> dict[str, Any]:
 
 def replay_options(node: str) -> dict[str, Any]:
     """Return what the replay buffer asks of Ray: to run on that node; empty: on any."""
-    return {"num_cpus": 0} | ({"label_selector": {"ray.io/node-id": node}} if node else {})
+    group = ray.util.get_current_placement_group()
+    if not node:
+        return {"num_cpus": 0}
+    if group is None:
+        return {"num_cpus": 0, "label_selector": {"ray.io/node-id": node}}
+    homes: dict[int, str] = placement_group_table(group)["bundles_to_node_id"]
+    bundle = next((index for index, home in homes.items() if home == node), -1)
+    strategy = PlacementGroupSchedulingStrategy(group, bundle, placement_group_capture_child_tasks=True)
+    return {"num_cpus": 0, "scheduling_strategy": strategy}
 
 
 def worker_options() -> dict[str, Any]:
@@ -85,23 +112,34 @@ def worker_options() -> dict[str, Any]:
     return {"num_cpus": 1} | ({} if in_placement_group() else {"scheduling_strategy": "SPREAD"})
 
 
-def shortfall(config: MADDPGConfig, nodes: Sequence[Node]) -> BadInput | None:
+def shortfall(config: MADDPGConfig, nodes: Sequence[Node], place: _Place = _CLUSTER) -> BadInput | None:
     """Return what the nodes lack for a run to start: room for the learner on one of them, and workers."""
     learner, cpus = config.learner, config.learner.reserved_cpus
     total = sum(node.cpus for node in nodes)
-    has = f"the cluster has {total} ({describe(nodes)}); lower it or add nodes"
+    has = f"{place.name} has {total} ({describe(nodes)}); lower it or {place.remedy}"
     if learner.device == "cuda" and not any(node.gpus for node in nodes):
         return BadInput(
-            "learner.device", "cuda", f"the cluster has no GPU ({describe(nodes)}); use cpu or auto"
+            "learner.device", "cuda", f"{place.name} has no GPU ({describe(nodes)}); use cpu or auto"
         )
     if not _learner_nodes(config, nodes):
         unit = "GPU and the CPUs" if learner.device == "cuda" else "CPUs"
-        return BadInput("learner.num_threads", cpus, f"needs the {unit} on one node, but {has}")
+        return BadInput("learner.num_threads", cpus, f"needs the {unit} on one {place.part}, but {has}")
     needed = config.num_workers if config.sync else config.ray.min_workers
     if needed > _workers_that_fit(config, nodes):
         field = "num_workers" if config.sync else "ray.min_workers"
         return BadInput(field, needed, f"needs {needed + cpus} CPUs together with the learner, but {has}")
     return None
+
+
+def _free_bundles(group: PlacementGroup) -> list[Node]:
+    """Return the bundles of a group as nodes, without what this process takes of the first that has it."""
+    assigned = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
+    own = [assigned.get(name, 0) for name in _COUNTED]
+    bundles = [[each.get(name, 0) for name in _COUNTED] for each in group.bundle_specs]
+    home = next((index for index, bundle in enumerate(bundles) if all(map(ge, bundle, own))), None)
+    if home is not None:
+        bundles[home] = list(map(sub, bundles[home], own))
+    return [Node("", f"bundle {index}", int(cpus), int(gpus)) for index, (cpus, gpus) in enumerate(bundles)]
 
 
 def _learner_nodes(config: MADDPGConfig, nodes: Sequence[Node]) -> list[Node]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,13 @@ from distributed_maddpg.errors import BadInput
 from distributed_maddpg.runtime import nodes as cluster_nodes
 from distributed_maddpg.runtime import placement
 from distributed_maddpg.runtime.nodes import Node, describe
-from distributed_maddpg.runtime.placement import await_placement, has_too_few_cpus, shortfall
+from distributed_maddpg.runtime.placement import (
+    await_placement,
+    has_too_few_cpus,
+    replay_options,
+    shortfall,
+    worker_options,
+)
 
 HEAD = Node("a", "10.0.0.1", 2, 0)
 BIG = Node("b", "10.0.0.2", 8, 0)
@@ -25,7 +32,7 @@ def config(**changes: Any) -> MADDPGConfig:
 def test_equal_nodes_are_described_together() -> None:
     many = [Node(str(number), f"10.0.1.{number}", 4, 0) for number in range(9)]
     assert describe([HEAD, GPU]) == "10.0.0.1: 2 CPUs; 10.0.0.3: 4 CPUs and 1 GPU"
-    assert describe([HEAD, *many]) == "10.0.0.1: 2 CPUs; 10.0.1.0, 10.0.1.1 and 7 more nodes: 4 CPUs"
+    assert describe([HEAD, *many]) == "10.0.0.1: 2 CPUs; 10.0.1.0, 10.0.1.1 and 7 more: 4 CPUs"
     assert describe([]) == "no nodes"
 
 
@@ -135,3 +142,71 @@ def test_workers_without_a_cpu_are_noted(
     assert has_too_few_cpus(config()) and not has_too_few_cpus(config(num_workers=1))
     await_placement(config())
     assert "the cluster has 2 CPUs: of 4 rollout workers" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "bundles", "own", "problem"),
+    [
+        ({}, [{"CPU": 1}, {"CPU": 1}], {}, None),
+        ({}, [{"CPU": 2}], {"CPU": 1}, "ray.min_workers = 1: needs 2 CPUs together with the learner, but "),
+        ({}, [{}, {"CPU": 1}, {"CPU": 2}], {"CPU": 1.0}, None),
+        (
+            {"learner": {"num_threads": 2}},
+            [{"CPU": 1}] * 5,
+            {},
+            "learner.num_threads = 2: needs the CPUs on one ",
+        ),
+        (
+            {"learner": {"device": "cuda"}},
+            [{"CPU": 8}],
+            {},
+            "learner.device = 'cuda': the placement group has no ",
+        ),
+        ({"sync": True}, [{"CPU": 1}] * 5, {}, None),
+        ({"sync": True}, [{"CPU": 1}] * 5, {"CPU": 1}, "num_workers = 4: needs 5 CPUs "),
+    ],
+)
+def test_a_placement_group_must_have_what_the_process_in_it_leaves(
+    changes: dict[str, Any],
+    bundles: list[dict[str, float]],
+    own: dict[str, float],
+    problem: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    group = SimpleNamespace(bundle_specs=bundles)
+    context = SimpleNamespace(get_assigned_resources=lambda: own)
+    monkeypatch.setattr(placement.ray.util, "get_current_placement_group", lambda: group)
+    monkeypatch.setattr(placement.ray, "get_runtime_context", lambda: context)
+    if problem is None:
+        assert not await_placement(config(**changes))
+        return
+    with pytest.raises(BadInput) as caught:
+        await_placement(config(**changes))
+    assert str(caught.value).startswith(problem)
+    assert "(bundle 0" in str(caught.value)
+
+
+def test_the_learner_gets_the_groups_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = SimpleNamespace(bundle_specs=[{"CPU": 1}, {"CPU": 2, "GPU": 1}])
+    context = SimpleNamespace(get_assigned_resources=dict)
+    monkeypatch.setattr(placement.ray.util, "get_current_placement_group", lambda: group)
+    monkeypatch.setattr(placement.ray, "get_runtime_context", lambda: context)
+    assert await_placement(config())
+    assert not await_placement(config(learner={"device": "cpu"}))
+    assert not await_placement(config(learner={"num_threads": 2, "device": "cpu"}))
+    with pytest.raises(BadInput, match=r"needs the GPU and the CPUs on one bundle"):
+        await_placement(config(learner={"num_threads": 3, "device": "cuda"}))
+
+
+def test_the_replay_buffer_gets_a_bundle_on_the_learners_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    group, homes = SimpleNamespace(), {"bundles_to_node_id": {0: "a", 1: "b", 2: "b"}}
+    monkeypatch.setattr(placement.ray.util, "get_current_placement_group", lambda: group)
+    monkeypatch.setattr(placement, "placement_group_table", lambda asked: homes if asked is group else {})
+    strategy = replay_options("b")["scheduling_strategy"]
+    assert (strategy.placement_group, strategy.placement_group_bundle_index) == (group, 1)
+    assert replay_options("gone")["scheduling_strategy"].placement_group_bundle_index == -1
+    assert replay_options("") == {"num_cpus": 0}
+    assert worker_options() == {"num_cpus": 1}
+    monkeypatch.setattr(placement.ray.util, "get_current_placement_group", lambda: None)
+    assert replay_options("b") == {"num_cpus": 0, "label_selector": {"ray.io/node-id": "b"}}
+    assert worker_options() == {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
