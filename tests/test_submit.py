@@ -136,6 +136,15 @@ def test_a_run_that_is_resumed_is_resumed_again_by_the_same_command(dashboard: D
     assert job["metadata"]["resume"].count("--resume") == 1
 
 
+def test_scores_of_a_run_or_an_environment_that_is_elsewhere_are_left_to_it(dashboard: Dashboard) -> None:
+    goal = ["--stop-at", "measures.profit=5", "--keep-best", "measures.profit"]
+    auto = ["--resume", "auto", "--run-dir", "/data/run"]
+    for words in (["--resume", "/data/run"], auto, ["--env.id", "/data/market.py"]):
+        assert "measures.profit" in _submit(dashboard, "--", "train", *words, *goal)["entrypoint"]
+    spread = ["--env.id", "simple_spread_v3", "--stop-at", "measures.covered=2"]
+    assert "covered" in _submit(dashboard, "--", "train", *spread)["entrypoint"]
+
+
 def test_a_stopped_job_has_time_for_its_checkpoint_whatever_the_environment(dashboard: Dashboard) -> None:
     file = _ROOT / "cluster" / "runtime_env.yaml"
     ours = yaml.safe_load(file.read_text())
@@ -217,6 +226,47 @@ def test_the_address_is_the_options_then_that_of_rays_variables(
         ),
         "no such runtime environment": (["--runtime-env", "no.yaml", "--", "train"], "'no.yaml': is no file"),
         "no runtime environment": (["--runtime-env", ".", "--", "train"], "'.': is no file"),
+        **{
+            f"empty {option}": ([option, "", "--", "train"], f"{option} = '': is empty; give it a value")
+            for option in ("--address", "--submission-id", "--runtime-env", "--working-dir", "--follow")
+        },
+        "follow without waiting": (["--follow", "a", "--no-wait"], "--follow = 'a': submits nothing"),
+        "no such port": (["--address", "http://h:99999", "--", "train"], "'http://h:99999': must be the URL"),
+        "half an address": (["--address", "http://[::1", "--", "train"], "'http://[::1': must be the URL"),
+        "no host": (["--address", "http://:8265", "--", "train"], "'http://:8265': must be the URL"),
+        "a configuration of a resumed run": (
+            ["--", "train", "--resume", "/a", "--config", "a.toml"],
+            "--config = 'a.toml': cannot be combined with --resume",
+        ),
+        "a preset of a resumed run": (
+            ["--", "train", "--resume", "/a", "--preset", "paper"],
+            "--preset = 'paper': cannot be combined with --resume",
+        ),
+        "one folder of several seeds": (
+            ["--", "train", "--num-seeds", "2", "--checkpoint-dir", "/a"],
+            "--checkpoint-dir = '/a': is for one run",
+        ),
+        "no goal": (["--", "train", "--stop-at", "success.agents"], "--stop-at = 'success.agents': must be"),
+        "no goal of a resumed run": (
+            ["--", "train", "--resume", "/a", "--stop-at", "success.agents"],
+            "--stop-at = 'success.agents': must be",
+        ),
+        "no such score": (
+            ["--", "train", "--stop-at", "delta=5", "success.agent=95"],
+            "--stop-at = 'success.agent>=95': evaluations have no such score; did you mean 'success.agents'?",
+        ),
+        "no such ranking": (
+            ["--", "train", "--env.id", "simple_tag_v3", "--keep-best", "success.agents"],
+            "--keep-best = 'success.agents': evaluations have no such score; did you mean",
+        ),
+        "Ray Client for training": (
+            ["--", "train", "--ray.address", "Ray://h:1"],
+            "ray.address = 'Ray://h:1': Ray Client is not for training",
+        ),
+        "a dashboard for training": (
+            ["--", "train", "--ray.address", "http://h:8265"],
+            "ray.address = 'http://h:8265': must be HOST:6379",
+        ),
         "no such folder": (["--working-dir", "no", "--", "train"], "--working-dir = 'no': is no folder"),
     }.values(),
 )
@@ -231,7 +281,7 @@ def test_bad_input_is_one_line_and_nothing_is_sent(
     assert dashboard.submitted == [] and dashboard.packages == []
 
 
-@pytest.mark.parametrize("text", ["[", "a", "env_vars: 3", "[1]"])
+@pytest.mark.parametrize("text", ["[", "a", "env_vars: 3", "[1]", "", "env_vars: {A: 3}"])
 def test_a_file_that_is_no_runtime_environment_is_refused(
     dashboard: Dashboard, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
@@ -240,6 +290,7 @@ def test_a_file_that_is_no_runtime_environment_is_refused(
     assert main(["submit", "--address", dashboard.url, *words]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: --runtime-env = 'own.yaml': cannot be read (") and said.count("\n") == 1
+    assert "object" not in said  # as in Python's own words
 
 
 @pytest.mark.parametrize("code", [401, 403])

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _RING_BYTES = 1 << 28
 _SENDERS = 16
+_MOST_WORKERS = 10_000
 _ENDLESS = 10**15
 _JOBS_S = 30.0
 """How long jobs are started for each number of agents and rate."""
@@ -99,19 +100,23 @@ def measure(config: MADDPGConfig, options: BenchmarkOptions) -> Measurement:
     """Measure every edge, and jobs with increasing numbers of simulated workers.
 
     Raises:
-        BadInput: if more processes are asked for than are allowed.
+        BadInput: before anything is started, if more is asked for than is allowed, or the environment does
+            not take the number of agents.
     """
     # Imported here: only this benchmark and those of whole jobs need Ray.
     from distributed_maddpg.runtime.simulation import MOST_PROCESSES, simulation  # noqa: PLC0415
 
     workers = options.simulated_workers()
+    if workers[-1] > _MOST_WORKERS:
+        raise BadInput("--workers", options.workers, f"must be at most {_MOST_WORKERS} with --simulate")
     processes = options.host_processes or min(os.cpu_count() or 1, MOST_PROCESSES)
     if processes > MOST_PROCESSES:
         raise BadInput("--host-processes", processes, f"must be at most {MOST_PROCESSES}")
+    sizes = [_Sizes.of(config, agents) for agents in options.simulated_agents()]
     points: list[dict[str, Any]] = []
     with simulation(config, processes, max(_SENDERS, *workers)) as sim:
-        for agents in options.simulated_agents():
-            points += _points(sim, _Sizes.of(config, agents), options, points)
+        for own in sizes:
+            points += _points(sim, own, options, points)
     return _summarise(points, processes, options)
 
 
@@ -127,6 +132,9 @@ class _Sizes:
         """Return settings under which nothing but the workers limits a job's rate."""
         env = replace(config.env, kwargs={**config.env.kwargs, "N": agents - 1})
         spec = env_spec(env.id, env.backend, env.kwargs)
+        if spec.num_agents != agents:  # N counts other agents there
+            remedy = f"has {spec.num_agents} agents where {agents} are to be simulated; use simple_adversary"
+            raise BadInput("--env.id", env.id, remedy)
         fragment, row = config.rollout.fragment_env_steps, 4 * spec.transitions.width
         capacity = max(16 * fragment, min(_RING_BYTES // row, config.replay.capacity))
         pacing = replace(

@@ -8,7 +8,9 @@ import io
 import json
 import os
 import re
+from collections.abc import Mapping
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -72,6 +74,17 @@ def take_options(arguments: list[str], *names: str) -> tuple[dict[str, str], lis
     }, rest
 
 
+def refuse_empty(options: Mapping[str, str]) -> None:
+    """Refuse empty values of options that were given, such as that of an unset variable of the shell.
+
+    Raises:
+        BadInput: naming the option.
+    """
+    for option, value in options.items():
+        if not value:
+            raise BadInput(option, value, "is empty; give it a value, or leave the option out")
+
+
 def dashboard_address(given: str) -> str:
     """Return the URL of a cluster's dashboard: the given one, or that of the environment, or the local one.
 
@@ -82,9 +95,18 @@ def dashboard_address(given: str) -> str:
     named |= {name: os.environ.get(name, "") for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")}
     name, address = next((each for each in named.items() if each[1]), ("--address", _DEFAULT_ADDRESS))
     refuse_ray_client(name, address)
-    if not re.match(r"https?://[^/]", address):
+    if not _is_web_address(address):
         raise BadInput(name, address, f"must be the URL of the cluster's dashboard, as in {_DEFAULT_ADDRESS}")
     return address.rstrip("/")
+
+
+def _is_web_address(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        _ = parts.port  # raises for one out of range
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not re.search(r"\s", address)
 
 
 def env_argument(text: str) -> EnvArgument:

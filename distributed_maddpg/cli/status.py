@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from distributed_maddpg.cli.output import print_json
-from distributed_maddpg.cli.parsing import dashboard_address, parse
+from distributed_maddpg.cli.parsing import dashboard_address, parse, refuse_empty, take_options
 from distributed_maddpg.durations import parse_duration
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.files import local_path
@@ -40,6 +40,7 @@ class StatusCommand:
 
 def run(arguments: list[str]) -> None:
     """Run the command with these arguments."""
+    refuse_empty(take_options(arguments, "--address")[0])
     command = parse(StatusCommand, "status", arguments)
     if command.address:
         _show_cluster(command)

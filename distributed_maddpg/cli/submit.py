@@ -8,12 +8,13 @@ import re
 import secrets
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distributed_maddpg.cli.parsing import dashboard_address, parse, take_options
+from distributed_maddpg.cli.parsing import dashboard_address, parse, refuse_empty, take_options
 from distributed_maddpg.cli.train import parse_for_elsewhere
 from distributed_maddpg.envs import is_builtin
 from distributed_maddpg.envs.file import is_file_id, split_file_id
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from distributed_maddpg.runtime.jobs import JobResult
 
 _HOME = "~/maddpg"
+_TEXTS = ("--address", "--submission-id", "--runtime-env", "--working-dir", "--follow")
 _PROGRAM = "distributed-maddpg submit"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Ray colours repeated lines of its processes, also in a file
 _INTERRUPTED = 130
@@ -69,6 +71,7 @@ def run(arguments: list[str]) -> int:
     """Run the command with these arguments; return the job's exit code."""
     before, train = _split(arguments)
     command = parse(SubmitCommand, "submit", before)
+    refuse_empty(take_options(before, *_TEXTS)[0])
     command = dataclasses.replace(command, address=dashboard_address(command.address))
     _check(command, train)
     if command.follow:
@@ -91,7 +94,8 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def _check(command: SubmitCommand, train: list[str]) -> None:
     """Check the command's own options."""
-    if command.follow and (train or command.submission_id or command.working_dir or command.runtime_env):
+    job = train or command.submission_id or command.working_dir or command.runtime_env or not command.wait
+    if command.follow and job:
         raise BadInput("--follow", command.follow, "submits nothing; leave out all but --address")
     if not command.follow and train[:1] != ["train"]:
         remedy = "must be train, after --: submit [options] -- train [options]; else use ray job submit"
@@ -106,14 +110,14 @@ def _check(command: SubmitCommand, train: list[str]) -> None:
 def _job(command: SubmitCommand, arguments: list[str]) -> _Job:
     """Check the options of train, and return the job that runs it."""
     folders, rest = take_options(arguments, "--run-dir", "--resume", "--checkpoint-dir")
+    refuse_empty(folders)
     for option, value in folders.items():
         _check_folder(option, value)
     resume = folders.get("--resume", "")
-    if resume == "auto" and "--run-dir" not in folders:
-        raise BadInput("--resume", resume, "needs --run-dir, the folder to resume or to start in")
-    if resume not in ("", "auto") and "--run-dir" in folders:
-        raise BadInput("--run-dir", folders["--run-dir"], "cannot be combined with --resume")
-    train = parse_for_elsewhere(rest, resumes=resume not in ("", "auto"))
+    _check_resume(resume, {**folders, **take_options(rest, "--preset", "--config")[0]})
+    train = parse_for_elsewhere(rest, resume)
+    if train.num_seeds > 1 and (folder := folders.get("--checkpoint-dir")):
+        raise BadInput("--checkpoint-dir", folder, "is for one run; leave it out with several seeds")
     if resume in ("", "auto"):
         folders.setdefault("--run-dir", f"{_HOME}/{command.submission_id}")
     sent = command.working_dir or ("." if _needs_this_folder(train.settings.env.id, train.config) else "")
@@ -126,10 +130,18 @@ def _job(command: SubmitCommand, arguments: list[str]) -> _Job:
     return _Job(["python", "-m", "distributed_maddpg", "train", *words], sent, metadata)
 
 
+def _check_resume(resume: str, given: Mapping[str, str]) -> None:
+    """Refuse options of train that contradict --resume."""
+    if resume == "auto" and "--run-dir" not in given:
+        raise BadInput("--resume", resume, "needs --run-dir, the folder to resume or to start in")
+    for option in ("--preset", "--config", "--run-dir"):
+        if resume not in ("", "auto") and option in given:
+            remedy = "cannot be combined with --resume, which uses the run's own settings and folder"
+            raise BadInput(option, given[option], remedy)
+
+
 def _check_folder(option: str, value: str) -> None:
     """Refuse a folder that would be lost with the job's own, or that cannot be one."""
-    if not value:
-        raise BadInput(option, value, "is empty; give it a value, or leave the option out")
     url = option == "--checkpoint-dir" and "://" in value
     if not (value.startswith(("/", "~/")) or url or (option, value) == ("--resume", "auto")):
         remedy = "must be an absolute path on the head: Ray deletes the folder that the job runs in"

@@ -19,6 +19,7 @@ from distributed_maddpg.cli.output import print_json
 from distributed_maddpg.cli.parsing import parse
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.durations import parse_duration
+from distributed_maddpg.envs import env_spec, is_builtin
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable, TrainingError
 from distributed_maddpg.files import local_path
 
@@ -285,22 +286,41 @@ class _ElsewhereSettings(MADDPGConfig):
         """Check nothing: each section has checked itself."""
 
 
-def parse_for_elsewhere(arguments: list[str], resumes: bool) -> TrainCommand:
+def parse_for_elsewhere(arguments: list[str], resume: str) -> TrainCommand:
     """Parse the options of a run on another machine, without those that name its folders there.
 
     Args:
         arguments: without --run-dir, --resume and --checkpoint-dir.
-        resumes: whether they are laid over the settings of a checkpoint, which is not here.
+        resume: value of --resume; the settings of a run to resume are not here.
 
     Raises:
         BadInput: naming the option, the value and the remedy.
     """
-    base = _read_origin(arguments).settings
+    origin = _read_origin(arguments)
+    base = origin.settings
     open_env, open_algorithm = (
         dataclasses.replace(base.env, kwargs={}),
         dataclasses.replace(base.algorithm, team_overrides={}),
     )
-    kind = _ElsewhereSettings if resumes else MADDPGConfig
+    kind = MADDPGConfig if resume in ("", _AUTO) else _ElsewhereSettings
     sections = {each.name: getattr(base, each.name) for each in dataclasses.fields(base)}
     settings = kind(**{**sections, "env": open_env, "algorithm": open_algorithm})
-    return parse(TrainCommand, "train", arguments, TrainCommand(settings))
+    command = parse(TrainCommand, "train", arguments, TrainCommand(settings))
+    if command.settings.ray.address:
+        command.settings.ray.cluster_address()  # refuses a URL
+    _check_scores_elsewhere(command, origin, resume)
+    return command
+
+
+def _check_scores_elsewhere(command: TrainCommand, origin: _Origin, resume: str) -> None:
+    """Refuse bad goals, and scores that a known environment lacks; other environments are not here."""
+    from distributed_maddpg.run.goals import check_scores  # noqa: PLC0415
+
+    options = _run_options(command, origin, 0.0)
+    if resume or not (options.ending.stop_at or options.ranking):
+        return
+    config = _merge_tables(command.settings, origin.settings)
+    env = config.env
+    if is_builtin(env.id):
+        spec = env_spec(env.id, env.backend, env.kwargs, env.measures)
+        check_scores(config, spec, options.ending.stop_at, options.ranking)

@@ -481,12 +481,16 @@ class RayConfig(Section):
         """Return the address of the cluster to join: `address`, else RAY_ADDRESS; empty: start one.
 
         Raises:
-            BadInput: if it is one of Ray Client.
+            BadInput: if it is one of Ray Client or another URL.
         """
         name, address = "ray.address", self.address
         if not address:
             name, address = "RAY_ADDRESS", os.environ.get("RAY_ADDRESS", "")
         refuse_ray_client(name, address)
+        remedy = (
+            "must be HOST:6379 of the cluster's head; for a dashboard's URL use distributed-maddpg submit"
+        )
+        require("://" not in address, name, address, remedy)
         return address
 
 
@@ -496,4 +500,4 @@ def refuse_ray_client(name: str, address: str) -> None:
         "Ray Client is not for training, says Ray; use distributed-maddpg submit with http://HOST:8265, or "
         "HOST:6379 on a node of the cluster"
     )
-    require(not address.startswith("ray://"), name, address, remedy)
+    require(not address.strip().lower().startswith("ray://"), name, address, remedy)

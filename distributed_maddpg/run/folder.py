@@ -129,11 +129,22 @@ def newest_checkpoint(place: str | Path) -> str | Path:
     return found[0] if found else place
 
 
+def _best_itself(place: str | Path, is_run: bool) -> str | Path:
+    """Return a place that is a best checkpoint and holds none."""
+    name = str(place).rstrip("/").rpartition("/")[2]
+    if name.startswith("best_step_") and load_checkpoint(place).measured:
+        return place
+    seeds = [] if is_run or is_url(place) else sorted(Path(place).glob(f"*/{_CONFIG}"))
+    if seeds:
+        raise CheckpointError(f"{place}: holds runs; name one of them, such as {seeds[0].parent}")
+    raise CheckpointError(f"{place}: holds no best checkpoint; train with --keep-best keeps one")
+
+
 def best_checkpoint(place: str | Path) -> str | Path:
-    """Return the checkpoint that `--keep-best` kept, of a run, a folder or a URL.
+    """Return the checkpoint that `--keep-best` kept, of a run, a folder or a URL; `place` if it is that one.
 
     Raises:
-        CheckpointError: if there is none, or several for different scores.
+        CheckpointError: if there is none, or several for different scores, or the folder holds runs.
     """
     is_run = not is_url(place) and (Path(place) / _CONFIG).is_file()
     folder = checkpoints_folder(Path(place)) if is_run else place
@@ -142,7 +153,7 @@ def best_checkpoint(place: str | Path) -> str | Path:
         measured = load_checkpoint(path).measured
         found.setdefault(measured.name if measured else "", path)
     if not found:
-        raise CheckpointError(f"{place}: holds no best checkpoint; train with --keep-best keeps one")
+        return _best_itself(place, is_run)
     if len(found) > 1:
         several = ", ".join(f"{path} ({name})" for name, path in found.items())
         raise CheckpointError(f"{place}: holds several best checkpoints; name one of them: {several}")

@@ -17,6 +17,7 @@ from typing import Any
 from ray.dashboard.modules.dashboard_sdk import parse_runtime_env_args
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from ray.runtime_env import RuntimeEnv
 
 from distributed_maddpg.errors import BadInput, TrainingError, one_line
 from distributed_maddpg.runtime.cluster import TOKEN_NEEDED
@@ -219,6 +220,10 @@ def runtime_env(file: str, working_dir: str) -> dict[str, Any]:
     try:
         given = parse_runtime_env_args(runtime_env=file or None, working_dir=working_dir or None)
         env_vars = {**_GRACE, **given.get("env_vars", {})}
+        RuntimeEnv(env_vars=env_vars)  # raises TypeError unless all are texts
+    except (AttributeError, TypeError):
+        remedy = "cannot be read (it must hold fields, of which env_vars names texts, in quotes if numbers)"
+        raise BadInput("--runtime-env", file, remedy) from None
     except Exception as error:  # a YAML file may hold anything, and its reader raise anything
         raise BadInput("--runtime-env", file, f"cannot be read ({one_line(str(error), 200)})") from error
     default = {"excludes": _EXCLUDES} if working_dir and not file else {}

@@ -67,6 +67,23 @@ def test_too_many_processes_are_refused_before_any_is_started() -> None:
         run_benchmark("scaling", BenchmarkOptions(simulate=True, host_processes=17))
 
 
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"workers": "1,99999"}, r"--workers = '1,99999': must be at most 10000 with --simulate"),
+        ({"agents": "1"}, r"env\.kwargs\.N = 0: "),
+        ({"env_id": "simple_spread"}, r"--env\.id = 'simple_spread': has 2 agents where 3 are to be"),
+        ({"env_id": "nope_v9"}, r"env\.id = 'nope_v9': "),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused_before_ray_starts(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], line: str
+) -> None:
+    monkeypatch.setattr("distributed_maddpg.runtime.simulation.simulation", None)
+    with pytest.raises(BadInput, match=f"^{line}"):
+        run_benchmark("scaling", BenchmarkOptions(simulate=True, **options))
+
+
 def settings() -> MADDPGConfig:
     """Return settings of a job without end whose pacing limits nothing."""
     never = 10**12

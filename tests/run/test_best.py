@@ -110,6 +110,18 @@ def test_by_another_score_a_run_starts_anew_and_what_it_had_stays(place):
         best_checkpoint(place)
 
 
+def test_the_best_checkpoint_may_be_named_itself_and_a_folder_of_runs_names_them(place, tmp_path):
+    offer(keeper(place), 50.0, env_steps=10)
+    save_checkpoint(f"{place}/step_20", make(20))
+    assert str(best_checkpoint(f"{place}/best_step_10")) == f"{place}/best_step_10"
+    with pytest.raises(CheckpointError, match=r"step_20: holds no best checkpoint; train with --keep-best"):
+        best_checkpoint(f"{place}/step_20")
+    (tmp_path / "runs" / "seed_3").mkdir(parents=True)
+    (tmp_path / "runs" / "seed_3" / "config.toml").touch()
+    with pytest.raises(CheckpointError, match=r"runs: holds runs; name one of them, such as .*/seed_3$"):
+        best_checkpoint(tmp_path / "runs")
+
+
 def test_a_new_run_in_the_folder_renames_what_it_finds(place):
     offer(keeper(place), 50.0, env_steps=10)
     assert keeper(place, resumed=False).saved == {}

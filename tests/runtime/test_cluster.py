@@ -106,6 +106,20 @@ def test_an_address_of_ray_client_is_refused_where_it_is_used(starts, monkeypatc
     assert starts[1] == []
 
 
+@pytest.mark.parametrize(
+    ("address", "remedy"),
+    [
+        ("RAY://h:10001", "Ray Client is not for training"),
+        (" ray://h:10001", "Ray Client is not for training"),
+        ("http://h:8265", "must be HOST:6379 of the cluster's head"),
+    ],
+)
+def test_a_url_is_no_address_to_train_at(starts, address, remedy):
+    with pytest.raises(BadInput, match=f"^ray.address = '{address}': {remedy}"):
+        connect(MADDPGConfig.from_dict({"ray": {"address": address}}))
+    assert starts[1] == []
+
+
 def test_an_interrupt_during_a_failed_start_is_not_lost(starts):
     failures, log = starts
     failures.append(interrupted_start)

@@ -195,9 +195,9 @@ def test_an_error_of_the_server_is_one_line(
     assert capsys.readouterr().err == f"error: {_URL}: no entry\n"
 
 
-@pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "127.0.0.1:8265", "auto"])
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "127.0.0.1:8265", "auto", "http://h:99999", ""])
 def test_only_the_dashboards_address_is_taken(address: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["status", "--address", address]) == 2
+    assert main(["status", "job", "--address", address]) == 2
     assert f"error: --address = '{address}': " in capsys.readouterr().err
 
 
