@@ -250,13 +250,20 @@ def _join(address: str) -> None:
 def _check_reachable(address: str) -> None:
     """Raise TrainingError if `host:port` refuses a connection; Ray would wait and ignore Ctrl-C."""
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal():
+    host = host.strip("[]")
+    if not colon or not port.isdecimal() or not host:
         return  # a word such as "auto", which Ray resolves
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()
-    except (OSError, OverflowError) as error:
-        reason = f"no connection ({_first_line(error)})"
-        raise TrainingError(f"ray.address = {address!r}: {reason}; start the cluster or correct it") from None
+    used = ray._private.services.resolve_ip_for_localhost(
+        host
+    )  # Ray replaces 127.0.0.1 by the node's address
+    for each in dict.fromkeys((host, used)):
+        try:
+            socket.create_connection((each, int(port)), _CONNECT_TIMEOUT_S).close()
+        except (OSError, OverflowError) as error:
+            to = f" to {each}, which Ray uses instead" if each != host else ""
+            reason = f"no connection{to} ({_first_line(error)})"
+            remedy = "start the cluster or correct it"
+            raise TrainingError(f"ray.address = {address!r}: {reason}; {remedy}") from None
 
 
 def check_can_be_sent(env_factory: EnvFactory) -> None:

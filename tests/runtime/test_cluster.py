@@ -17,7 +17,7 @@ from distributed_maddpg.runtime.cluster import _check_reachable, connect
 
 @pytest.fixture
 def listener():
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server(("", 0)) as server:
         yield server.getsockname()[1]
 
 
@@ -31,6 +31,15 @@ def test_an_address_where_nobody_listens_is_refused():
     ):
         with pytest.raises(TrainingError, match=r"ray.address = .*no connection \(.+\); start the"):
             _check_reachable(address)
+
+
+def test_an_address_that_ray_replaces_by_one_where_nobody_listens_is_refused(monkeypatch):
+    monkeypatch.setattr(ray._private.services, "resolve_ip_for_localhost", lambda host: "127.0.0.2")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        refused = rf"'127.0.0.1:{port}': no connection to 127.0.0.2, which Ray uses instead \(.+\); start the"
+        with pytest.raises(TrainingError, match=refused):
+            _check_reachable(f"127.0.0.1:{port}")
 
 
 def test_an_address_where_somebody_listens_or_that_is_a_word_is_left_to_ray(listener):
