@@ -134,7 +134,7 @@ class Explorer:
             scale = magnitude * (_AUTO_GAUSSIAN_STD if self._config.kind == "auto" else np.float32(1))
             actions = np.clip(actions + self._additive_mask * self._additive_noise(scale), 0.0, 1.0)
         if self._config.kind == "epsilon":
-            chosen = self._rng.random(logits.shape[1]) < magnitude  # for all agents of a copy together
+            chosen = np.less(self._rng.random(logits.shape[1]), magnitude)  # of a copy, for all agents
             random = self._head.uniform(self._rng, logits.shape)
             actions = np.where(chosen[None, :, None] & self._noisy_mask, random, actions)
         return actions

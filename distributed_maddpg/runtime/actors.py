@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -498,7 +498,8 @@ class RolloutWorkerActor(_Process):
 
     def _pull_weights(self) -> None:
         # Apart from `refresh_weights`: to the type checker, methods marked for Ray cannot be called directly.
-        newest = wait_for_result("replay buffer", self._replay.newest_weights.remote(), self._timeout_s)
+        call = self._replay.newest_weights.remote()
+        newest: list[Any] = wait_for_result("replay buffer", call, self._timeout_s)
         if newest and isinstance(newest[0], ray.ObjectRef):
             newest = wait_for_result("replay buffer", newest[0], self._timeout_s)
         for weights, run in zip(newest, self._runs, strict=bool(newest)):

@@ -190,7 +190,7 @@ class Jobs:
             while True:
                 try:
                     text = await asyncio.wait_for(anext(texts), _QUIET_S)
-                except (StopAsyncIteration, asyncio.TimeoutError):
+                except (TimeoutError, StopAsyncIteration):
                     return max(written, passed)
                 if passed + len(text) > written:
                     write(text[max(0, written - passed) :])
