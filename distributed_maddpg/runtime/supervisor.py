@@ -356,11 +356,12 @@ class Supervisor:
         """
         if self._may_move and not self.aborted and self._nodes_looked_at == now:
             self._mark_leaving(ending_nodes())
+        if self._health[LEARNER].leaving and self._health[REPLAY].leaving:
+            self._move_learner_and_replay(now)
+            return  # workers that moved first could take the learner's place on another node
         for process in (*self.workers, EVALUATOR):
             if self._health[process].leaving and not self._pending[process]:
                 self._move(process)
-        if self._health[LEARNER].leaving and self._health[REPLAY].leaving:
-            self._move_learner_and_replay(now)
 
     def _mark_leaving(self, ending: set[str]) -> None:
         if ending and own_node() in ending:
