@@ -253,9 +253,8 @@ def _check_reachable(address: str) -> None:
     host = host.strip("[]")
     if not colon or not port.isdecimal() or not host:
         return  # a word such as "auto", which Ray resolves
-    used = ray._private.services.resolve_ip_for_localhost(
-        host
-    )  # Ray replaces 127.0.0.1 by the node's address
+    # Ray replaces 127.0.0.1 by the node's address.
+    used = ray._private.services.resolve_ip_for_localhost(host)
     for each in dict.fromkeys((host, used)):
         try:
             socket.create_connection((each, int(port)), _CONNECT_TIMEOUT_S).close()
