@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import env_spec, make_vector_env
+from distributed_maddpg.evaluation.episodes import evaluate_weights
+from distributed_maddpg.evaluation.matchups import TeamSource
+from distributed_maddpg.evaluation.recording import record_episodes
+from distributed_maddpg.types import policy_layout
+
+SCENARIOS = ("simple_adversary", "simple_crypto", "simple_world_comm", "collect_treasure")
+
+
+def settings(env_id="simple_adversary", **env):
+    config = MADDPGConfig.from_dict({"env": {"id": env_id, **env}, "rollout": {"num_envs": 3}})
+    return config, env_spec(config.env.id, config.env.backend, config.env.kwargs)
+
+
+def source(config, spec, seed):
+    size = policy_layout(spec, config.algorithm.policy_hidden_sizes).num_parameters
+    parameters = np.random.default_rng(seed).normal(0, 0.3, (len(spec.agents), size))
+    return TeamSource(config, parameters.astype(np.float32))
+
+
+def recorded(config, spec, num_episodes=5, seed=7):
+    run = source(config, spec, 1)
+    return run, record_episodes(dict.fromkeys(spec.teams, run), num_episodes, seed)
+
+
+def returns(recording):
+    return [recording.rewards[recording.steps(k)].sum(axis=0) for k in range(recording.num_episodes)]
+
+
+@pytest.mark.parametrize("env_id", SCENARIOS)
+def test_the_episodes_are_those_that_are_evaluated(env_id):
+    config, spec = settings(env_id)
+    run, recording = recorded(config, spec)
+    card = evaluate_weights(config, run.parameters, 5, 7)
+    np.testing.assert_allclose(returns(recording), card.episodes.returns, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["vectorized", "pettingzoo"])
+def test_each_frame_leads_to_the_next_by_the_actions_of_its_step(backend):
+    config, spec = settings(backend=backend, kwargs={"max_cycles": 6})
+    _, recording = recorded(config, spec)
+    assert recording.lengths.tolist() == [6] * 5
+    env = make_vector_env("simple_adversary", 1, 0)
+    env.reset()
+    for k in range(5):
+        frames, steps = recording.frames(k), recording.steps(k)
+        for step, frame in enumerate(range(frames.start, frames.stop - 1)):
+            env.set_state({name: array[frame : frame + 1] for name, array in recording.states.items()})
+            result = env.step([actions[steps][step][None] for actions in recording.actions])
+            for agent in range(len(spec.agents)):
+                np.testing.assert_allclose(recording.obs[agent][frame + 1], result.obs[agent][0], atol=1e-5)
+            np.testing.assert_allclose(recording.rewards[steps][step], result.rewards[0], atol=1e-5)
+            for name in ("agent_positions", "agent_velocities", "landmark_positions", "goal_landmark"):
+                np.testing.assert_allclose(recording.states[name][frame + 1], env.get_state()[name][0])
+
+
+def test_each_team_acts_with_the_policies_of_its_own_run():
+    config, spec = settings()
+    runs = {"adversary": source(config, spec, 1), "agent": source(config, spec, 2)}
+    recording = record_episodes(runs, 4, 3)
+    mixed = np.concatenate([runs["adversary"].parameters[:1], runs["agent"].parameters[1:]])
+    card = evaluate_weights(config, mixed, 4, 3)
+    np.testing.assert_allclose(returns(recording), card.episodes.returns, rtol=1e-5, atol=1e-5)
+
+
+def test_environments_without_a_state_are_recorded_until_each_episode_ends():
+    config, spec = settings(
+        "tests.support.counting:parallel_env", kwargs={"terminate": True, "max_cycles": 4}
+    )
+    _, recording = recorded(config, spec, num_episodes=4)
+    assert recording.states == {}
+    assert recording.lengths.tolist() == [4] * 4
+    for k in range(4):
+        counted = recording.obs[0][recording.frames(k), 0]
+        assert np.array_equal(counted - counted[0], np.arange(5))
+        assert recording.terminated[recording.steps(k)].all(axis=1).tolist() == [False] * 3 + [True]
