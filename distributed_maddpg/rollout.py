@@ -20,6 +20,7 @@ from distributed_maddpg.normalisation import FragmentMoments, unknown, with_norm
 from distributed_maddpg.seeding import generator, integer_seed
 from distributed_maddpg.types import (
     Arrays,
+    EnvSpec,
     EpisodeReport,
     FloatArray,
     Roster,
@@ -393,14 +394,17 @@ def make_rollout_worker(
     )
     rng = generator(config.seed, "exploration", index, incarnation)
     worker = RolloutWorker(config.algorithm, config.exploration, env, rng, greedy, config.env.normalise)
+    worker.set_weights(Weights(0, 0, first_policies(config, env.spec)))
+    return worker
+
+
+def first_policies(config: MADDPGConfig, spec: EnvSpec) -> FloatArray:
+    """Return the policies `[N, P]` with which a run starts, with `env.normalise` `[N, P + 2 O]`."""
     start = initial_policies(
-        env.spec,
+        spec,
         config.algorithm.policy_hidden_sizes,
         integer_seed(config.seed, "learner"),
         config.algorithm.share_policies,
         config.algorithm.initial_weights,
     )
-    if config.env.normalise:
-        start = with_normaliser(start, unknown(env.spec))
-    worker.set_weights(Weights(0, 0, start))
-    return worker
+    return with_normaliser(start, unknown(spec)) if config.env.normalise else start

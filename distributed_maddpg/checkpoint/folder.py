@@ -49,6 +49,8 @@ from distributed_maddpg.normalisation import with_normaliser
 from distributed_maddpg.types import Arrays, FloatArray, StoredTransitions, checked_array
 
 _PIECE_BYTES = 2**20
+_POLICY_PARTS = {"learner/policy", "learner/normaliser"}
+_POLICIES_ALONE = "it holds policies alone; resume from a checkpoint step_... of the run"
 _MAX_RETRIES = 20
 _REMEDY = "name a checkpoint, a run folder or a folder of checkpoints"
 _DAMAGE = {
@@ -218,13 +220,15 @@ def _new_file(path: Path, files: dict[str, FileEntry]) -> Iterator[Callable[[byt
     files[path.name] = FileEntry(sha256=checksum.hexdigest(), size_bytes=size)
 
 
-def load_checkpoint(folder: str | Path) -> Checkpoint:
+def load_checkpoint(folder: str | Path, policies_only: bool = False) -> Checkpoint:
     """Verify a checkpoint and read it, except for its replay rows, which are read on demand.
 
     Of an earlier format version only the policies are read, see `Checkpoint.check_resumable`.
 
     Args:
         folder: a local path, or the URL of a folder.
+        policies_only: read and verify nothing but the policies of a local checkpoint, which takes
+            milliseconds, where its transitions may take seconds.
 
     Raises:
         CheckpointError: if a part is missing, altered or of an unknown format; names the part in one line.
@@ -243,7 +247,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         except ValueError as error:  # a NUL in the path
             raise CheckpointError(f"{path}: is not a checkpoint ({error})") from None
         try:
-            return _read(descriptor, str(path))
+            return _read(descriptor, str(path), policies_only)
         except CheckpointError as error:
             problem = error
             if _still_names(path, descriptor):
@@ -280,7 +284,7 @@ def _load_remote(url: str) -> Checkpoint:
             os.close(descriptor)
 
 
-def _read(folder: int, shown: str) -> Checkpoint:
+def _read(folder: int, shown: str, policies_only: bool = False) -> Checkpoint:
     """Read the checkpoint in an open folder; error messages call it `shown`."""
     with _open_file(folder, shown, MANIFEST) as descriptor:
         manifest = parse_manifest(read_bytes(descriptor, MAX_MANIFEST_BYTES))
@@ -291,6 +295,11 @@ def _read(folder: int, shown: str) -> Checkpoint:
             policy = checked_array(state, manifest.older.policy, (None, None), np.float32)
             state = {"learner/policy": policy}
             return Checkpoint(*run, state, path=shown, resume_problem=manifest.resume_problem)
+    problem = manifest.resume_problem
+    if policies_only or state.keys() <= _POLICY_PARTS:
+        state = {name: array for name, array in state.items() if name in _POLICY_PARTS}
+        problem = problem or _POLICIES_ALONE
+        return Checkpoint(*run, state, path=shown, resume_problem=problem, measured=manifest.measured)
     tables = {}
     for name in [table for table in TABLES if table in manifest.files]:
         with _verified(folder, shown, manifest, name) as descriptor:
@@ -300,7 +309,7 @@ def _read(folder: int, shown: str) -> Checkpoint:
         with _verified(folder, shown, manifest, REPLAY) as descriptor:
             rows = read_rows(descriptor, counts.num_rows, f"{shown}/{REPLAY}")
             replay = StoredTransitions(counts.inserted, counts.num_rows, rows)
-    return Checkpoint(*run, state, replay, tables, shown, manifest.resume_problem, manifest.measured)
+    return Checkpoint(*run, state, replay, tables, shown, problem, manifest.measured)
 
 
 @contextmanager
