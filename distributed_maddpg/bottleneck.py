@@ -10,6 +10,16 @@ from typing import Literal
 
 Bottleneck = Literal["worker CPU", "push", "replay", "sample transfer", "weights", "learner", "pacing"]
 
+REMEDIES: Mapping[Bottleneck, str] = {
+    "learner": "a GPU, a smaller batch or fewer updates per env step",
+    "replay": "a faster replay buffer: both sides wait for it",
+    "sample transfer": "a cheaper transfer from the replay buffer to the learner",
+    "worker CPU": "more workers or cores",
+    "push": "larger fragments",
+    "weights": "a longer publish interval",
+    "pacing": "more pacing.tolerance_updates, or a faster driver",
+}
+"""What would help against each."""
 _ROLLOUT = ("busy", "blocked_push", "blocked_weights", "blocked_pacing")
 _LEARNER = ("busy", "blocked_replay", "blocked_pacing")
 SHARES = (*(f"rollout_{part}" for part in _ROLLOUT), *(f"learner_{part}" for part in _LEARNER))

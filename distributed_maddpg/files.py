@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import re
@@ -16,6 +17,8 @@ from typing import Any
 from distributed_maddpg.errors import BadInput
 
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+LOCK = ".lock"
+"""The file that the process of a run holds locked in its folder."""
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 # Errors of kernels and file systems that cannot exchange two names.
 _CANNOT_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
@@ -211,3 +214,20 @@ def make_folder(folder: Path, field: str) -> None:
         raise BadInput(field, str(folder), f"cannot be created ({error.strerror})") from None
     if not os.access(folder, os.W_OK):
         raise BadInput(field, str(folder), "cannot be written to; name another folder")
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process is training in a folder, as far as locks of its file system tell."""
+    try:
+        descriptor = open_regular(folder / LOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)  # which releases the lock
+    return False

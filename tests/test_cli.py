@@ -22,6 +22,7 @@ from distributed_maddpg.cli.parsing import env_argument
 from distributed_maddpg.config.parsing import read_toml
 from distributed_maddpg.errors import CheckpointError, TrainingError
 from tests.support import arguments
+from tests.support.pages import data_in
 
 TINY = [
     *("--num-workers", "0", "--learner.device", "cpu", "--env.kwargs", "max_cycles", "5"),
@@ -363,23 +364,14 @@ def test_resume_continues_counts_and_curves(capsys, tmp_path):
     assert (run_dir / "checkpoints" / "step_400").is_dir()
 
 
-def summary_table(page):
-    """Return the rows of the summary at the top of a report."""
-    [table] = re.findall(r"<table>(.*?)</table>", page.read_text())
-    return dict(re.findall(r"<tr><th>(.*?)</th><td>(.*?)</td></tr>", table))
-
-
 def test_the_report_that_train_leaves_shows_the_summary(run):
     summary = json.loads((run / "summary.json").read_text())
-    assert summary_table(run / "report.html") == {
-        "environment steps": f"200 ({summary['env_steps_per_s']:,.0f}/s)",
-        "updates of all agents": f"17 ({summary['updates_per_s']:,.1f}/s)",
-        "weights digest": summary["weights_digest"][:16],
-        **{
-            f"greedy success, {name}": f"{rate:.1f} %"
-            for name, rate in summary["evaluation"]["success"].items()
-        },
-    }
+    [card] = data_in(run / "report.html")["groups"]
+    facts = {fact["label"]: fact["value"] for fact in card["facts"]}
+    assert (card["state"], facts["Env steps"], facts["Updates"]) == ("finished", "200", "17")
+    assert facts["Weights digest"] == summary["weights_digest"][:8]
+    rates = [f"{rate:.1f}" for rate in summary["evaluation"]["success"].values()]
+    assert [own["value"] for own in card["results"]] == rates and len(rates) == 3
 
 
 def test_report_writes_the_page_anew(run, capsys):
@@ -387,6 +379,9 @@ def test_report_writes_the_page_anew(run, capsys):
     assert main(["report", str(run)]) == 0
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
     assert abs(len((run / "report.html").read_bytes()) - len(before)) < 1000
+    other = run / "other.html"
+    assert main(["report", str(run), "--out", str(other)]) == 0
+    assert (capsys.readouterr().out, other.exists()) == (f"{other}\n", True)
 
 
 def test_an_interrupt_ends_a_run_with_a_checkpoint_and_the_command_to_go_on(tmp_path):
@@ -416,7 +411,7 @@ def test_an_interrupt_ends_a_run_with_a_checkpoint_and_the_command_to_go_on(tmp_
     summary = json.loads((run_dir / "summary.json").read_text())
     assert (summary["interrupted"], summary["finished"]) == (True, False)
     assert (run_dir / "checkpoints" / f"step_{summary['env_steps']}" / "manifest.json").exists()
-    assert (run_dir / "report.html").exists()
+    assert data_in(run_dir / "report.html")["groups"][0]["state"] == "interrupted"
 
 
 @pytest.mark.parametrize("option", ["--preset=paper", "--config=x.toml", "--run-dir=x"])

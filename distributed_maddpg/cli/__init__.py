@@ -34,7 +34,7 @@ _USAGE = """usage: distributed-maddpg COMMAND ...
   cross-play CHECKPOINT...   play every team against every opponent, and print the matrix
   reproduce EXPERIMENT       train and compare the runs of the paper's table: physical-deception
   benchmark WHAT             measure env, rollout, replay, learner, train, scaling or all
-  report RUN_DIR             write a run's report.html again
+  report RUN_DIR...          write the page of a run again, or one that compares several
   status RUN_DIR             show how a run is doing; --address URL shows those of a cluster
   chaos                      kill and freeze a job's processes at random, and measure how it recovers
 

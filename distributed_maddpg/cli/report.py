@@ -1,4 +1,4 @@
-"""The command `report`, which writes a run's page."""
+"""The command `report`, which writes the page of one or more runs."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ from distributed_maddpg.files import local_path
 
 @dataclass(frozen=True)
 class ReportCommand:
-    """Write report.html into a run folder from its CSV files."""
+    """Write the page of a run, or one page that compares several: report.html in the first folder."""
 
-    run_dir: tyro.conf.Positional[str]
-    """Run folder."""
+    run_dirs: tyro.conf.Positional[tuple[str, ...]]
+    """Run folders; a folder with the runs of several seeds is one curve with a band."""
+    out: str = ""
+    """Another file to write to."""
 
 
 def run(arguments: list[str]) -> None:
     """Run the command with these arguments."""
     command = parse(ReportCommand, "report", arguments)
+    if not command.run_dirs:
+        raise BadInput("RUN_DIR", "", "name the folder of a run, or of several")
     from distributed_maddpg.report.page import write_report  # noqa: PLC0415
 
-    run_dir = local_path("RUN_DIR", command.run_dir)
+    run_dirs = [local_path("RUN_DIR", run_dir) for run_dir in command.run_dirs]
+    out = local_path("--out", command.out) if command.out else None
     try:
-        print(write_report(run_dir))
+        print(write_report(run_dirs, out))
     except OSError as error:
-        remedy = f"report.html cannot be written ({error.strerror})"
-        raise BadInput("RUN_DIR", command.run_dir, remedy) from None
+        name, value = ("--out", command.out) if out else ("RUN_DIR", command.run_dirs[0])
+        raise BadInput(name, value, f"the page cannot be written ({error.strerror})") from None

@@ -1,198 +1,145 @@
-"""The HTML page of a run, `report.html`: Plotly figures that need no network."""
+"""The page of runs, `report.html`: data as JSON, and JavaScript that draws them without a network."""
 
 from __future__ import annotations
 
-import base64
+import html
 import json
-import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from distributed_maddpg._version import __version__
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.files import read_small, write_atomic
-from distributed_maddpg.report.curves import read_curves, read_numbers, write_curves
-from distributed_maddpg.report.html import curve_mode, new_figure, page, table
-from distributed_maddpg.types import MPE2_MODULES
+from distributed_maddpg.files import write_atomic
+from distributed_maddpg.report.cards import group_card
+from distributed_maddpg.report.charts import charts
+from distributed_maddpg.report.configuration import settings_table
+from distributed_maddpg.report.html import table
+from distributed_maddpg.report.plotly_bundle import plotly_script
+from distributed_maddpg.report.replays import replays
+from distributed_maddpg.report.runs import STEPS, Group, read_groups
 
-_NEEDED_METRICS = ("num_env_steps_sampled_lifetime", "env_steps_per_s", "updates_per_s")
-_MAX_BYTES = 64 * 2**20
-_SMOOTHING = 9
-"""Points of the moving average over returns, as in the teaching notebook."""
+_SCRIPTS = (
+    *("dom.js", "theme.js", "cards.js", "replay_data.js", "replay_draw.js", "replay.js"),
+    *("charts.js", "settings.js", "live.js", "main.js"),
+)
+_LIVE_STATES = ("starting", "running")
 
 
-def write_report(run_dir: Path) -> Path:
-    """Write `report.html` into a run folder from its CSV files; return its path.
+def report_data(run_dirs: Sequence[Path], ended: bool = False) -> dict[str, Any]:
+    """Return everything that the page of runs draws, as values that JSON can hold.
 
-    Where the folder holds the runs of several seeds, the page shows their curves together.
+    Args:
+        run_dirs: folders of runs, or of several seeds' runs (`seed_<n>`).
+        ended: whether the runs have ended, though their process may still hold the folders' locks.
 
     Raises:
-        BadInput: if the folder holds no run, or a file of it is damaged.
+        BadInput: if a folder holds no run, or a file of it is damaged.
     """
-    path, seeds = run_dir / "report.html", sorted(run_dir.glob("seed_*/returns.csv"))
-    if seeds and not (run_dir / "metrics.csv").exists():
-        runs = [read_curves(each.parent) for each in seeds]
-        if not all(each["env_steps"] for each in runs):
-            raise BadInput("RUN_DIR", str(run_dir), "a run in it holds no evaluation yet; train first")
-        write_curves(path, run_dir.name, {"": runs})
-        return path
-    metrics = read_numbers(run_dir / "metrics.csv", _NEEDED_METRICS)
-    # A run interrupted before its first evaluation has no returns yet.
-    evaluated = (run_dir / "returns.csv").exists()
-    returns = read_curves(run_dir) if evaluated else {"env_steps": []}
-    if not metrics["num_env_steps_sampled_lifetime"]:
-        raise BadInput("RUN_DIR", str(run_dir), "holds no metrics yet; train first")
-    figures, texts = [], _measure_texts(run_dir)
-    for title, unit, curves in (*_evaluation_figures(returns, texts), *_training_figures(metrics)):
-        figure = new_figure(title, "environment steps", unit)
-        for name, (x, y), visible in curves:
-            shown = None if visible else "legendonly"
-            figure.add_scatter(x=x, y=y, name=name, mode=curve_mode(y), visible=shown)
-        figures.append(figure)
-    write_atomic(path, page(run_dir.name, _summary(run_dir) + _animation(run_dir), figures))
+    groups = read_groups(run_dirs, ended)
+    return {
+        "title": " and ".join(group.name for group in groups[:3])
+        + (" and others" if len(groups) > 3 else ""),
+        "written": time.time(),
+        "version": __version__,
+        "live": any(group.state in _LIVE_STATES for group in groups),
+        "groups": [group_card(group) for group in groups],
+        **charts(groups),
+        "events": [event for index, group in enumerate(groups) for event in _events(group, index)],
+        "settings": settings_table(groups),
+        "replay": replays(groups),
+    }
+
+
+def _events(group: Group, index: int) -> Iterator[dict[str, Any]]:
+    """Yield what is marked on the axis of env steps: resumes, losses and recoveries of processes."""
+    for run in group.runs:
+        of = f"{run.path.name}: " if len(group.runs) > 1 else ""
+        for start in run.starts[1:]:
+            text = f"{of}resumed at {int(start['env_steps']):,} env steps"
+            yield {
+                "x": start["env_steps"],
+                "time": start["time"],
+                "kind": "resumed",
+                "text": text,
+                "group": index,
+            }
+        for event in run.events:
+            text = f"{of}{event['process']} {event['kind']}: {event['message']}"
+            known = {"time": event["time"], "kind": str(event["kind"]), "text": text, "group": index}
+            yield {"x": run.steps_at(float(event["time"])), **known}
+
+
+def report_html(run_dirs: Sequence[Path], live_url: str = "", ended: bool = False) -> str:
+    """Return the page of runs.
+
+    Args:
+        run_dirs: as in `report_data`.
+        live_url: from which the page asks for new data every few seconds, which is `report_data` as JSON; it
+            may be relative. Empty: the page never uses the network.
+        ended: as in `report_data`.
+
+    Raises:
+        BadInput: if a folder holds no run, or a file of it is damaged.
+    """
+    return page_of(report_data(run_dirs, ended), live_url)
+
+
+def page_of(data: Mapping[str, Any], live_url: str = "") -> str:
+    """Return the page of what `report_data` returned."""
+    parts = {
+        "title": html.escape(str(data["title"])),
+        "connect": "'self' http://127.0.0.1:* http://localhost:*" if live_url else "'none'",
+        "style": _asset("page.css"),
+        "plain": _plain_summary(data),
+        "data": _json({**data, "live_url": live_url}),
+        "plotly": plotly_script(),
+        "script": "\n".join(map(_asset, _SCRIPTS)),
+    }
+    text = _asset("page.html")
+    for name, part in parts.items():
+        text = text.replace(f"<!--{name}-->", part, 1)
+    return text
+
+
+def _asset(name: str) -> str:
+    return resources.files("distributed_maddpg.report").joinpath("assets", name).read_text("utf-8")
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    """Return JSON that can stand in a script element: without what would end or comment it."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _plain_summary(data: Mapping[str, Any]) -> str:
+    """Return the summary as tables, for a browser without JavaScript or an old one."""
+    parts = []
+    for card in data["groups"]:
+        rows = [("state", f"{card['state_name']}. {card['ending']}"), ("results", card["results_of"])]
+        rows += [(own["label"], f"{own['value']} {own['unit']}  {own['note']}") for own in card["results"]]
+        rows += [(f"return of {own['label']}", f"{own['value']}  {own['note']}") for own in card["returns"]]
+        rows += [(own["label"], f"{own['value']}  {own['note']}") for own in card["facts"]]
+        parts.append(f"<h2>{html.escape(card['name'])}</h2>{table(rows)}")
+    return "\n".join(parts)
+
+
+def write_report(run_dirs: Sequence[Path], out: Path | None = None, ended: bool = False) -> Path:
+    """Write the page of runs; return its path.
+
+    Args:
+        run_dirs: as in `report_data`.
+        out: the file; None: `report.html` in the first folder.
+        ended: as in `report_data`.
+
+    Raises:
+        BadInput: if a folder holds no run, or nothing of it was reported yet, or a file of it is damaged.
+    """
+    for group in read_groups(run_dirs, ended):
+        if not any(run.metrics.get(STEPS) or run.returns.get("env_steps") for run in group.runs):
+            raise BadInput("RUN_DIR", str(group.path), "holds no metrics yet; train first")
+    path = out or run_dirs[0] / "report.html"
+    write_atomic(path, report_html(run_dirs, ended=ended))
     return path
-
-
-Curve = tuple[str, tuple[list[float], list[float]], bool]
-Figure = tuple[str, str, list[Curve]]
-
-
-def _evaluation_figures(returns: dict[str, list[float]], texts: Mapping[str, str]) -> list[Figure]:
-    counts = ("env_steps", "updates", "episodes")
-    others = ("success_", "measure_")
-    agents = [name for name in returns if name not in counts and not name.startswith(others)]
-    rates = [name for name in returns if name.startswith("success_")]
-    x = returns["env_steps"]
-    figures: list[Figure] = []
-    if agents:
-        smooth = [(f"{agent}", (x, moving_average(returns[agent])), True) for agent in agents]
-        raw = [(f"{agent}, unsmoothed", (x, returns[agent]), False) for agent in agents]
-        figures.append(
-            (f"Greedy return per episode (moving average of {_SMOOTHING})", "return", smooth + raw)
-        )
-    if rates:
-        curves = [(name.removeprefix("success_"), (x, returns[name]), True) for name in rates]
-        figures.append(("Success in the last frame of greedy episodes", "percent of episodes", curves))
-    for name in returns:
-        if name.startswith("measure_"):  # each has a unit of its own
-            shown = name.removeprefix("measure_").replace("_", " ")
-            title = f"{shown.capitalize()}: {texts.get(name.removeprefix('measure_'), 'a measure')}"
-            figures.append((title, "mean over greedy episodes", [(shown, (x, returns[name]), True)]))
-    return figures
-
-
-def _training_figures(metrics: dict[str, list[float]]) -> list[Figure]:
-    x = metrics["num_env_steps_sampled_lifetime"]
-
-    def curves(prefix: str, suffix: str = "") -> list[Curve]:
-        return [
-            (name.removeprefix(prefix).removesuffix(suffix), (x, values), True)
-            for name, values in metrics.items()
-            if name.startswith(prefix) and name.endswith(suffix)
-        ]
-
-    # An agent without a private part has zeros.
-    information = [
-        curve for curve in curves("learners/", "/information") if any(value > 0 for value in curve[1][1])
-    ]
-    title = "How much actions tell of the private part of observations"
-    given_away = [(title, "squared distance of actions", information)] if information else []
-    return [
-        (
-            "Training return per episode, with exploration",
-            "return",
-            curves("env_runners/agent_episode_returns_mean/"),
-        ),
-        *given_away,
-        ("Critic loss", "mean squared TD error", curves("learners/", "/critic_loss")),
-        ("Mean Q", "value", curves("learners/", "/q_mean")),
-        ("Collecting", "env steps per second", [("env steps", (x, metrics["env_steps_per_s"]), True)]),
-        ("Learning", "updates per second", [("updates", (x, metrics["updates_per_s"]), True)]),
-        ("Where the time went", "seconds per report", curves("timers/")),
-        ("Age of the workers' weights", "versions behind", curves("weights/versions_behind/")),
-    ]
-
-
-def moving_average(values: list[float], width: int = _SMOOTHING) -> list[float]:
-    """Return the mean of each value and up to `width - 1` before it."""
-    return [
-        math.fsum(values[max(0, i - width + 1) : i + 1]) / (i + 1 - max(0, i - width + 1))
-        for i in range(len(values))
-    ]
-
-
-def _summary(run_dir: Path) -> str:
-    """Return the summary as a table, where there is one."""
-    path = run_dir / "summary.json"
-    if not path.exists():
-        return ""
-    with _naming(path):
-        summary: dict[str, Any] = json.loads(read_small(path, _MAX_BYTES))
-        rows: dict[str, str] = {
-            "environment steps": f"{summary['env_steps']:,} ({summary['env_steps_per_s']:,.0f}/s)",
-            "updates of all agents": f"{summary['updates']:,} ({summary['updates_per_s']:,.1f}/s)",
-            "weights digest": summary["weights_digest"][:16],
-        }
-        for name, rate in summary.get("evaluation", {}).get("success", {}).items():
-            rows[f"greedy success, {name}"] = f"{rate:.1f} %"
-        for name, value in summary.get("evaluation", {}).get("measures", {}).items():
-            rows[f"greedy episodes, {name.replace('_', ' ')}"] = f"{value:.3f}"
-        return table(rows.items())
-
-
-def _environment(run_dir: Path) -> str:
-    """Return `env.id` of the run, empty if there is no summary."""
-    return str(_in_summary(run_dir, "env_id", ""))
-
-
-def _in_summary(run_dir: Path, name: str, default: Any) -> Any:
-    """Return a value of the summary, or `default` if there is none."""
-    path = run_dir / "summary.json"
-    if not path.exists():
-        return default
-    with _naming(path):
-        summary = json.loads(read_small(path, _MAX_BYTES))
-        return summary[name] if name in summary else default
-
-
-def _measure_texts(run_dir: Path) -> dict[str, str]:
-    """Return what the measures of a run say, by name; of a scenario also if its summary does not say it."""
-    env_id, texts = _environment(run_dir), {}
-    if env_id in MPE2_MODULES:
-        from distributed_maddpg.envs.mpe.scenarios import SCENARIOS  # noqa: PLC0415 - loads numba
-
-        texts = {measure.name: measure.text for measure in SCENARIOS[env_id].measures}
-    own = _in_summary(run_dir, "measures", {})
-    with _naming(run_dir / "summary.json"):
-        return texts | {name: str(text) for name, text in own.items()}
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Refuse a file of a run whose content is not what `train` wrote."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"{path.name} cannot be used ({type(error).__name__}: {error}); repair or delete it"
-        raise BadInput("RUN_DIR", str(path.parent), reason) from None
-
-
-def _animation(run_dir: Path) -> str:
-    """Return the animation of the run's episodes as an inline image, where there is one."""
-    path = run_dir / "episodes.gif"
-    if not path.exists():
-        return ""
-    with _naming(path):
-        data = base64.b64encode(read_small(path, _MAX_BYTES)).decode("ascii")
-    caption = _ADVERSARY_CAPTION if _environment(run_dir) == "simple_adversary" else _CAPTION
-    return _FIGURE.format(data=data, caption=caption)
-
-
-_FIGURE = """<figure><img alt="greedy episodes" src="data:image/gif;base64,{data}">
-<figcaption>{caption}</figcaption></figure>"""
-_ADVERSARY_CAPTION = """Greedy episodes: the adversary (red) does not know which landmark is the goal (green);
-the good agents (blue) do. Their reward grows when one of them nears the goal and when the adversary is far
-from it."""
-_CAPTION = """Greedy episodes: agents in the colour of their team, adversaries red; landmarks grey, the goal
-of an episode, if it has one, green."""

@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import fcntl
 import json
-import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -21,13 +20,12 @@ from distributed_maddpg.checkpoint.remote import is_url
 from distributed_maddpg.checkpoint.saver import SavingOptions
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable
-from distributed_maddpg.files import make_folder, open_regular, parse_json, read_small, write_atomic
+from distributed_maddpg.files import LOCK, make_folder, parse_json, read_small, write_atomic
 from distributed_maddpg.metrics import flatten
 from distributed_maddpg.run.tables import CSVTable, TensorBoardWriter
 from distributed_maddpg.types import FaultEvent
 
 _CONFIG = "config.toml"
-_LOCK = ".lock"
 _CHECKPOINT_RECORD = "checkpoints.json"
 _ADDED_LATER: dict[str, Any] = {"keep_best": "", "stop_at": [], "reached_at": -1, "reached": {}}
 _RECORD_TYPES = {
@@ -38,6 +36,7 @@ _MAX_BYTES = 2**16
 _LOCK_PATIENCE_S = 0.2
 """How long a start waits for the lock, which `is_locked` takes for a moment."""
 _METRICS, _RETURNS, _EVENTS = "metrics.csv", "returns.csv", "events.jsonl"
+_STARTS = "starts.jsonl"
 
 
 @dataclass(frozen=True)
@@ -224,6 +223,7 @@ class RunFolder:
         restored = bool(tables)
         if tables is None and read_checkpoint_record(self.path).newest:
             self._rename_tables()  # those of a run whose checkpoints cannot be used; a new run starts
+        self._record_start(env_steps, anew=tables is None)
         tables = {_METRICS: "", _RETURNS: ""} if tables is None else dict(tables)
         try:
             if extended and _RETURNS in tables:
@@ -236,6 +236,14 @@ class RunFolder:
             raise BadInput("--run-dir", str(self.path), f"cannot be used ({error.strerror})") from None
         self._events = TensorBoardWriter(self.path, env_steps)
         self._open_files = (self._metrics, self._returns, self._events)
+
+    def _record_start(self, env_steps: int, anew: bool) -> None:
+        """Note in `starts.jsonl` when this process began, and at how many env steps."""
+        line = json.dumps({"time": time.time(), "env_steps": env_steps}) + "\n"
+        if anew:
+            self._try_write(lambda: write_atomic(self.path / _STARTS, line))
+        else:
+            self._try_write(lambda: _append_text(self.path / _STARTS, line))
 
     def record_checkpoint(self, record: CheckpointRecord) -> None:
         """Write `checkpoints.json`, and lock the checkpoints' folder if it lies elsewhere.
@@ -353,7 +361,7 @@ def _lock_folder(folder: Path, option: str) -> TextIO:
         BadInput: naming the option, if the folder cannot be written to or another process holds the lock.
     """
     try:
-        file = (folder / _LOCK).open("a+")
+        file = (folder / LOCK).open("a+")
     except OSError as error:
         raise BadInput(option, str(folder), f"cannot be written to ({error.strerror})") from None
     deadline = time.monotonic() + _LOCK_PATIENCE_S
@@ -369,20 +377,3 @@ def _lock_folder(folder: Path, option: str) -> TextIO:
             time.sleep(_LOCK_PATIENCE_S / 10)
         except OSError:
             return file  # the file system has no locks
-
-
-def is_locked(folder: Path) -> bool:
-    """Return whether a process is training in a folder, as far as locks of its file system tell."""
-    try:
-        descriptor = open_regular(folder / _LOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)  # which releases the lock
-    return False

@@ -15,8 +15,8 @@ from distributed_maddpg.bottleneck import SHARES, name_bottleneck, time_shares
 from distributed_maddpg.checkpoint.remote import is_url
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError
-from distributed_maddpg.files import open_regular, parse_json, read_small
-from distributed_maddpg.run.folder import checkpoints_folder, is_locked, read_checkpoint_record
+from distributed_maddpg.files import is_locked, open_regular, parse_json, read_small
+from distributed_maddpg.run.folder import checkpoints_folder, read_checkpoint_record
 
 _CONFIG, _METRICS, _RETURNS = "config.toml", "metrics.csv", "returns.csv"
 _EVENTS, _SUMMARY = "events.jsonl", "summary.json"

@@ -19,7 +19,6 @@ from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, TrainingError, one_line
 from distributed_maddpg.files import write_atomic
 from distributed_maddpg.preflight import check_machine
-from distributed_maddpg.report.animation import record_episodes, write_animation
 from distributed_maddpg.report.page import write_report
 from distributed_maddpg.run.best import BestKeeper
 from distributed_maddpg.run.endings import Ending, EndingOptions
@@ -33,11 +32,11 @@ from distributed_maddpg.run.folder import (
 from distributed_maddpg.run.goals import Ranking, check_scores, parse_ranking
 from distributed_maddpg.run.progress import Progress
 from distributed_maddpg.run.signals import stop_on_signals
+from distributed_maddpg.run.stages import PolicyStages
 from distributed_maddpg.trainer import MADDPG, train_together
 from distributed_maddpg.types import FloatArray
 
 _SUMMARY = "summary.json"
-_ANIMATED_EPISODES = 6
 _MAX_NAME_CHARS = 100
 _TOTALS = ("env_steps", "updates", "env_steps_per_s", "updates_per_s")
 
@@ -178,10 +177,9 @@ def _summary_of_seeds(runs: Sequence[dict[str, Any]], run_dir: Path, progress: P
         "files": {"run_dir": str(run_dir)},
         "runs": runs,
     }
-    if all("evaluation" in run and "problem" not in run for run in runs):
-        if _try_write(summary, lambda: write_report(run_dir), progress):
-            summary["files"]["report"] = str(run_dir / "report.html")
-    _try_write(summary, lambda: _write_summary(run_dir, summary), progress)
+    if all("report" in run["files"] for run in runs):
+        summary["files"]["report"] = str(run_dir / "report.html")
+    _write_summary_and_report(run_dir, summary, progress)
     return summary
 
 
@@ -270,6 +268,7 @@ class _Run:
         self.best: BestKeeper | None = None
         if ranking := options.ranking:
             self.best = BestKeeper(ranking, self.checkpoints_folder, resumed, note)
+        self.stages = PolicyStages(folder.path, algo, note)
         algo.on_event = lambda event: folder.add_events([event])  # immediately, in case the run is killed
 
     def capture(self) -> Checkpoint:
@@ -324,6 +323,7 @@ def _train_loop(runs: Sequence[_Run], ending: Ending, saver: CheckpointSaver, pr
             run.add(result)
             run.note_saved(saver)
             run.keep_best(run.algo.evaluations, run.algo.evaluated_policies)
+            run.stages.advance()
             ending.add_evaluations(index, run.algo.evaluations)
             if problem := run.folder.pop_problem():
                 progress.note(problem)
@@ -357,7 +357,7 @@ def _save_after_failure(runs: Sequence[_Run], saver: CheckpointSaver, progress: 
 def _finish_run(
     run: _Run, ending: Ending, saver: CheckpointSaver, training_s: float, progress: Progress
 ) -> dict[str, Any]:
-    """Evaluate a run unless it was interrupted, and write its summary, animation and report."""
+    """Evaluate a run unless it was interrupted, and write its summary and report."""
     algo, folder = run.algo, run.folder
     folder.write_config(algo.config)
     interrupted = algo.stop_requested
@@ -378,28 +378,32 @@ def _finish_run(
     if algo.spec.measures:
         summary["measures"] = {measure.name: measure.text for measure in algo.spec.measures}
     if not interrupted:
-        card = algo.evaluate(algo.config.evaluation.final_episodes)
-        evaluation = {"num_env_steps": algo.env_steps, "num_updates": algo.updates, **card}
+        scorecard = algo.scorecard(algo.config.evaluation.final_episodes)
+        counts = {"num_env_steps": algo.env_steps, "num_updates": algo.updates}
+        evaluation = {**counts, **scorecard.to_dict()}
         folder.add_evaluation(evaluation)
         run.keep_best([evaluation], [algo.policy_parameters()])
-        summary["evaluation"] = card
+        # As JSON holds it: intervals are tuples.
+        summary["evaluation"] = json.loads(json.dumps(scorecard.with_intervals()))
+        run.stages.keep()
     saved = {} if saver.problem else {"checkpoint": run.checkpoint_path}
     problem_of_best = _finish_best(run, summary, saved)
     summary["files"] = {"run_dir": str(folder.path), **saved, **folder.output_files()}
     if problem := saver.problem or problem_of_best or folder.pop_problem():
         summary["problem"] = problem
-    path = folder.path
-    # Before the report, which shows the summary; and again below if writing another file failed, to add the
-    # problem.
+    _write_summary_and_report(folder.path, summary, progress)
+    return summary
+
+
+def _write_summary_and_report(path: Path, summary: dict[str, Any], progress: Progress) -> None:
+    """Write a run's summary, then its report, which shows it; the summary again if the report failed."""
     _try_write(summary, lambda: _write_summary(path, summary), progress)
-    if not algo.stop_requested:
-        _try_write(summary, lambda: _write_animation(algo, path / "episodes.gif"), progress)
-    if "report" in summary["files"] and not _try_write(summary, lambda: write_report(path), progress):
+    named = "report" in summary["files"]
+    if named and not _try_write(summary, lambda: write_report([path], ended=True), progress):
         del summary["files"]["report"]
     if "problem" in summary:
         with suppress(OSError):
             _write_summary(path, summary)
-    return summary
 
 
 def _finish_best(run: _Run, summary: dict[str, Any], files: dict[str, str]) -> str:
@@ -431,10 +435,3 @@ def _try_write(summary: dict[str, Any], write: Callable[[], object], progress: P
 
 def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
     write_atomic(folder / _SUMMARY, json.dumps(summary, indent=2) + "\n")
-
-
-def _write_animation(algo: MADDPG, path: Path) -> None:
-    """Write an animation of some greedy episodes, if the environment can be drawn."""
-    frames = record_episodes(algo.config, algo.policy_parameters(), _ANIMATED_EPISODES, algo.config.seed)
-    if frames:
-        write_animation(frames, path)

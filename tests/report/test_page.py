@@ -6,7 +6,8 @@ import pytest
 
 from distributed_maddpg.cli import main
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.report.page import moving_average, write_report
+from distributed_maddpg.report.page import page_of, report_data, report_html, write_report
+from tests.support.pages import data_in
 
 METRICS = """num_env_steps_sampled_lifetime,env_runners/agent_episode_returns_mean/red_0,\
 learners/red_0/critic_loss,env_steps_per_s,updates_per_s
@@ -32,93 +33,143 @@ def run_dir(tmp_path):
     return folder
 
 
-def test_the_moving_average_is_over_the_last_values():
-    assert moving_average([3.0, 5.0, 10.0, 0.0], 3) == [3.0, 4.0, 6.0, 5.0]
-    assert moving_average([], 3) == []
+def chart_of(folder, title):
+    data = report_data([folder])
+    [chart] = [chart for chart in data["charts"] if chart["title"] == title]
+    return [(own["name"], data["xs"][own["x"]], own["y"]) for own in chart["series"]]
 
 
-def test_the_default_window_is_nine():
-    assert moving_average([float(k) for k in range(20)])[-1] == 15.0
+def titles_of(folder):
+    return [chart["title"] for chart in report_data([folder])["charts"]]
 
 
-def test_the_page_holds_the_curves_and_needs_no_network(run_dir):
-    path = write_report(run_dir)
-    page = path.read_text()
-    assert path == run_dir / "report.html"
-    for title in ("Greedy return per episode", "Success in the last frame", "Critic loss"):
-        assert title in page
+def test_curves_carry_the_tables_values(run_dir):
+    assert chart_of(run_dir, "Return of greedy episodes") == [("red_0", [100, 200], [-3, -1])]
+    assert chart_of(run_dir, "Return while training") == [("red_0", [100, 200], [None, -3.5])]
+    assert chart_of(run_dir, "Critic loss") == [("red_0", [100, 200], [0.5, 0.25])]
+    assert chart_of(run_dir, "All landmarks covered") == [("coverage", [100, 200], [10, 35])]
+
+
+def test_the_page_names_no_address_and_allows_no_network(run_dir):
+    page = write_report([run_dir]).read_text()
     assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']https?:", page)
-    assert page.count("<html") == 1
+    assert "default-src 'none'" in page and "connect-src 'none'" in page
+    assert len(page) < 5e6
 
 
-def test_a_single_number_is_visible(run_dir):
-    (run_dir / "returns.csv").write_text("".join(RETURNS.splitlines(keepends=True)[:2]))
-    page = write_report(run_dir).read_text()
-    assert re.search(r'"mode":"markers","name":"red_0","x":\[100\.0\],"y":\[-3\.0\]', page)
-    assert re.search(r'"mode":"markers","name":"red_0"[^}]*"y":\[null,-3\.5\]', page)
-    assert re.search(r'"mode":"lines","name":"red_0"[^}]*"y":\[0\.5,0\.25\]', page)
-
-
-def test_curves_carry_the_smoothed_and_the_raw_values(run_dir):
-    page = write_report(run_dir).read_text()
-    assert re.search(r'"name":"red_0","x":\[100\.0,200\.0\],"y":\[-3\.0,-2\.0\]', page)
-    assert re.search(r'"name":"red_0, unsmoothed"[^}]*"y":\[-3\.0,-1\.0\]', page)
-    assert re.search(r'"name":"coverage"[^}]*"y":\[10\.0,35\.0\]', page)
-
-
-def test_measures_have_a_figure_each_that_says_what_they_are(run_dir):
+def test_measures_have_a_chart_each_that_says_what_they_are(run_dir):
     header, *rows = RETURNS.splitlines()
     lines = [f"{header},measure_covered,measure_own", *(f"{row},{k},0" for k, row in enumerate(rows))]
     (run_dir / "returns.csv").write_text("\n".join(lines) + "\n")
     (run_dir / "summary.json").write_text(json.dumps({**SUMMARY, "env_id": "simple_spread"}))
-    page = write_report(run_dir).read_text()
-    assert "Covered: landmarks with an agent within 0.1 at the end" in page
-    assert "Own: a measure" in page
-    assert re.search(r'"name":"covered"[^}]*"y":\[0\.0,1\.0\]', page)
+    notes = {chart["title"]: chart["note"] for chart in report_data([run_dir])["charts"]}
+    assert notes["Covered"].startswith("Landmarks with an agent within 0.1 at the end; ")
+    assert notes["Own"].startswith("A measure of the environment; ")
+    assert chart_of(run_dir, "Covered") == [("covered", [100, 200], [0, 1])]
 
 
 def test_what_is_given_away_is_drawn_for_those_with_something_to_hide(run_dir):
-    assert "How much actions tell" not in write_report(run_dir).read_text()
+    assert "What actions give away" not in titles_of(run_dir)
     header, *rows = METRICS.splitlines()
-    table = [f"{header},learners/red_0/information,learners/blue_0/information"]
-    table += [f"{row},{told}" for row, told in zip(rows, ("nan,nan", "0.125,0"), strict=True)]
+    table = [f"{header},learners/red_0/information"]
+    table += [f"{row},{told}" for row, told in zip(rows, ("nan", "0.125"), strict=True)]
     (run_dir / "metrics.csv").write_text("\n".join(table) + "\n")
-    page = write_report(run_dir).read_text()
-    assert "How much actions tell of the private part" in page
-    assert re.search(r'"name":"red_0","x":\[100\.0,200\.0\],"y":\[null,0\.125\]', page)
-    assert '"name":"blue_0"' not in page
+    assert chart_of(run_dir, "What actions give away") == [("red_0", [100, 200], [None, 0.125])]
 
 
-def test_the_folders_name_is_escaped(run_dir):
-    page = write_report(run_dir).read_text()
-    assert "<h1>a &lt;run&gt;</h1>" in page
+def test_long_tables_are_thinned_to_means_of_neighbours_with_their_ends_as_a_band(run_dir):
+    rows = "".join(f"{100 * k},1,20,{k},50\n" for k in range(1, 1201))
+    (run_dir / "returns.csv").write_text(RETURNS.splitlines()[0] + "\n" + rows)
+    data = report_data([run_dir])
+    [chart] = [chart for chart in data["charts"] if chart["title"] == "Return of greedy episodes"]
+    [own] = chart["series"]
+    assert data["xs"][own["x"]][:2] == [150, 350] and len(own["y"]) == 600
+    assert (own["y"][0], own["low"][0], own["high"][0]) == (1.5, 1, 2)
 
 
-def test_the_summary_is_shown_where_there_is_one(run_dir):
+def test_a_hostile_name_stays_text(tmp_path):
+    folder = tmp_path / "<!--style--><script>alert(1)<"
+    folder.mkdir()
+    (folder / "metrics.csv").write_text(METRICS.replace("red_0", "</script><b>_0"))
+    page = report_html([folder])
+    assert "<script>alert" not in page and "</script><b>" not in page
+    assert page.count("</script>") == 4  # the four of the template
+
+
+def test_the_summary_is_in_the_data_and_as_plain_text(run_dir):
     (run_dir / "summary.json").write_text(json.dumps(SUMMARY))
-    page = write_report(run_dir).read_text()
-    assert "2,000 (50/s)" in page
-    assert "greedy success, coverage</th><td>35.0 %" in page
+    page = write_report([run_dir])
+    [card] = data_in(page)["groups"]
+    assert card["results"] == [
+        {
+            "label": "All landmarks covered",
+            "value": "35.0",
+            "unit": "%",
+            "note": "",
+            "role": "goal",
+            "share": 0.35,
+        }
+    ]
+    facts = {fact["label"]: fact["value"] for fact in card["facts"]}
+    assert (facts["Updates"], facts["Env steps/s"], facts["Weights digest"]) == ("11", "50.0", "abababab")
+    assert "<th>All landmarks covered</th><td>35.0 %" in page.read_text()
+
+
+def test_a_run_without_a_summary_is_described_from_its_tables(run_dir):
+    [card] = report_data([run_dir])["groups"]
+    assert (card["state"], card["results"][0]["value"]) == ("gone", "35.0")
+    assert card["results_of"].startswith("Newest evaluation during training, at 200 env steps: 20 ")
+
+
+def test_a_summary_of_before_the_run_was_resumed_is_not_shown(run_dir):
+    (run_dir / "summary.json").write_text(json.dumps({**SUMMARY, "env_steps": 150}))
+    [card] = report_data([run_dir])["groups"]
+    assert card["state"] == "gone" and "Weights digest" not in {fact["label"] for fact in card["facts"]}
 
 
 def test_a_run_without_evaluations_yet_has_a_page(run_dir):
     (run_dir / "returns.csv").unlink()
-    page = write_report(run_dir).read_text()
-    assert "Critic loss" in page
-    assert "Greedy return" not in page
+    assert "Critic loss" in titles_of(run_dir) and "Return of greedy episodes" not in titles_of(run_dir)
+    assert report_data([run_dir])["groups"][0]["results_of"] == "No evaluation yet."
+
+
+def test_losses_are_marked_at_the_env_steps_of_their_time(run_dir):
+    header, *rows = METRICS.splitlines()
+    table = [f"{header},time_total_s", *(f"{row},{10 * (k + 1)}" for k, row in enumerate(rows))]
+    (run_dir / "metrics.csv").write_text("\n".join(table) + "\n")
+    starts = [{"time": 1000.0, "env_steps": 0}, {"time": 5000.0, "env_steps": 100}]
+    (run_dir / "starts.jsonl").write_text("".join(json.dumps(start) + "\n" for start in starts))
+    event = {"process": "rollout worker 1", "kind": "lost", "message": "it died", "seconds": 0.0}
+    lines = [json.dumps({**event, "time": time}) for time in (1005.0, 5005.0, 6000.0)]
+    (run_dir / "events.jsonl").write_text("\n".join([*lines, '{"cut']))
+    events = report_data([run_dir])["events"]
+    assert [(own["kind"], own["x"]) for own in events] == [
+        *(("resumed", 100), ("lost", 50.0), ("lost", 150.0), ("lost", 200.0)),
+    ]
+    assert events[1]["text"] == "rollout worker 1 lost: it died"
 
 
 def test_a_page_is_replaced_and_leaves_no_draft(run_dir):
     (run_dir / "report.html").write_text("old")
-    assert write_report(run_dir).read_text() != "old"
+    assert write_report([run_dir]).read_text() != "old"
     assert sorted(path.name for path in run_dir.iterdir()) == ["metrics.csv", "report.html", "returns.csv"]
+
+
+def test_runs_of_the_same_name_are_told_apart_by_their_parents(tmp_path):
+    for parent in ("a", "b"):
+        (tmp_path / parent / "run").mkdir(parents=True)
+        (tmp_path / parent / "run" / "metrics.csv").write_text(METRICS)
+    data = report_data([tmp_path / "a" / "run", tmp_path / "b" / "run"])
+    assert [group["name"] for group in data["groups"]] == ["a/run", "b/run"]
+    assert page_of(data, "data.json").count("connect-src 'self'") == 1
 
 
 @pytest.mark.parametrize("text", ["", METRICS.splitlines()[0] + "\n"])
 def test_a_run_without_metrics_is_refused(run_dir, text):
+    (run_dir / "returns.csv").unlink()
     (run_dir / "metrics.csv").write_text(text)
     with pytest.raises(BadInput, match="holds no metrics yet; train first"):
-        write_report(run_dir)
+        write_report([run_dir])
 
 
 def make_folder(path):
@@ -127,7 +178,7 @@ def make_folder(path):
 
 
 def make_fifo(path):
-    path.unlink()
+    path.unlink(missing_ok=True)
     os.mkfifo(path)
 
 
@@ -148,8 +199,8 @@ def make_fifo(path):
         ("summary.json", "[]", "summary.json cannot be used (TypeError: "),
         ("summary.json", "{}", "summary.json cannot be used (KeyError: 'env_steps'); repair or delete it"),
         ("summary.json", b"\xff", "summary.json cannot be used (UnicodeDecodeError: "),
-        ("episodes.gif", make_folder, "episodes.gif cannot be used (OSError: "),
-        ("report.html", make_folder, "report.html cannot be written (Is a directory)"),
+        ("events.jsonl", make_fifo, "events.jsonl cannot be used (OSError: "),
+        ("report.html", make_folder, "the page cannot be written (Is a directory)"),
     ],
 )
 def test_a_damaged_file_is_named(run_dir, name, damage, message, capsys):
@@ -164,4 +215,4 @@ def test_a_damaged_file_is_named(run_dir, name, damage, message, capsys):
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(BadInput, match=r"holds no run \(metrics.csv: No such file"):
-        write_report(tmp_path)
+        write_report([tmp_path])

@@ -19,7 +19,8 @@ import pytest
 from distributed_maddpg.cli import main
 from distributed_maddpg.durations import format_duration
 from distributed_maddpg.errors import BadInput
-from distributed_maddpg.run.folder import RunFolder, is_locked
+from distributed_maddpg.files import is_locked
+from distributed_maddpg.run.folder import RunFolder
 from distributed_maddpg.run.progress import Progress
 from distributed_maddpg.run.status import run_status
 from distributed_maddpg.run.status_text import overview, status_rows
