@@ -11,6 +11,8 @@ import re
 import shutil
 import stat
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,35 @@ def write_atomic(path: Path, text: str) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`; what was written there replaces `path` unless the body raises."""
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        yield draft
+        sync(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def check_writable(path: Path, field: str) -> None:
+    """Check that a file can be written, or replaced, at a path of this machine.
+
+    Raises:
+        BadInput: naming it as the value of `field`, if it is a folder, or lies in none that can be written.
+    """
+    folder = local_path(field, path).parent
+    if path.is_dir():
+        raise BadInput(field, str(path), "is a folder; name a file")
+    if not folder.is_dir():
+        raise BadInput(field, str(path), f"lies in no folder; create {str(folder)!r}, or name another file")
+    if not os.access(folder, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise BadInput(field, str(path), "cannot be written to; name another file")
+    if path.exists() and not path.is_file():
+        raise BadInput(field, str(path), "is not a regular file; name another")
 
 
 def local_path(field: str, value: str | Path) -> Path:

@@ -19,6 +19,7 @@ _COMMANDS = (
     "train",
     "submit",
     "evaluate",
+    "render",
     "cross-play",
     "reproduce",
     "benchmark",
@@ -31,6 +32,7 @@ _USAGE = """usage: distributed-maddpg COMMAND ...
   train                      train, and write a run folder with checkpoints, curves and a report
   submit -- train ...        train as a job of a Ray cluster, and print its log
   evaluate CHECKPOINT        play greedy episodes and print scores; --best-response seeks strong opponents
+  render CHECKPOINT          draw greedy episodes as a GIF, MP4 or PNG, or in a window
   cross-play CHECKPOINT...   play every team against every opponent, and print the matrix
   reproduce EXPERIMENT       train and compare the runs of the paper's table: physical-deception
   benchmark WHAT             measure env, rollout, replay, learner, train, scaling or all

@@ -1,25 +1,12 @@
 import numpy as np
 import pytest
 
-from distributed_maddpg.config import MADDPGConfig
-from distributed_maddpg.envs import env_spec, make_vector_env
+from distributed_maddpg.envs import make_vector_env
 from distributed_maddpg.evaluation.episodes import evaluate_weights
-from distributed_maddpg.evaluation.matchups import TeamSource
 from distributed_maddpg.evaluation.recording import record_episodes
-from distributed_maddpg.types import policy_layout
+from tests.evaluation.recorded import settings, source
 
 SCENARIOS = ("simple_adversary", "simple_crypto", "simple_world_comm", "collect_treasure")
-
-
-def settings(env_id="simple_adversary", **env):
-    config = MADDPGConfig.from_dict({"env": {"id": env_id, **env}, "rollout": {"num_envs": 3}})
-    return config, env_spec(config.env.id, config.env.backend, config.env.kwargs)
-
-
-def source(config, spec, seed):
-    size = policy_layout(spec, config.algorithm.policy_hidden_sizes).num_parameters
-    parameters = np.random.default_rng(seed).normal(0, 0.3, (len(spec.agents), size))
-    return TeamSource(config, parameters.astype(np.float32))
 
 
 def recorded(config, spec, num_episodes=5, seed=7):

@@ -100,6 +100,13 @@ class MPE2VectorEnv(PettingZooVectorEnv):
         """Return the measures [E, K] of each copy's latest episode."""
         return self._measures
 
+    def _masked(self, factory: Callable[..., Any]) -> tuple[bool, ...]:
+        """Return (): nobody has action masks. To look for them would make and close one more copy.
+
+        MPE2's `close` ends pygame for the whole process, after which no other copy can draw letters.
+        """
+        return ()
+
     def _seed_streams(self, seed: int) -> None:
         for copy, env in enumerate(self.envs):
             env.unwrapped.np_random = streams.stream(seed, copy)

@@ -102,7 +102,9 @@ class _SpeakerListener(MPE2World):
         return {"goal_landmark": _index(self.world.landmarks, self.world.agents[0].goal_b)}
 
     def write(self, values: Values) -> None:
-        self.world.agents[0].goal_b = self.world.landmarks[values["goal_landmark"]]
+        speaker, listener = self.world.agents
+        speaker.goal_b = self.world.landmarks[values["goal_landmark"]]
+        listener.color = speaker.goal_b.color + 0.45
 
     def measure(self, sums: npt.NDArray[np.float64]) -> None:
         distance = _apart(self.world.agents[1], self.world.agents[0].goal_b)
@@ -213,6 +215,7 @@ class _Treasure(MPE2World):
     def write(self, values: Values) -> None:
         for agent, held in zip(self._collectors, values["holding"].tolist(), strict=True):
             agent.holding = None if held < 0 else held
+            agent.color = np.full(3, 0.85) if held < 0 else 0.85 * self.world.treasure_colors[held]
         for i, mark in enumerate(self.world.landmarks):
             mark.type, mark.alive = int(values["treasure_types"][i]), bool(values["treasure_alive"][i])
             mark.color = self.world.treasure_colors[mark.type].copy()
