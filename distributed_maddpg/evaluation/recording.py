@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from distributed_maddpg.acting.joint_policy import EnvActions
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import EnvFactory
-from distributed_maddpg.envs.base import Observations, State, VectorEnv
+from distributed_maddpg.envs.base import Observations, State, StepResult, VectorEnv
 from distributed_maddpg.errors import TrainingError
 from distributed_maddpg.evaluation.episodes import evaluation_env, greedy_policy
 from distributed_maddpg.evaluation.matchups import TeamSource
@@ -64,7 +65,7 @@ def record_episodes(
 ) -> Recording:
     """Play greedy episodes in which each team acts with the policies of its own run, and record them.
 
-    In scenarios of MPE2 the episodes are those that `evaluate_weights` plays with the same seed.
+    The episodes are those that `evaluate_weights` plays with the same seed, in the same order.
 
     Args:
         sources: of each team; the environment is built from the settings of the first.
@@ -75,71 +76,113 @@ def record_episodes(
     Raises:
         TrainingError: if an episode does not end within 100 000 steps.
     """
-    config, length = _with_last_frame(next(iter(sources.values())).config, seed, env_factory)
+    config = next(iter(sources.values())).config
     with evaluation_env(config, num_episodes, seed, env_factory=env_factory) as env:
         policies = {team: greedy_policy(run.config, env, run.parameters) for team, run in sources.items()}
         policy = combine_teams(env.spec, policies)
-        episodes: list[_Episode] = []
-        while len(episodes) < num_episodes:
-            episodes += _play_round(env, policy, length)
-        return _joined(env.spec, episodes[:num_episodes])
+        if not hasattr(env, "scenario"):
+            return _joined(env.spec, _play(env, policy, num_episodes, _Stateless()))
+        with evaluation_env(_endless(config, env.scenario.options), num_episodes, seed) as twin:
+            return _joined(env.spec, _play(env, policy, num_episodes, _States(env, twin)))
 
 
-def _with_last_frame(
-    config: MADDPGConfig, seed: int, env_factory: EnvFactory | None
-) -> tuple[MADDPGConfig, int]:
-    """Return settings in which the state after the last step can be read, and the steps of an episode.
+def _endless(config: MADDPGConfig, options: Any) -> MADDPGConfig:
+    """Return settings of a scenario of MPE2 in which a step that would end an episode does not."""
+    kwargs = {**config.env.kwargs, "max_cycles": options.max_cycles + 1}
+    if hasattr(options, "terminate_on_success"):
+        kwargs["terminate_on_success"] = False
+    return dataclasses.replace(config, env=dataclasses.replace(config.env, kwargs=kwargs))
 
-    A copy is reset in the step that ends its episode. MPE2's episodes only end by their length, so one that
-    may last a step longer is not reset. Other environments have no state to read, and no fixed length: 0.
+
+class _Stateless:
+    """The states of an environment that has none to read."""
+
+    def current(self) -> State:
+        """Return nothing."""
+        return {}
+
+    def after(self, actions: EnvActions, ended: bool) -> State:
+        """Return nothing."""
+        return {}
+
+
+class _States:
+    """The states of a scenario of MPE2, those in which episodes end as well.
+
+    The environment resets a copy in the step that ends its episode. Its twin, which does not, makes this step
+    again from the state before it.
     """
-    with evaluation_env(config, 1, seed, env_factory=env_factory) as env:
-        scenario = getattr(env, "scenario", None)
-    if scenario is None:
-        return config, 0
-    length = int(scenario.options.max_cycles)
-    kwargs = {**config.env.kwargs, "max_cycles": length + 1}
-    return dataclasses.replace(config, env=dataclasses.replace(config.env, kwargs=kwargs)), length
+
+    def __init__(self, env: VectorEnv, twin: VectorEnv) -> None:
+        self._env, self._twin, self._before = env, twin, State()
+
+    def current(self) -> State:
+        """Return the state of each copy, for a copy whose episode has ended the first of its next one."""
+        self._before = self._env.get_state()
+        return self._before
+
+    def after(self, actions: EnvActions, ended: bool) -> State:
+        """Return the state after a step from that which `current` returned last; `ended`: in any copy."""
+        if not ended:
+            return self._env.get_state()
+        self._twin.set_state(self._before)
+        self._twin.step(actions)
+        return self._twin.get_state()
 
 
 class _Episode:
     """The frames and steps of one copy."""
 
-    def __init__(self) -> None:
+    def __init__(self, obs: Observations, state: State, copy: int) -> None:
+        """Begin with the first frame of a copy."""
         self.obs: list[Observations] = []
         self.states: list[State] = []
         self.actions: list[list[npt.NDArray[Any]]] = []
         self.rewards: list[FloatArray] = []
         self.terminated: list[npt.NDArray[np.bool_]] = []
+        self._copy = copy
+        self._add_frame(obs, state)
 
-    def add_frame(self, obs: Observations, state: State, copy: int) -> None:
-        self.obs.append(tuple(values[copy].copy() for values in obs))
-        self.states.append({name: values[copy].copy() for name, values in state.items()})
+    def add(self, actions: EnvActions, result: StepResult, state: State) -> None:
+        """Add a step and the frame after it."""
+        self.actions.append([values[self._copy].copy() for values in actions])
+        self.rewards.append(result.rewards[self._copy].copy())
+        self.terminated.append(result.terminated[self._copy].copy())
+        self._add_frame(result.final_obs, state)
+
+    def _add_frame(self, obs: Observations, state: State) -> None:
+        self.obs.append(tuple(values[self._copy].copy() for values in obs))
+        self.states.append({name: values[self._copy].copy() for name, values in state.items()})
 
 
-def _play_round(env: VectorEnv, policy: JointPolicyFn, length: int) -> list[_Episode]:
-    """Play one episode in each copy; with `length` all end after so many steps."""
-    episodes = [_Episode() for _ in range(env.num_envs)]
-    running = list(range(env.num_envs))
+def _play(
+    env: VectorEnv, policy: JointPolicyFn, num_episodes: int, states: _States | _Stateless
+) -> list[_Episode]:
+    """Play the first episodes of each copy, as `evaluate` does, in the order in which they end."""
+    left = np.full(env.num_envs, num_episodes // env.num_envs)
+    left[: num_episodes % env.num_envs] += 1
     obs = env.reset()
-    state = env.get_state() if length else {}
-    for copy in running:
-        episodes[copy].add_frame(obs, state, copy)
-    for step in range(1, (length or _MAX_EPISODE_STEPS) + 1):
+    state = states.current()
+    running = {copy: _Episode(obs, state, copy) for copy in range(env.num_envs)}
+    complete: list[_Episode] = []
+    while running:
         actions = policy(obs)
         result = env.step(actions)
-        obs, state = result.obs, env.get_state() if length else {}
-        for copy in running:
-            own = episodes[copy]
-            own.actions.append([values[copy].copy() for values in actions])
-            own.rewards.append(result.rewards[copy].copy())
-            own.terminated.append(result.terminated[copy].copy())
-            own.add_frame(result.final_obs, state, copy)
-        ended = result.truncated | result.terminated.all(axis=1)
-        running = [copy for copy in running if not ended[copy] and step != length]
-        if not running:
-            return episodes
-    raise TrainingError(f"recording: an episode did not end within {_MAX_EPISODE_STEPS} steps")
+        obs, ended = result.obs, result.truncated | result.terminated.all(axis=1)
+        after = states.after(actions, bool(ended.any()))
+        state = states.current()
+        for copy, episode in sorted(running.items()):
+            episode.add(actions, result, after)
+            if not ended[copy]:
+                if len(episode.actions) == _MAX_EPISODE_STEPS:
+                    limit = f"within {_MAX_EPISODE_STEPS} steps"
+                    raise TrainingError(f"recording: an episode did not end {limit}")
+                continue
+            complete.append(running.pop(copy))
+            left[copy] -= 1
+            if left[copy]:
+                running[copy] = _Episode(obs, state, copy)
+    return complete
 
 
 def _joined(spec: EnvSpec, episodes: Sequence[_Episode]) -> Recording:

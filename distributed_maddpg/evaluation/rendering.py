@@ -100,7 +100,7 @@ def _with_kwargs(config: MADDPGConfig, kwargs: dict[str, Any]) -> MADDPGConfig:
 
 def draw_recording(config: MADDPGConfig, recording: Recording, camera: Camera) -> Iterator[Frame]:
     """Draw recorded episodes of a scenario of MPE2, 700 pixels wide and high."""
-    pen = _MPE2Pen(config)
+    pen = _MPE2Pen(config, int(recording.lengths.max()))
     for episode in range(recording.num_episodes):
         frames = recording.frames(episode)
         states = {name: values[frames] for name, values in recording.states.items()}
@@ -113,12 +113,11 @@ def draw_recording(config: MADDPGConfig, recording: Recording, camera: Camera) -
 class _MPE2Pen:
     """Draws states with one of MPE2's environments, into whose world they are written."""
 
-    def __init__(self, config: MADDPGConfig) -> None:
+    def __init__(self, config: MADDPGConfig, length: int) -> None:
         from mpe2._mpe_utils.core import Landmark  # noqa: PLC0415 - loads gymnasium
 
         # The last state of an episode is one of an environment that may still take a step.
-        cycles = int(config.env.kwargs.get("max_cycles", 25)) + 1
-        kwargs = {**config.env.kwargs, "max_cycles": cycles, "render_mode": "rgb_array"}
+        kwargs = {**config.env.kwargs, "max_cycles": length + 1, "render_mode": "rgb_array"}
         env: Any = make_vector_env(config.env.id, 1, 0, backend="pettingzoo", **kwargs)
         self._env, self._raw = env, env.envs[0].unwrapped
         self._scaling, self._sizes = self._raw.dynamic_rescaling, env.scenario.world.bodies["size"]

@@ -65,3 +65,32 @@ def test_environments_without_a_state_are_recorded_until_each_episode_ends():
         counted = recording.obs[0][recording.frames(k), 0]
         assert np.array_equal(counted - counted[0], np.arange(5))
         assert recording.terminated[recording.steps(k)].all(axis=1).tolist() == [False] * 3 + [True]
+
+
+def early(env_id):
+    """Return settings in which some episodes end early, by success, and others do not."""
+    kwargs = {"max_cycles": 12, "terminate_on_success": True, "num_good": 1, "num_obstacles": 0}
+    return settings(env_id, kwargs=kwargs)
+
+
+def test_the_state_in_which_an_episode_ends_early_is_its_own():
+    config, spec = early("simple_tag")
+    run, recording = recorded(config, spec, num_episodes=40, seed=1)
+    card = evaluate_weights(config, run.parameters, 40, 1)
+    assert recording.lengths.tolist() == card.episodes.lengths.tolist()
+    assert set(recording.lengths) > {12}
+    np.testing.assert_allclose(returns(recording), card.episodes.returns, rtol=1e-5, atol=1e-5)
+    for k, length in enumerate(recording.lengths):
+        cycles = recording.states["cycle"][recording.frames(k)]
+        assert cycles.tolist() == list(range(length + 1))
+        positions = recording.states["agent_positions"][recording.frames(k)]
+        # An observation begins with the own velocity and position.
+        np.testing.assert_allclose(positions[:, 0], recording.obs[0][recording.frames(k), 2:4], atol=1e-6)
+
+
+def test_episodes_of_different_lengths_are_those_that_are_evaluated():
+    config, spec = settings("tests.support.coming:parallel_env")
+    run, recording = recorded(config, spec, num_episodes=7)
+    card = evaluate_weights(config, run.parameters, 7, 7)
+    assert recording.lengths.tolist() == card.episodes.lengths.tolist()
+    np.testing.assert_allclose(returns(recording), card.episodes.returns, rtol=1e-5, atol=1e-5)
