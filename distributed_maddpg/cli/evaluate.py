@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -13,6 +14,11 @@ from distributed_maddpg.benchmarks.options import check_numbers
 from distributed_maddpg.cli.output import print_result
 from distributed_maddpg.cli.parsing import parse
 from distributed_maddpg.errors import BadInput
+
+if TYPE_CHECKING:
+    from distributed_maddpg.evaluation.scorecard import Scorecard
+    from distributed_maddpg.run.progress import Progress
+    from distributed_maddpg.trainer import MADDPG
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,9 @@ class EvaluateCommand:
     budget: float = 1.0
     """Multiplies how long each opponent of --best-response learns. With 1 the command takes about three
     minutes; with four good agents, five."""
+    record: str = ""
+    """File to write the episodes to, a new .npz: states, observations, actions, rewards, for numpy and others
+    (docs/episodes.md)."""
     json: bool = False
     """Print one JSON object on stdout instead of tables."""
 
@@ -53,6 +62,7 @@ def run(arguments: list[str]) -> None:
     command = parse(EvaluateCommand, "evaluate", arguments)
 
     from distributed_maddpg.best_response.search import best_responses, check_budget  # noqa: PLC0415
+    from distributed_maddpg.evaluation.episode_file import check_episode_file  # noqa: PLC0415
     from distributed_maddpg.evaluation.matchups import evaluate_matchups  # noqa: PLC0415
     from distributed_maddpg.report.scorecard import scorecard_tables  # noqa: PLC0415
     from distributed_maddpg.run.folder import best_checkpoint, newest_checkpoint  # noqa: PLC0415
@@ -60,6 +70,8 @@ def run(arguments: list[str]) -> None:
     from distributed_maddpg.trainer import MADDPG  # noqa: PLC0415
 
     progress = Progress()
+    if command.record:
+        check_episode_file(Path(command.record), "--record")
     path = str((best_checkpoint if command.best else newest_checkpoint)(command.checkpoint))
     with (
         contextlib.redirect_stdout(sys.stderr),
@@ -70,6 +82,8 @@ def run(arguments: list[str]) -> None:
             check_budget(algo.config, command.budget)
         scorecard = algo.scorecard(command.episodes, command.seed)
         card = scorecard.with_intervals()
+        if command.record:
+            _record(command, path, algo, scorecard, progress)
         if command.matchups:
             card["matchups"] = evaluate_matchups(*run, command.episodes, command.seed)
         if command.best_response:
@@ -77,3 +91,24 @@ def run(arguments: list[str]) -> None:
             card["best_response"] = found
     result = {"checkpoint": path, "seed": command.seed, **card}
     print_result(result, scorecard_tables(card), command.json, progress)
+
+
+def _record(
+    command: EvaluateCommand, path: str, algo: MADDPG, scorecard: Scorecard, progress: Progress
+) -> None:
+    """Play the evaluated episodes once more, and write them to a file."""
+    from distributed_maddpg.evaluation.episode_file import check_same_episodes, write_episodes  # noqa: PLC0415
+    from distributed_maddpg.evaluation.matchups import TeamSource  # noqa: PLC0415
+    from distributed_maddpg.evaluation.recording import record_episodes  # noqa: PLC0415
+    from distributed_maddpg.seeding import integer_seed  # noqa: PLC0415
+
+    source = TeamSource(algo.config, algo.policy_parameters())
+    key = integer_seed(command.seed, "evaluation", 0)
+    recording = record_episodes(dict.fromkeys(algo.spec.teams, source), command.episodes, key)
+    check_same_episodes(recording, scorecard.episodes)
+    about = {"checkpoint": path, "seed": command.seed}
+    num_bytes = write_episodes(Path(command.record), recording, algo.config, about)
+    steps = int(recording.lengths.sum())
+    progress.note(
+        f"wrote {command.record}: {command.episodes:,} episodes, {steps:,} steps, {num_bytes:,} bytes"
+    )
