@@ -195,13 +195,14 @@ def written_aside(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def check_writable(path: Path, field: str) -> None:
-    """Check that a file can be written, or replaced, at a path of this machine.
+def writable_file(field: str, value: str | Path) -> Path:
+    """Return the path of a file of this machine that can be written, or replaced.
 
     Raises:
         BadInput: naming it as the value of `field`, if it is a folder, or lies in none that can be written.
     """
-    folder = local_path(field, path).parent
+    path = local_path(field, value)
+    folder = path.parent
     if path.is_dir():
         raise BadInput(field, str(path), "is a folder; name a file")
     if not folder.is_dir():
@@ -210,6 +211,7 @@ def check_writable(path: Path, field: str) -> None:
         raise BadInput(field, str(path), "cannot be written to; name another file")
     if path.exists() and not path.is_file():
         raise BadInput(field, str(path), "is not a regular file; name another")
+    return path
 
 
 def local_path(field: str, value: str | Path) -> Path:

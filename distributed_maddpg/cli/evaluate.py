@@ -62,7 +62,7 @@ def run(arguments: list[str]) -> None:
     command = parse(EvaluateCommand, "evaluate", arguments)
 
     from distributed_maddpg.best_response.search import best_responses, check_budget  # noqa: PLC0415
-    from distributed_maddpg.evaluation.episode_file import check_episode_file  # noqa: PLC0415
+    from distributed_maddpg.evaluation.episode_file import episode_file  # noqa: PLC0415
     from distributed_maddpg.evaluation.matchups import evaluate_matchups  # noqa: PLC0415
     from distributed_maddpg.report.scorecard import scorecard_tables  # noqa: PLC0415
     from distributed_maddpg.run.folder import best_checkpoint, newest_checkpoint  # noqa: PLC0415
@@ -71,7 +71,7 @@ def run(arguments: list[str]) -> None:
 
     progress = Progress()
     if command.record:
-        check_episode_file(Path(command.record), "--record")
+        episode_file("--record", command.record)
     path = str((best_checkpoint if command.best else newest_checkpoint)(command.checkpoint))
     with (
         contextlib.redirect_stdout(sys.stderr),

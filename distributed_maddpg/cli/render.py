@@ -83,14 +83,13 @@ def run(arguments: list[str]) -> None:
     command = parse(RenderCommand, "render", arguments)
 
     from distributed_maddpg.evaluation.rendering import no_display, render_episodes  # noqa: PLC0415
-    from distributed_maddpg.report.video import check_out, write_video  # noqa: PLC0415
+    from distributed_maddpg.report.video import picture_file, write_video  # noqa: PLC0415
     from distributed_maddpg.report.window import open_window  # noqa: PLC0415
     from distributed_maddpg.run.progress import Progress  # noqa: PLC0415
     from distributed_maddpg.seeding import integer_seed  # noqa: PLC0415
 
-    progress, out, seed = Progress(), Path(command.out), integer_seed(command.seed, "evaluation", 0)
-    if command.out:
-        check_out(out)
+    progress, seed = Progress(), integer_seed(command.seed, "evaluation", 0)
+    out = picture_file("--out", command.out) if command.out else Path()
     with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as stack:
         window = stack.enter_context(open_window(command.size, command.fps)) if command.window else None
         players, sources = _teams(command)

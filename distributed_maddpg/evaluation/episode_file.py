@@ -12,24 +12,25 @@ from distributed_maddpg._version import __version__
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, TrainingError
 from distributed_maddpg.evaluation.recording import Recording
-from distributed_maddpg.files import check_writable, written_aside
+from distributed_maddpg.files import writable_file, written_aside
 from distributed_maddpg.types import EpisodeReport
 
 EPISODE_FILE_FORMAT = 1
 _TOLERANCE = 1e-3  # of returns: float32 sums in another order
 
 
-def check_episode_file(path: Path, field: str) -> None:
-    """Check that episodes can be written to a file, before any is played.
+def episode_file(field: str, value: str | Path) -> Path:
+    """Return the path of a new file that episodes can be written to, before any is played.
 
     Raises:
         BadInput: naming the file as the value of `field`, if it cannot be written, exists, or is no `.npz`.
     """
-    check_writable(path, field)
+    path = writable_file(field, value)
     if path.suffix != ".npz":
         raise BadInput(field, str(path), "must end with .npz")
     if path.exists():
         raise BadInput(field, str(path), "exists; delete it, or name another file")
+    return path
 
 
 def check_same_episodes(recording: Recording, evaluated: EpisodeReport) -> None:

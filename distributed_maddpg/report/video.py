@@ -13,15 +13,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from distributed_maddpg.errors import BadInput
+from distributed_maddpg.errors import BadInput, TrainingError
 from distributed_maddpg.evaluation.rendering import Frame
-from distributed_maddpg.files import check_writable, written_aside
+from distributed_maddpg.files import writable_file, written_aside
 
 FORMATS = (".gif", ".mp4", ".png")
 MAX_GIF_FRAMES = 2_000
 PAUSE_S = 1.0
 """How much longer the end of an episode is shown."""
 _COLOURS, _SAMPLES, _SAMPLED_PIXELS, _AT_ONCE = 128, 16, 2_000_000, 8_192
+_FFMPEG_TIMEOUT_S = 300.0
 _MOMENTS, _GAP, _GAP_COLOUR = 6, 4, "#c8c8c8"
 
 
@@ -37,18 +38,19 @@ class Footage:
     num_bytes: int
 
 
-def check_out(path: Path, field: str = "--out") -> None:
-    """Check that pictures can be written to a file, before any is drawn.
+def picture_file(field: str, value: str | Path) -> Path:
+    """Return the path of a file that pictures can be written to, before any is drawn.
 
     Raises:
         BadInput: naming the file as the value of `field`.
     """
-    check_writable(path, field)
+    path = writable_file(field, value)
     if path.suffix.lower() not in FORMATS:
         raise BadInput(field, str(path), f"must end with {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     if path.suffix.lower() == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
         remedy = "needs imageio-ffmpeg: pip install 'distributed-maddpg[video]', or name a .gif"
         raise BadInput(field, str(path), remedy)
+    return path
 
 
 def write_video(frames: Iterable[Frame], path: Path, width: int, fps: float) -> Footage:
@@ -59,7 +61,7 @@ def write_video(frames: Iterable[Frame], path: Path, width: int, fps: float) -> 
 
     Args:
         frames: at least one.
-        path: see `check_out`.
+        path: see `picture_file`.
         width: of each frame in pixels.
         fps: frames a second; a GIF has hundredths of a second.
 
@@ -162,6 +164,7 @@ def _write_mp4(frames: Iterable[Frame], path: Path, width: int, fps: float) -> F
             quality=8,
             macro_block_size=2,
             ffmpeg_log_level="error",
+            ffmpeg_timeout=_FFMPEG_TIMEOUT_S,
             output_params=["-f", "mp4", "-movflags", "+faststart"],
         )
         writer.send(None)
@@ -171,6 +174,9 @@ def _write_mp4(frames: Iterable[Frame], path: Path, width: int, fps: float) -> F
                 written += 1
         finally:
             writer.close()  # waits for ffmpeg, or ends it
+        encoded = int(imageio_ffmpeg.count_frames_and_secs(str(draft))[0]) if draft.exists() else 0
+        if encoded != written:
+            raise TrainingError(f"ffmpeg wrote {encoded} of {written} frames to {path}")
     return Footage(written, *first.size, written / fps, path.stat().st_size)
 
 

@@ -8,7 +8,7 @@ import pytest
 from distributed_maddpg.cli import main
 from distributed_maddpg.envs import make_vector_env
 from distributed_maddpg.errors import BadInput, TrainingError
-from distributed_maddpg.evaluation.episode_file import check_episode_file, check_same_episodes, write_episodes
+from distributed_maddpg.evaluation.episode_file import check_same_episodes, episode_file, write_episodes
 from distributed_maddpg.evaluation.episodes import evaluate_weights
 from distributed_maddpg.evaluation.recording import record_episodes
 from distributed_maddpg.trainer import MADDPG
@@ -99,7 +99,7 @@ def test_what_cannot_be_written_is_refused(tmp_path):
         ".": "is a folder",
     }.items():
         with pytest.raises(BadInput, match=why):
-            check_episode_file(tmp_path / name, "--record")
+            episode_file("--record", tmp_path / name)
 
 
 def test_evaluate_records_what_it_evaluates(tmp_path, capsys):

@@ -11,7 +11,7 @@ from PIL import Image, ImageSequence
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.evaluation.rendering import Frame
 from distributed_maddpg.report import video
-from distributed_maddpg.report.video import Footage, check_out, moments, write_video
+from distributed_maddpg.report.video import Footage, moments, picture_file, write_video
 
 COLOURS = [(170, 70, 70), (70, 70, 170), (30, 130, 30), (30, 30, 30), (200, 150, 40), (255, 255, 255)]
 
@@ -108,7 +108,7 @@ def test_a_gif_does_not_grow_without_bound(tmp_path, monkeypatch):
 def test_what_cannot_be_written_is_refused_before_anything_is_drawn(tmp_path, monkeypatch):
     def refusal(path):
         with pytest.raises(BadInput) as caught:
-            check_out(path)
+            picture_file("--out", path)
         return str(caught.value)
 
     assert "must end with .gif, .mp4 or .png" in refusal(tmp_path / "x.avi")
@@ -117,4 +117,4 @@ def test_what_cannot_be_written_is_refused_before_anything_is_drawn(tmp_path, mo
     assert "must be a path of this machine" in refusal("s3://bucket/x.gif")
     monkeypatch.setattr(video.importlib.util, "find_spec", lambda _: None)
     assert "needs imageio-ffmpeg: pip install 'distributed-maddpg[video]'" in refusal(tmp_path / "x.mp4")
-    check_out(tmp_path / "x.gif")
+    assert picture_file("--out", str(tmp_path / "x.gif")) == tmp_path / "x.gif"
