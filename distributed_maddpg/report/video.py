@@ -18,7 +18,8 @@ from distributed_maddpg.evaluation.rendering import Frame
 from distributed_maddpg.files import writable_file, written_aside
 
 FORMATS = (".gif", ".mp4", ".png")
-MAX_GIF_FRAMES = 2_000
+MAX_PIXELS = {".gif": 200_000_000, ".png": 100_000_000}
+"""Of all frames together, which are kept in memory until the file is complete."""
 PAUSE_S = 1.0
 """How much longer the end of an episode is shown."""
 _COLOURS, _SAMPLES, _SAMPLED_PIXELS, _AT_ONCE = 128, 16, 2_000_000, 8_192
@@ -66,11 +67,11 @@ def write_video(frames: Iterable[Frame], path: Path, width: int, fps: float) -> 
         fps: frames a second; a GIF has hundredths of a second.
 
     Raises:
-        BadInput: if there are more frames than a GIF should hold.
+        BadInput: if there are more frames than a GIF or a PNG should hold.
     """
     kind = path.suffix.lower()
     if kind == ".png":
-        return _write_sheet(list(frames), path, width)
+        return _write_sheet(frames, path, width)
     write = _write_gif if kind == ".gif" else _write_mp4
     return write(frames, path, width, fps)
 
@@ -88,12 +89,8 @@ def _write_gif(frames: Iterable[Frame], path: Path, width: int, fps: float) -> F
     images: list[Image.Image] = []
     durations: list[int] = []
     for frame in frames:
-        if len(images) == MAX_GIF_FRAMES:
-            remedy = (
-                f"would hold more than {MAX_GIF_FRAMES:,} frames; name an .mp4, or ask for fewer episodes"
-            )
-            raise BadInput("--out", str(path), remedy)
         images.append(resized(frame, width))
+        _check_pixels(images, path)
         durations.append(frame_ms + round(1000 * PAUSE_S) * frame.last)
     palette = _palette(images)
     few = [_indexed(image, palette) for image in images]
@@ -108,6 +105,13 @@ def _write_gif(frames: Iterable[Frame], path: Path, width: int, fps: float) -> F
             optimize=True,
         )
     return Footage(len(few), *few[0].size, sum(durations) / 1000, path.stat().st_size)
+
+
+def _check_pixels(images: Sequence[Image.Image], path: Path) -> None:
+    kind = path.suffix.lower()
+    if len(images) * images[0].width * images[0].height > MAX_PIXELS[kind]:
+        remedy = f"would hold more than {len(images) - 1:,} frames of this size; ask for fewer episodes"
+        raise BadInput("--out", str(path), f"{remedy}, a smaller --size, or an .mp4")
 
 
 def _palette(images: Sequence[Image.Image]) -> npt.NDArray[np.int64]:
@@ -187,9 +191,12 @@ def _with_pauses(frames: Iterable[Frame], width: int, fps: float) -> Iterator[Im
         yield from itertools.repeat(image, 1 + round(PAUSE_S * fps) * frame.last)
 
 
-def _write_sheet(frames: Sequence[Frame], path: Path, width: int) -> Footage:
-    episodes = [list(own) for _, own in itertools.groupby(frames, key=lambda frame: frame.episode)]
-    rows = [[resized(own[index], width) for index in moments(len(own))] for own in episodes]
+def _write_sheet(frames: Iterable[Frame], path: Path, width: int) -> Footage:
+    rows: list[list[Image.Image]] = []
+    for _, episode in itertools.groupby(frames, key=lambda frame: frame.episode):
+        own = [resized(frame, width) for frame in episode]
+        rows.append([own[index] for index in moments(len(own))])
+        _check_pixels([image for row in rows for image in row], path)
     columns, (frame_width, height) = max(map(len, rows)), rows[0][0].size
     size = (columns * (frame_width + _GAP) - _GAP, len(rows) * (height + _GAP) - _GAP)
     sheet = Image.new("RGB", size, _GAP_COLOUR)

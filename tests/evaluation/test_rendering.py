@@ -60,7 +60,7 @@ def test_compiled_episodes_are_drawn_as_by_mpe2():
 
 
 def test_who_holds_a_treasure_has_its_colour():
-    kwargs = {"max_cycles": 40, "num_treasures": 200}
+    kwargs = {"max_cycles": 8, "num_treasures": 80}
     recording = drawn_as_by_mpe2(*settings("collect_treasure", backend="pettingzoo", kwargs=kwargs))
     assert (recording.states["holding"] >= 0).any()
 

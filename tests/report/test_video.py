@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from distributed_maddpg.errors import BadInput
+from distributed_maddpg.errors import BadInput, TrainingError
 from distributed_maddpg.evaluation.rendering import Frame
 from distributed_maddpg.report import video
 from distributed_maddpg.report.video import Footage, moments, picture_file, write_video
@@ -98,10 +98,11 @@ def test_a_file_is_replaced_only_by_a_complete_one(tmp_path):
         assert image.n_frames == 6
 
 
-def test_a_gif_does_not_grow_without_bound(tmp_path, monkeypatch):
-    monkeypatch.setattr(video, "MAX_GIF_FRAMES", 5)
-    with pytest.raises(BadInput, match=r"more than 5 frames; name an \.mp4"):
-        write_video(frames(), tmp_path / "x.gif", 80, fps=10)
+@pytest.mark.parametrize("kind", [".gif", ".png"])
+def test_a_file_does_not_grow_without_bound(tmp_path, monkeypatch, kind):
+    monkeypatch.setitem(video.MAX_PIXELS, kind, 6 * 80 * 60 - 1)
+    with pytest.raises(BadInput, match=r"more than 5 frames of this size; ask for .* or an \.mp4"):
+        write_video(frames(), tmp_path / f"x{kind}", 80, fps=10)
     assert not list(tmp_path.iterdir())
 
 
@@ -118,3 +119,10 @@ def test_what_cannot_be_written_is_refused_before_anything_is_drawn(tmp_path, mo
     monkeypatch.setattr(video.importlib.util, "find_spec", lambda _: None)
     assert "needs imageio-ffmpeg: pip install 'distributed-maddpg[video]'" in refusal(tmp_path / "x.mp4")
     assert picture_file("--out", str(tmp_path / "x.gif")) == tmp_path / "x.gif"
+
+
+def test_a_film_that_ffmpeg_did_not_finish_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(imageio_ffmpeg, "count_frames_and_secs", lambda _: (3, 0.3))
+    with pytest.raises(TrainingError, match="ffmpeg wrote 3 of 14 frames"):
+        write_video(frames(), tmp_path / "x.mp4", 80, fps=4)
+    assert not list(tmp_path.iterdir())
