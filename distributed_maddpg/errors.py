@@ -103,3 +103,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     nearest = difflib.get_close_matches(name[:_MAX_NAME_CHARS], names, n=1, cutoff=0.5)
     return f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"
+
+
+def must_be_one_of(value: object, choices: Iterable[object]) -> str:
+    """Return the remedy for a value that is none of a few: all of them, and the most similar one."""
+    known = [str(choice) for choice in choices]
+    nearest = difflib.get_close_matches(str(value)[:_MAX_NAME_CHARS], known, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"must be one of {', '.join(known)}{hint}"

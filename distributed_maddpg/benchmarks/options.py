@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from distributed_maddpg.config import EnvArgument, MADDPGConfig
+from distributed_maddpg.counts import parse_count
 from distributed_maddpg.errors import BadInput
 
 Kind = Literal["env", "rollout", "replay", "learner", "growth", "train", "scaling", "all"]
@@ -206,7 +207,10 @@ def powers_of_two(most: int) -> tuple[int, ...]:
 
 def _counts(name: str, text: str) -> tuple[int, ...]:
     """Return the numbers of a comma-separated list, each once, ascending."""
-    words = text.split(",") if text else []
-    if not all(word.strip().isdecimal() and 0 < int(word) < _MAX for word in words):
+    try:
+        numbers = {parse_count(word) for word in text.split(",")} if text else set()
+    except ValueError:
+        numbers = {0}
+    if not all(0 < number < _MAX for number in numbers):
         raise BadInput(_option(name), text, "must be positive numbers with commas between them, as in 1,2,4")
-    return tuple(sorted({int(word) for word in words}))
+    return tuple(sorted(numbers))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
-from distributed_maddpg.errors import BadInput, did_you_mean
+from distributed_maddpg.counts import COUNT_REMEDY
+from distributed_maddpg.errors import BadInput, did_you_mean, must_be_one_of, one_line
 from distributed_maddpg.files import read_small
 
 # The time of tomllib is quadratic in the parts of a key. All settings take 2 kB; the longest key has 4 parts.
@@ -22,6 +24,35 @@ def merge(base: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
     return merged
+
+
+def with_counts(kind: Any, values: Any) -> Any:
+    """Return `values` of type `kind` with whole numbers as integers where it has those.
+
+    TOML's 1e6 is a float. What has another type stays as it is, for the parser to refuse.
+    """
+    if kind is int and isinstance(values, float) and values.is_integer():
+        return int(values)
+    if isinstance(values, Mapping):
+        return {key: with_counts(_kind_at(kind, key), value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [with_counts(_kind_at(kind, index), value) for index, value in enumerate(values)]
+    return values
+
+
+def _kind_at(kind: Any, key: Any) -> Any:
+    """Return the type of a setting in a section, of a table's values or of a tuple's part; None: any."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return _hints(kind).get(key)
+    parts = get_args(kind)
+    if get_origin(kind) is tuple and isinstance(key, int):
+        return parts[0] if Ellipsis in parts else dict(enumerate(parts)).get(key)
+    return parts[1] if get_origin(kind) is dict else None
+
+
+@functools.cache
+def _hints(section: type) -> dict[str, Any]:
+    return get_type_hints(section)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -59,14 +90,36 @@ def as_bad_input(errors: Sequence[Any], config_type: type) -> BadInput:
     if error["type"] == "missing":
         what = "more entries" if isinstance(error["loc"][-1], int) else repr(path[-1])
         return BadInput(".".join(path[:-1]), error["input"], f"needs {what}")
-    return BadInput(name, error["input"], error["msg"].lower())
+    return BadInput(name, error["input"], _remedy(error, config_type))
+
+
+_TYPE_REMEDIES = {
+    "bool_type": "must be true or false, without quotes",
+    "float_type": "must be a number, without quotes",
+    "tuple_type": "must be a list, as in [64, 64]",
+    "dict_type": "must be a table",
+    "dataclass_type": "must be a table of settings",
+}
+
+
+def _remedy(error: Any, config_type: type) -> str:
+    """Return what a value of a wrong type must be."""
+    kind, value = error["type"], error["input"]
+    if kind.startswith("int_"):
+        return COUNT_REMEDY
+    if kind == "string_type":
+        return f"must be text in quotes, as in {one_line(str(value), 40)!r}"
+    if kind == "literal_error":
+        known: Any = config_type
+        for part in error["loc"]:
+            known = _kind_at(known, part)
+        return must_be_one_of(value, get_args(known))
+    return _TYPE_REMEDIES.get(kind, str(error["msg"]).lower())
 
 
 def _known_settings(config_type: type, path: list[str]) -> list[str]:
     """Return the settings of the section at `path`."""
     section: Any = config_type
     for part in path:
-        # A table with free keys, such as algorithm.private, has one type for all its values.
-        named = dataclasses.is_dataclass(section)
-        section = get_type_hints(section)[part] if named else get_args(section)[1]
+        section = _kind_at(section, part)
     return [item.name for item in dataclasses.fields(section)]

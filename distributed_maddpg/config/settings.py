@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distributed_maddpg.config.parsing import as_bad_input, merge, read_toml
+from distributed_maddpg.config.parsing import as_bad_input, merge, read_toml, with_counts
 from distributed_maddpg.config.presets import PRESETS
 from distributed_maddpg.config.sections import (
     MAX_WORKERS,
@@ -97,7 +97,7 @@ class MADDPGConfig(Section):
         Raises:
             BadInput: for an unknown key, a wrong type or a value out of range; names the field.
         """
-        merged = _laid_over(base, values)
+        merged = with_counts(MADDPGConfig, _laid_over(base, values))
         from pydantic import ValidationError  # noqa: PLC0415 (as in _parser)
 
         try:

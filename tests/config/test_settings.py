@@ -33,10 +33,19 @@ BAD = [
     ({"sed": 1}, "sed = 1: no such setting; did you mean 'seed'?"),
     ({"learner": {"batchsize": 8}}, "learner.batchsize = 8: no such setting; did you mean 'batch_size'?"),
     ({"learner": {"zzz": 8}}, "learner.zzz = 8: no such setting; known: batch_size, device, num_threads"),
-    ({"learner": {"batch_size": "8"}}, "learner.batch_size = '8': input should be a valid integer"),
-    ({"learner": {"batch_size": 1.5}}, "learner.batch_size = 1.5: input should be a valid integer"),
-    ({"learner": {"device": "gpu"}}, "learner.device = 'gpu': input should be 'auto', 'cpu' or 'cuda'"),
-    ({"learner": 3}, "learner = 3: "),
+    ({"learner": {"batch_size": "8"}}, "learner.batch_size = '8': must be a whole number, such as 1000000"),
+    ({"learner": {"batch_size": 1.5}}, "learner.batch_size = 1.5: must be a whole number, such as 1000000"),
+    (
+        {"learner": {"device": "gpu"}},
+        "learner.device = 'gpu': must be one of auto, cpu, cuda; did you mean 'cpu'?",
+    ),
+    ({"learner": 3}, "learner = 3: must be a table of settings"),
+    ({"ray": {"wait_for_nodes": 15}}, "ray.wait_for_nodes = 15: must be text in quotes, as in '15'"),
+    ({"sync": "yes"}, "sync = 'yes': must be true or false, without quotes"),
+    (
+        {"algorithm": {"team_overrides": {"agent": "matd"}}},
+        "algorithm.team_overrides.agent = 'matd': must be one of",
+    ),
     ({"learner": {"batch_size": 0}}, "learner.batch_size = 0: must be a positive number"),
     ({"seed": -1}, "seed = -1: must be zero or a positive integer"),
     ({"num_workers": -2}, "num_workers = -2: must be 0 (no Ray) to 10000"),
@@ -60,9 +69,9 @@ BAD = [
     ),
     (
         {"algorithm": {"name": "maddgp"}},
-        "algorithm.name = 'maddgp': input should be 'maddpg', 'ddpg' or 'matd3'",
+        "algorithm.name = 'maddgp': must be one of maddpg, ddpg, matd3; did you mean 'maddpg'?",
     ),
-    ({"exploration": {"kind": "noise"}}, "exploration.kind = 'noise': input should be 'auto'"),
+    ({"exploration": {"kind": "noise"}}, "exploration.kind = 'noise': must be one of auto, none, "),
     ({"exploration": {"start": -1.0}}, "exploration.start = -1.0: must be zero or a positive number"),
     ({"exploration": {"ou_theta": 0.0}}, "exploration.ou_theta = 0.0: must lie in (0, 1]"),
     (
@@ -125,10 +134,10 @@ BAD = [
     ),
     (
         private([0, 1], [], constants=[[0.5], ["red"]]),
-        "algorithm.private.a.constants.1.0 = 'red': input should be a valid number",
+        "algorithm.private.a.constants.1.0 = 'red': must be a number, without quotes",
     ),
     (private([0], [[2, 4], [4, 6]]), "algorithm.private.a.columns = [0]: needs more entries"),
-    (private([0, 2], 3), "algorithm.private.a.candidates = 3: input should be a valid array"),
+    (private([0, 2], 3), "algorithm.private.a.candidates = 3: must be a list, as in [64, 64]"),
     (
         {"algorithm": {"private": {"a": {"columns": [0, 1], "candidate": []}}}},
         "algorithm.private.a.candidate = []: no such setting; did you mean 'candidates'?",
@@ -158,6 +167,22 @@ def test_a_bad_setting_is_one_line_with_field_value_and_remedy(values, message):
         MADDPGConfig.from_dict(values)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+def test_counts_may_have_an_exponent(tmp_path):
+    text = "num_workers = 1_0\n[pacing]\ntotal_env_steps = 1e6\nlearning_starts = 2.5e3\n"
+    (tmp_path / "c.toml").write_text(text + "[algorithm]\npolicy_hidden_sizes = [6.4e1, 64]\n")
+    config = MADDPGConfig.from_toml(tmp_path / "c.toml")
+    assert config.num_workers == 10
+    assert (config.pacing.total_env_steps, config.pacing.learning_starts) == (1_000_000, 2_500)
+    counts = (config.pacing.total_env_steps, *config.algorithm.policy_hidden_sizes)
+    assert {type(count) for count in counts} == {int}
+
+
+def test_numbers_of_other_settings_stay_as_they_are():
+    values = {"env": {"kwargs": {"size": 2.0}}, "ray": {"timeout_s": 60.0}}
+    config = MADDPGConfig.from_dict(values)
+    assert [type(each) for each in (config.env.kwargs["size"], config.ray.timeout_s)] == [float, float]
 
 
 @pytest.mark.parametrize("name", PRESETS)
