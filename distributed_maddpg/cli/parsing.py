@@ -15,12 +15,15 @@ from urllib.parse import urlsplit
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from distributed_maddpg.cli.refusals import VALUE, refusal
 from distributed_maddpg.config import EnvArgument
 from distributed_maddpg.config.sections import refuse_ray_client
+from distributed_maddpg.counts import parse_count
 from distributed_maddpg.errors import BadInput
 
 T = TypeVar("T")
 
+_PROGRAM = "distributed-maddpg"
 _DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 
 
@@ -34,7 +37,7 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
 
     def parse_options() -> T:
         with _REGISTRY:
-            options: T = tyro.cli(kind, args=arguments, prog=f"distributed-maddpg {name}", **defaults)
+            options: T = tyro.cli(kind, args=arguments, prog=f"{_PROGRAM} {name}", **defaults)
         return options
 
     if {"-h", "--help"} & set(arguments):
@@ -46,7 +49,7 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
         with contextlib.redirect_stderr(message):
             return parse_options()
     except SystemExit:
-        raise _TyroRefusal(_one_line(message.getvalue())) from None
+        raise refusal(message.getvalue(), kind, arguments, name) from None
     finally:
         if columns is None:
             del os.environ["COLUMNS"]
@@ -60,21 +63,37 @@ def take_options(arguments: list[str], *names: str) -> tuple[dict[str, str], lis
     Raises:
         BadInput: if one of them has no value.
     """
+    given, rest = _parse_some(arguments, {name: {} for name in names})
+    return {_option(name): value for name, value in given.items() if value is not None}, rest
+
+
+def words_of(arguments: list[str], name: str) -> list[str] | None:
+    """Return all words after every option of this name, of which tyro keeps the last; None without it."""
+    given, _ = _parse_some(arguments, {name: {"nargs": "*", "action": "extend"}})
+    words: list[str] | None = next(iter(given.values()))
+    return words
+
+
+def _parse_some(
+    arguments: list[str], options: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, Any], list[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in names:
-        parser.add_argument(name, default=None)
+    for name, how in options.items():
+        parser.add_argument(name, default=None, **how)
     # tyro takes underscores in option names as well.
     hyphenated = [re.sub("^--[^=]+", lambda name: name[0].replace("_", "-"), word) for word in arguments]
     try:
         given, rest = parser.parse_known_args(hyphenated)
     except argparse.ArgumentError as error:
         raise BadInput(str(error.argument_name), "", str(error.message)) from None
-    return {
-        f"--{name.replace('_', '-')}": value for name, value in vars(given).items() if value is not None
-    }, rest
+    return vars(given), rest
 
 
-def refuse_empty(options: Mapping[str, str]) -> None:
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def refuse_empty(options: Mapping[str, str | list[str]]) -> None:
     """Refuse empty values of options that were given, such as that of an unset variable of the shell.
 
     Raises:
@@ -140,26 +159,30 @@ def _env_argument_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any]
     )
 
 
-class _TyroRefusal(BadInput):
-    """A command line that tyro refused; its message is complete."""
+@_REGISTRY.primitive_rule
+def _number_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Tell tyro how to read numbers: whole ones also as 1e6."""
+    if info.type not in (int, float):
+        return None
+    kind, read = info.type, parse_count if info.type is int else _parse_float
 
-    def __init__(self, line: str) -> None:
-        ValueError.__init__(self, line)
+    def from_words(words: list[str]) -> Any:
+        try:
+            return read(words[0])
+        except ValueError as error:
+            raise ValueError(f"{VALUE}{words[0]!r}: {error}") from None
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=kind.__name__.upper(),
+        instance_from_str=from_words,
+        is_instance=lambda value: isinstance(value, kind),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
-def _one_line(message: str) -> str:
-    """Return the first sentence of tyro's framed message, and the nearest option it suggests."""
-    lines = [line.strip("│╭╮╰╯ ─") for line in message.splitlines()]
-    lines = [line for line in lines if line.strip("-")]  # tyro draws rules of "-" where stdout is not UTF-8
-    first = lines[1] if len(lines) > 1 else "the command line cannot be read"
-    if first.endswith(":") and len(lines) > 3:  # a heading above the missing option
-        first = f"{first} {lines[2]} {lines[3]}"
-    if first.endswith("Failed to parse key-value pairs!"):
-        option = first.split()[2].rstrip(":")
-        if choices := re.search(r"\[STR (\{[\w,]+\}) \[", message):
-            return f"{option}: a name lacks its value, or has none of these; give {option} NAME {choices[1]}"
-        return f"{option}: a name lacks its value; give {option} NAME VALUE NAME VALUE"
-    # An error of ours, raised while tyro builds a dataclass, is complete without tyro's prefix.
-    ours = re.sub(r"^Error parsing (settings|\w+Command)[^:]*: ", "", first)
-    near = [line.split()[0].rstrip(",") for line in lines[2:] if line.startswith("--")]
-    return f"{ours}; did you mean {near[0]}?" if near and "Unrecognized" in first else ours
+def _parse_float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("must be a number") from None

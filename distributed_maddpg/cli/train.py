@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import math
-import re
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import tyro
 
 from distributed_maddpg.cli.output import print_json
-from distributed_maddpg.cli.parsing import parse
+from distributed_maddpg.cli.parsing import parse, refuse_empty, take_options, words_of
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.durations import parse_duration
 from distributed_maddpg.envs import env_spec, is_builtin
@@ -184,44 +183,32 @@ def _read_origin(arguments: list[str]) -> _Origin:
     from distributed_maddpg.checkpoint.saver import SavingOptions  # noqa: PLC0415
     from distributed_maddpg.run.folder import CheckpointRecord  # noqa: PLC0415
 
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in _NAMED:
-        parser.add_argument(name, default=None)
-    parser.add_argument("--stop-at", nargs="*", action="extend", default=None)
-    try:
-        # tyro takes underscores in option names as well.
-        hyphenated = [re.sub("^--[^=]+", lambda name: name[0].replace("_", "-"), word) for word in arguments]
-        named, _ = parser.parse_known_args(hyphenated)
-    except argparse.ArgumentError as error:
-        raise BadInput(str(error.argument_name), "", str(error.message)) from None
-    _check_values(named)
-    env_id = getattr(named, "env.id") or ""  # first, because each environment has other arguments
+    named, stop_at = take_options(arguments, *_NAMED)[0], words_of(arguments, "--stop-at")
+    refuse_empty(named if stop_at is None else {**named, "--stop-at": stop_at})
+    _check_places(named)
+    env_id = named.get("--env.id", "")  # first, because each environment has other arguments
     checkpoints: list[Checkpoint] = []
     record = CheckpointRecord(SavingOptions())
-    if named.resume:
+    if "--resume" in named:
         checkpoints, record = _checkpoints(named, env_id)
     if checkpoints:
-        base = _resumed_settings(checkpoints[0], named.config)
+        base = _resumed_settings(checkpoints[0], named.get("--config", ""))
     else:
-        base = MADDPGConfig.preset(named.preset or "default")
-        if named.config:
-            base = MADDPGConfig.from_toml(named.config, base)
+        base = MADDPGConfig.preset(named.get("--preset", "default"))
+        if "--config" in named:
+            base = MADDPGConfig.from_toml(named["--config"], base)
     base = MADDPGConfig.from_dict({"env": {"id": env_id}}, base) if env_id else base
-    return _Origin(base, checkpoints, record, named.resume == _AUTO, named.stop_at)
+    return _Origin(base, checkpoints, record, named.get("--resume") == _AUTO, stop_at)
 
 
-def _check_values(named: argparse.Namespace) -> None:
-    """Refuse empty values, as of an unset variable of the shell, and places that cannot be used."""
+def _check_places(named: Mapping[str, str]) -> None:
+    """Refuse places that cannot be used."""
     from distributed_maddpg.checkpoint.remote import check_checkpoints_place  # noqa: PLC0415
 
-    for name, value in vars(named).items():
-        option = f"--{name.replace('_', '-')}"
-        if value in ("", []):
-            raise BadInput(option, value, "is empty; give it a value, or leave the option out")
-        if value and name in ("run_dir", "resume"):
-            local_path(option, value)
-        if value and name == "checkpoint_dir":
-            check_checkpoints_place(option, value)
+    for option in {"--run-dir", "--resume"} & set(named):
+        local_path(option, named[option])
+    if place := named.get("--checkpoint-dir"):
+        check_checkpoints_place("--checkpoint-dir", place)
 
 
 def _resumed_settings(checkpoint: Checkpoint, config_file: str) -> MADDPGConfig:
@@ -233,18 +220,18 @@ def _resumed_settings(checkpoint: Checkpoint, config_file: str) -> MADDPGConfig:
     return dataclasses.replace(base, ray=dataclasses.replace(base.ray, address=address))
 
 
-def _checkpoints(named: argparse.Namespace, env_id: str) -> tuple[list[Checkpoint], CheckpointRecord]:
+def _checkpoints(named: Mapping[str, str], env_id: str) -> tuple[list[Checkpoint], CheckpointRecord]:
     """Return the checkpoint that --resume names or finds, and the record of the run's checkpoints.
 
     A folder of several seeds has one checkpoint per run.
     """
-    auto = named.resume == _AUTO
-    if auto and not named.run_dir:
+    auto = named["--resume"] == _AUTO
+    if auto and "--run-dir" not in named:
         raise BadInput("--resume", _AUTO, "needs --run-dir, the folder to resume or to start in")
-    for option in () if auto else ("preset", "config", "run_dir"):
-        if getattr(named, option):
+    for option in () if auto else ("--preset", "--config", "--run-dir"):
+        if option in named:
             remedy = "cannot be combined with --resume, which uses the run's own settings and folder"
-            raise BadInput(f"--{option.replace('_', '-')}", getattr(named, option), remedy)
+            raise BadInput(option, named[option], remedy)
     from distributed_maddpg.preflight import check_environment_allowed  # noqa: PLC0415
     from distributed_maddpg.run.folder import (  # noqa: PLC0415
         check_checkpoints_present,
@@ -253,15 +240,11 @@ def _checkpoints(named: argparse.Namespace, env_id: str) -> tuple[list[Checkpoin
     )
     from distributed_maddpg.run.resume import checkpoints_to_resume  # noqa: PLC0415
 
-    run_dir = Path(named.run_dir if auto else named.resume)
+    run_dir = Path(named["--run-dir" if auto else "--resume"])
     seeds = [path for path in run_dir.glob("seed_*") if path.name.removeprefix("seed_").isdigit()]
     runs = sorted(seeds, key=lambda path: int(path.name.removeprefix("seed_"))) or [run_dir]
     # Each of several seeds' runs has its own folder; a named one is refused later.
-    folders = (
-        [named.checkpoint_dir] * len(runs)
-        if named.checkpoint_dir
-        else [checkpoints_folder(run) for run in runs]
-    )
+    folders = [named.get("--checkpoint-dir") or checkpoints_folder(run) for run in runs]
     for run, folder in zip(runs, folders, strict=True):
         check_checkpoints_present(run, folder)
     checkpoints = checkpoints_to_resume(folders, auto, lambda line: print(line, file=sys.stderr))
