@@ -19,7 +19,14 @@ _DEFAULTS = BenchmarkOptions()
 
 @dataclass(frozen=True)
 class BenchmarkCommand:
-    """Measure one stage or a whole job, and what it is compared with, in the same run."""
+    """Measure one stage or a whole job, and what it is compared with, in the same run.
+
+    Examples:
+        distributed-maddpg benchmark env --num-envs 256
+        distributed-maddpg benchmark learner --preset paper --repeats 3
+        distributed-maddpg benchmark scaling --workers 1,2,4 --out results
+        distributed-maddpg benchmark scaling --simulate --workers 1,16,256
+    """
 
     kind: tyro.conf.Positional[Kind]
     """What to measure."""

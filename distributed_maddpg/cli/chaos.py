@@ -23,6 +23,10 @@ class ChaosCommand:
     Exit code 0 means: the job completed, nothing hung, no checkpoint was lost, no process was left over, and
     its scores equal those of the job without faults within noise. Nodes are not killed:
     a single machine is one node.
+
+    Examples:
+        distributed-maddpg chaos --minutes 5 --num-workers 4
+        distributed-maddpg chaos --kinds 'kill learner,freeze worker'
     """
 
     options: Annotated[ChaosOptions, tyro.conf.arg(name="")] = _DEFAULTS

@@ -19,9 +19,14 @@ _DEFAULTS = CrossPlayOptions()
 
 @dataclass(frozen=True)
 class CrossPlayCommand:
-    """Play every team of some checkpoints of one environment against every opposing team, in Ray tasks."""
+    """Play every team of some checkpoints of one environment against every opposing team, in Ray tasks.
 
-    checkpoints: tyro.conf.Positional[tuple[str, ...]]
+    Examples:
+        distributed-maddpg cross-play runs/first runs/second --out cross
+        distributed-maddpg cross-play runs/first --episodes 2_000 --in-process
+    """
+
+    checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CHECKPOINT...")]
     """One or more checkpoints or run folders; of a run folder the newest checkpoint is used."""
     options: Annotated[CrossPlayOptions, tyro.conf.arg(name="")] = _DEFAULTS
     out: str = ""

@@ -23,9 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluateCommand:
-    """Play greedy episodes from fresh start states with a checkpoint's policies."""
+    """Play greedy episodes from fresh start states with a checkpoint's policies.
 
-    checkpoint: tyro.conf.Positional[str]
+    Examples:
+        distributed-maddpg evaluate runs/first
+        distributed-maddpg evaluate runs/first --best --episodes 1e4 --json
+        distributed-maddpg evaluate runs/first --best-response --budget 0.5
+    """
+
+    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     """A checkpoint; or a run folder, or a folder or URL of checkpoints, of which the newest is used."""
     best: bool = False
     """Use the checkpoint that train --keep-best kept instead of the newest."""

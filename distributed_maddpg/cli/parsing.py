@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import io
 import json
 import os
 import re
+import shlex
+import shutil
+import textwrap
 from collections.abc import Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -24,6 +28,7 @@ from distributed_maddpg.errors import BadInput
 T = TypeVar("T")
 
 _PROGRAM = "distributed-maddpg"
+_MOST_COLUMNS = 100
 _DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 
 
@@ -37,7 +42,9 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
 
     def parse_options() -> T:
         with _REGISTRY:
-            options: T = tyro.cli(kind, args=arguments, prog=f"{_PROGRAM} {name}", **defaults)
+            options: T = tyro.cli(
+                kind, args=arguments, prog=f"{_PROGRAM} {name}", description=description(kind), **defaults
+            )
         return options
 
     if {"-h", "--help"} & set(arguments):
@@ -55,6 +62,29 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
             del os.environ["COLUMNS"]
         else:
             os.environ["COLUMNS"] = columns
+
+
+def description(kind: type) -> str:
+    """Return the docstring of a command's dataclass, folded to the terminal's width.
+
+    Indented lines, such as those below "Examples:", stay as they are. The second line of a paragraph and all
+    after it are indented, as tyro would otherwise join them again.
+    """
+    width = min(shutil.get_terminal_size().columns, _MOST_COLUMNS)
+    blocks = (inspect.getdoc(kind) or "").split("\n\n")
+    return "\n\n".join(
+        block.replace("\n    ", "\n  ") if "\n  " in block else _fold(block, width) for block in blocks
+    )
+
+
+def _fold(text: str, width: int) -> str:
+    return textwrap.fill(" ".join(text.split()), width, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def examples_of(kind: type) -> list[list[str]]:
+    """Return the words of each example in a command's help, from the command's name on."""
+    lines = (line.strip() for line in (inspect.getdoc(kind) or "").splitlines())
+    return [shlex.split(line)[1:] for line in lines if line.startswith(f"{_PROGRAM} ")]
 
 
 def take_options(arguments: list[str], *names: str) -> tuple[dict[str, str], list[str]]:

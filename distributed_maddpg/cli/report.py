@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
@@ -13,9 +14,14 @@ from distributed_maddpg.files import local_path
 
 @dataclass(frozen=True)
 class ReportCommand:
-    """Write the page of a run, or one page that compares several: report.html in the first folder."""
+    """Write the page of a run, or one page that compares several: report.html in the first folder.
 
-    run_dirs: tyro.conf.Positional[tuple[str, ...]]
+    Examples:
+        distributed-maddpg report runs/first
+        distributed-maddpg report runs/first runs/second --out compared.html
+    """
+
+    run_dirs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN_DIR...")]
     """Run folders; a folder with the runs of several seeds is one curve with a band."""
     out: str = ""
     """Another file to write to."""

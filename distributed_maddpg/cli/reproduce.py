@@ -23,6 +23,10 @@ class ReproduceCommand:
     """Train good agents and adversaries by MADDPG and DDPG, all four pairings, as the paper does.
 
     Writes results.json, README.md, curves.html and the files of cross-play. Run it again to resume it.
+
+    Examples:
+        distributed-maddpg reproduce physical-deception --budget small
+        distributed-maddpg reproduce physical-deception --num-good-agents 4
     """
 
     experiment: tyro.conf.Positional[Literal["physical-deception"]]

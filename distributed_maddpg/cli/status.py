@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StatusCommand:
-    """Show a run's state, progress, rates, bottleneck, newest evaluation, checkpoint and recent faults."""
+    """Show a run's state, progress, rates, bottleneck, newest evaluation, checkpoint and recent faults.
 
-    target: tyro.conf.Positional[str] = ""
+    Examples:
+        distributed-maddpg status runs/first
+        distributed-maddpg status runs/first --json
+        distributed-maddpg status --address http://127.0.0.1:8265
+    """
+
+    target: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[RUN_DIR]")] = ""
     """Run folder. With --address: submission id of a job; default: all training jobs that are running."""
     address: str = ""
     """Address of a cluster's dashboard, such as http://127.0.0.1:8265; also through an SSH tunnel. A tiny job

@@ -39,6 +39,11 @@ class SubmitCommand:
     Prints the job's log until it ends, and ends with its exit code; a job that was stopped counts as success
     if it saved a checkpoint. Ctrl-C ends only the printing. This package must be installed on the cluster.
     The options of train are checked here, for which --config is read here too; other paths are the head's.
+
+    Examples:
+        distributed-maddpg submit -- train --preset deception
+        distributed-maddpg submit --no-wait -- train --num-workers 16
+        distributed-maddpg submit --follow maddpg-20260101-120000-abcd
     """
 
     address: str = ""

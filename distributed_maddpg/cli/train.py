@@ -42,6 +42,15 @@ class TrainCommand:
     Settings come from --preset, then from --config, then from the other options. Arguments of the environment
     are given as --env.kwargs NAME VALUE NAME VALUE, for instance --env.kwargs N 3 max_cycles 40. A value may
     be JSON: sizes [3,4].
+
+    Examples:
+        distributed-maddpg train
+        distributed-maddpg train --preset notebook --num-workers 0
+        distributed-maddpg train --env.id simple_spread --pacing.total-env-steps 2e6
+        distributed-maddpg train --env.kwargs N 4 --stop-at success.agents=95
+        distributed-maddpg train --max-time 15m --run-dir runs/long
+        distributed-maddpg train --resume runs/long
+        distributed-maddpg train --num-seeds 5 --seed 100
     """
 
     settings: Annotated[MADDPGConfig, tyro.conf.arg(name="")]
