@@ -15,7 +15,7 @@ from distributed_maddpg._version import __version__
 from distributed_maddpg.errors import BadInput, CheckpointError, TrainingError, did_you_mean, reason
 
 _DEBUG = "DISTRIBUTED_MADDPG_DEBUG"
-_COMMANDS = (
+COMMANDS = (
     "train",
     "submit",
     "evaluate",
@@ -26,7 +26,9 @@ _COMMANDS = (
     "report",
     "status",
     "chaos",
+    "completion",
 )
+"""Each is a module of this folder with a dataclass, as TrainCommand, and a function `run`."""
 _USAGE = """usage: distributed-maddpg COMMAND ...
 
   train                      train, and write a run folder with checkpoints, curves and a report
@@ -39,6 +41,7 @@ _USAGE = """usage: distributed-maddpg COMMAND ...
   report RUN_DIR...          write the page of a run again, or one that compares several
   status RUN_DIR             show how a run is doing; --address URL shows those of a cluster
   chaos                      kill and freeze a job's processes at random, and measure how it recovers
+  completion SHELL           print a script that completes commands and options in bash, zsh or fish
 
 distributed-maddpg COMMAND --help explains a command; distributed-maddpg --version prints the version.
 """
@@ -82,7 +85,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(__version__)
         return 0
     name = arguments[0]
-    if name not in _COMMANDS:
-        raise BadInput("command", name, did_you_mean(name, _COMMANDS))
+    if name not in COMMANDS:
+        raise BadInput("command", name, did_you_mean(name, COMMANDS))
     code: int | None = import_module(f"distributed_maddpg.cli.{name.replace('-', '_')}").run(arguments[1:])
     return code or 0

@@ -7,7 +7,7 @@ from distributed_maddpg.cli import main
 from distributed_maddpg.cli.options import command_type
 from distributed_maddpg.cli.parsing import examples_of, parse
 
-COMMANDS = cli._COMMANDS
+COMMANDS = cli.COMMANDS
 EXAMPLES = [words for command in COMMANDS for words in examples_of(command_type(command))]
 
 

@@ -7,7 +7,7 @@ from distributed_maddpg import cli
 from distributed_maddpg.cli import main
 from distributed_maddpg.cli.options import command_type, option_names, options_of
 
-COMMANDS = cli._COMMANDS
+COMMANDS = cli.COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -8,7 +8,7 @@ from distributed_maddpg.cli.parsing import parse
 from distributed_maddpg.errors import BadInput
 from tests.test_cli import refused
 
-COMMANDS = cli._COMMANDS
+COMMANDS = cli.COMMANDS
 
 
 def refusal(command, arguments):
