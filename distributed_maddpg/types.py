@@ -57,7 +57,8 @@ class PrivatePart:
     then its constants follow its columns.
     """
 
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 (read by pydantic, never changed)
+    # Read by pydantic, never changed.
+    __pydantic_config__ = {"extra": "forbid", "use_attribute_docstrings": True}  # noqa: RUF012
     columns: tuple[int, int]
     """The private columns of the observation."""
     candidates: tuple[tuple[int, int], ...] = ()

@@ -27,6 +27,7 @@ COMMANDS = (
     "status",
     "chaos",
     "completion",
+    "schema",
 )
 """Each is a module of this folder with a dataclass, as TrainCommand, and a function `run`."""
 _USAGE = """usage: distributed-maddpg COMMAND ...
@@ -42,6 +43,7 @@ _USAGE = """usage: distributed-maddpg COMMAND ...
   status RUN_DIR             show how a run is doing; --address URL shows those of a cluster
   chaos                      kill and freeze a job's processes at random, and measure how it recovers
   completion SHELL           print a script that completes commands and options in bash, zsh or fish
+  schema                     print a JSON Schema of the settings, for editors of TOML files
 
 distributed-maddpg COMMAND --help explains a command; distributed-maddpg --version prints the version.
 """

@@ -84,7 +84,8 @@ def _fold(text: str, width: int) -> str:
 def examples_of(kind: type) -> list[list[str]]:
     """Return the words of each example in a command's help, from the command's name on."""
     lines = (line.strip() for line in (inspect.getdoc(kind) or "").splitlines())
-    return [shlex.split(line)[1:] for line in lines if line.startswith(f"{_PROGRAM} ")]
+    commands = (line.partition(" > ")[0] for line in lines if line.startswith(f"{_PROGRAM} "))
+    return [shlex.split(command)[1:] for command in commands]
 
 
 def take_options(arguments: list[str], *names: str) -> tuple[dict[str, str], list[str]]:

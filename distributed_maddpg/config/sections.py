@@ -21,8 +21,8 @@ Head = Literal["sigmoid", "gumbel"]
 Precision = Literal["float32", "bf16"]
 EnvArgument = Any
 """A value that TOML and JSON have: a number, true or false, text, or a list or table of these."""
-_MAX_NUMBER, _MAX_WIDTH, MAX_WORKERS, _MAX_THREADS = 10**15, 65_536, 10_000, 1_024
-_MIN_TEMPERATURE, _LARGEST = 1e-6, 3.4e38
+MAX_NUMBER, MAX_WIDTH, MAX_WORKERS, MAX_THREADS = 10**15, 65_536, 10_000, 1_024
+MIN_TEMPERATURE, _LARGEST = 1e-6, 3.4e38
 _MAX_DEPTH = 20
 
 
@@ -36,13 +36,13 @@ def _require_positive(section: str, settings: object, *names: str, or_zero: bool
     least = "zero or a positive number" if or_zero else "a positive number"
     for name in names:
         value = getattr(settings, name)
-        fits = 0 <= value <= _MAX_NUMBER and (or_zero or value > 0)
+        fits = 0 <= value <= MAX_NUMBER and (or_zero or value > 0)
         require(fits, f"{section}.{name}", value, f"must be {least} below 10^15")
 
 
 def _require_hidden_sizes(name: str, sizes: tuple[int, ...]) -> None:
-    fits = len(sizes) > 0 and all(0 < size <= _MAX_WIDTH for size in sizes)
-    require(fits, name, sizes, f"needs one or more widths from 1 to {_MAX_WIDTH}")
+    fits = len(sizes) > 0 and all(0 < size <= MAX_WIDTH for size in sizes)
+    require(fits, name, sizes, f"needs one or more widths from 1 to {MAX_WIDTH}")
 
 
 def _require_private_part(name: str, part: PrivatePart) -> None:
@@ -117,7 +117,8 @@ def _storable(name: str, text: Any) -> str:
 class Section:
     """A part of the configuration; unknown keys are refused when it is parsed."""
 
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 (read by pydantic, never changed)
+    # Read by pydantic, never changed. The texts below fields become descriptions in the schema.
+    __pydantic_config__ = {"extra": "forbid", "use_attribute_docstrings": True}  # noqa: RUF012
 
 
 @dataclass(frozen=True)
@@ -238,8 +239,8 @@ class AlgorithmConfig(Section):
         _require_hidden_sizes("algorithm.policy_hidden_sizes", self.policy_hidden_sizes)
         _require_hidden_sizes("algorithm.critic_hidden_sizes", self.critic_hidden_sizes)
         _require_positive("algorithm", self, "n_step", "temperature", "actor_lr", "critic_lr")
-        remedy = f"must be at least {_MIN_TEMPERATURE:g}"
-        require(self.temperature >= _MIN_TEMPERATURE, "algorithm.temperature", self.temperature, remedy)
+        remedy = f"must be at least {MIN_TEMPERATURE:g}"
+        require(self.temperature >= MIN_TEMPERATURE, "algorithm.temperature", self.temperature, remedy)
         zero_allowed = (
             "max_grad_norm",
             "regulariser_weight",
@@ -395,8 +396,8 @@ class LearnerConfig(Section):
         """Check the section."""
         _require_positive("learner", self, "batch_size")
         _require_positive("learner", self, "num_threads", or_zero=True)
-        remedy = f"must be at most {_MAX_THREADS}"
-        require(self.num_threads <= _MAX_THREADS, "learner.num_threads", self.num_threads, remedy)
+        remedy = f"must be at most {MAX_THREADS}"
+        require(self.num_threads <= MAX_THREADS, "learner.num_threads", self.num_threads, remedy)
 
     @property
     def reserved_cpus(self) -> int:

@@ -98,7 +98,7 @@ class MADDPGConfig(Section):
             BadInput: for an unknown key, a wrong type or a value out of range; names the field.
         """
         merged = with_counts(MADDPGConfig, _laid_over(base, values))
-        from pydantic import ValidationError  # noqa: PLC0415 (as in _parser)
+        from pydantic import ValidationError  # noqa: PLC0415 (as in settings_parser)
 
         try:
             text = json.dumps(merged, default=str)
@@ -106,7 +106,7 @@ class MADDPGConfig(Section):
             raise BadInput("config", merged, f"cannot be read ({error})") from None
         try:
             # Through JSON, where "strict" accepts a list for a tuple, but not "3" for 3.
-            config: MADDPGConfig = _parser().validate_json(text, strict=True)
+            config: MADDPGConfig = settings_parser().validate_json(text, strict=True)
         except ValidationError as error:
             raise as_bad_input(error.errors(include_url=False), MADDPGConfig) from None
         return config
@@ -132,13 +132,13 @@ class MADDPGConfig(Section):
 
     def to_toml(self) -> str:
         """Return the settings as TOML; `from_toml` reads it back to equal settings."""
-        import tomli_w  # noqa: PLC0415 (as in _parser)
+        import tomli_w  # noqa: PLC0415 (as in settings_parser)
 
         return tomli_w.dumps(self.to_dict())
 
 
 @functools.cache
-def _parser() -> Any:
+def settings_parser() -> Any:
     """Return the pydantic adapter of the settings; cached, as building it is slow."""
     # Imported here: rollout workers use settings but never parse them.
     from pydantic import TypeAdapter  # noqa: PLC0415

@@ -25,7 +25,9 @@ def test_help_begins_with_what_the_command_does_and_examples_within_80_columns(c
     assert max(map(len, lines[1:])) <= 80  # the first one is tyro's usage, which it does not fold
     sections = ("positional", "options")
     head = lines[: next(i for i, line in enumerate(lines) if line.strip("╭─ ").startswith(sections))]
-    examples = [shlex.split(line)[1:] for line in head if line.startswith("  distributed-maddpg ")]
+    examples = [
+        shlex.split(line.partition(" > ")[0])[1:] for line in head if line.startswith("  distributed-maddpg ")
+    ]
     assert examples == examples_of(command_type(command)) != []
     assert all(words[0] == command for words in examples)
 
