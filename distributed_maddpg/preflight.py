@@ -227,8 +227,8 @@ def _warn_of_many_workers(config: MADDPGConfig) -> None:
 
 
 def _check_memory(config: MADDPGConfig, spec: EnvSpec, num_runs: int) -> None:
-    available = _memory_bytes()
-    networks = _network_bytes(config, spec) * num_runs
+    available = memory_bytes()
+    networks = network_bytes(config, spec) * num_runs
     if networks > available:
         algorithm = config.algorithm
         raise BadInput(
@@ -238,7 +238,7 @@ def _check_memory(config: MADDPGConfig, spec: EnvSpec, num_runs: int) -> None:
             f"{networks / 2**30:.1f} GiB, this machine has {available / 2**30:.1f} GiB; lower them",
         )
     available -= networks
-    values = _candidate_values_bytes(config, spec) * num_runs
+    values = candidate_values_bytes(config, spec) * num_runs
     if values > available:
         raise BadInput(
             "learner.batch_size",
@@ -259,7 +259,7 @@ def _check_memory(config: MADDPGConfig, spec: EnvSpec, num_runs: int) -> None:
         )
 
 
-def _network_bytes(config: MADDPGConfig, spec: EnvSpec) -> int:
+def network_bytes(config: MADDPGConfig, spec: EnvSpec) -> int:
     """Return the bytes of a run's networks: weights, targets, gradients and both moments of Adam."""
     algorithm = config.algorithm
     policies = policy_layout(spec, algorithm.policy_hidden_sizes)
@@ -269,7 +269,7 @@ def _network_bytes(config: MADDPGConfig, spec: EnvSpec) -> int:
     return (spec.num_agents * policies.num_parameters + of_critics) * 5 * 4
 
 
-def _candidate_values_bytes(config: MADDPGConfig, spec: EnvSpec) -> int:
+def candidate_values_bytes(config: MADDPGConfig, spec: EnvSpec) -> int:
     """Return the bytes of the critics' hidden layers and their gradients, if values are means of several."""
     algorithm = config.algorithm
     count = max(len(part.choices) if part else 0 for part in algorithm.common_candidates(spec))
@@ -277,7 +277,7 @@ def _candidate_values_bytes(config: MADDPGConfig, spec: EnvSpec) -> int:
     return rows * sum(algorithm.critic_hidden_sizes) * 2 * 4
 
 
-def _memory_bytes() -> int:
+def memory_bytes() -> int:
     """Return the memory of this machine, or the limit of its container if that is lower."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in _CGROUP_LIMITS:

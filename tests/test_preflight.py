@@ -87,7 +87,7 @@ def test_settings_that_do_not_fit_the_environment_are_refused_in_one_line(values
 
 
 def test_a_replay_buffer_larger_than_memory_is_refused_with_a_size_that_fits(monkeypatch):
-    monkeypatch.setattr(preflight, "_memory_bytes", lambda: 2**30)
+    monkeypatch.setattr(preflight, "memory_bytes", lambda: 2**30)
     networks = 3 * (5_189 + 7_041) * 5 * 4  # parameters of policy and critic; float32
     fits = int(0.8 * (2**30 - networks)) // (77 * 4)
     with pytest.raises(BadInput, match=f"has 1.0 GiB beside the networks; at most {fits} is reasonable"):
@@ -96,7 +96,7 @@ def test_a_replay_buffer_larger_than_memory_is_refused_with_a_size_that_fits(mon
 
 
 def test_networks_larger_than_memory_are_refused_with_their_size(monkeypatch):
-    monkeypatch.setattr(preflight, "_memory_bytes", lambda: 2**30)
+    monkeypatch.setattr(preflight, "memory_bytes", lambda: 2**30)
     large = config(algorithm={"critic_hidden_sizes": [8000, 8000]}, replay={"capacity": 20_000})
     critic = 44 * 8000 + 8001 * 8000 + 8001  # 43 observations and actions of all agents
     policy = 11 * 64 + 65 * 64 + 65 * 5
@@ -108,7 +108,7 @@ def test_networks_larger_than_memory_are_refused_with_their_size(monkeypatch):
 
 
 def test_values_of_all_candidates_larger_than_memory_are_refused_with_their_size(monkeypatch):
-    monkeypatch.setattr(preflight, "_memory_bytes", lambda: 2**30)
+    monkeypatch.setattr(preflight, "memory_bytes", lambda: 2**30)
     # Three agents, two candidates, hidden layers and their gradients; float32.
     rows = 2**30 // (3 * 2 * 128 * 2 * 4)
     settings = {"algorithm": {"private_values": "mean"}, "replay": {"capacity": 400_000}}
@@ -127,7 +127,7 @@ def test_the_memory_limit_of_the_container_counts_if_it_is_lower(text, limit, tm
     (tmp_path / "memory.max").write_text(text)
     monkeypatch.setattr(preflight, "_CGROUP_LIMITS", (str(tmp_path / "none"), str(tmp_path / "memory.max")))
     machine = preflight.os.sysconf("SC_PHYS_PAGES") * preflight.os.sysconf("SC_PAGE_SIZE")
-    assert preflight._memory_bytes() == (limit or machine)
+    assert preflight.memory_bytes() == (limit or machine)
 
 
 class Broken(CountingEnv):

@@ -281,7 +281,7 @@ def test_an_argument_that_cannot_be_used_is_named(acting, call, message):
 
 
 def test_many_seeds_are_checked_before_they_are_made(monkeypatch):
-    monkeypatch.setattr(preflight, "_memory_bytes", lambda: 2**27)
+    monkeypatch.setattr(preflight, "memory_bytes", lambda: 2**27)
     made = []
     monkeypatch.setattr(
         MADDPG, "_prepare", lambda self, *given, own=MADDPG._prepare: made.append(own(self, *given))

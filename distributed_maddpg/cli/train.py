@@ -14,23 +14,25 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import tyro
 
+from distributed_maddpg._version import __version__
 from distributed_maddpg.cli.output import print_json
 from distributed_maddpg.cli.parsing import parse, refuse_empty, take_options, words_of
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.durations import parse_duration
 from distributed_maddpg.envs import env_spec, is_builtin
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable, TrainingError
-from distributed_maddpg.files import local_path
+from distributed_maddpg.files import local_path, write_atomic
 
 if TYPE_CHECKING:
     from distributed_maddpg.checkpoint.folder import Checkpoint
     from distributed_maddpg.run.folder import CheckpointRecord
+    from distributed_maddpg.run.progress import Progress
     from distributed_maddpg.run.training import RunOptions
 
 _AUTO, _NONE = "auto", "none"
 _NAMED = (
     *("--preset", "--config", "--resume", "--run-dir", "--checkpoint-dir", "--env.id"),
-    *("--keep-best", "--max-time"),
+    *("--keep-best", "--max-time", "--write-config"),
 )
 """Options that are read before the others; none of them may be empty."""
 
@@ -48,6 +50,8 @@ class TrainCommand:
         distributed-maddpg train --preset notebook --num-workers 0
         distributed-maddpg train --env.id simple_spread --pacing.total-env-steps 2e6
         distributed-maddpg train --env.kwargs N 4 --stop-at success.agents=95
+        distributed-maddpg train --preset paper --dry-run --write-config my.toml
+        distributed-maddpg train --config my.toml --run-dir runs/mine
         distributed-maddpg train --max-time 15m --run-dir runs/long
         distributed-maddpg train --resume runs/long
         distributed-maddpg train --num-seeds 5 --seed 100
@@ -82,11 +86,18 @@ class TrainCommand:
     took: at least a minute, or a tenth of the time if that is less."""
     num_seeds: int = 1
     """Runs with the seeds --seed and up, trained side by side; each gets a folder of its own."""
+    dry_run: bool = False
+    """Start and write nothing: make all checks, and say what would be started, how much memory and disk it
+    needs, and how often it would learn, evaluate and save."""
+    write_config: str = ""
+    """With --dry-run: write all settings to this new TOML file, each below its help text, for --config."""
     json: bool = False
-    """Print the summary as one JSON object on stdout."""
+    """Print the summary, or with --dry-run the plan, as one JSON object on stdout."""
 
     def __post_init__(self) -> None:
         """Check the options."""
+        if self.write_config and not self.dry_run:
+            raise BadInput("--write-config", self.write_config, "needs --dry-run")
         if self.num_seeds < 1:
             raise BadInput("--num-seeds", self.num_seeds, "must be at least 1")
         if self.max_time and self.max_time_s == 0:
@@ -143,6 +154,9 @@ def _train_from(origin: _Origin, arguments: list[str], started: float) -> None:
     resumed = "" if origin.auto else command.resume
     run_dir = Path(resumed or command.run_dir or default_run_dir(command.preset))
     options = _run_options(command, origin, started)
+    if command.dry_run:
+        _dry_run(command, config, run_dir, options, progress)
+        return
     with contextlib.redirect_stdout(sys.stderr):  # an environment may print; stdout is for JSON
         if num_seeds == 1:
             checkpoint = checkpoints[0] if checkpoints else None
@@ -155,6 +169,42 @@ def _train_from(origin: _Origin, arguments: list[str], started: float) -> None:
     problems = [run["problem"] for run in [summary, *summary.get("runs", [])] if "problem" in run]
     if problems:
         raise TrainingError(problems[0])
+
+
+def _dry_run(
+    command: TrainCommand, config: MADDPGConfig, run_dir: Path, options: RunOptions, progress: Progress
+) -> None:
+    """Show what the command would do, and write its settings if asked for."""
+    from distributed_maddpg.run.plan import plan_run  # noqa: PLC0415
+    from distributed_maddpg.run.plan_text import plan_rows  # noqa: PLC0415
+
+    if command.resume:
+        raise BadInput("--dry-run", True, "is for a new run; leave --resume out, or see status RUN_DIR")
+    with contextlib.redirect_stdout(sys.stderr), progress.print_log():
+        plan = plan_run(config, command.num_seeds, run_dir, options)
+    if command.write_config:
+        _write_config(command, config)
+        progress.note(f"wrote {command.write_config}; use it with --config {command.write_config}")
+    if command.json:
+        print_json(plan.to_dict())
+        return
+    progress.print_pairs(plan_rows(plan))
+    progress.note("all checks passed; nothing was started: leave out --dry-run to train")
+
+
+def _write_config(command: TrainCommand, config: MADDPGConfig) -> None:
+    from distributed_maddpg.config.commented import commented_toml  # noqa: PLC0415 - loads pydantic
+
+    path = local_path("--write-config", command.write_config)
+    if path.exists():
+        raise BadInput("--write-config", command.write_config, "is there already; name a new file")
+    title = f"Settings of distributed-maddpg {__version__}, from the preset {command.preset}."
+    try:
+        write_atomic(path, commented_toml(config, title))
+    except OSError as error:
+        raise BadInput(
+            "--write-config", command.write_config, f"cannot be written ({error.strerror})"
+        ) from None
 
 
 def _run_options(command: TrainCommand, origin: _Origin, started: float) -> RunOptions:

@@ -174,6 +174,17 @@ def check_unused(run_dir: Path) -> None:
         )
 
 
+def check_no_checkpoints(folder: str) -> None:
+    """Refuse a folder for a new run's checkpoints that holds those of another: they would be replaced.
+
+    Raises:
+        BadInput: naming the folder.
+    """
+    if folder and (checkpoints_of(folder) or best_checkpoints_of(folder)):
+        remedy = "already holds checkpoints; name another folder, or resume their run with --resume"
+        raise BadInput("--checkpoint-dir", folder, remedy)
+
+
 def check_not_multi_seed(run_dir: Path) -> None:
     """Refuse the folder of a multi-seed run for a single run.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed_maddpg.checkpoint.folder import Checkpoint
-from distributed_maddpg.checkpoint.listing import best_checkpoints_of, checkpoints_of, remove_drafts
+from distributed_maddpg.checkpoint.listing import remove_drafts
 from distributed_maddpg.checkpoint.saver import CheckpointSaver, SavingOptions
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, TrainingError, one_line
@@ -25,6 +25,7 @@ from distributed_maddpg.run.endings import Ending, EndingOptions
 from distributed_maddpg.run.folder import (
     CheckpointRecord,
     RunFolder,
+    check_no_checkpoints,
     check_not_multi_seed,
     check_unused,
     read_checkpoint_record,
@@ -93,7 +94,7 @@ def train_run(
         check_not_multi_seed(run_dir)
         if not restart:
             check_unused(run_dir)
-            _check_no_checkpoints(options.saving.folder)
+            check_no_checkpoints(options.saving.folder)
         algo = MADDPG(config)
     else:
         checkpoint.check_resumable()
@@ -104,13 +105,6 @@ def train_run(
         [summary] = _train([algo], [run_dir], progress, options, started)
         progress.print_summary(summary)
     return summary
-
-
-def _check_no_checkpoints(folder: str) -> None:
-    """Refuse a folder for a new run's checkpoints that holds those of another: they would be replaced."""
-    if folder and (checkpoints_of(folder) or best_checkpoints_of(folder)):
-        remedy = "already holds checkpoints; name another folder, or resume their run with --resume"
-        raise BadInput("--checkpoint-dir", folder, remedy)
 
 
 def _check_scores(algo: MADDPG, options: RunOptions) -> None:

@@ -129,7 +129,7 @@ def test_recurrent_opponents_need_too_much_memory_in_long_episodes_and_of_many_a
 
 
 def test_a_budget_whose_opponents_do_not_fit_into_memory_is_refused(monkeypatch):
-    monkeypatch.setattr(preflight, "_memory_bytes", lambda: 2**25)
+    monkeypatch.setattr(preflight, "memory_bytes", lambda: 2**25)
     with pytest.raises(BadInput, match=r"^--budget = 1\.0: lower it; .* replay\.capacity = 110750: needs"):
         check_budget(CONFIG, 1.0)
     check_budget(CONFIG, 0.01)

@@ -40,3 +40,13 @@ def test_every_example_is_accepted(words):
         test_every_example_is_accepted(arguments[where + 1 :])
         arguments = arguments[:where]
     assert parse(command_type(name), name, arguments)
+
+
+@pytest.mark.parametrize("words", [words for words in EXAMPLES if words[0] == "train"], ids=" ".join)
+def test_every_example_of_train_passes_its_checks(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if "--resume" in words:
+        pytest.skip("needs a run")
+    if "--config" in words:
+        (tmp_path / words[words.index("--config") + 1]).write_text('preset = "paper"')
+    assert main([*words, "--dry-run"]) == 0, capsys.readouterr().err
