@@ -26,6 +26,7 @@ COMMANDS = (
     "report",
     "status",
     "chaos",
+    "doctor",
     "completion",
     "schema",
 )
@@ -42,6 +43,7 @@ _USAGE = """usage: distributed-maddpg COMMAND ...
   report RUN_DIR...          write the page of a run again, or one that compares several
   status RUN_DIR             show how a run is doing; --address URL shows those of a cluster
   chaos                      kill and freeze a job's processes at random, and measure how it recovers
+  doctor                     look at this machine, and say what would stop or slow a run
   completion SHELL           print a script that completes commands and options in bash, zsh or fish
   schema                     print a JSON Schema of the settings, for editors of TOML files
 

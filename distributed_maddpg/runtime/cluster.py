@@ -41,12 +41,12 @@ from distributed_maddpg.runtime.placement import (
     replay_options,
     worker_options,
 )
+from distributed_maddpg.runtime.store import object_store_bytes
 from distributed_maddpg.types import EnvSpec
 
 if TYPE_CHECKING:
     from ray.actor import ActorProxy
 
-_OBJECT_STORE_BYTES = 256 * 2**20
 _EXIT_GRACE_S = 0.5
 _END_S = 2.0
 _HANDLER_CHECK_S = 0.001
@@ -392,7 +392,7 @@ def _start_local(config: MADDPGConfig) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,  # at WARNING it only reports the token
-            object_store_memory=_OBJECT_STORE_BYTES + 16 * _batch_bytes(config),
+            object_store_memory=object_store_bytes(config),
         )
     suppress_messages_of_lost_processes()
 
@@ -422,10 +422,6 @@ def suppress_messages_of_lost_processes() -> None:
     """Suppress Ray's long line on each lost process, for which Ray has no option; the supervisor logs it."""
     if hasattr(ray._private.worker, "print_to_stdstream"):
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
-
-
-def _batch_bytes(config: MADDPGConfig) -> int:
-    return config.learner.batch_size * 1024  # a row of simple_adversary is 308 bytes
 
 
 def _first_line(error: BaseException) -> str:

@@ -50,13 +50,23 @@ def marked_processes_of_this_run() -> set[psutil.Process]:
     return {member for process, mark in _marked() if mark == mine for member in _with_children(process)}
 
 
-def kill_orphans() -> None:
-    """Kill marked processes of runs that were killed before they could end them."""
+def marked_pids() -> set[int]:
+    """Return the ids of the marked processes of all runs, those that go on among them."""
+    return {process.pid for process, _ in _marked()}
+
+
+def orphans() -> Iterator[psutil.Process]:
+    """Yield marked processes of runs that were killed before they could end them, and their children."""
     for process, mark in _marked():
         if not _alive(mark):
-            for member in _with_children(process):
-                with suppress(psutil.Error):
-                    member.kill()
+            yield from _with_children(process)
+
+
+def kill_orphans() -> None:
+    """Kill what such runs have left."""
+    for process in orphans():
+        with suppress(psutil.Error):
+            process.kill()
 
 
 def _mark() -> str:
