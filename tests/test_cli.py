@@ -100,7 +100,19 @@ BAD = {
     "budget of nothing": (["evaluate", "x", "--budget", "9"], "--budget = 9.0: needs --best-response"),
     "budget without end": (
         ["evaluate", "x", "--best-response", "--budget", "inf"],
-        "--budget = inf: must be positive, and below 1,000,000,000",
+        "--budget = inf: must be positive, and below 1,000",
+    ),
+    "budget of years": (
+        ["evaluate", "x", "--best-response", "--budget", "999999999"],
+        "--budget = 999999999.0: must be positive, and below 1,000",
+    ),
+    "goal above all": (
+        ["train", "--stop-at", "success.agents=950"],
+        "--stop-at = 'success.agents>=950': success is in percent, from 0 to 100; no evaluation reaches that",
+    ),
+    "goal below all": (
+        ["train", "--stop-at", "success.agents<=-1"],
+        "--stop-at = 'success.agents<=-1': success is in percent",
     ),
     "negative seed": (["evaluate", "x", "--seed", "-1"], "seed = -1"),
     "no checkpoint named": (["evaluate"], "checkpoint"),

@@ -281,7 +281,9 @@ def test_bad_input_is_one_line_and_nothing_is_sent(
     assert dashboard.submitted == [] and dashboard.packages == []
 
 
-@pytest.mark.parametrize("text", ["[", "a", "env_vars: 3", "[1]", "", "env_vars: {A: 3}"])
+@pytest.mark.parametrize(
+    "text", ["[", "a", "env_vars: 3", "[1]", "", "env_vars: {A: 3}", "pip: 3", "excludes: 3"]
+)
 def test_a_file_that_is_no_runtime_environment_is_refused(
     dashboard: Dashboard, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from distributed_maddpg.run.progress import Progress
     from distributed_maddpg.trainer import MADDPG
 
+_MAX_BUDGET = 1_000
+"""Two days; a typing error would otherwise end with the first opponent's, after months."""
+
 
 @dataclass(frozen=True)
 class EvaluateCommand:
@@ -58,7 +61,8 @@ class EvaluateCommand:
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_numbers(self, positive=("episodes", "budget"), not_negative=("seed",))
+        check_numbers(self, positive=("episodes",), not_negative=("seed",))
+        check_numbers(self, positive=("budget",), below=_MAX_BUDGET)
         if not self.best_response and self.budget != EvaluateCommand.budget:
             raise BadInput("--budget", self.budget, "needs --best-response")
 

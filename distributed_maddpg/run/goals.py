@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +104,7 @@ def scores_of(evaluation: Mapping[str, Any]) -> dict[str, float]:
     return {name.replace("/", "."): float(value) for name, value in flatten(scores).items()}
 
 
-def check_scores(config: MADDPGConfig, spec: EnvSpec, goals: Iterable[Goal], ranking: Ranking | None) -> None:
+def check_scores(config: MADDPGConfig, spec: EnvSpec, goals: Sequence[Goal], ranking: Ranking | None) -> None:
     """Refuse names of scores that the environment's evaluations do not have.
 
     Raises:
@@ -118,6 +118,16 @@ def check_scores(config: MADDPGConfig, spec: EnvSpec, goals: Iterable[Goal], ran
             raise BadInput(option, shown, _NEED_EVALUATIONS)
         if name not in known:
             raise BadInput(option, shown, f"evaluations have no such score; {did_you_mean(name, known)}")
+    for goal in goals:
+        _check_reachable(goal)
+
+
+def _check_reachable(goal: Goal) -> None:
+    """Refuse a percentage that no evaluation can reach."""
+    if goal.name.startswith("success.") and not (goal.value >= 0 if goal.at_most else goal.value <= 100):
+        raise BadInput(
+            "--stop-at", str(goal), "success is in percent, from 0 to 100; no evaluation reaches that"
+        )
 
 
 def _score_names(config: MADDPGConfig, spec: EnvSpec) -> list[str]:

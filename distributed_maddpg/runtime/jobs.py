@@ -221,6 +221,7 @@ def runtime_env(file: str, working_dir: str) -> dict[str, Any]:
         given = parse_runtime_env_args(runtime_env=file or None, working_dir=working_dir or None)
         env_vars = {**_GRACE, **given.get("env_vars", {})}
         RuntimeEnv(env_vars=env_vars)  # raises TypeError unless all are texts
+        _check_fields({**given, "env_vars": env_vars})
     except (AttributeError, TypeError):
         remedy = "cannot be read (it must hold fields, of which env_vars names texts, in quotes if numbers)"
         raise BadInput("--runtime-env", file, remedy) from None
@@ -228,6 +229,14 @@ def runtime_env(file: str, working_dir: str) -> dict[str, Any]:
         raise BadInput("--runtime-env", file, f"cannot be read ({one_line(str(error), 200)})") from error
     default = {"excludes": _EXCLUDES} if working_dir and not file else {}
     return {**default, **given, "env_vars": env_vars}
+
+
+def _check_fields(environment: dict[str, Any]) -> None:
+    """Raise ValueError with Ray's words for a field of a wrong type, before a job is submitted."""
+    try:
+        RuntimeEnv(**environment)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
 
 
 def _headers() -> dict[str, str] | None:
