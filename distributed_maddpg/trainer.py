@@ -49,7 +49,7 @@ from distributed_maddpg.types import (
     state_part,
 )
 
-_MAX_SEEDS = 1_000
+MAX_SEEDS = 1_000
 _WEIGHT_PARTS = (
     "policy",
     "critic",
@@ -246,7 +246,7 @@ class MADDPG:
             CheckpointError: if the checkpoints are not of these runs.
         """
         _require_config(config)
-        _require_integer("num_seeds", num_seeds, 1, _MAX_SEEDS)
+        _require_integer("num_seeds", num_seeds, 1, MAX_SEEDS)
         seeds = range(config.seed, config.seed + num_seeds)
         for checkpoint in checkpoints:
             checkpoint.check_resumable()

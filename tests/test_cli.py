@@ -56,6 +56,11 @@ def refused(arguments, capsys, code=2):
 
 BAD = {
     "unknown command": (["trian"], "command = 'trian': did you mean 'train'?"),
+    "unknown option before a command": (["--verison"], "command = '--verison': did you mean '--version'?"),
+    "too many seeds": (
+        ["train", "--num-seeds", "1e6", "--dry-run"],
+        "--num-seeds = 1000000: must be at most",
+    ),
     "unknown option": (["train", "--learner.batchsize", "8"], "did you mean --learner.batch-size"),
     "unknown environment": (
         ["train", "--env.id", "mpe2.simple_spred_v3"],

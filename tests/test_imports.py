@@ -45,6 +45,17 @@ def test_the_command_line_loads_only_what_help_needs():
     assert not loaded & {"torch", "ray", "numba", "plotly", "tensorboardX", "pettingzoo"}
 
 
+def test_the_help_of_no_command_loads_a_large_library():
+    loaded = loaded_after(
+        "import contextlib, io\n"
+        "from distributed_maddpg.cli import COMMANDS, main\n"
+        "for command in COMMANDS:\n"
+        "    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        "        main([command, '--help'])\n"
+    )
+    assert not loaded & {"torch", "ray", "numba", "plotly", "tensorboardX", "pettingzoo"}
+
+
 @pytest.mark.parametrize("module", ["rollout", "runtime.actors"])
 def test_a_rollout_worker_does_not_load_pydantic(module):
     loaded = loaded_after(f"import distributed_maddpg.{module}")

@@ -90,6 +90,6 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     name = arguments[0]
     if name not in COMMANDS:
-        raise BadInput("command", name, did_you_mean(name, COMMANDS))
+        raise BadInput("command", name, did_you_mean(name, (*COMMANDS, "--help", "--version")))
     code: int | None = import_module(f"distributed_maddpg.cli.{name.replace('-', '_')}").run(arguments[1:])
     return code or 0

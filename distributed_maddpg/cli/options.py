@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import functools
+import inspect
+import textwrap
 from collections.abc import Iterator
 from importlib import import_module
+from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
@@ -41,6 +47,34 @@ def options_of(kind: type) -> list[Option]:
 def option_names(kind: type) -> list[str]:
     """Return the names of all options of a command's dataclass."""
     return [*HELP, *(name for option in options_of(kind) for name in option.names)]
+
+
+def unfold_help(kind: type) -> None:
+    """Make tyro fold the texts below a command's fields to the terminal's width.
+
+    It would keep the line breaks of the source. What a field's metadata call "help" comes before the text.
+    """
+    for field in dataclasses.fields(kind):
+        hint = _parts(get_type_hints(kind)[field.name])[0]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            unfold_help(hint)
+        elif text := _field_texts(kind).get(field.name):
+            field.metadata = MappingProxyType({**field.metadata, "help": text})
+
+
+@functools.cache
+def _field_texts(kind: type) -> dict[str, str]:
+    """Return the text below each field of a dataclass, in one line."""
+    [definition] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in pairwise(definition.body)  # type: ignore[attr-defined]
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
 
 
 def _options(kind: Any, prefix: str) -> Iterator[Option]:

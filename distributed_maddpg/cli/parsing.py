@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from distributed_maddpg.cli.options import HELP, unfold_help
 from distributed_maddpg.cli.refusals import VALUE, refusal
 from distributed_maddpg.config import EnvArgument
 from distributed_maddpg.config.sections import refuse_ray_client
@@ -47,7 +48,8 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
             )
         return options
 
-    if {"-h", "--help"} & set(arguments):
+    if set(HELP) & set(arguments):
+        unfold_help(kind)
         return parse_options()
     message = io.StringIO()
     columns = os.environ.get("COLUMNS")

@@ -24,6 +24,7 @@ from distributed_maddpg.run.folder import check_no_checkpoints, check_unused
 from distributed_maddpg.run.goals import check_scores
 from distributed_maddpg.run.training import RunOptions
 from distributed_maddpg.threads import available_cores
+from distributed_maddpg.trainer import MAX_SEEDS
 from distributed_maddpg.types import EnvSpec, StackedLayout, critic_layout, policy_layout
 
 _MIB = 2**20
@@ -123,6 +124,8 @@ def check_run(config: MADDPGConfig, num_seeds: int, run_dir: Path, options: RunO
     Raises:
         BadInput: naming the first setting that cannot be used, its value and the remedy.
     """
+    if num_seeds > MAX_SEEDS:
+        raise BadInput("--num-seeds", num_seeds, f"must be at most {MAX_SEEDS:,}")
     check_unused(run_dir)
     if folder := options.saving.folder:
         check_no_checkpoints(folder)
