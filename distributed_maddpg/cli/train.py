@@ -14,19 +14,18 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import tyro
 
-from distributed_maddpg._version import __version__
+from distributed_maddpg.cli.dry_run import dry_run
 from distributed_maddpg.cli.output import print_json
 from distributed_maddpg.cli.parsing import parse, refuse_empty, take_options, words_of
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.durations import parse_duration
 from distributed_maddpg.envs import env_spec, is_builtin
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable, TrainingError
-from distributed_maddpg.files import local_path, write_atomic
+from distributed_maddpg.files import local_path
 
 if TYPE_CHECKING:
     from distributed_maddpg.checkpoint.folder import Checkpoint
     from distributed_maddpg.run.folder import CheckpointRecord
-    from distributed_maddpg.run.progress import Progress
     from distributed_maddpg.run.training import RunOptions
 
 _AUTO, _NONE = "auto", "none"
@@ -155,7 +154,7 @@ def _train_from(origin: _Origin, arguments: list[str], started: float) -> None:
     run_dir = Path(resumed or command.run_dir or default_run_dir(command.preset))
     options = _run_options(command, origin, started)
     if command.dry_run:
-        _dry_run(command, config, run_dir, options, progress)
+        dry_run(command, config, run_dir, options, progress)
         return
     with contextlib.redirect_stdout(sys.stderr):  # an environment may print; stdout is for JSON
         if num_seeds == 1:
@@ -169,42 +168,6 @@ def _train_from(origin: _Origin, arguments: list[str], started: float) -> None:
     problems = [run["problem"] for run in [summary, *summary.get("runs", [])] if "problem" in run]
     if problems:
         raise TrainingError(problems[0])
-
-
-def _dry_run(
-    command: TrainCommand, config: MADDPGConfig, run_dir: Path, options: RunOptions, progress: Progress
-) -> None:
-    """Show what the command would do, and write its settings if asked for."""
-    from distributed_maddpg.run.plan import plan_run  # noqa: PLC0415
-    from distributed_maddpg.run.plan_text import plan_rows  # noqa: PLC0415
-
-    if command.resume:
-        raise BadInput("--dry-run", True, "is for a new run; leave --resume out, or see status RUN_DIR")
-    with contextlib.redirect_stdout(sys.stderr), progress.print_log():
-        plan = plan_run(config, command.num_seeds, run_dir, options)
-    if command.write_config:
-        _write_config(command, config)
-        progress.note(f"wrote {command.write_config}; use it with --config {command.write_config}")
-    if command.json:
-        print_json(plan.to_dict())
-        return
-    progress.print_pairs(plan_rows(plan))
-    progress.note("all checks passed; nothing was started: leave out --dry-run to train")
-
-
-def _write_config(command: TrainCommand, config: MADDPGConfig) -> None:
-    from distributed_maddpg.config.commented import commented_toml  # noqa: PLC0415 - loads pydantic
-
-    path = local_path("--write-config", command.write_config)
-    if path.exists():
-        raise BadInput("--write-config", command.write_config, "is there already; name a new file")
-    title = f"Settings of distributed-maddpg {__version__}, from the preset {command.preset}."
-    try:
-        write_atomic(path, commented_toml(config, title))
-    except OSError as error:
-        raise BadInput(
-            "--write-config", command.write_config, f"cannot be written ({error.strerror})"
-        ) from None
 
 
 def _run_options(command: TrainCommand, origin: _Origin, started: float) -> RunOptions:
@@ -248,6 +211,8 @@ def _read_origin(arguments: list[str]) -> _Origin:
     env_id = named.get("--env.id", "")  # first, because each environment has other arguments
     checkpoints: list[Checkpoint] = []
     record = CheckpointRecord(SavingOptions())
+    if "--resume" in named and {"--dry-run", "--dry_run"} & set(arguments):  # before anything is set aside
+        raise BadInput("--dry-run", True, "is for a new run; leave --resume out, or see status RUN_DIR")
     if "--resume" in named:
         checkpoints, record = _checkpoints(named, env_id)
     if checkpoints:

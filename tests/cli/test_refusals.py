@@ -77,7 +77,7 @@ LINES = {
         ["report", "x", "--zzz"],
         "--zzz: no such option; distributed-maddpg report --help lists all",
     ),
-    "nothing to report": (["report"], "RUN_DIR: is missing; Run folder."),
+    "nothing to evaluate": (["evaluate"], "CHECKPOINT: is missing; A checkpoint; or a run folder, or"),
     "nothing to measure": (["benchmark"], "KIND: is missing; must be one of env, rollout, replay, "),
     "option of train in submit": (
         ["submit", "--", "train", "--num-worker", "3"],

@@ -124,6 +124,7 @@ def test_a_dry_run_makes_the_checks_of_train(capsys, tmp_path, monkeypatch):
         (["--replay.capacity", "1e13", "--num-workers", "0"], "replay.capacity = 10000000000000: needs"),
         (["--env.kwargs", "N", "0"], "N = 0"),
         (["--stop-at", "success.agent=9"], "evaluations have no such score; did you mean 'success.agents'?"),
+        (["--resume", "auto", "--run-dir", "x"], "--dry-run = True: is for a new run; leave --resume out"),
         (["--num-seeds", "2", "--checkpoint-dir", "x"], "--checkpoint-dir = 'x': is for one run"),
         (["--run-dir", f"{__file__}/x"], "cannot be used (Not a directory); name another"),
     ):
