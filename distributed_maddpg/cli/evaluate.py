@@ -32,6 +32,7 @@ class EvaluateCommand:
         distributed-maddpg evaluate runs/first
         distributed-maddpg evaluate runs/first --best --episodes 1e4 --json
         distributed-maddpg evaluate runs/first --best-response --budget 0.5
+        distributed-maddpg evaluate runs/first --record episodes.npz
     """
 
     checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]

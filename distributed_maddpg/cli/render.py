@@ -28,9 +28,14 @@ class RenderCommand:
 
     Scenarios of MPE2 are drawn by MPE2's own renderer, without a display; other environments by themselves,
     with render_mode="rgb_array".
+
+    Examples:
+        distributed-maddpg render runs/first --out first.gif
+        distributed-maddpg render runs/first --out first.png --episodes 2 --best
+        distributed-maddpg render runs/first --against runs/second --window
     """
 
-    checkpoint: tyro.conf.Positional[str]
+    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     """A checkpoint; or a run folder, or a folder or URL of checkpoints, of which the newest is used."""
     out: str = ""
     """File to write, replaced if there is one: .gif, .mp4 (needs the extra "video") or .png, which has a row
