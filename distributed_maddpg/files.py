@@ -170,12 +170,12 @@ def _exchange(one: Path, other: Path) -> bool:
     raise OSError(code, os.strerror(code), str(other))
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a small file atomically: to a temporary name, synced, then renamed."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a small file atomically: to a temporary name, synced, then renamed; text in UTF-8."""
     draft = path.with_name(f".{path.name}.tmp")
     try:
-        with draft.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with draft.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())  # otherwise a power failure could leave an empty file
         draft.replace(path)

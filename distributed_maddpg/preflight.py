@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from distributed_maddpg.config import AlgorithmConfig, MADDPGConfig
 from distributed_maddpg.config.sections import require
 from distributed_maddpg.envs import (
     EnvFactory,
+    action_codecs,
     env_spec,
     is_builtin,
     is_compiled,
@@ -33,6 +34,9 @@ from distributed_maddpg.errors import BadInput, CheckpointError, reason
 from distributed_maddpg.evaluation.scripted import random_policy
 from distributed_maddpg.normalisation import unknown
 from distributed_maddpg.types import METRICS, EnvSpec, critic_layout, policy_layout
+
+if TYPE_CHECKING:
+    from distributed_maddpg.envs.spaces import ActionCodec
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -76,6 +80,20 @@ def check_settings(config: MADDPGConfig, env_factory: EnvFactory | None = None) 
     if config.env.normalise:
         _check_normalises(config.algorithm, spec)
     return spec
+
+
+def checked_action_codecs(
+    config: MADDPGConfig, env_factory: EnvFactory | None = None
+) -> tuple[ActionCodec, ...]:
+    """Return what converts each agent's actions to those of its space.
+
+    Raises:
+        BadInput: if the environment raises anything, or hangs.
+    """
+    env = config.env
+    return _try_environment(
+        config, env_factory, lambda env_id, _: action_codecs(env_id, env.backend, env.kwargs)
+    )
 
 
 def _check_normalises(algorithm: AlgorithmConfig, spec: EnvSpec) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from distributed_maddpg.preflight import (
     check_finite,
     check_machine,
     check_settings,
+    checked_action_codecs,
     checkpoint_settings,
     incompatibility,
 )
@@ -48,6 +49,9 @@ from distributed_maddpg.types import (
     join_states,
     state_part,
 )
+
+if TYPE_CHECKING:
+    from distributed_maddpg.envs.spaces import ActionCodec
 
 MAX_SEEDS = 1_000
 _WEIGHT_PARTS = (
@@ -454,6 +458,10 @@ class MADDPG:
         if self._runner is None and self._restored is not None:
             return self._restored.policies
         return self._ensure_started().weights(self._index).policies
+
+    def action_codecs(self) -> tuple[ActionCodec, ...]:
+        """Return what converts each agent's actions to those of its space; this creates one environment."""
+        return checked_action_codecs(self.config, self._env_factory)
 
     def weights_digest(self) -> str:
         """Return the SHA-256 of all networks' weights; equal digests mean bit-identical training."""

@@ -21,6 +21,7 @@ COMMANDS = (
     "evaluate",
     "render",
     "cross-play",
+    "export",
     "reproduce",
     "benchmark",
     "report",
@@ -38,6 +39,7 @@ _USAGE = """usage: distributed-maddpg COMMAND ...
   evaluate CHECKPOINT        play greedy episodes and print scores; --best-response seeks strong opponents
   render CHECKPOINT          draw greedy episodes as a GIF, MP4 or PNG, or in a window
   cross-play CHECKPOINT...   play every team against every opponent, and print the matrix
+  export CHECKPOINT          write each agent's policy as ONNX, npz or safetensors, for other programs
   reproduce EXPERIMENT       train and compare the runs of the paper's table: physical-deception
   benchmark WHAT             measure env, rollout, replay, learner, train, scaling or all
   report RUN_DIR...          write the page of a run again, or one that compares several

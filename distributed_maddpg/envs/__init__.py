@@ -3,6 +3,7 @@
 from distributed_maddpg.envs.base import StepResult, VectorEnv
 from distributed_maddpg.envs.make import (
     EnvFactory,
+    action_codecs,
     env_spec,
     factory_id,
     is_builtin,
@@ -16,6 +17,7 @@ __all__ = [
     "EnvFactory",
     "StepResult",
     "VectorEnv",
+    "action_codecs",
     "env_spec",
     "factory_id",
     "is_builtin",

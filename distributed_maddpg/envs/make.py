@@ -10,12 +10,15 @@ import logging
 import os
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.file import import_error, is_file_id, load_file, split_file_id
 from distributed_maddpg.errors import BadInput, did_you_mean, reason
 from distributed_maddpg.types import MPE2_MODULES, EnvSpec, canonical_env_id
+
+if TYPE_CHECKING:
+    from distributed_maddpg.envs.spaces import ActionCodec
 
 _LOG = logging.getLogger(__name__)
 
@@ -136,6 +139,24 @@ def env_spec(
     env = make_vector_env(env_id, 1, 0, backend=backend, measures=measures, **env_kwargs)
     try:
         return env.spec
+    finally:
+        env.close()
+
+
+def action_codecs(
+    env_id: str | EnvFactory, backend: str, env_kwargs: Mapping[str, Any]
+) -> tuple[ActionCodec, ...]:
+    """Return what converts each agent's actions to those of its space; this creates and closes one copy."""
+    from distributed_maddpg.envs.mpe.parallel_env import MPEParallelEnv  # noqa: PLC0415 - loads gymnasium
+    from distributed_maddpg.envs.mpe.vector_env import MPEVectorEnv  # noqa: PLC0415 - loads numba
+    from distributed_maddpg.envs.spaces import action_codec  # noqa: PLC0415 - loads gymnasium
+
+    env: Any = make_vector_env(env_id, 1, 0, backend=backend, **env_kwargs)
+    try:
+        if not isinstance(env, MPEVectorEnv):
+            return tuple(env.action_codecs)
+        spaces = MPEParallelEnv(env.scenario).action_spaces
+        return tuple(action_codec(str(env_id), agent, space) for agent, space in spaces.items())
     finally:
         env.close()
 

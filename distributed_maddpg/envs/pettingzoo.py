@@ -97,28 +97,26 @@ class PettingZooVectorEnv(VectorEnv):
                 "env.id", env_id, "returns the same environment twice; make a new one in each call"
             )
         self.envs = tuple(map(self._as_parallel, made))
-        (agents, self._action_codecs, self._obs_codecs), *others = map(self._agents_and_codecs, self.envs)
-        if any(other != (agents, self._action_codecs, self._obs_codecs) for other in others):
+        (agents, self.action_codecs, self._obs_codecs), *others = map(self._agents_and_codecs, self.envs)
+        if any(other != (agents, self.action_codecs, self._obs_codecs) for other in others):
             raise BadInput("env.id", env_id, "makes copies with different agents or spaces")
-        warn_of_unbounded(env_id, self._action_codecs)
+        warn_of_unbounded(env_id, self.action_codecs)
         self._episode_measures = EpisodeMeasures(env_id, made[0], measures, num_envs)
         self.spec = EnvSpec(
             agents,
             tuple(codec.size for codec in self._obs_codecs),
-            tuple(codec.size for codec in self._action_codecs),
-            tuple(codec.kind for codec in self._action_codecs),
+            tuple(codec.size for codec in self.action_codecs),
+            tuple(codec.kind for codec in self.action_codecs),
             varying=len(agents) > 1,  # nobody says in advance whether all stay to the end
             masked=self._masked(factory),
             measures=self._episode_measures.measures,
         )
-        self._rosters = RosterLog(env_id, self._action_codecs, bool(self.spec.masked), num_envs)
+        self._rosters = RosterLog(env_id, self.action_codecs, bool(self.spec.masked), num_envs)
         self._streams = [streams.stream(seed, copy) for copy in range(num_envs)]
         self._episode_seed = np.zeros(num_envs, np.int64)
         self._episode_step = np.zeros(num_envs, np.int64)
         self._steps_begun = [0] * num_envs  # of each copy's episode; only for errors
-        self._action_history = [
-            codec.zeros(num_envs, _INITIAL_HISTORY_STEPS) for codec in self._action_codecs
-        ]
+        self._action_history = [codec.zeros(num_envs, _INITIAL_HISTORY_STEPS) for codec in self.action_codecs]
         self._started = False
 
     def _as_parallel(self, env: Any) -> Any:
@@ -151,12 +149,12 @@ class PettingZooVectorEnv(VectorEnv):
 
     def _masked(self, factory: Callable[[], Any]) -> tuple[bool, ...]:
         """Return which agents have action masks: none, or all discrete ones, if any has one at the start."""
-        discrete = [codec.agent for codec in self._action_codecs if codec.kind == "discrete"]
+        discrete = [codec.agent for codec in self.action_codecs if codec.kind == "discrete"]
         found = any(has_mask(self.envs[0].observation_space(agent)) for agent in discrete)
         if discrete and not found:
             infos = self._first_infos(factory)
             found = any(find_mask(None, infos.get(agent)) is not None for agent in discrete)
-        return tuple(codec.kind == "discrete" for codec in self._action_codecs) if found else ()
+        return tuple(codec.kind == "discrete" for codec in self.action_codecs) if found else ()
 
     def _first_infos(self, factory: Callable[[], Any]) -> Mapping[str, Any]:
         """Return the infos of an episode's start, of a copy that is closed again."""
@@ -200,7 +198,7 @@ class PettingZooVectorEnv(VectorEnv):
             raise count_error(len(actions), len(self.agents))
         taken = [
             codec.checked(array, self.num_envs)
-            for codec, array in zip(self._action_codecs, actions, strict=True)
+            for codec, array in zip(self.action_codecs, actions, strict=True)
         ]
         rewards, final_obs = np.zeros((self.num_envs, len(self.agents)), np.float32), self._empty_obs()
         over, rosters = np.zeros(self.num_envs, np.bool_), self._rosters
@@ -382,7 +380,7 @@ class PettingZooVectorEnv(VectorEnv):
         """Record the actions and step one copy; return what `_Step` says."""
         self._record_actions(e, actions)
         self._steps_begun[e] += 1
-        decoded = zip(self.agents, self._action_codecs, actions, self._rosters.now.acting[e], strict=True)
+        decoded = zip(self.agents, self.action_codecs, actions, self._rosters.now.acting[e], strict=True)
         taken = {agent: codec.decode(a) for agent, codec, a, acts in decoded if acts}
         try:
             returned = self.envs[e].step(taken)
@@ -444,7 +442,7 @@ class PettingZooVectorEnv(VectorEnv):
     def _checked_history(self, state: Mapping[str, npt.NDArray[Any]], length: int) -> list[npt.NDArray[Any]]:
         """Return the saved actions of each agent after checking shape, type and values."""
         histories = []
-        for agent, codec in zip(self.agents, self._action_codecs, strict=True):
+        for agent, codec in zip(self.agents, self.action_codecs, strict=True):
             one = codec.zeros(1, 1)  # not of the saved length, which may be any number
             shape = (self.num_envs, length, *one.shape[2:])
             array = checked_array(dict(state), f"actions_{agent}", shape, one.dtype)

@@ -112,6 +112,11 @@ class DiscreteActionCodec:
         """Number of values of each choice: there is one."""
         return [self.size]
 
+    @property
+    def starts(self) -> list[int]:
+        """The first value of each choice."""
+        return [int(self.space.start)]
+
     def zeros(self, *shape: int) -> npt.NDArray[np.int64]:
         """Return an array of zero actions of the given shape."""
         return np.zeros(shape, np.int64)
@@ -141,6 +146,11 @@ class CombinedActionCodec:
     def choices(self) -> list[int]:
         """Number of values of each choice."""
         return list(_choices(self.space))
+
+    @property
+    def starts(self) -> list[int]:
+        """The first value of each choice."""
+        return list(_starts(self.space))
 
     @cached_property
     def size(self) -> int:
@@ -193,6 +203,17 @@ def _choices(space: Any) -> Iterator[int]:
             yield from _choices(part)
     else:
         raise TypeError(space)
+
+
+def _starts(space: Any) -> Iterator[int]:
+    """Return the first value of each choice in a space, in the order of `_choices`."""
+    if isinstance(space, Dict | Tuple):
+        for _, part in _items(space):
+            yield from _starts(part)
+    elif isinstance(space, MultiBinary):
+        yield from [0] * math.prod(space.shape)
+    else:
+        yield from np.array(space.start).reshape(-1).tolist()
 
 
 def _combined(space: Any, chosen: Iterator[Any]) -> Any:

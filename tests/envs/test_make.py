@@ -6,7 +6,7 @@ import pytest
 from mpe2 import simple_spread_v3
 from pettingzoo.utils.conversions import parallel_wrapper_fn
 
-from distributed_maddpg.envs import env_spec, make_vector_env
+from distributed_maddpg.envs import action_codecs, env_spec, make_vector_env
 from distributed_maddpg.envs.mpe.mpe2_env import MPE2VectorEnv
 from distributed_maddpg.envs.mpe.vector_env import MPEVectorEnv
 from distributed_maddpg.envs.pettingzoo import PettingZooVectorEnv
@@ -30,6 +30,15 @@ def test_a_module_and_a_callable_of_a_module_can_be_named():
         env = make_vector_env(env_id, 2, 0, num_agents=3)
         assert type(env) is PettingZooVectorEnv
         assert env.reset()[2].tolist() == [[2e6] * 3] * 2
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+@pytest.mark.parametrize("name", ["simple_adversary", "simple_speaker_listener"])
+def test_actions_of_a_compiled_scenario_are_those_of_mpe2(name, continuous):
+    kwargs = {"continuous_actions": continuous}
+    compiled, original = (action_codecs(name, backend, kwargs) for backend in ("vectorized", "pettingzoo"))
+    assert [codec.space for codec in compiled] == [codec.space for codec in original]
+    assert [codec.agent for codec in compiled] == [codec.agent for codec in original]
 
 
 @pytest.mark.parametrize("name", MPE2_MODULES)

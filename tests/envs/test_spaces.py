@@ -265,6 +265,20 @@ def test_combinations_are_one_discrete_action_each(space, size, first, last):
     assert last is None or repr(decoded[-1]) == last
 
 
+@pytest.mark.parametrize(
+    ("space", "starts"),
+    [
+        (Discrete(4, start=-2), [-2]),
+        (MultiDiscrete([2, 3], start=[5, 7]), [5, 7]),
+        (MultiBinary(3), [0, 0, 0]),
+        (Tuple([Discrete(2, start=1), Dict({"b": MultiBinary(2), "a": Discrete(2, start=3)})]), [1, 3, 0, 0]),
+    ],
+)
+def test_choices_have_first_values(space, starts):
+    codec = action_codec("x", "a", space)
+    assert (codec.starts, len(codec.choices)) == (starts, len(starts))
+
+
 def test_actions_of_combinations_count_up_with_the_last_choice_first():
     codec = action_codec("x", "a", MultiDiscrete([2, 3], start=[0, 7]))
     assert [codec.decode(action).tolist() for action in range(4)] == [[0, 7], [0, 8], [0, 9], [1, 7]]

@@ -1,0 +1,1 @@
+"""Policies as files for other programs: one file an agent, as ONNX, npz or safetensors."""
