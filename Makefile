@@ -9,7 +9,7 @@ WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := $(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: train test test-fast test-slow test-versions check clean
+.PHONY: train test test-fast test-slow test-versions check build clean
 
 train: $(VENV)/.installed      ## install, then train on simple_adversary with Ray on the local cores
 	$(BIN)/distributed-maddpg train
@@ -48,8 +48,14 @@ check: $(VENV)/.installed-dev  ## format, lint, types, import contracts
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_project.py
 
+build: $(VENV)/.installed-dev  ## wheel and sdist in dist/
+	@# An old egg-info would add files that are gone.
+	rm -rf build dist *.egg-info
+	$(BIN)/python -m build --installer uv
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) $(VERSIONS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VERSIONS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
