@@ -49,7 +49,7 @@ class _Graph(torch.nn.Module):
             weight, bias = (self.get_buffer(f"layer_{layer}_{part}") for part in ("weight", "bias"))
             x = torch.nn.functional.linear(x, weight, bias)
         if action_mask is not None:
-            x = torch.where(action_mask, x, torch.full_like(x, float(MASKED_LOGIT)))
+            x = torch.where(action_mask, x, float(MASKED_LOGIT))
         if self._head == "argmax":
             return torch.argmax(x, dim=1), x
         if self._head == "sigmoid":
@@ -70,7 +70,7 @@ def to_onnx(policy: AgentPolicy) -> bytes:
         inputs[ACTION_MASK] = torch.ones(2, width, dtype=torch.bool)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            _Graph(policy).eval(),
+            _Graph(policy),
             kwargs=inputs,
             input_names=list(inputs),
             output_names=[ACTION, LOGITS],

@@ -65,7 +65,7 @@ def zoo_run(animals="continuous", normalise=False, seed=0, **algorithm):
     spec = env_spec(Zoo, "auto", config.env.kwargs)
     rng = np.random.default_rng(seed)
     layout = policy_layout(spec, config.algorithm.policy_hidden_sizes)
-    policies = layout.initial_parameters(rng) * np.float32(2)
+    policies = layout.initial_parameters(rng) * np.float32(1.5)
     state = {"learner/policy": policies}
     if normalise:
         width = max(spec.observation_sizes)
