@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distributed_maddpg._version import __version__
+from distributed_maddpg.config.sections import require
 from distributed_maddpg.envs.spaces import ActionCodec, ContinuousActionCodec
 from distributed_maddpg.normalisation import LIMIT
 from distributed_maddpg.player import FORMAT
@@ -47,7 +48,14 @@ class AgentPolicy:
 
 
 def agent_policies(algo: MADDPG) -> list[AgentPolicy]:
-    """Return the current policy of each agent."""
+    """Return the current policy of each agent.
+
+    Raises:
+        BadInput: if the run has networks of its own.
+    """
+    networks = getattr(algo.config.algorithm, "networks", "")  # layers of a user's own
+    remedy = "layers of one's own cannot be exported; train with algorithm.policy_hidden_sizes instead"
+    require(not networks, "algorithm.networks", networks, remedy)
     return [_agent_policy(algo, agent, codec) for agent, codec in enumerate(algo.action_codecs())]
 
 

@@ -1,8 +1,10 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from distributed_maddpg.errors import BadInput
 from distributed_maddpg.export.policy import agent_policies
 from tests.export.zoo import zoo_run
 
@@ -61,3 +63,11 @@ def test_the_head_is_that_of_the_run(head):
         "auto": ("sigmoid", None),
         "gumbel": ("softmax", 0.5),
     }[head]
+
+
+def test_layers_of_ones_own_are_refused():
+    algorithm = SimpleNamespace(networks="mine.py:layers")
+    with pytest.raises(
+        BadInput, match=r"algorithm.networks = 'mine.py:layers': layers of one's own cannot be"
+    ):
+        agent_policies(SimpleNamespace(config=SimpleNamespace(algorithm=algorithm)))
