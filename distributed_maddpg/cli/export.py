@@ -15,9 +15,17 @@ from distributed_maddpg.cli.parsing import parse, refuse_empty
 
 @dataclass(frozen=True)
 class ExportCommand:
-    """Write the policy of each agent to a file of its own, for programs without this package."""
+    """Write the policy of each agent to a file of its own, for programs without this package.
 
-    checkpoint: tyro.conf.Positional[str]
+    What the files hold, and how to load them: docs/exports.md.
+
+    Examples:
+        distributed-maddpg export runs/first
+        distributed-maddpg export runs/first --best --format npz --out policies
+        distributed-maddpg export runs/first --format safetensors --json
+    """
+
+    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     """A checkpoint; or a run folder, or a folder or URL of checkpoints, of which the newest is used."""
     format: Literal["onnx", "npz", "safetensors"] = "onnx"
     """onnx: a graph from observations to actions. npz: arrays that distributed_maddpg/player.py plays with
