@@ -19,7 +19,7 @@ from tests.packaging.conftest import ROOT
 pytestmark = pytest.mark.processes
 
 MAX_WHEEL_BYTES = 1_000_000
-"""Twice of what it has; a file that does not belong there would be larger."""
+"""It has 0.6 MB."""
 
 
 def files_of_the_package():
