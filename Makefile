@@ -10,6 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 PARALLEL := $(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: train test test-fast test-slow test-versions check build clean
+.PHONY: train test test-fast test-slow test-versions check docs clean
 
 train: $(VENV)/.installed      ## install, then train on simple_adversary with Ray on the local cores
 	$(BIN)/distributed-maddpg train
@@ -53,6 +54,8 @@ build: $(VENV)/.installed-dev  ## wheel and sdist in dist/
 	rm -rf build dist *.egg-info
 	$(BIN)/python -m build --installer uv
 	$(BIN)/python -m twine check --strict dist/*
+docs: $(VENV)/.installed-dev   ## the documentation site in build/docs; a warning is an error
+	$(BIN)/python -m sphinx -q -n -W --keep-going -b html -c docs . build/docs
 
 clean:
 	rm -rf $(VENV) $(VERSIONS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

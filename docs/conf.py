@@ -41,6 +41,7 @@ myst_heading_anchors = 4  # links to headings, as code hosts make them
 suppress_warnings = [
     "myst.header",  # decisions and generated pages begin where they like
     "misc.highlighting_failure",  # excerpts that leave out a part
+    "ref.python",  # several classes of one short name: the nearest is linked
 ]
 
 autodoc_member_order = "bysource"
@@ -85,8 +86,8 @@ def insert_modules(app: Sphinx, page: str, source: list[str]) -> None:
 
 def as_restructured_text(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Turn the Markdown of docstrings, which is fences and single backticks, into what autodoc reads."""
-    # Napoleon takes what stands before a colon in an attribute's first line for its type.
-    text = [""] if what in ("attribute", "data", "property") else []
+    # Napoleon takes what stands before a colon in an attribute's first line for its type; a backslash is nothing.
+    text = ["\\"] if what in ("attribute", "data", "property") else []
     fenced = False
     for line in lines:
         fence = _FENCE.match(line.strip())
