@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from distributed_maddpg import __version__
 
@@ -22,6 +25,23 @@ def test_changelog_begins_with_the_version() -> None:
     first = re.search(r"^## \[?([0-9.]+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert first is not None
     assert first[1] == __version__
+
+
+def test_the_citation_has_version_and_date_of_the_changelog() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    [version, date] = re.findall(r"^## (\S+) - (\S+)$", text, re.MULTILINE)[0]
+    assert (citation["version"], str(citation["date-released"])) == (version, date)
+    assert citation["license"] == pyproject()["license"]
+    [author] = citation["authors"]
+    assert author["name"].lower() in (ROOT / "LICENSE").read_text(encoding="utf-8")
+
+
+def test_the_citation_is_valid() -> None:
+    check = Path(sys.executable).parent / "check-jsonschema"
+    schema = ["--builtin-schema", "vendor.citation-file-format"]
+    result = subprocess.run([check, *schema, ROOT / "CITATION.cff"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
 
 
 def test_every_dependency_has_a_lower_bound() -> None:
