@@ -30,10 +30,11 @@ root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md", "cluster/**.md", "benchmarks/**.md"]
 exclude_patterns = [".*", "**/.*", "build", "runs", "dist", "shared", "**/*.egg-info", "tests", "distributed_maddpg"]
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"]
-html_theme, html_title = "furo", f"distributed_maddpg {version}"
+html_theme, html_title = "furo", f"distributed_\u200bmaddpg {version}"  # may be folded there
 html_theme_options = {"source_edit_link": "", "source_view_link": ""}
 html_copy_source = html_show_sourcelink = False
 html_math_renderer = "mathml"
+smartquotes = False  # what is quoted may be copied
 
 myst_enable_extensions = ["dollarmath"]
 myst_fence_as_directive = ["math"]
@@ -63,15 +64,15 @@ _CODE = re.compile(r"`([^`]+)`")
 
 
 def modules_of(names: str) -> list[str]:
-    """Return modules by their names below the package; `envs/` stands for the folder with all its files."""
-    found = []
+    """Return modules by their places in the package, each once; `envs/` stands for all files of the folder."""
+    found = {}
     for name in names.split():
         path = ROOT / "distributed_maddpg" / name
         files = sorted(path.rglob("*.py")) if name.endswith("/") else [path.with_suffix(".py")]
         for file in files:
             parts = file.relative_to(ROOT).with_suffix("").parts
-            found.append(".".join(parts).removesuffix(".__init__"))
-    return found
+            found[".".join(parts).removesuffix(".__init__")] = True
+    return list(found)
 
 
 def insert_modules(app: Sphinx, page: str, source: list[str]) -> None:
@@ -90,6 +91,8 @@ def as_restructured_text(app: Sphinx, what: str, name: str, obj: Any, options: A
     text = ["\\"] if what in ("attribute", "data", "property") else []
     fenced = False
     for line in lines:
+        if line.startswith("Create new instance of "):  # Python's own text for named tuples
+            continue
         fence = _FENCE.match(line.strip())
         if fence:
             fenced = not fenced
