@@ -17,6 +17,7 @@ os.environ["NUMBA_DISABLE_JIT"] = "1"  # compiled functions stay Python function
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from docutils.nodes import SkipNode  # noqa: E402
 from docutils.utils.math import MathError, latex2mathml  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
 
@@ -28,7 +29,17 @@ version = release = __version__
 
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md", "cluster/**.md", "benchmarks/**.md"]
-exclude_patterns = [".*", "**/.*", "build", "runs", "dist", "shared", "**/*.egg-info", "tests", "distributed_maddpg"]
+exclude_patterns = [
+    ".*",
+    "**/.*",
+    "build",
+    "runs",
+    "dist",
+    "shared",
+    "**/*.egg-info",
+    "tests",
+    "distributed_maddpg",
+]
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"]
 html_theme, html_title = "furo", f"distributed_\u200bmaddpg {version}"  # may be folded there
 html_theme_options = {"source_edit_link": "", "source_view_link": ""}
@@ -51,7 +62,6 @@ autodoc_typehints_format = "short"
 autoclass_content = "both"  # the arguments are described in __init__
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
-default_role = "code"
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!distributed_maddpg\.).*"),  # other packages, whose sites are not read
@@ -59,12 +69,13 @@ nitpick_ignore_regex = [
 ]
 
 _MODULES = re.compile(r"^<!-- modules: (.+) -->$", re.MULTILINE)
-_FENCE = re.compile(r"^```(\w*)$")
-_CODE = re.compile(r"`([^`]+)`")
+# A fenced block, code in single backticks, or a character that has a meaning in reStructuredText alone.
+_MARKDOWN = re.compile(r"^```(\w*)\n(.*?)\n```$|`([^`]+)`|([*|])", re.MULTILINE | re.DOTALL)
+_PYTHONS_OWN = "Create new instance of "  # of named tuples
 
 
 def modules_of(names: str) -> list[str]:
-    """Return modules by their places in the package, each once; `envs/` stands for all files of the folder."""
+    """Return modules by their places in the package, each once; `envs/` stands for all files in it."""
     found = {}
     for name in names.split():
         path = ROOT / "distributed_maddpg" / name
@@ -79,7 +90,9 @@ def insert_modules(app: Sphinx, page: str, source: list[str]) -> None:
     """Put the reference of modules in the place of a comment `<!-- modules: envs/ rollout -->` of a page."""
 
     def reference(match: re.Match[str]) -> str:
-        blocks = [f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```" for name in modules_of(match[1])]
+        blocks = [
+            f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```" for name in modules_of(match[1])
+        ]
         return "\n\n".join(blocks)
 
     source[0] = _MODULES.sub(reference, source[0])
@@ -87,44 +100,30 @@ def insert_modules(app: Sphinx, page: str, source: list[str]) -> None:
 
 def as_restructured_text(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Turn the Markdown of docstrings, which is fences and single backticks, into what autodoc reads."""
-    # Napoleon takes what stands before a colon in an attribute's first line for its type; a backslash is nothing.
-    text = ["\\"] if what in ("attribute", "data", "property") else []
-    fenced = False
-    for line in lines:
-        if line.startswith("Create new instance of "):  # Python's own text for named tuples
-            continue
-        fence = _FENCE.match(line.strip())
-        if fence:
-            fenced = not fenced
-            text += ["", f".. code-block:: {fence[1] or 'text'}", ""] if fenced else [""]
-        else:
-            text.append(f"    {line}" if fenced else _with_literals(line))
-    lines[:] = text
+    text = "\n".join(line for line in lines if not line.startswith(_PYTHONS_OWN))
+    lines[:] = _MARKDOWN.sub(_restructured, text).split("\n")
+    if what in ("attribute", "data", "property"):
+        # Napoleon takes what stands before a colon in the first line for the type; a backslash is nothing.
+        lines.insert(0, "\\")
 
 
-def _with_literals(line: str) -> str:
-    """Return a line whose code is in double backticks, and whose asterisks are asterisks."""
-    prose, code = _CODE.split(line)[::2], _CODE.findall(line)
-    escaped = [re.sub(r"([*|])", r"\\\1", part) for part in prose]
-    return "".join(f"{part}``{literal}``" for part, literal in zip(escaped, code)) + escaped[-1]
+def _restructured(match: re.Match[str]) -> str:
+    language, block, code, symbol = match.groups()
+    if block is not None:
+        indented = block.replace("\n", "\n    ")
+        return f"\n.. code-block:: {language or 'text'}\n\n    {indented}\n"
+    return f"``{code}``" if code else f"\\{symbol}"
 
 
 def visit_math(self: Any, node: Any) -> None:
     """Write an inline formula as MathML."""
     self.body.append(as_mathml(node.astext(), False))
-    raise_skip()
+    raise SkipNode
 
 
 def visit_math_block(self: Any, node: Any) -> None:
     """Write a formula on lines of its own as MathML."""
     self.body.append(f'<div class="math">{as_mathml(node.astext(), True)}</div>')
-    raise_skip()
-
-
-def raise_skip() -> None:
-    """End the visit of a node whose text is written."""
-    from docutils.nodes import SkipNode
-
     raise SkipNode
 
 
@@ -140,7 +139,9 @@ def write_entry(app: Sphinx, error: Exception | None) -> None:
     """Lead from the site's root to its first page."""
     if error is None and app.builder.name == "html":
         page = escape(f"{root_doc}.html")
-        entry = f'<!doctype html><meta http-equiv="refresh" content="0; url={page}"><a href="{page}">Start</a>\n'
+        entry = (
+            f'<!doctype html><meta http-equiv="refresh" content="0; url={page}"><a href="{page}">Start</a>\n'
+        )
         Path(app.outdir, "index.html").write_text(entry, encoding="utf-8")
 
 
