@@ -70,7 +70,7 @@ nitpick_ignore_regex = [
 
 _MODULES = re.compile(r"^<!-- modules: (.+) -->$", re.MULTILINE)
 # A fenced block, code in single backticks, or a character that has a meaning in reStructuredText alone.
-_MARKDOWN = re.compile(r"^```(\w*)\n(.*?)\n```$|`([^`]+)`|([*|])", re.MULTILINE | re.DOTALL)
+_MARKDOWN = re.compile(r"^```(\w*)\n(.*?)\n```$|`([^`]+)`|([*|]|(?<=\w)_(?!\w))", re.MULTILINE | re.DOTALL)
 _PYTHONS_OWN = "Create new instance of "  # of named tuples
 
 
