@@ -83,6 +83,8 @@ def test_the_tutorial_runs(folder: Path) -> None:
         assert (folder / "runs" / name / "report.html").stat().st_size > 0
     assert (folder / "runs" / "first" / "checkpoints" / "step_40000").is_dir()
     assert (folder / "runs" / "cross-play" / "cross_play.html").exists()
+    assert (folder / "runs" / "both.html").exists()
+    assert (folder / "runs" / "first" / "episodes.png").exists()
 
 
 @pytest.mark.ray
