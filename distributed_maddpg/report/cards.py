@@ -7,11 +7,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from distributed_maddpg.bottleneck import REMEDIES, SHARES, name_bottleneck, time_shares
 from distributed_maddpg.durations import format_duration
 from distributed_maddpg.report.charts import measure_texts
 from distributed_maddpg.report.roles import role_of
-from distributed_maddpg.report.runs import SECONDS, STEPS, Group, Run
+from distributed_maddpg.report.runs import SECONDS, Group, Run
+from distributed_maddpg.report.stage_time import bottleneck
 
 _SUCCESS = {
     "agents": ("Good agents at the goal", "agent"),
@@ -25,7 +25,7 @@ _STATES = {
     "interrupted": "Interrupted",
     "gone": "Not running here",
 }
-_COUNTS = ("env_steps", "updates", "episodes")
+_MINUS = "\N{MINUS SIGN}"
 
 
 def group_card(group: Group) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def group_card(group: Group) -> dict[str, Any]:
         "returns": _returns(group),
         "facts": list(_facts(group)),
         "problem": str(first.summary.get("problem", "")),
-        "bottleneck": bottleneck(first),
+        "bottleneck": bottleneck(group),
         "agents": [dataclasses.asdict(role_of(agent, first.agents)) for agent in first.agents],
     }
 
@@ -145,13 +145,13 @@ def _returns(group: Group) -> list[dict[str, Any]]:
         if values and len(values) == len(cards):
             role = role_of(agent, group.first.agents)
             mean = sum(values) / len(values)
-            note = _range(values, "{:+.2f}") or _interval(
-                _evaluation(group.first), ("agent_episode_returns_mean", agent), "{:+.2f}"
+            note = _range(values, "{:+.1f}") or _interval(
+                _evaluation(group.first), ("agent_episode_returns_mean", agent), "{:+.1f}"
             )
             rows.append(
                 {
                     "label": agent,
-                    "value": f"{mean:+.2f}",
+                    "value": f"{mean:+.2f}".replace("-", _MINUS),
                     "note": note,
                     "role": role.kind,
                     "index": role.index,
@@ -163,13 +163,17 @@ def _returns(group: Group) -> list[dict[str, Any]]:
 def _range(values: Sequence[float], form: str) -> str:
     if len(values) < 2:
         return ""
-    return f"{form.format(min(values))} to {form.format(max(values))}"
+    return _ends(min(values), max(values), form)
 
 
 def _interval(card: Mapping[str, Any], path: tuple[str, str], form: str) -> str:
     """Return the ends of the 95 % interval of a value of an evaluation; empty if it has none."""
     ends = card.get("ci95", {}).get(path[0], {}).get(path[1])
-    return f"{form.format(ends[0])} to {form.format(ends[1])}" if ends else ""
+    return _ends(*ends, form) if ends else ""
+
+
+def _ends(low: float, high: float, form: str) -> str:
+    return f"{form.format(low)} to {form.format(high)}".replace("-", _MINUS)
 
 
 def _facts(group: Group) -> Iterator[dict[str, str]]:
@@ -195,8 +199,9 @@ def _facts(group: Group) -> Iterator[dict[str, str]]:
     if first.resumed_at:
         places = ", ".join(f"{place:,}" for place in first.resumed_at[:5])
         yield _fact("Resumed", f"{len(first.resumed_at)} x", f"at {places} env steps")
-    if digest := first.summary.get("weights_digest", ""):
-        yield _fact("Weights digest", str(digest)[:8], "equal digests: bit-identical training")
+    digest = first.summary.get("weights_digest", "")
+    if digest and len(runs) == 1:
+        yield _fact("Weights digest", str(digest)[:8], "of the final networks")
 
 
 def _fact(label: str, value: str, note: str = "") -> dict[str, str]:
@@ -218,21 +223,3 @@ def _rate(run: Run, name: str) -> float:
     if not sum(seconds):
         return rates[-1] if rates else 0.0
     return sum(s * r for s, r in zip(seconds, rates, strict=False)) / sum(seconds)
-
-
-def bottleneck(run: Run) -> dict[str, Any] | None:
-    """Return what limits the run's speed, in words, over all of its reports; None if they do not tell."""
-    timers = {f"{name}_s": sum(run.metrics.get(f"timers/{name}_s", ())) for name in SHARES}
-    seconds = sum(run.metrics.get("time_this_iter_s", ()))
-    known = all(f"timers/{name}_s" in run.metrics for name in SHARES)
-    if run.config is None or not known or not seconds > 0 or not run.metrics.get(STEPS):
-        return None
-    shares = time_shares(timers, seconds, in_turn=run.config.num_workers == 0)
-    name = name_bottleneck(shares)
-    text = (
-        f"The learner spent {shares['learner_busy']:.0%} of the time updating and "
-        f"{shares['learner_blocked_replay']:.0%} waiting for minibatches; a rollout worker spent "
-        f"{shares['rollout_busy']:.0%} acting and stepping and {shares['rollout_blocked_push']:.0%} "
-        "waiting for the replay buffer."
-    )
-    return {"name": name, "text": text, "remedy": REMEDIES[name], "shares": shares}

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from distributed_maddpg.bottleneck import SHARES, time_shares
+from distributed_maddpg.bottleneck import SHARES
 from distributed_maddpg.report.curves import over_seeds
 from distributed_maddpg.report.roles import Role, role_of, team_of
 from distributed_maddpg.report.runs import STEPS, Group, Run
+from distributed_maddpg.report.stage_time import shares_of_reports
 from distributed_maddpg.types import MPE2_MODULES
 
-_MOST_POINTS, _MOST_NUMBERS, _MOST_AGENTS = 600, 250_000, 6
+_MOST_POINTS, _MOST_NUMBERS, _MOST_AGENTS, _MOST_TIME_CHARTS = 600, 250_000, 6, 4
 _DIGITS = 6
 _TRAINING_RETURN = "env_runners/agent_episode_returns_mean/"
 _BEHIND = "weights/versions_behind"
@@ -73,7 +74,8 @@ def charts(groups: Sequence[Group]) -> dict[str, Any]:
     most = max(20, min(_MOST_POINTS, _MOST_NUMBERS // max(1, 3 * num_series)))
     writer = _Writer(groups, most)
     own = [writer.write(chart, table) for chart, table in drawn]
-    own += [_time_chart(group, stage, writer) for group in groups[:1] for stage in ("rollout", "learner")]
+    for group in groups[:_MOST_TIME_CHARTS]:
+        own += [_time_chart(group, stage, writer, len(groups) == 1) for stage in ("rollout", "learner")]
     return {"xs": writer.xs, "charts": [chart for chart in own if chart["series"]]}
 
 
@@ -226,7 +228,7 @@ def _training_charts(groups: Sequence[Group]) -> Iterator[Chart]:
         groups,
         "learners/{}/critic_loss",
         ("learning", "Critic loss", "mean squared TD error"),
-        "Before any scaling of the axis: a logarithmic one shows early and late training alike.",
+        "Over the updates since the report before.",
         {"log": True},
     )
     yield from _per_agent(
@@ -250,14 +252,17 @@ def _training_charts(groups: Sequence[Group]) -> Iterator[Chart]:
             "How far actions move if another candidate stands in the private part of an observation.",
         )
     rates = (
-        ("env_steps_per_s", "Collecting", "env steps per second"),
-        ("updates_per_s", "Learning", "updates per second"),
+        ("env_steps_per_s", "Env steps per second", "Collecting, waits included."),
+        ("updates_per_s", "Updates per second", "Updates of all agents, waits included."),
     )
-    for column, title, unit in rates:
-        yield Chart(column, "speed", title, unit, {column: Role(unit, "neutral")}, "", {"smooth": True})
-    behind = {f"{_BEHIND}_mean": Role("mean", "neutral"), f"{_BEHIND}_max": Role("most", "neutral", 1)}
-    note = "How many versions older than the newest published weights those are that workers act with."
-    yield Chart(_BEHIND, "speed", "Age of the workers' weights", "versions behind", behind, note)
+    for column, title, note in rates:
+        yield Chart(column, "speed", title, "1/s", {column: Role("rate", "neutral")}, note, {"smooth": True})
+    # In one process the workers always have the newest weights.
+    if any(any(run.metrics.get(f"{_BEHIND}_max", ())) for group in groups for run in group.runs):
+        behind = {f"{_BEHIND}_mean": Role("mean", "neutral"), f"{_BEHIND}_max": Role("most", "neutral", 1)}
+        shown = behind if len(groups) == 1 else {f"{_BEHIND}_mean": Role("mean", "neutral")}
+        note = "Staleness: how many published versions the weights that workers act with are old."
+        yield Chart(_BEHIND, "speed", "Age of the workers' weights", "versions behind", shown, note)
 
 
 def _tells(run: Run) -> bool:
@@ -265,30 +270,18 @@ def _tells(run: Run) -> bool:
     return any(value > 0 for name in columns for value in run.metrics[name])
 
 
-def _time_chart(group: Group, stage: str, writer: _Writer) -> dict[str, Any]:
+def _time_chart(group: Group, stage: str, writer: _Writer, alone: bool) -> dict[str, Any]:
     """Return the chart of where a stage's time went, as shares of each report's time."""
-    run, who = group.first, "the workers" if stage == "rollout" else "the learner"
-    title = f"Where the time of {who} went"
+    who = "the workers" if stage == "rollout" else "the learner"
+    title = f"Where the time of {who} went{'' if alone else f': {group.name}'}"
     chart = Chart(title, "speed", title, "% of the time", {}, "", {"stacked": True, "percent": True})
-    shares = shares_of(run)
+    shares = shares_of_reports(group)
     parts = [name for name in SHARES if name.startswith(stage)]
-    x = np.array(run.metrics.get(STEPS, ()), np.float64)
+    x = np.array(group.first.metrics.get(STEPS, ())[: len(shares)], np.float64)
     series = []
     for index, part in enumerate(parts if shares else ()):
         y = 100 * np.array([own[part] for own in shares])
-        role = Role(_SHARE_NAMES[part], "busy" if part.endswith("busy") else "blocked", index)
-        series.append(writer.series(_Curve(x, y, y, y), role, 0))
+        if y.any():
+            role = Role(_SHARE_NAMES[part], "busy" if part.endswith("busy") else "blocked", index)
+            series.append(writer.series(_Curve(x, y, y, y), role, 0))
     return {**_head(chart), "series": series}
-
-
-def shares_of(run: Run) -> list[dict[str, float]]:
-    """Return the shares of the stages' time in each report; empty if the table lacks a timer."""
-    timers = {f"{name}_s": run.metrics.get(f"timers/{name}_s", ()) for name in SHARES}
-    seconds = run.metrics.get("time_this_iter_s", ())
-    if not seconds or not all(timers.values()) or run.config is None:
-        return []
-    in_turn = run.config.num_workers == 0
-    return [
-        time_shares({name: values[row] for name, values in timers.items()}, max(own, 1e-9), in_turn)
-        for row, own in enumerate(seconds)
-    ]

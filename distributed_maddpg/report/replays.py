@@ -64,7 +64,8 @@ def replays(groups: Sequence[Group]) -> dict[str, Any]:
     worlds: dict[str, list[tuple[str, Run, list[Player]]]] = {}
     reasons = []
     for group, run in runs:
-        label = group.name if len(group.runs) == 1 else f"{group.name} {run.path.name}".strip()
+        seed = run.path.name if len(group.runs) > 1 else ""
+        label = " ".join(filter(None, [group.name if len(groups) > 1 or not seed else "", seed]))
         played, reason = _play(run)
         if reason:
             reasons.append(reason if len(runs) == 1 else f"{label}: {reason}")

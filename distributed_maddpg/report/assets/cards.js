@@ -39,7 +39,7 @@ function returnsCard(group) {
   return el("article", { class: "panel result wide" },
     el("h3", {}, "Return per greedy episode"),
     el("div", { class: "rows" }, group.returns.map((row) =>
-      el("div", {}, swatch(row.role, row.index), row.label, el("b", {}, row.value), row.note && el("span", { class: "note" }, row.note)))));
+      el("div", {}, swatch(row.role, row.index), el("span", {}, row.label, row.note && el("span", { class: "note" }, row.note)), el("b", {}, row.value)))));
 }
 
 function severalRuns(data) {

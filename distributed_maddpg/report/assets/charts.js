@@ -26,7 +26,7 @@ function renderCharts(data) {
     for (const chart of charts) chartCard(section.querySelector(".charts"), chart);
     if (name === "speed") renderSpeed(section, data);
   }
-  loadPlotly().then(drawCharts);
+  loadPlotly().then(() => drawCharts());
 }
 
 // Smoothing and raw values apply to all charts; the controls of both sections are kept alike.
@@ -58,9 +58,10 @@ function chartCard(parent, chart) {
       el("header", {}, el("div", {}, el("h3", {}, chart.title), el("p", {})), chart.log && logToggle(chart)),
       el("div", { class: "keys" }), el("div", { class: "plot", role: "img", "aria-label": `Curves: ${chart.title}` }));
     parent.append(card);
+    nearby.observe(card);
   }
   card.querySelector("header p").textContent = chart.note || chart.unit;
-  refresh(card.querySelector(".keys"), [chart.series.map((own) => [own.name, own.role, own.index, own.group]), groupNames()], () => chart.series.map((series) => keyOf(chart, series)));
+  refresh(card.querySelector(".keys"), [chart.series.map((own) => [own.name, own.role, own.index, own.group]), groupNames()], () => (chart.series.length > 1 ? chart.series.map((series) => keyOf(chart, series)) : []));
 }
 
 function logToggle(chart) {
@@ -76,7 +77,7 @@ function logToggle(chart) {
 const groupNames = () => chartData.groups.map((group) => group.name);
 const compared = () => chartData.groups.length > 1;
 const seriesKey = (chart, series) => `${chart.name}\n${series.group}\n${series.name}`;
-const seriesName = (series) => (compared() ? chartData.groups[series.group].name : series.name);
+const seriesName = (chart, series) => (compared() && !chart.stacked ? chartData.groups[series.group].name : series.name);
 
 function seriesColour(chart, series) {
   if (chart.stacked) return stackColour(series);
@@ -86,7 +87,7 @@ function seriesColour(chart, series) {
 // Time that was used is blue; each kind of waiting has a shade of amber or grey.
 function stackColour(series) {
   if (series.role === "busy") return cssColour("busy");
-  return { "waiting for the next call": translucent(cssColour("neutral"), 0.35), "fetching weights": cssColour("second") }[series.name] || cssColour("blocked");
+  return { "waiting for the next call": cssColour("idle"), "fetching weights": cssColour("second") }[series.name] || cssColour("blocked");
 }
 
 function keyOf(chart, series) {
@@ -99,7 +100,7 @@ function keyOf(chart, series) {
       chosen.hidden[hidden ? "delete" : "add"](key);
       event.currentTarget.setAttribute("aria-pressed", String(hidden));
       drawCharts();
-    } }, el("i", { class: `stroke ${kind}`, style: { "--tint": tinted || stackColour(series) } }), seriesName(series));
+    } }, el("i", { class: `stroke ${kind}`, style: { "--tint": tinted || stackColour(series) } }), seriesName(chart, series));
 }
 
 // Mean of each value and those before it, as many as are asked for; gaps stay gaps.
@@ -128,7 +129,7 @@ function tracesOf(chart, series, compact) {
   if (smoothed && chosen.raw) traces.push({ x, y: series.y, mode: "lines", line: { color: translucent(colour, 0.3), width: 1.25 }, hoverinfo: "skip" });
   const points = y.filter((value) => value !== null).length;
   traces.push({
-    x, y, name: seriesName(series), mode: points > 1 ? "lines" : "markers",
+    x, y, name: seriesName(chart, series), mode: points > 1 ? "lines" : "markers",
     line: { color: colour, width: 2.25, dash: DASHES[compared() ? 0 : series.index % 4] }, marker: { color: colour, size: 8 },
     hovertemplate: `%{y:.4~g}`,
   });
@@ -168,21 +169,38 @@ function eventTrace() {
 // Plotly reads a little HTML in hover texts.
 const escapeText = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").slice(0, 160);
 
-function drawCharts() {
-  if (!window.Plotly) return;
-  const narrow = innerWidth <= 620;
-  for (const chart of chartData.charts) {
-    const card = [...document.querySelectorAll(".chart")].find((own) => own.dataset.chart === chart.name);
-    const shown = chart.series.filter((series) => !chosen.hidden.has(seriesKey(chart, series)));
-    const traces = [...shown.flatMap((series) => tracesOf(chart, series)), ...eventTrace()];
-    window.Plotly.react(card.querySelector(".plot"), traces, layoutOf(chart, narrow), { displayModeBar: false, responsive: true });
+// A chart is drawn when it comes near the window: a page of many runs has dozens.
+const nearby = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    if (!entry.isIntersecting) continue;
+    nearby.unobserve(entry.target);
+    entry.target.dataset.near = "true";
+    drawChart(entry.target);
+  }
+}, { rootMargin: "400px" });
+
+function drawCharts(all = false) {
+  for (const card of document.querySelectorAll(".chart")) {
+    if (all === true || card.dataset.near) drawChart(card);
   }
 }
+
+function drawChart(card) {
+  if (!window.Plotly) return;
+  const chart = chartData.charts.find((own) => own.name === card.dataset.chart);
+  const shown = chart.series.filter((series) => !chosen.hidden.has(seriesKey(chart, series)));
+  const traces = [...shown.flatMap((series) => tracesOf(chart, series)), ...eventTrace()];
+  window.Plotly.react(card.querySelector(".plot"), traces, layoutOf(chart, innerWidth <= 620), { displayModeBar: false, responsive: true });
+}
+
+addEventListener("beforeprint", () => drawCharts(true));
 
 // Inflates Plotly, 4.8 MB of script, after the page is shown.
 function loadPlotly() {
   plotlyReady ??= (async () => {
-    const packed = Uint8Array.from(atob(byId("plotly").textContent), (character) => character.charCodeAt(0));
+    await new Promise(requestAnimationFrame);
+    const text = byId("plotly").textContent;
+    const packed = Uint8Array.fromBase64?.(text) ?? Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
     const script = document.createElement("script");
     script.textContent = await new Response(stream).text();
@@ -193,7 +211,7 @@ function loadPlotly() {
 
 function renderSpeed(section, data) {
   refresh(section.querySelector(".before"), data.groups.map((group) => group.bottleneck), () => data.groups.filter((group) => group.bottleneck).map((group) =>
-    el("div", { class: "panel callout", style: { margin: "0 0 14px" } }, icon("M12 2v6M6 8h12l-4 6v5l-4 2v-7Z"),
+    el("div", { class: "panel callout", style: { margin: "0 0 14px" } }, icon("M6 3h12M6 21h12M7 3v3c0 3 5 4 5 6s-5 3-5 6v3M17 3v3c0 3-5 4-5 6s5 3 5 6v3"),
       el("div", {},
         el("p", {}, compared() && `${group.name}: `, "The bottleneck was ", el("b", {}, bottleneckName(group.bottleneck.name)), ". What would help: ", group.bottleneck.remedy, "."),
         el("p", { class: "small" }, group.bottleneck.text)))));

@@ -2,6 +2,7 @@
 function render(data) {
   document.title = `${data.title} · distributed-maddpg`;
   renderOverview(data);
+  chartData = data;
   renderReplay(data);
   renderCharts(data);
   renderSettings(data);
@@ -19,7 +20,7 @@ function start() {
     render(data);
     startReplay();
     startLive(data, render);
-    themeListeners.push(drawCharts);
+    themeListeners.push(() => drawCharts());
     let width = innerWidth;
     addEventListener("resize", () => {
       if (innerWidth !== width) drawCharts();

@@ -43,7 +43,9 @@ function views(world) {
     label: `${runs.length > 1 ? `${own.run}: ` : ""}${own.label} (${count(own.env_steps)} env steps)`,
     players: [i],
   }));
-  return [...compared, ...stages, ...single.reverse()];
+  // Several runs are there to be compared; of several seeds, one shows how it learned.
+  const first = chartData.groups.length > 1 ? [...compared, ...stages] : [...stages, ...compared];
+  return [...first, ...single.reverse()];
 }
 
 function replayHead(world) {
@@ -52,8 +54,8 @@ function replayHead(world) {
 }
 
 function buildReplay(world) {
-  const stages = el("div", { id: "stages", class: "stages", role: "group", "aria-label": "Replayed episodes" });
-  return [replayHead(world), el("div", { class: "panel", id: "player", role: "group", "aria-label": "Replay; space plays and pauses, arrow keys go step by step", onkeydown: playerKey }, stages, controls(world), legend(world), el("p", { class: "said", id: "said" }))];
+  const stages = el("div", { id: "stages", class: "stages", role: "group", tabIndex: 0, "aria-label": "Replayed episodes; space plays and pauses, arrow keys go step by step" });
+  return [replayHead(world), el("div", { class: "panel", id: "player", onkeydown: playerKey }, stages, controls(world), legend(world), el("p", { class: "said", id: "said" }))];
 }
 
 function controls(world) {
