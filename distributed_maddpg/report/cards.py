@@ -169,7 +169,7 @@ def _range(values: Sequence[float], form: str) -> str:
 def _interval(card: Mapping[str, Any], path: tuple[str, str], form: str) -> str:
     """Return the ends of the 95 % interval of a value of an evaluation; empty if it has none."""
     ends = card.get("ci95", {}).get(path[0], {}).get(path[1])
-    return _ends(*ends, form) if ends else ""
+    return _ends(ends[0], ends[1], form) if ends else ""
 
 
 def _ends(low: float, high: float, form: str) -> str:

@@ -43,7 +43,8 @@ def choose_episode(
     team = max(dict.fromkeys(reversed(teams)), key=teams.count)
     members = [index for index, own in enumerate(teams) if own == team]
     returns = rewards[:, :, members].sum(axis=(1, 2))
-    reason = f"chosen because the newest policies' return of {team} is the largest of {len(returns)} episodes"
+    count = len(returns)
+    reason = f"chosen from {count}: with the newest policies the return of team {team} is the largest in it"
     return Choice(int(returns.argmax()), reason)
 
 

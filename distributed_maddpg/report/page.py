@@ -47,7 +47,10 @@ def report_data(run_dirs: Sequence[Path], ended: bool = False) -> dict[str, Any]
         "live": any(group.state in _LIVE_STATES for group in groups),
         "groups": [group_card(group) for group in groups],
         **charts(groups),
-        "events": [event for index, group in enumerate(groups) for event in _events(group, index)],
+        "events": sorted(
+            (event for index, group in enumerate(groups) for event in _events(group, index)),
+            key=lambda event: float(event["time"]),
+        ),
         "settings": settings_table(groups),
         "replay": replays(groups),
     }
@@ -67,8 +70,8 @@ def _events(group: Group, index: int) -> Iterator[dict[str, Any]]:
                 "group": index,
             }
         for event in run.events:
-            text = f"{of}{event['process']} {event['kind']}: {event['message']}"
-            known = {"time": event["time"], "kind": str(event["kind"]), "text": text, "group": index}
+            known = {"time": event["time"], "kind": str(event["kind"]), "group": index}
+            known["text"] = f"{of}{event['message']}"
             yield {"x": run.steps_at(float(event["time"])), **known}
 
 

@@ -91,10 +91,13 @@ def _play(run: Run) -> tuple[list[Player], str]:
     snapshots = _chosen(snapshots_of(run), run)
     if not snapshots:
         return [], "No policies are saved yet; the replay appears with the first of them."
-    try:
-        return [_record(snapshot, _mark(snapshot.path)) for snapshot in snapshots], ""
-    except (BadInput, CheckpointError, TrainingError, OSError) as error:
-        return [], f"The saved policies cannot be played: {error}"
+    played, reasons = [], []
+    for snapshot in snapshots:
+        try:
+            played.append(_record(snapshot, _mark(snapshot.path)))
+        except (BadInput, CheckpointError, TrainingError, OSError) as error:
+            reasons.append(f"Saved policies cannot be played: {error}.")
+    return played, " ".join(reasons)
 
 
 def snapshots_of(run: Run) -> list[Snapshot]:

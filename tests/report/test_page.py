@@ -144,9 +144,9 @@ def test_losses_are_marked_at_the_env_steps_of_their_time(run_dir):
     (run_dir / "events.jsonl").write_text("\n".join([*lines, '{"cut']))
     events = report_data([run_dir])["events"]
     assert [(own["kind"], own["x"]) for own in events] == [
-        *(("resumed", 100), ("lost", 50.0), ("lost", 150.0), ("lost", 200.0)),
+        *(("lost", 50.0), ("resumed", 100), ("lost", 150.0), ("lost", 200.0)),
     ]
-    assert events[1]["text"] == "rollout worker 1 lost: it died"
+    assert events[0]["text"] == "it died"
 
 
 def test_a_page_is_replaced_and_leaves_no_draft(run_dir):

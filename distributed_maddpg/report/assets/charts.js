@@ -5,7 +5,7 @@ const SECTIONS = [
   ["speed", "Speed", "Rates, and where the time went."],
 ];
 const DASHES = ["solid", "dash", "dot", "dashdot"];
-const chosen = { smoothing: 0, raw: true, hidden: new Set(), linear: new Set() };
+const chosen = { smoothing: 1, raw: true, touched: false, hidden: new Set(), linear: new Set() };
 let chartData = null;
 let plotlyReady = null;
 
@@ -113,7 +113,7 @@ function movingAverage(values, width) {
   });
 }
 
-function tracesOf(chart, series, compact) {
+function tracesOf(chart, series) {
   const x = chartData.xs[series.x];
   const colour = seriesColour(chart, series);
   if (chart.stacked) {
@@ -145,12 +145,24 @@ function layoutOf(chart, narrow) {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: "ui-sans-serif, system-ui, sans-serif", color: ink, size: 12 },
     hoverlabel: { bgcolor: cssColour("panel"), bordercolor: cssColour("line"), font: { color: cssColour("ink"), size: 12 } },
     xaxis: { ...axis, title: { text: "env steps", font: { size: 11.5, color: ink }, standoff: 4 }, tickformat: "~s", hoverformat: ",", showspikes: false },
-    yaxis: { ...axis, title: { text: chart.unit, font: { size: 11.5, color: ink }, standoff: 6 }, type: chart.log && !chosen.linear.has(chart.name) ? "log" : "linear", ...(chart.percent ? { range: [0, 100.5] } : {}), ...(chart.log ? { exponentformat: "power", dtick: undefined, nticks: 6 } : {}) },
+    yaxis: { ...axis, title: { text: chart.unit, font: { size: 11.5, color: ink }, standoff: 6 }, type: chart.log && !chosen.linear.has(chart.name) ? "log" : "linear", ...(chart.percent ? { range: [0, 100.5] } : {}), ...logTicks(chart) },
     yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
     shapes: events.map((event) => ({ type: "line", x0: event.x, x1: event.x, yref: "paper", y0: 0, y1: 1, line: { color: markColour(event), width: 1.25, dash: "dot" } })),
     // With a finger the page must scroll; a mouse selects a part to zoom into, a double click shows all.
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
   };
+}
+
+// Of more than most of a decade, 1, 2 and 5 times powers of ten are named in full; of several, the powers alone.
+function logTicks(chart) {
+  if (!chart.log || chosen.linear.has(chart.name)) return {};
+  const values = chart.series.flatMap((series) => series.y).filter((value) => value > 0);
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  if (!(most > 8 * least)) return {};
+  const leading = most > 1000 * least ? [1] : [1, 2, 5];
+  const ticks = [];
+  for (let power = Math.floor(Math.log10(least)); power <= Math.log10(most); power += 1) ticks.push(...leading.map((digit) => Number(`${digit}e${power}`)));
+  return { tickvals: ticks, ticktext: ticks.map((tick) => (tick >= 1e-4 && tick < 1e6 ? String(tick) : tick.toExponential())) };
 }
 
 const markColour = (event) => cssColour(event.kind === "lost" ? "adversary" : event.kind === "resumed" ? "third" : "goal");

@@ -4,7 +4,7 @@ const HOLD_S = 1.4; // how long the last frame stays before the episode starts a
 const SPEEDS = [0.25, 0.5, 1, 2, 4];
 const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
-const player = { world: 0, episode: 0, view: "", time: 0, playing: false, speed: 1, loop: true, held: 0, seen: false, touched: false };
+const player = { world: 0, episode: 0, view: "", time: 0, playing: false, speed: 1, loop: true, held: 0, seen: false };
 let replayData = null;
 let panels = []; // what is shown: { index of the player, canvas, rows }
 
@@ -50,6 +50,7 @@ function views(world) {
 
 function replayHead(world) {
   const lines = world ? [el("p", {}, world.caption)] : [];
+  if (world && replayData.reason) lines.push(el("p", { class: "small" }, replayData.reason));
   return el("div", { class: "head" }, el("div", {}, el("h2", { id: "replay-title" }, "Replay: what the policies do"), lines));
 }
 
@@ -88,7 +89,7 @@ function legend(world) {
       item(el("i", { class: "ring", style: { "--tint": "var(--landmark)" } }), `within ${world.near}, filled while a good agent is there`));
   } else {
     const kinds = { food: "third", forest: "goal", obstacle: "obstacle", treasure: "third", landmark: "landmark" };
-    for (const kind of new Set(world.landmarks.map((mark) => mark.kind))) items.push(item(dot("", `var(--${kinds[kind] || "landmark"})`), kind));
+    for (const kind of new Set(world.landmarks.map((mark) => mark.kind))) items.push(item(dot("", kind === "forest" ? "color-mix(in srgb, var(--goal) 22%, var(--world))" : `var(--${kinds[kind] || "landmark"})`), kind));
     if (world.episodes[0].goals.length) items.push(item(el("i", { class: "ring", style: { "--tint": "var(--goal)" } }), "a goal"));
   }
   return el("div", { class: "legend" }, items);

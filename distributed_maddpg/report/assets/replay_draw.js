@@ -53,8 +53,10 @@ function drawLandmark(view, world, episode, played, time, mark) {
   context.fill();
   if (isGoal && world.near !== null) return drawStar(context, x, y, radius * 0.62);
   if (isGoal) {
-    context.strokeStyle = colour;
-    context.lineWidth = 2;
+    // Of several goals, each has the colour of the agent that should go there.
+    const who = world.agents.findIndex((_, i) => episode.goals.length > 1 && goalOf(episode, i) === episode.goals[mark.goal]);
+    context.strokeStyle = who < 0 ? colour : roleColour(world.agents[who].kind, world.agents[who].index);
+    context.lineWidth = 2.5;
     circle(context, x, y, radius + 4);
     context.stroke();
   }
@@ -91,7 +93,7 @@ function drawTrail({ context, place }, world, played, time, agent, i) {
   if (!agent.moves) return;
   const colour = roleColour(agent.kind, agent.index);
   context.lineWidth = 2.25;
-  context.lineCap = "round";
+  context.lineCap = "butt"; // round ends of two segments would show where they overlap
   const frames = Math.ceil(time);
   for (let frame = 0; frame < frames; frame += 1) {
     const [x, y] = place(positionAt(world, played, frame, i));
@@ -168,16 +170,19 @@ function drawArrow(context, size, x, y, colour) {
   context.restore();
 }
 
-// A bubble with the letter that is said loudest, above a bar for each letter.
+// A bubble with the letter that is said loudest and, of few letters, a bar for each.
 function drawSpeech({ context, size, place, scale }, world, played, time, i) {
   const said = saidAt(world, played, Math.floor(time), i);
   const loud = loudest(said);
   if (!loud) return;
-  const width = Math.max(26, 5 * said.length + 8);
-  const height = 34;
+  const bars = said.length <= 6;
+  const width = bars ? Math.max(26, 5 * said.length + 8) : 22;
+  const height = bars ? 34 : 22;
   const [x, y] = place(positionAt(world, played, time, i));
   const radius = Math.max(4, world.agents[i].size * scale);
-  const left = Math.min(size - width - 3, Math.max(3, x - width / 2));
+  // Several speakers near each other: one bubble to the left, the next to the right.
+  const aside = world.speakers.length < 2 ? 0 : (world.speakers.indexOf(i) % 2 ? 1 : -1) * (width / 2 + 3);
+  const left = Math.min(size - width - 3, Math.max(3, x - width / 2 + aside));
   const top = Math.max(3, Math.min(size - height - 3, y - radius - height - 7));
   context.fillStyle = cssColour("panel");
   context.strokeStyle = roleColour(world.agents[i].kind, world.agents[i].index);
@@ -191,6 +196,7 @@ function drawSpeech({ context, size, place, scale }, world, played, time, i) {
   context.textAlign = "center";
   context.textBaseline = "middle";
   context.fillText(loud, left + width / 2, top + 11);
+  if (!bars) return;
   const each = (width - 8) / said.length;
   said.forEach((value, k) => {
     context.fillStyle = letter(k) === loud ? cssColour("accent") : cssColour("faint");

@@ -39,16 +39,17 @@ function settingsGroup(data, name, rows) {
   const changed = rows.filter(isChanged).length;
   return el("details", { class: "panel", open: changed > 0, data: { section: name } },
     el("summary", {}, name, el("span", { class: "small muted" }, `${rows.length} settings${changed ? `, ${changed} ${changed > 1 ? "differ" : "differs"}` : ""}`)),
-    el("div", { class: "tablewrap" }, settingsTable(data, rows)));
+    el("div", { class: "tablewrap" }, settingsTable(data, rows, name === "run" ? "" : `${name}.`)));
 }
 
-function settingsTable(data, rows) {
+// A section's own table leaves the section out of the names.
+function settingsTable(data, rows, prefix = "") {
   const several = data.groups.length > 1;
   return el("table", { class: "settings" },
     several && el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "setting"), data.groups.map((group) => el("th", { scope: "col" }, group.name)))),
     el("tbody", {}, rows.map((row) =>
       el("tr", { class: isChanged(row) ? "changed" : null, data: { name: row.name } },
-        el("th", { scope: "row" }, el("code", {}, row.name)),
+        el("th", { scope: "row" }, el("code", {}, row.name.slice(prefix.length))),
         row.values.map((value, i) => el("td", {}, el("code", {}, value === "" ? "—" : value),
           row.preset[i] !== null && el("span", { class: "was" }, row.preset[i] === "" ? "not in the preset" : `preset: ${row.preset[i]}`)))))));
 }
