@@ -72,7 +72,8 @@ def _events(group: Group, index: int) -> Iterator[dict[str, Any]]:
         for event in run.events:
             known = {"time": event["time"], "kind": str(event["kind"]), "group": index}
             known["text"] = f"{of}{event['message']}"
-            yield {"x": run.steps_at(float(event["time"])), **known}
+            steps = run.steps_at(float(event["time"]))
+            yield {"x": None if steps is None else round(steps), **known}
 
 
 def report_html(run_dirs: Sequence[Path], live_url: str = "", ended: bool = False) -> str:

@@ -19,7 +19,8 @@ from tests.support.serial_runs import tiny
 
 
 def train(folder, env_id="simple_adversary", kwargs=None, **changes):
-    train_run(tiny(env_id, kwargs, **changes), folder, Progress(io.StringIO()))
+    config = tiny(env_id, kwargs, evaluation={"episodes": 3, "final_episodes": 5}, **changes)
+    train_run(config, folder, Progress(io.StringIO()))
     return folder
 
 

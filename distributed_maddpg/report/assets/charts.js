@@ -144,7 +144,7 @@ function layoutOf(chart, narrow) {
     margin: { l: 46, r: 12, t: 8, b: 36 }, height: narrow ? 230 : 270, showlegend: false, hovermode: "x unified",
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: "ui-sans-serif, system-ui, sans-serif", color: ink, size: 12 },
     hoverlabel: { bgcolor: cssColour("panel"), bordercolor: cssColour("line"), font: { color: cssColour("ink"), size: 12 } },
-    xaxis: { ...axis, title: { text: "env steps", font: { size: 11.5, color: ink }, standoff: 4 }, tickformat: "~s", hoverformat: ",", showspikes: false },
+    xaxis: { ...axis, title: { text: "env steps", font: { size: 11.5, color: ink }, standoff: 4 }, tickformat: "~s", hoverformat: ",.0f", showspikes: false },
     yaxis: { ...axis, title: { text: chart.unit, font: { size: 11.5, color: ink }, standoff: 6 }, type: chart.log && !chosen.linear.has(chart.name) ? "log" : "linear", ...(chart.percent ? { range: [0, 100.5] } : {}), ...logTicks(chart) },
     yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
     shapes: events.map((event) => ({ type: "line", x0: event.x, x1: event.x, yref: "paper", y0: 0, y1: 1, line: { color: markColour(event), width: 1.25, dash: "dot" } })),

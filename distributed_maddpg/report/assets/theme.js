@@ -8,8 +8,12 @@ function isDark() {
   return chosen ? chosen === "dark" : prefersDark.matches;
 }
 
+// Kept until the theme changes: the replay asks hundreds of times a frame.
+const knownColours = new Map();
+
 function cssColour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  if (!knownColours.has(name)) knownColours.set(name, getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim());
+  return knownColours.get(name);
 }
 
 // Shades of a colour for several agents of a team: the first has the colour itself.
@@ -61,6 +65,7 @@ function startTheme() {
 }
 
 function themeChanged() {
+  knownColours.clear();
   showTheme();
   for (const listener of themeListeners) listener();
 }
