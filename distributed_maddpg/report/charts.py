@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -53,8 +53,7 @@ class Chart:
     """Columns of the table; several that mean the same of agents of a team have roles of that team."""
     note: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """log: whether the y axis is logarithmic; percent: whether it spans 0 to 100; stacked; smooth: whether
-    it may be smoothed."""
+    """log: whether the y axis is logarithmic at first; percent: whether it spans 0 to 100; stacked."""
 
 
 class _Curve(NamedTuple):
@@ -126,12 +125,16 @@ def _by_role(columns: Mapping[str, Role], num_groups: int) -> dict[Role, list[st
 
 
 def _curve(tables: Sequence[Columns], table: str, names: Sequence[str]) -> _Curve | None:
-    """Return the mean of columns over runs, and the least and most; None if a run lacks one."""
+    """Return the mean of columns over runs, and the least and most; None if no run has any of them."""
     steps = "env_steps" if table == "returns" else STEPS
-    runs = [own for own in tables if own.get(steps) and all(name in own for name in names)]
-    if not runs:
+    columns = [
+        {"env_steps": own[steps], "y": own[name]}
+        for own in tables
+        for name in names
+        if own.get(steps) and name in own
+    ]
+    if not columns:
         return None
-    columns = [{"env_steps": own[steps], "y": own[name]} for own in runs for name in names]
     if len(columns) == 1:
         y = np.array(columns[0]["y"], np.float64)
         return _Curve(np.array(columns[0]["env_steps"], np.float64), y, y, y)
@@ -175,7 +178,7 @@ def _evaluation_charts(groups: Sequence[Group]) -> Iterator[Chart]:
         shown = short.replace("_", " ")
         columns = {name: Role(shown, "goal")}
         note = f"{_sentence(texts.get(short, 'a measure of the environment'))}; mean over greedy episodes."
-        yield Chart(name, "results", shown.capitalize(), "mean", columns, note, {"smooth": True})
+        yield Chart(name, "results", shown.capitalize(), "mean", columns, note)
 
 
 def _sentence(text: str) -> str:
@@ -208,12 +211,12 @@ def _per_agent(
     columns = {(pattern or "{}").format(agent): role for agent, role in roles.items()}
     section, title, unit = texts
     if len(groups) == 1:
-        yield Chart(title, section, title, unit, columns, note, {"smooth": True, **(options or {})})
+        yield Chart(title, section, title, unit, columns, note, options or {})
         return
     for team in dict.fromkeys(map(team_of, columns.values())):
         own = {name: role for name, role in columns.items() if team_of(role) == team}
         full = f"{title}: {team.name}"
-        yield Chart(full, section, full, unit, own, note, {"smooth": True, **(options or {})})
+        yield Chart(full, section, full, unit, own, note, options or {})
 
 
 def _training_charts(groups: Sequence[Group]) -> Iterator[Chart]:
@@ -244,19 +247,13 @@ def _training_charts(groups: Sequence[Group]) -> Iterator[Chart]:
         "Before clipping.",
         {"log": True},
     )
-    if any(_tells(run) for group in groups for run in group.runs):
-        yield from _per_agent(
-            groups,
-            "learners/{}/information",
-            ("learning", "What actions give away", "squared distance of actions"),
-            "How far actions move if another candidate stands in the private part of an observation.",
-        )
+    yield from _information_charts(groups)
     rates = (
         ("env_steps_per_s", "Env steps per second", "Collecting, waits included."),
         ("updates_per_s", "Updates per second", "Updates of all agents, waits included."),
     )
     for column, title, note in rates:
-        yield Chart(column, "speed", title, "1/s", {column: Role("rate", "neutral")}, note, {"smooth": True})
+        yield Chart(column, "speed", title, "1/s", {column: Role("rate", "neutral")}, note)
     # In one process the workers always have the newest weights.
     if any(any(run.metrics.get(f"{_BEHIND}_max", ())) for group in groups for run in group.runs):
         behind = {f"{_BEHIND}_mean": Role("mean", "neutral"), f"{_BEHIND}_max": Role("most", "neutral", 1)}
@@ -265,9 +262,17 @@ def _training_charts(groups: Sequence[Group]) -> Iterator[Chart]:
         yield Chart(_BEHIND, "speed", "Age of the workers' weights", "versions behind", shown, note)
 
 
-def _tells(run: Run) -> bool:
-    columns = (name for name in run.metrics if name.endswith("/information"))
-    return any(value > 0 for name in columns for value in run.metrics[name])
+def _information_charts(groups: Sequence[Group]) -> Iterator[Chart]:
+    """Yield the charts of what actions tell, where any agent has something private; zero for the others."""
+    texts = ("learning", "What actions give away", "squared distance of actions")
+    note = "How far actions move if another candidate stands in the private part of an observation."
+    for chart in _per_agent(groups, "learners/{}/information", texts, note):
+        if any(_is_ever_positive(run, chart.columns) for group in groups for run in group.runs):
+            yield chart
+
+
+def _is_ever_positive(run: Run, columns: Iterable[str]) -> bool:
+    return any(value > 0 for name in columns for value in run.metrics.get(name, ()))
 
 
 def _time_chart(group: Group, stage: str, writer: _Writer, alone: bool) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Snapshots of the policies at stages of a run, `policies/step_<env steps>`: what was learned when.
 
-Each is a checkpoint of the policies alone, a few kB. They stay when checkpoints are deleted.
+Each is a checkpoint of the policies alone, 70 kB by default. They stay when checkpoints are deleted.
 """
 
 from __future__ import annotations

@@ -216,3 +216,19 @@ def test_a_damaged_file_is_named(run_dir, name, damage, message, capsys):
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(BadInput, match=r"holds no run \(metrics.csv: No such file"):
         write_report([tmp_path])
+
+
+def test_runs_with_other_numbers_of_agents_are_compared_by_their_teams(run_dir, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    header, *rows = RETURNS.splitlines()
+    lines = [f"{header},red_1,blue_0", *(f"{row},{k},7" for k, row in enumerate(rows))]
+    (other / "returns.csv").write_text("\n".join(lines) + "\n")
+    header, *rows = METRICS.splitlines()
+    agents = ("red_1", "blue_0")
+    lines = [",".join([header, *(f"env_runners/agent_episode_returns_mean/{name}" for name in agents)])]
+    (other / "metrics.csv").write_text("\n".join([*lines, *(f"{row},1,1" for row in rows)]) + "\n")
+    charts = {chart["title"]: chart["series"] for chart in report_data([run_dir, other])["charts"]}
+    red = {own["group"]: own["y"] for own in charts["Return of greedy episodes: red"]}
+    assert red == {0: [-3, -1], 1: [-1.5, 0]}  # of the other, the mean of its two
+    assert [own["group"] for own in charts["Return of greedy episodes: blue"]] == [1]

@@ -3,6 +3,7 @@
 import http.server
 import io
 import json
+import shutil
 import threading
 from contextlib import ExitStack, closing, contextmanager
 
@@ -12,7 +13,7 @@ from distributed_maddpg.report.page import page_of, report_data, write_report
 from distributed_maddpg.run.folder import RunFolder
 from distributed_maddpg.run.progress import Progress
 from distributed_maddpg.run.training import train_run, train_seeds
-from tests.support.browser import open_browser
+from tests.support.browser import find_chromium, open_browser
 from tests.support.serial_runs import tiny
 
 SHORT = {"pacing": {"total_env_steps": 800}, "evaluation": {"episodes": 3, "final_episodes": 20}}
@@ -394,3 +395,13 @@ def test_a_run_that_has_just_started_has_a_page(visit, tmp_path):
         path.write_text(page_of(report_data([tmp_path])))
         page = visit(path)
         assert texts(page, ".pill") == ["Starting"]
+
+
+def test_without_chromium_these_tests_are_skipped_but_fail_in_ci(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="needs Chromium: apt-get install chromium"):
+        find_chromium()
+    monkeypatch.setenv("CI", "1")
+    with pytest.raises(pytest.fail.Exception, match="needs Chromium"):
+        find_chromium()
