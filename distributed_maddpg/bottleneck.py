@@ -11,7 +11,7 @@ from typing import Literal
 Bottleneck = Literal["worker CPU", "push", "replay", "sample transfer", "weights", "learner", "pacing"]
 
 REMEDIES: Mapping[Bottleneck, str] = {
-    "learner": "a GPU, a smaller batch or fewer updates per env step",
+    "learner": "a GPU, a smaller batch or fewer updates",
     "replay": "a faster replay buffer: both sides wait for it",
     "sample transfer": "a cheaper transfer from the replay buffer to the learner",
     "worker CPU": "more workers or cores",
@@ -26,6 +26,15 @@ SHARES = (*(f"rollout_{part}" for part in _ROLLOUT), *(f"learner_{part}" for par
 """Parts of the stages' time; those of the workers are means over workers."""
 _BOTH_WAIT = 0.2
 """If the other stage also waits for the replay buffer for this share, the buffer itself is the bottleneck."""
+_DECIDED_BY: Mapping[Bottleneck, str] = {
+    "worker CPU": "rollout_busy",
+    "push": "rollout_blocked_push",
+    "replay": "learner_blocked_replay",
+    "sample transfer": "learner_blocked_replay",
+    "weights": "rollout_blocked_weights",
+    "learner": "learner_busy",
+    "pacing": "rollout_blocked_pacing",
+}
 
 
 def time_shares(timers: Mapping[str, float], seconds: float, in_turn: bool) -> dict[str, float]:
@@ -72,3 +81,12 @@ def name_bottleneck(shares: Mapping[str, float]) -> Bottleneck:
         "blocked_pacing": "pacing",
     }
     return names[worker]
+
+
+def bottleneck_text(bottleneck: Bottleneck, shares: Mapping[str, float]) -> str:
+    """Return a bottleneck in words: what it is, for which share of the time, and what would help."""
+    stage, _, part = _DECIDED_BY[bottleneck].partition("_")
+    who = "" if bottleneck == "learner" else {"rollout": "workers ", "learner": "learner "}[stage]
+    does = {"busy": "busy", "blocked_pacing": "idle"}.get(part, "waiting")
+    share = f"{who}{does} {100 * shares[_DECIDED_BY[bottleneck]]:.0f} %"
+    return f"{bottleneck}: {share}; {REMEDIES[bottleneck]}"

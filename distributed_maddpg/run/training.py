@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from distributed_maddpg.checkpoint.folder import Checkpoint
 from distributed_maddpg.checkpoint.listing import remove_drafts
 from distributed_maddpg.checkpoint.saver import CheckpointSaver, SavingOptions
 from distributed_maddpg.config import MADDPGConfig
+from distributed_maddpg.envs import EnvFactory
 from distributed_maddpg.errors import BadInput, TrainingError, one_line
 from distributed_maddpg.files import write_atomic
 from distributed_maddpg.preflight import check_machine
@@ -31,7 +33,7 @@ from distributed_maddpg.run.folder import (
     read_checkpoint_record,
 )
 from distributed_maddpg.run.goals import Ranking, check_scores, parse_ranking
-from distributed_maddpg.run.progress import Progress
+from distributed_maddpg.run.progress import STOPPING, Progress
 from distributed_maddpg.run.signals import stop_on_signals
 from distributed_maddpg.run.stages import PolicyStages
 from distributed_maddpg.trainer import MADDPG, train_together
@@ -44,10 +46,12 @@ _TOTALS = ("env_steps", "updates", "env_steps_per_s", "updates_per_s")
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is saved, and when it ends early."""
+    """How a run is saved, when it ends early, and what only Python can give it."""
 
     saving: SavingOptions = field(default_factory=SavingOptions)
     ending: EndingOptions = field(default_factory=EndingOptions)
+    env: EnvFactory | None = None
+    """Makes the environment, as in `MADDPG(config, env)`."""
 
     @property
     def ranking(self) -> Ranking | None:
@@ -95,13 +99,13 @@ def train_run(
         if not restart:
             check_unused(run_dir)
             check_no_checkpoints(options.saving.folder)
-        algo = MADDPG(config)
+        algo = MADDPG(config, options.env)
     else:
         checkpoint.check_resumable()
-        algo = MADDPG.from_loaded_checkpoint(checkpoint, config)
+        algo = MADDPG.from_loaded_checkpoint(checkpoint, config, options.env)
         check_machine(algo.config, algo.spec)
     _check_scores(algo, options)
-    with stop_on_signals(algo.request_stop) as started:
+    with stop_on_signals(lambda: _stop_early([algo], progress)) as started:
         [summary] = _train([algo], [run_dir], progress, options, started)
         progress.print_summary(summary)
     return summary
@@ -142,11 +146,11 @@ def train_seeds(
     """
     if checkpoints is None:
         check_unused(run_dir)
-    algos = MADDPG.for_seeds(config, num_seeds, checkpoints or ())
+    algos = MADDPG.for_seeds(config, num_seeds, checkpoints or (), options.env)
     if folder := options.saving.folder:
         raise BadInput("--checkpoint-dir", folder, "is for one run; leave it out with several seeds")
     _check_scores(algos[0], options)
-    with stop_on_signals(lambda: _request_stop(algos)) as started:
+    with stop_on_signals(lambda: _stop_early(algos, progress)) as started:
         folders = [run_dir / f"seed_{algo.config.seed}" for algo in algos]
         runs = _train(algos, folders, progress, options, started)
         summary = _summary_of_seeds(runs, run_dir, progress)
@@ -157,6 +161,12 @@ def train_seeds(
 def _request_stop(algos: Sequence[MADDPG]) -> None:
     for algo in algos:
         algo.request_stop()
+
+
+def _stop_early(algos: Sequence[MADDPG], progress: Progress) -> None:
+    """Do what the first signal asks for."""
+    _request_stop(algos)
+    progress.set_phase(STOPPING)
 
 
 def _summary_of_seeds(runs: Sequence[dict[str, Any]], run_dir: Path, progress: Progress) -> dict[str, Any]:
@@ -200,22 +210,24 @@ def _train(
             algo.name = name
         stack.enter_context(algos[0])  # stopping the first run stops all
         folder = paths[0] if len(algos) == 1 else paths[0].parent
-        progress.print_start(algos[0].config, folder, len(algos))
+        progress.print_start(algos[0].config, folder, len(algos), options.ending)
+        stack.enter_context(progress)
         algos[0].start()
         started()
         start_time = time.perf_counter()
         saver = CheckpointSaver(options.saving.keep, progress.note)
-        with progress:
-            try:
-                _train_loop(runs, ending, saver, progress)
-            except TrainingError:
-                _save_after_failure(runs, saver, progress)
-                raise
-            training_s = time.perf_counter() - start_time
-            saver.finish(lambda: _final_checkpoints(runs))
-            for run, scores in zip(runs, ending.scores, strict=True):
-                run.note_saved(saver, scores)
-            return [_finish_run(run, ending, saver, training_s, progress) for run in runs]
+        try:
+            _train_loop(runs, ending, saver, progress)
+        except TrainingError:
+            _save_after_failure(runs, saver, progress)
+            raise
+        training_s = time.perf_counter() - start_time
+        if not algos[0].stop_requested:
+            progress.begin("saving the last checkpoint")
+        saver.finish(lambda: _final_checkpoints(runs))
+        for run, scores in zip(runs, ending.scores, strict=True):
+            run.note_saved(saver, scores)
+        return [_finish_run(run, ending, saver, training_s, progress) for run in runs]
 
 
 def _reached_before(algo: MADDPG, record: CheckpointRecord) -> Mapping[str, float]:
@@ -310,7 +322,7 @@ def _train_loop(runs: Sequence[_Run], ending: Ending, saver: CheckpointSaver, pr
         return algos[0].finished or algos[0].stop_requested or ending.is_reached
 
     while not over():
-        results = train_together(algos, ending.check_time)
+        results = train_together(algos, partial(_check_time, algos[0], ending, progress))
         if ending.time_is_up:
             _request_stop(algos)
         for index, (run, result) in enumerate(zip(runs, results, strict=True)):
@@ -328,6 +340,12 @@ def _train_loop(runs: Sequence[_Run], ending: Ending, saver: CheckpointSaver, pr
             if len(runs) > 1:  # their checkpoints must have the same steps
                 algos[0].drain()
             saver.start([(run.checkpoints_folder, run.capture()) for run in runs])
+
+
+def _check_time(algo: MADDPG, ending: Ending, progress: Progress) -> bool:
+    """Do what is to be done after each round: show how far training is, and look at the clock."""
+    progress.print_counts(algo.env_steps, algo.updates)
+    return ending.check_time()
 
 
 def _final_checkpoints(runs: Sequence[_Run]) -> list[tuple[str, Checkpoint]]:
@@ -372,6 +390,7 @@ def _finish_run(
     if algo.spec.measures:
         summary["measures"] = {measure.name: measure.text for measure in algo.spec.measures}
     if not interrupted:
+        progress.begin(f"playing {algo.config.evaluation.final_episodes:,} greedy episodes")
         scorecard = algo.scorecard(algo.config.evaluation.final_episodes)
         counts = {"num_env_steps": algo.env_steps, "num_updates": algo.updates}
         evaluation = {**counts, **scorecard.to_dict()}
@@ -385,6 +404,7 @@ def _finish_run(
     summary["files"] = {"run_dir": str(folder.path), **saved, **folder.output_files()}
     if problem := saver.problem or problem_of_best or folder.pop_problem():
         summary["problem"] = problem
+    progress.begin("writing the report")
     _write_summary_and_report(folder.path, summary, progress)
     return summary
 

@@ -1,6 +1,8 @@
 import io
+import time
 from pathlib import Path
 
+from distributed_maddpg.bottleneck import SHARES
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.run.progress import Progress
 
@@ -18,7 +20,10 @@ def result(env_steps=50_000, evaluation=None):
         "num_updates_lifetime": 400,
         "env_steps_per_s": 12_345.6,
         "updates_per_s": 80.4,
-        "weights": {"versions_behind_mean": 1.25},
+        "time_this_iter_s": 10.0,
+        "timers": {**dict.fromkeys(map("{}_s".format, SHARES), 0.5), "learner_busy_s": 8.0},
+        "weights": {"versions_behind_mean": 1.25, "versions_behind_max": 4},
+        "fault_tolerance": {"num_quarantined_blocks": 0},
         "evaluation": evaluation or {},
     }
 
@@ -32,9 +37,16 @@ def summary(**changes):
     }  # fmt: skip
 
 
-def shown(config=None, num_seeds=1):
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def shown(config=None, num_seeds=1, clock=time.monotonic):
     stream = io.StringIO()
-    progress = Progress(stream)
+    progress = Progress(stream, clock)
     progress.print_start(
         config or MADDPGConfig.from_dict({"num_workers": 0, "pacing": {"total_env_steps": 100_000}}),
         Path("runs/x"),
@@ -65,7 +77,7 @@ def test_a_plain_line_has_the_counts():
         progress.print_result(result())
     line = stream.getvalue().splitlines()[1]
     assert line.startswith("[ 50 %] 50,000 env steps  400 updates  12,346 env-steps/s  80 updates/s")
-    assert "weights 1.2 versions behind" in line
+    assert "80 updates/s  4s left  bottleneck: learner  weights 1.2 versions behind" in line
 
 
 def test_plain_lines_come_now_and_then_and_at_the_end():
@@ -75,6 +87,39 @@ def test_plain_lines_come_now_and_then_and_at_the_end():
             progress.print_result(result(env_steps))
     lines = stream.getvalue().splitlines()[1:]
     assert [line[:7] for line in lines] == ["[ 10 %]", "[100 %]"]
+
+
+def test_a_line_comes_between_two_results_if_they_are_far_apart():
+    clock = Clock()
+    progress, stream = shown(clock=clock)
+    with progress:
+        for second in range(13):
+            clock.now += 1.0
+            progress.print_counts(1_000 * second, 10 * second)
+    assert stream.getvalue().splitlines()[1:] == [
+        "[  4 %] 4,000 env steps  40 updates  1,000 env-steps/s  10 updates/s  1m36s left",
+        "[  9 %] 9,000 env steps  90 updates  1,000 env-steps/s  10 updates/s  1m31s left",
+    ]
+
+
+def test_the_first_result_has_a_line_also_after_a_line_of_counts():
+    clock = Clock()
+    progress, stream = shown(clock=clock)
+    with progress:
+        clock.now += 6.0
+        progress.print_counts(0, 0)
+        clock.now += 1.0
+        progress.print_result(result(10_000))
+    assert [line[:7] for line in stream.getvalue().splitlines()[1:]] == ["[  0 %]", "[ 10 %]"]
+
+
+def test_a_pipe_gets_lines_even_where_colours_are_forced(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    progress, stream = shown()
+    with progress:
+        progress.print_result(result())
+    assert "[ 50 %] 50,000 env steps" in stream.getvalue()
+    assert "?25l" not in stream.getvalue()
 
 
 def test_the_latest_evaluation_stays_in_the_line():
