@@ -26,6 +26,7 @@ COMMANDS = (
     "benchmark",
     "report",
     "status",
+    "watch",
     "chaos",
     "doctor",
     "completion",
@@ -44,6 +45,7 @@ _USAGE = """usage: distributed-maddpg COMMAND ...
   benchmark WHAT             measure env, rollout, replay, learner, train, scaling or all
   report RUN_DIR...          write the page of a run again, or one that compares several
   status RUN_DIR             show how a run is doing; --address URL shows those of a cluster
+  watch RUN_DIR...           serve the page of runs on this machine, and renew it while they train
   chaos                      kill and freeze a job's processes at random, and measure how it recovers
   doctor                     look at this machine, and say what would stop or slow a run
   completion SHELL           print a script that completes commands and options in bash, zsh or fish
