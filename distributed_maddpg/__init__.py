@@ -22,4 +22,6 @@ def __getattr__(name: str) -> Any:
     """Import a public name from its module (PEP 562)."""
     if name in _PUBLIC_MODULES:
         return getattr(import_module(_PUBLIC_MODULES[name]), name)
+    if name == "notebook":
+        return import_module("distributed_maddpg.notebook")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

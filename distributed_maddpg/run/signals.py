@@ -39,4 +39,5 @@ def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[Callable[[], N
         yield started
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            # None: one that Python did not set, as of a program that embeds it
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
