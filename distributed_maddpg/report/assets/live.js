@@ -12,7 +12,7 @@ function startLive(data, show) {
   const tell = (state, text) => { label.dataset.state = state; label.textContent = text; };
   const tellAge = () => {
     const quiet = Date.now() - changed;
-    if (ended) return tell("ended", "ended");
+    if (!running && ended) return tell("ended", "ended");
     // Where this machine does not see the locks of a run, as on shared storage, only its news tell that it goes on.
     if (running || quiet < QUIET_MS) return tell("live", "live");
     tell("quiet", `no news for ${Math.round(quiet / 60000)} min`);
