@@ -24,7 +24,9 @@ def settings_table(groups: Sequence[Group]) -> dict[str, Any]:
     flat = [_flat(config) if config else {} for config in known]
     presets = [_nearest_preset(config) if config else ("", {}) for config in known]
     rows = []
-    for name in dict.fromkeys(name for own in flat for name in own):
+    names = dict.fromkeys(name for own in flat for name in own)
+    # A table that is empty in one run and has entries in another is compared by its entries.
+    for name in (name for name in names if not any(other.startswith(f"{name}.") for other in names)):
         values = [own.get(name, "") for own in flat]
         bases = [preset.get(name, "") for _, preset in presets]
         changed = [own != base for own, base in zip(values, bases, strict=True)]

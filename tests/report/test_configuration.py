@@ -53,5 +53,12 @@ def test_runs_differ_where_their_values_do():
     }
 
 
+def test_a_table_that_is_empty_in_one_run_is_compared_by_its_entries():
+    one = MADDPGConfig.preset("default")
+    found = rows(one, MADDPGConfig.from_dict({"env": {"id": "simple_tag"}}, one))
+    assert "env.kwargs" not in found and found["env.kwargs.N"]["values"] == ["2", ""]
+    assert rows(MADDPGConfig())["env.kwargs"]["values"] == ["{}"]
+
+
 def test_a_run_without_a_configuration_has_no_rows():
     assert table(None) == {"presets": [""], "rows": []}
