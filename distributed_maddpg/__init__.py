@@ -11,11 +11,16 @@ from distributed_maddpg._version import __version__
 
 if TYPE_CHECKING:
     from distributed_maddpg.config import MADDPGConfig
+    from distributed_maddpg.run.callbacks import Callbacks
     from distributed_maddpg.trainer import MADDPG
 
-__all__ = ["MADDPG", "MADDPGConfig", "__version__"]
+__all__ = ["MADDPG", "Callbacks", "MADDPGConfig", "__version__"]
 
-_PUBLIC_MODULES = {"MADDPG": "distributed_maddpg.trainer", "MADDPGConfig": "distributed_maddpg.config"}
+_PUBLIC_MODULES = {
+    "Callbacks": "distributed_maddpg.run.callbacks",
+    "MADDPG": "distributed_maddpg.trainer",
+    "MADDPGConfig": "distributed_maddpg.config",
+}
 
 
 def __getattr__(name: str) -> Any:

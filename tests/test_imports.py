@@ -80,7 +80,8 @@ def test_training_without_workers_does_not_load_ray():
 
 
 def test_the_public_names_are_importable():
-    assert distributed_maddpg.__all__ == ["MADDPG", "MADDPGConfig", "__version__"]
+    assert distributed_maddpg.__all__ == ["MADDPG", "Callbacks", "MADDPGConfig", "__version__"]
+    assert distributed_maddpg.Callbacks.__module__ == "distributed_maddpg.run.callbacks"
     assert distributed_maddpg.MADDPG.__module__ == "distributed_maddpg.trainer"
     assert distributed_maddpg.MADDPGConfig is distributed_maddpg.config.MADDPGConfig
 

@@ -8,7 +8,7 @@ import re
 import secrets
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from distributed_maddpg.cli.parsing import dashboard_address, parse, refuse_empty, take_options
 from distributed_maddpg.cli.train import parse_for_elsewhere
 from distributed_maddpg.envs import is_builtin
-from distributed_maddpg.envs.file import is_file_id, split_file_id
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.run.progress import RESUME_WITH
+from distributed_maddpg.user_code import names_file, split_name
 
 if TYPE_CHECKING:
     from distributed_maddpg.runtime.jobs import JobResult
@@ -125,7 +125,8 @@ def _job(command: SubmitCommand, arguments: list[str]) -> _Job:
         raise BadInput("--checkpoint-dir", folder, "is for one run; leave it out with several seeds")
     if resume in ("", "auto"):
         folders.setdefault("--run-dir", f"{_HOME}/{command.submission_id}")
-    sent = command.working_dir or ("." if _needs_this_folder(train.settings.env.id, train.config) else "")
+    named = [name for name in (train.settings.env.id, train.callbacks) if name]
+    sent = command.working_dir or ("." if _needs_this_folder(named, train.config) else "")
     words = [*rest, *(word for option in folders.items() for word in option)]
     again = words if resume else [*words, "--resume", "auto"]
     metadata = {
@@ -154,14 +155,16 @@ def _check_folder(option: str, value: str) -> None:
         raise BadInput(option, value, f"{remedy}; give one that begins with / or ~/{default}")
 
 
-def _needs_this_folder(env_id: str, config: str) -> bool:
-    """Whether the job reads a file or imports a module of the current folder."""
-    if config and not Path(config).is_absolute():
-        return True
-    if is_file_id(env_id):
-        return not Path(split_file_id(env_id)[0]).is_absolute()
-    package = env_id.partition(":")[0].partition(".")[0]
-    return not is_builtin(env_id) and (Path(f"{package}.py").is_file() or Path(package).is_dir())
+def _needs_this_folder(named: Iterable[str], config: str) -> bool:
+    """Whether the job reads a file or imports a module of the current folder, given the names of code."""
+    return bool(config and not Path(config).is_absolute()) or any(map(_is_in_this_folder, named))
+
+
+def _is_in_this_folder(name: str) -> bool:
+    if names_file(name):
+        return not Path(split_name(name)[0]).is_absolute()
+    package = name.partition(":")[0].partition(".")[0]
+    return not is_builtin(name) and (Path(f"{package}.py").is_file() or Path(package).is_dir())
 
 
 def _words(command: SubmitCommand) -> list[str]:

@@ -22,6 +22,7 @@ from distributed_maddpg.durations import parse_duration
 from distributed_maddpg.envs import env_spec, is_builtin
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable, TrainingError
 from distributed_maddpg.files import local_path
+from distributed_maddpg.user_code import load_callable
 
 if TYPE_CHECKING:
     from distributed_maddpg.checkpoint.folder import Checkpoint
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 _AUTO, _NONE = "auto", "none"
 _NAMED = (
     *("--preset", "--config", "--resume", "--run-dir", "--checkpoint-dir", "--env.id"),
-    *("--keep-best", "--max-time", "--write-config"),
+    *("--keep-best", "--max-time", "--write-config", "--callbacks"),
 )
 """Options that are read before the others; none of them may be empty."""
 
@@ -83,6 +84,9 @@ class TrainCommand:
     """End the run as an interrupt does, with its checkpoint saved, before this much time has passed since the
     command's start: 90s, 15m, 5h50m, 2d. How much earlier follows from how long its checkpoints and rounds
     took: at least a minute, or a tenth of the time if that is less."""
+    callbacks: str = ""
+    """Class derived from Callbacks whose methods are called on results, evaluations and checkpoints:
+    "package.module:Class" or "path/to/file.py:Class". A resumed run needs the option again."""
     num_seeds: int = 1
     """Runs with the seeds --seed and up, trained side by side; each gets a folder of its own."""
     dry_run: bool = False
@@ -156,7 +160,8 @@ def _train_from(origin: _Origin, arguments: list[str], started: float) -> None:
     if command.dry_run:
         dry_run(command, config, run_dir, options, progress)
         return
-    with contextlib.redirect_stdout(sys.stderr):  # an environment may print; stdout is for JSON
+    with contextlib.redirect_stdout(sys.stderr):  # a user's code may print; stdout is for JSON
+        options = _with_callbacks(options, command)
         if num_seeds == 1:
             checkpoint = checkpoints[0] if checkpoints else None
             summary = train_run(config, run_dir, progress, checkpoint, options, restart=origin.auto)
@@ -186,6 +191,11 @@ def _run_options(command: TrainCommand, origin: _Origin, started: float) -> RunO
         ),
         EndingOptions(parse_goals(() if tuple(goals) == (_NONE,) else goals), command.max_time_s, started),
     )
+
+
+def _with_callbacks(options: RunOptions, command: TrainCommand) -> RunOptions:
+    make = load_callable("--callbacks", command.callbacks) if command.callbacks else None
+    return dataclasses.replace(options, callbacks=make)
 
 
 class _Origin(NamedTuple):

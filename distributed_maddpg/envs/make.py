@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distributed_maddpg.envs.base import VectorEnv
-from distributed_maddpg.envs.file import import_error, is_file_id, load_file, split_file_id
 from distributed_maddpg.errors import BadInput, did_you_mean, reason
 from distributed_maddpg.types import MPE2_MODULES, EnvSpec, canonical_env_id
+from distributed_maddpg.user_code import import_error, load_file, names_file, split_name
 
 if TYPE_CHECKING:
     from distributed_maddpg.envs.spaces import ActionCodec
@@ -121,7 +121,7 @@ def is_builtin(env_id: str) -> bool:
     Any other id imports and calls what it names (for example "os:system"), so an untrusted file must not
     choose it.
     """
-    if is_file_id(env_id):  # such as "mpe2.py"
+    if names_file(env_id):  # such as "mpe2.py"
         return False
     package, *parts = env_id.split(".")
     public = all(part.isidentifier() and part.isascii() and not part.startswith("_") for part in parts)
@@ -212,10 +212,10 @@ def _find_factory(env_id: str) -> Callable[..., Any]:
     if is_factory_id(env_id):
         remedy = "was given in Python as a callable; pass it again, as in MADDPG(config, env=make_env)"
         raise BadInput("env.id", env_id, remedy)
-    if is_file_id(env_id):
-        path, attribute = split_file_id(env_id)
+    if names_file(env_id):
+        path, attribute = split_name(env_id)
         shown, form = f"file {path!r}", "path/to/file.py:callable"
-        return _callable_of(load_file(env_id, path), env_id, attribute, shown, form)
+        return _callable_of(load_file("env.id", env_id, path), env_id, attribute, shown, form)
     module_name, _, attribute = env_id.partition(":")
     if not all(module_name.split(".")):
         raise BadInput(
@@ -246,7 +246,7 @@ def _import(env_id: str, module_name: str) -> Any:
         missing = (isinstance(error, ModuleNotFoundError) and error.name) or ""
         if missing and (module_name == missing or module_name.startswith(f"{missing}.")):
             raise BadInput("env.id", env_id, _unknown_environment(module_name)) from error
-        raise import_error(env_id, error) from error
+        raise import_error("env.id", env_id, error) from error
 
 
 def _unknown_environment(module_name: str) -> str:

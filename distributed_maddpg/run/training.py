@@ -23,6 +23,7 @@ from distributed_maddpg.files import write_atomic
 from distributed_maddpg.preflight import check_machine
 from distributed_maddpg.report.page import write_report
 from distributed_maddpg.run.best import BestKeeper
+from distributed_maddpg.run.callbacks import GuardedCallbacks, MakeCallbacks, check_callbacks
 from distributed_maddpg.run.endings import Ending, EndingOptions
 from distributed_maddpg.run.folder import (
     CheckpointRecord,
@@ -46,12 +47,18 @@ _TOTALS = ("env_steps", "updates", "env_steps_per_s", "updates_per_s")
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is saved, when it ends early, and what only Python can give it."""
+    """How a run is saved, when it ends early, what is told of it, and what only Python can give it."""
 
     saving: SavingOptions = field(default_factory=SavingOptions)
     ending: EndingOptions = field(default_factory=EndingOptions)
     env: EnvFactory | None = None
     """Makes the environment, as in `MADDPG(config, env)`."""
+    callbacks: MakeCallbacks | None = None
+    """A class derived from `Callbacks`, of which each run gets an object."""
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_callbacks(self.callbacks)
 
     @property
     def ranking(self) -> Ranking | None:
@@ -256,6 +263,7 @@ class _Run:
         note: Callable[[str], None],
     ) -> None:
         self.algo, self.folder = algo, folder
+        self.callbacks = GuardedCallbacks(options.callbacks, algo)
         self.first_env_steps, self.first_updates = algo.env_steps, algo.updates
         self._saving = options.saving
         self.checkpoints_folder = options.saving.folder or str(folder.path / "checkpoints")
@@ -293,6 +301,8 @@ class _Run:
                 self._record, reached_at=self.algo.env_steps, reached=dict(reached)
             )
         self.folder.record_checkpoint(self._record)
+        if is_new:
+            self.callbacks.on_checkpoint(self.checkpoint_path)
 
     def keep_best(self, evaluations: Sequence[dict[str, Any]], policies: Sequence[FloatArray]) -> None:
         """Keep the policies of one of these evaluations if it is the best so far."""
@@ -313,6 +323,19 @@ class _Run:
             self.folder.add_result(result)
         for evaluation in self.algo.evaluations:
             self.folder.add_evaluation(evaluation)
+
+    def call_back(self, result: dict[str, Any]) -> None:
+        """Tell the user's callbacks of what `add` wrote.
+
+        Raises:
+            TrainingError: if a callback failed since the last call.
+        """
+        for evaluation in self.algo.evaluations:
+            self.callbacks.on_evaluation(evaluation)
+        if self.algo.iteration_complete:
+            self.callbacks.on_result(result)
+        if self.callbacks.problem:
+            raise TrainingError(self.callbacks.problem)
 
 
 def _train_loop(runs: Sequence[_Run], ending: Ending, saver: CheckpointSaver, progress: Progress) -> None:
@@ -336,6 +359,7 @@ def _train_loop(runs: Sequence[_Run], ending: Ending, saver: CheckpointSaver, pr
         ending.add_result(results[0], saver.slowest_s)
         progress.print_result(results[0])
         saver.report()
+        _call_back(runs, results)
         if not (over() or saver.busy) and (algos[0].checkpoint_due() or saver.retry_due):
             if len(runs) > 1:  # their checkpoints must have the same steps
                 algos[0].drain()
@@ -346,6 +370,11 @@ def _check_time(algo: MADDPG, ending: Ending, progress: Progress) -> bool:
     """Do what is to be done after each round: show how far training is, and look at the clock."""
     progress.print_counts(algo.env_steps, algo.updates)
     return ending.check_time()
+
+
+def _call_back(runs: Sequence[_Run], results: Sequence[dict[str, Any]]) -> None:
+    for run, result in zip(runs, results, strict=True):
+        run.call_back(result)
 
 
 def _final_checkpoints(runs: Sequence[_Run]) -> list[tuple[str, Checkpoint]]:
@@ -399,10 +428,11 @@ def _finish_run(
         # As JSON holds it: intervals are tuples.
         summary["evaluation"] = json.loads(json.dumps(scorecard.with_intervals()))
         run.stages.keep()
+        run.callbacks.on_evaluation({**evaluation})
     saved = {} if saver.problem else {"checkpoint": run.checkpoint_path}
     problem_of_best = _finish_best(run, summary, saved)
     summary["files"] = {"run_dir": str(folder.path), **saved, **folder.output_files()}
-    if problem := saver.problem or problem_of_best or folder.pop_problem():
+    if problem := saver.problem or problem_of_best or folder.pop_problem() or run.callbacks.problem:
         summary["problem"] = problem
     progress.begin("writing the report")
     _write_summary_and_report(folder.path, summary, progress)
