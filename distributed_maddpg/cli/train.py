@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _AUTO, _NONE = "auto", "none"
 _NAMED = (
     *("--preset", "--config", "--resume", "--run-dir", "--checkpoint-dir", "--env.id"),
-    *("--keep-best", "--max-time", "--write-config", "--callbacks"),
+    *("--keep-best", "--max-time", "--write-config", "--callbacks", "--wandb"),
 )
 """Options that are read before the others; none of them may be empty."""
 
@@ -87,6 +87,9 @@ class TrainCommand:
     callbacks: str = ""
     """Class derived from Callbacks whose methods are called on results, evaluations and checkpoints:
     "package.module:Class" or "path/to/file.py:Class". A resumed run needs the option again."""
+    wandb: str = ""
+    """Project of Weights & Biases to write the run to as well; its variables WANDB_ENTITY, WANDB_RUN_GROUP,
+    WANDB_NAME and WANDB_MODE=offline say the rest. A resumed run continues there, unless it says none."""
     num_seeds: int = 1
     """Runs with the seeds --seed and up, trained side by side; each gets a folder of its own."""
     dry_run: bool = False
@@ -161,7 +164,7 @@ def _train_from(origin: _Origin, arguments: list[str], started: float) -> None:
         dry_run(command, config, run_dir, options, progress)
         return
     with contextlib.redirect_stdout(sys.stderr):  # a user's code may print; stdout is for JSON
-        options = _with_callbacks(options, command)
+        options = _with_hooks(options, command)
         if num_seeds == 1:
             checkpoint = checkpoints[0] if checkpoints else None
             summary = train_run(config, run_dir, progress, checkpoint, options, restart=origin.auto)
@@ -193,9 +196,10 @@ def _run_options(command: TrainCommand, origin: _Origin, started: float) -> RunO
     )
 
 
-def _with_callbacks(options: RunOptions, command: TrainCommand) -> RunOptions:
+def _with_hooks(options: RunOptions, command: TrainCommand) -> RunOptions:
+    """Add what this machine must have installed or be able to import."""
     make = load_callable("--callbacks", command.callbacks) if command.callbacks else None
-    return dataclasses.replace(options, callbacks=make)
+    return dataclasses.replace(options, callbacks=make, wandb=command.wandb)
 
 
 class _Origin(NamedTuple):

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,7 +23,7 @@ from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, CheckpointError, CheckpointUnavailable
 from distributed_maddpg.files import LOCK, make_folder, parse_json, read_small, write_atomic
 from distributed_maddpg.metrics import flatten
-from distributed_maddpg.run.tables import CSVTable, TensorBoardWriter
+from distributed_maddpg.run.tables import CSVTable, EventWriter, TensorBoardWriter
 from distributed_maddpg.types import FaultEvent
 
 _CONFIG = "config.toml"
@@ -214,8 +215,8 @@ class RunFolder:
         self._problem = ""
         self._metrics: CSVTable
         self._returns: CSVTable
-        self._events: TensorBoardWriter
-        self._open_files: tuple[CSVTable | TensorBoardWriter, ...] = ()
+        self._event_writers: list[EventWriter] = []
+        self._open_tables: tuple[CSVTable, ...] = ()
 
     def open_tables(self, tables: Mapping[str, str] | None, env_steps: int, extended: bool = False) -> None:
         """Open the tables, restored to their content at a checkpoint, or empty.
@@ -245,8 +246,12 @@ class RunFolder:
             if restored and error.errno == errno.EBADMSG:
                 raise CheckpointError(f"the checkpoint cannot be resumed from ({error.strerror})") from None
             raise BadInput("--run-dir", str(self.path), f"cannot be used ({error.strerror})") from None
-        self._events = TensorBoardWriter(self.path, env_steps)
-        self._open_files = (self._metrics, self._returns, self._events)
+        self._open_tables = (self._metrics, self._returns)
+        self.add_event_writer(TensorBoardWriter(self.path, env_steps))
+
+    def add_event_writer(self, writer: EventWriter) -> None:
+        """Let another writer take the settings, results and evaluations, too."""
+        self._event_writers.append(writer)
 
     def _record_start(self, env_steps: int, anew: bool) -> None:
         """Note in `starts.jsonl` when this process began, and at how many env steps."""
@@ -280,12 +285,14 @@ class RunFolder:
         if not self._config_written:
             self._try_write(lambda: write_atomic(self.path / _CONFIG, config.to_toml()))
             self._config_written = (self.path / _CONFIG).exists()
+            for writer in self._event_writers if self._config_written else ():
+                self._try_write(partial(writer.add_settings, config))
 
     def add_result(self, result: dict[str, Any]) -> None:
-        """Append the result of an iteration to `metrics.csv` and the TensorBoard events."""
+        """Append the result of an iteration to `metrics.csv` and the events."""
         own = {key: value for key, value in result.items() if key != "evaluation"}
         self._try_write(lambda: self._metrics.add(flatten(own)))
-        self._try_write(lambda: self._events.add(own, result["num_env_steps_sampled_lifetime"]))
+        self._add_event(own, result["num_env_steps_sampled_lifetime"])
 
     def add_evaluation(self, evaluation: dict[str, Any]) -> None:
         """Append an evaluation: greedy returns per agent, success rates and measures if there are any."""
@@ -299,7 +306,11 @@ class RunFolder:
         }
         self._try_write(self._metrics.flush)
         self._try_write(lambda: self._returns.add(row))
-        self._try_write(lambda: self._events.add({"evaluation": evaluation}, evaluation["num_env_steps"]))
+        self._add_event({"evaluation": evaluation}, evaluation["num_env_steps"])
+
+    def _add_event(self, numbers: dict[str, Any], env_steps: int) -> None:
+        for writer in self._event_writers:
+            self._try_write(partial(writer.add, numbers, env_steps))
 
     def add_events(self, events: Sequence[FaultEvent]) -> None:
         """Append failures and recoveries of processes to `events.jsonl`, one JSON object per line."""
@@ -333,8 +344,10 @@ class RunFolder:
 
     def close(self) -> None:
         """Close the files and release the locks."""
-        for file in self._open_files:
-            self._try_write(file.close)
+        for table in self._open_tables:
+            self._try_write(table.close)
+        for writer in self._event_writers:
+            self._try_write(writer.close)
         self._lock.close()
         if self._checkpoints_lock is not None:
             self._checkpoints_lock.close()

@@ -1,4 +1,4 @@
-"""The tables of a run: CSV files and TensorBoard events, appended to during training."""
+"""The tables of a run, appended to during training: CSV files, TensorBoard events, and what is like those."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
+from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.files import write_atomic
 from distributed_maddpg.metrics import flatten
 
@@ -105,8 +106,30 @@ def _csv_line(values: list[Any]) -> str:
     return line.getvalue()
 
 
+class EventWriter(Protocol):
+    """Takes a run's numbers over its environment steps: `TensorBoardWriter`, `WandbWriter`."""
+
+    def add_settings(self, config: MADDPGConfig) -> None:
+        """Write the settings of the run."""
+
+    def add(self, result: Mapping[str, Any], env_steps: int) -> None:
+        """Write all finite numbers of a nested result."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+def finite_numbers(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return the finite numbers of a nested result under keys such as `env_runners/episode_return_mean`."""
+    return {
+        key: value
+        for key, value in flatten(result).items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
+
+
 class TensorBoardWriter:
-    """Writes the numbers of a result as TensorBoard scalars over environment steps."""
+    """Writes numbers as TensorBoard scalars over environment steps, and the settings as text and hparams."""
 
     def __init__(self, folder: Path, env_steps: int = 0) -> None:
         """Prepare a new event file in `folder`, which is created with the first result.
@@ -119,6 +142,19 @@ class TensorBoardWriter:
         self._continued_from = env_steps
         self._writer: Any = None
 
+    def add_settings(self, config: MADDPGConfig) -> None:
+        """Write the settings, for TensorBoard's tabs Text and HParams.
+
+        Raises:
+            OSError: if they cannot be written.
+        """
+        from tensorboardX.summary import hparams, text  # noqa: PLC0415 - as in `add`
+
+        # Without its first part, an experiment, which would name the metrics: TensorBoard then takes all.
+        _, start, _ = hparams({name: _hparam(value) for name, value in flatten(config.to_dict()).items()}, {})
+        self._add(text("settings", f"```toml\n{config.to_toml()}```"), self._continued_from)
+        self._add(start, self._continued_from)
+
     def add(self, result: Mapping[str, Any], env_steps: int) -> None:
         """Write all finite numbers of a nested result.
 
@@ -126,20 +162,20 @@ class TensorBoardWriter:
             OSError: if they cannot be written; the next result goes to a new file.
         """
         # Imported here: it takes a second, which --help and --version should not.
-        from tensorboardX.proto.event_pb2 import Event, SessionLog  # noqa: PLC0415
         from tensorboardX.proto.summary_pb2 import Summary  # noqa: PLC0415
 
-        numbers = [
-            Summary.Value(tag=key, simple_value=value)
-            for key, value in flatten(result).items()
-            if isinstance(value, int | float) and math.isfinite(value)
-        ]
+        values = [Summary.Value(tag=key, simple_value=value) for key, value in finite_numbers(result).items()]
+        self._add(Summary(value=values), env_steps)
+
+    def _add(self, summary: Any, env_steps: int) -> None:
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # noqa: PLC0415 - as in `add`
+
         try:
             if self._writer is None:
                 self._writer = self._open()
                 began = SessionLog(status=SessionLog.START)
                 self._write(Event(wall_time=time.time(), step=self._continued_from + 1, session_log=began))
-            self._write(Event(wall_time=time.time(), step=env_steps, summary=Summary(value=numbers)))
+            self._write(Event(wall_time=time.time(), step=env_steps, summary=summary))
         except OSError:
             # TensorBoard ignores everything after a cut record.
             self._writer, self._continued_from = None, env_steps
@@ -161,3 +197,8 @@ class TensorBoardWriter:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def _hparam(value: Any) -> str | float:
+    """Return a setting as TensorBoard holds one: a number, true or false, or text."""
+    return value if isinstance(value, bool | int | float) else str(value)

@@ -22,6 +22,7 @@ from distributed_maddpg.errors import BadInput, TrainingError, one_line
 from distributed_maddpg.files import write_atomic
 from distributed_maddpg.preflight import check_machine
 from distributed_maddpg.report.page import write_report
+from distributed_maddpg.run import wandb_writer
 from distributed_maddpg.run.best import BestKeeper
 from distributed_maddpg.run.callbacks import GuardedCallbacks, MakeCallbacks, check_callbacks
 from distributed_maddpg.run.endings import Ending, EndingOptions
@@ -37,6 +38,7 @@ from distributed_maddpg.run.goals import Ranking, check_scores, parse_ranking
 from distributed_maddpg.run.progress import STOPPING, Progress
 from distributed_maddpg.run.signals import stop_on_signals
 from distributed_maddpg.run.stages import PolicyStages
+from distributed_maddpg.run.wandb_writer import WandbWriter
 from distributed_maddpg.trainer import MADDPG, train_together
 from distributed_maddpg.types import FloatArray
 
@@ -55,10 +57,14 @@ class RunOptions:
     """Makes the environment, as in `MADDPG(config, env)`."""
     callbacks: MakeCallbacks | None = None
     """A class derived from `Callbacks`, of which each run gets an object."""
+    wandb: str = ""
+    """Project of Weights & Biases to write to; empty: that of the run to resume, if any; "none": none."""
 
     def __post_init__(self) -> None:
         """Check the options."""
         check_callbacks(self.callbacks)
+        if self.wandb not in ("", wandb_writer.NONE):
+            wandb_writer.check_installed(self.wandb)
 
     @property
     def ranking(self) -> Ranking | None:
@@ -215,6 +221,7 @@ def _train(
         ]
         for algo, name in zip(algos, _names(paths), strict=True):
             algo.name = name
+        _begin_wandb(runs, options.wandb)
         stack.enter_context(algos[0])  # stopping the first run stops all
         folder = paths[0] if len(algos) == 1 else paths[0].parent
         progress.print_start(algos[0].config, folder, len(algos), options.ending)
@@ -243,6 +250,17 @@ def _reached_before(algo: MADDPG, record: CheckpointRecord) -> Mapping[str, floa
     return record.reached if resumes_there else {}
 
 
+def _begin_wandb(runs: Sequence[_Run], project: str) -> None:
+    """Let W&B take the runs too, if a project is given or named by the folder of a run to resume."""
+    for run in runs:
+        resumed = run.algo.restored_tables is not None
+        own = project or (wandb_writer.recorded_project(run.folder.path) if resumed else "")
+        if own and own != wandb_writer.NONE:
+            seed = run.algo.config.seed if len(runs) > 1 else None
+            run.wandb = WandbWriter(run.folder.path, own, resumed, seed)
+            run.folder.add_event_writer(run.wandb)
+
+
 def _names(paths: Sequence[Path]) -> list[str]:
     """Return the names of runs by which metrics are told apart: those of their folders."""
     full = [path.resolve() for path in paths]
@@ -264,6 +282,7 @@ class _Run:
     ) -> None:
         self.algo, self.folder = algo, folder
         self.callbacks = GuardedCallbacks(options.callbacks, algo)
+        self.wandb: WandbWriter | None = None
         self.first_env_steps, self.first_updates = algo.env_steps, algo.updates
         self._saving = options.saving
         self.checkpoints_folder = options.saving.folder or str(folder.path / "checkpoints")
@@ -434,6 +453,8 @@ def _finish_run(
     summary["files"] = {"run_dir": str(folder.path), **saved, **folder.output_files()}
     if problem := saver.problem or problem_of_best or folder.pop_problem() or run.callbacks.problem:
         summary["problem"] = problem
+    if run.wandb:
+        summary["wandb"] = run.wandb.add_summary(summary)
     progress.begin("writing the report")
     _write_summary_and_report(folder.path, summary, progress)
     return summary

@@ -2,9 +2,12 @@ import csv
 import math
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from distributed_maddpg.run.tables import CSVTable, TensorBoardWriter
 from tests.support.event_files import events
+from tests.support.target import target_config
 
 
 def test_a_table_has_its_first_rows_columns(tmp_path):
@@ -41,6 +44,46 @@ def test_tensorboard_events_hold_the_finite_numbers(tmp_path):
     *_, last = events(path)
     assert last.step == 10
     assert [(value.tag, value.simple_value) for value in last.summary.value] == [("a/b", 1.5)]
+
+
+def accumulated(folder):
+    """Return what TensorBoard itself reads of a folder."""
+    found = EventAccumulator(str(folder))
+    found.Reload()
+    return found
+
+
+def scalars(found, tag):
+    return [(event.step, pytest.approx(event.value)) for event in found.Scalars(tag)]
+
+
+def test_tensorboard_reads_scalars_over_env_steps_and_the_settings(tmp_path):
+    writer = TensorBoardWriter(tmp_path)
+    writer.add_settings(target_config(seed=7))
+    writer.add({"env_runners": {"episode_return_mean": -1.5}}, 100)
+    writer.add({"evaluation": {"success": {"agents": 30.0}}}, 100)
+    writer.add({"env_runners": {"episode_return_mean": -0.5}}, 200)
+    writer.close()
+    found = accumulated(tmp_path)
+    assert scalars(found, "env_runners/episode_return_mean") == [(100, -1.5), (200, -0.5)]
+    assert scalars(found, "evaluation/success/agents") == [(100, 30.0)]
+    [text] = found.Tensors("settings/text_summary")
+    [shown] = text.tensor_proto.string_val
+    assert target_config(seed=7).to_toml() in shown.decode()
+    content = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    settings = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert settings["seed"].number_value == 7
+    assert settings["algorithm/name"].string_value == "maddpg"
+    assert settings["env/normalise"].bool_value is False
+
+
+def test_tensorboard_drops_what_a_resumed_run_repeats(tmp_path):
+    for env_steps, values in ((0, {100: 1.0, 200: 2.0}), (100, {200: 3.0})):
+        writer = TensorBoardWriter(tmp_path, env_steps)
+        for step, value in values.items():
+            writer.add({"loss": value}, step)
+        writer.close()
+    assert scalars(accumulated(tmp_path), "loss") == [(100, 1.0), (200, 3.0)]
 
 
 def read(path):
