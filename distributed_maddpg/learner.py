@@ -102,7 +102,7 @@ class Learner:
         self._tuner = None if config.num_threads else ThreadTuner(most_threads())
         torch.set_num_threads(config.num_threads or 1)
         keep_freed_memory()
-        self.device = choose_device(config.device)
+        self.device = choose_device("cpu" if algorithm.networks else config.device)
         self.device_reason = f"{config.device}: {self.device.type}"
         """The setting and the device that it led to; if both devices were timed, with their rates."""
         self.plain_update = ""
@@ -146,9 +146,11 @@ class Learner:
 
     def _make_stacks(
         self, algorithm: AlgorithmConfig, config: LearnerConfig, spec: EnvSpec, seeds: Sequence[int]
-    ) -> Sequence[FusedUpdate | HandwrittenUpdate]:
+    ) -> Sequence[MADDPGUpdate]:
         """Return one update for all runs on a GPU, and one for each on a CPU."""
         streams = [integer_seed(seed, "learner") for seed in seeds]
+        if algorithm.networks:
+            return [MADDPGUpdate(algorithm, spec, self.device, [stream]) for stream in streams]
         if self.device.type == "cuda" or self.plain_update:
             stacks = [streams] if self.device.type == "cuda" else [[stream] for stream in streams]
             return [HandwrittenUpdate(algorithm, spec, self.device, own, config.precision) for own in stacks]
@@ -405,7 +407,8 @@ def make_learner(config: MADDPGConfig, spec: EnvSpec, seeds: Sequence[int] = ())
     """
     seeds = seeds or (config.seed,)
     reproducible = config.sync or config.num_workers == 0
-    if config.learner.device != "auto" or reproducible or not torch.cuda.is_available():
+    chosen = config.learner.device != "auto" or bool(config.algorithm.networks)
+    if chosen or reproducible or not torch.cuda.is_available():
         return _new_learner(config, spec, seeds)
     gpu, cpu = (measure_update_rate(_with_device(device, config), spec, seeds) for device in ("cuda", "cpu"))
     device, reason = faster_device(gpu, cpu)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from distributed_maddpg import layouts
 from distributed_maddpg.acting.joint_policy import JointPolicy
 from distributed_maddpg.checkpoint.folder import Checkpoint
 from distributed_maddpg.config import AlgorithmConfig, MADDPGConfig
@@ -32,8 +33,9 @@ from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.finite import bad_observation
 from distributed_maddpg.errors import BadInput, CheckpointError, reason
 from distributed_maddpg.evaluation.scripted import random_policy
+from distributed_maddpg.layer_checks import check_layers, check_layers_learn
 from distributed_maddpg.normalisation import unknown
-from distributed_maddpg.types import METRICS, EnvSpec, critic_layout, policy_layout
+from distributed_maddpg.types import METRICS, EnvSpec
 
 if TYPE_CHECKING:
     from distributed_maddpg.envs.spaces import ActionCodec
@@ -76,6 +78,8 @@ def check_settings(config: MADDPGConfig, env_factory: EnvFactory | None = None) 
     )
     config.algorithm.per_agent(spec)
     config.algorithm.common_candidates(spec)
+    if config.algorithm.networks:
+        check_layers(config.algorithm, spec)
     config.exploration.check_heads(config.algorithm.heads(spec))
     if config.env.normalise:
         _check_normalises(config.algorithm, spec)
@@ -213,6 +217,8 @@ def check_machine(config: MADDPGConfig, spec: EnvSpec, num_runs: int = 1) -> Non
     """
     _check_memory(config, spec, num_runs)
     _warn_of_many_workers(config)
+    if config.algorithm.networks:
+        check_layers_learn(config.algorithm, spec)
     remote = config.num_workers > 0 and config.ray.cluster_address()
     if config.learner.device == "cuda" and not remote:
         # Imported here: only this check needs torch, which takes seconds to load.
@@ -280,8 +286,7 @@ def _check_memory(config: MADDPGConfig, spec: EnvSpec, num_runs: int) -> None:
 def network_bytes(config: MADDPGConfig, spec: EnvSpec) -> int:
     """Return the bytes of a run's networks: weights, targets, gradients and both moments of Adam."""
     algorithm = config.algorithm
-    policies = policy_layout(spec, algorithm.policy_hidden_sizes)
-    critics = critic_layout(spec, algorithm.critic_hidden_sizes, algorithm.critic_groups(spec))
+    policies, critics = layouts.policies(algorithm, spec), layouts.critics(algorithm, spec)
     kinds = 2 if "matd3" in algorithm.per_agent(spec) else 1
     of_critics = kinds * critics.num_networks * critics.num_parameters
     return (spec.num_agents * policies.num_parameters + of_critics) * 5 * 4
@@ -318,13 +323,19 @@ def checkpoint_settings(checkpoint: Checkpoint) -> MADDPGConfig:
     return dataclasses.replace(config, algorithm=algorithm, ray=ray)
 
 
-def check_environment_allowed(checkpoint: Checkpoint, env_id: str) -> None:
-    """Refuse to import the environment that a checkpoint names, unless it is built in or is `env_id`.
+def check_environment_allowed(checkpoint: Checkpoint, env_id: str, networks: str = "") -> None:
+    """Refuse to import what a checkpoint names, unless it is confirmed.
+
+    Args:
+        checkpoint: that names an environment and perhaps networks.
+        env_id: confirms its environment, if that is not built in.
+        networks: confirms its `algorithm.networks`, if it has some.
 
     Raises:
         CheckpointError: saying how to allow it.
     """
     own = checkpoint.config.env.id
+    check_networks_allowed(checkpoint, networks)
     if is_factory_id(own):
         raise CheckpointError(
             f"its environment {own!r} was given in Python as a callable, which no file holds; "
@@ -334,6 +345,20 @@ def check_environment_allowed(checkpoint: Checkpoint, env_id: str) -> None:
         raise CheckpointError(
             f"its environment {own!r} would be imported and run, which a file alone must not decide; "
             f"if you trust it, name it: --env.id {own} (in Python env_id={own!r})"
+        )
+
+
+def check_networks_allowed(checkpoint: Checkpoint, networks: str) -> None:
+    """Refuse to import the networks that a checkpoint names, unless they are `networks`.
+
+    Raises:
+        CheckpointError: saying how to allow it.
+    """
+    own = checkpoint.config.algorithm.networks
+    if own and own != networks:
+        raise CheckpointError(
+            f"its networks {own!r} would be imported and run, which a file alone must not decide; "
+            f"if you trust it, name them: --{layouts.SETTING} {own} (in Python networks={own!r})"
         )
 
 
@@ -374,16 +399,38 @@ def incompatibility(
     trained = checkpoint.config.algorithm.heads(spec)
     if config.algorithm.heads(spec) != trained:
         return "algorithm.policy_head", config.algorithm.policy_head, f"it was trained with {trained[0]}"
-    policy_sizes, critic_sizes = config.algorithm.policy_hidden_sizes, config.algorithm.critic_hidden_sizes
+    if problem := _networks_incompatibility(config.algorithm, checkpoint.config.algorithm, spec):
+        return problem
     groups, trained_groups = (own.algorithm.critic_groups(spec) for own in (config, checkpoint.config))
     if groups != trained_groups:
         return _groups_incompatibility(config.algorithm, checkpoint.config.algorithm, spec)
-    critics = critic_layout(spec, critic_sizes, groups)
-    layouts = {
-        "policy": ("algorithm.policy_hidden_sizes", policy_sizes, policy_layout(spec, policy_sizes)),
-        "critic": ("algorithm.critic_hidden_sizes", critic_sizes, critics),
-    }
-    for kind, (field, value, layout) in layouts.items():
+    return (
+        _weights_incompatibility(config.algorithm, checkpoint, spec)
+        or _normaliser_incompatibility(config, checkpoint, spec)
+        or _learning_incompatibility(config, checkpoint, spec)
+    )
+
+
+def _networks_incompatibility(
+    own: AlgorithmConfig, old: AlgorithmConfig, spec: EnvSpec
+) -> tuple[str, object, str] | None:
+    """Return why networks of a user's layers are not those of a checkpoint, or None."""
+    if own.networks != old.networks:
+        return layouts.SETTING, own.networks, f"it was trained with {old.networks or 'perceptrons'}"
+    decentralised, before = ([name == "ddpg" for name in each.per_agent(spec)] for each in (own, old))
+    if own.networks and decentralised != before:
+        remedy = f"with {layouts.SETTING}, agents of ddpg must stay ddpg, and others not become it"
+        return (*_changed_algorithm(own, old), remedy)
+    return None
+
+
+def _weights_incompatibility(
+    algorithm: AlgorithmConfig, checkpoint: Checkpoint, spec: EnvSpec
+) -> tuple[str, object, str] | None:
+    """Return which weights of a checkpoint have another shape, or None."""
+    own = {"policy": layouts.policies(algorithm, spec), "critic": layouts.critics(algorithm, spec)}
+    for kind, layout in own.items():
+        field, value = _setting_of_layout(algorithm, kind)
         shape = (layout.num_networks, layout.num_parameters)
         for part in (kind, f"target_{kind}"):
             if checkpoint.resume_problem and part != "policy":
@@ -391,9 +438,15 @@ def incompatibility(
             array = checkpoint.state.get(f"learner/{part}")
             if array is None or array.shape != shape or array.dtype != np.float32:
                 return field, value, f"needs float32 {part} weights of shape {shape}"
-    return _normaliser_incompatibility(config, checkpoint, spec) or _learning_incompatibility(
-        config, checkpoint, spec
-    )
+    return None
+
+
+def _setting_of_layout(algorithm: AlgorithmConfig, kind: str) -> tuple[str, object]:
+    """Return the setting that decides the layout of policies or critics, and its value."""
+    if algorithm.networks:
+        return layouts.SETTING, algorithm.networks
+    name = f"{kind}_hidden_sizes"
+    return f"algorithm.{name}", getattr(algorithm, name)
 
 
 def _normaliser_incompatibility(

@@ -15,6 +15,7 @@ from distributed_maddpg.envs.base import VectorEnv
 from distributed_maddpg.envs.episode_log import EpisodeLog
 from distributed_maddpg.envs.finite import all_finite, bad_observation, first_not_finite
 from distributed_maddpg.errors import NotReproducible, TrainingError
+from distributed_maddpg.layouts import initial_policies
 from distributed_maddpg.moments import Moments
 from distributed_maddpg.normalisation import FragmentMoments, unknown, with_normaliser
 from distributed_maddpg.seeding import generator, integer_seed
@@ -28,7 +29,6 @@ from distributed_maddpg.types import (
     Weights,
     checked_array,
     checked_count,
-    initial_policies,
     join_states,
     state_part,
 )
@@ -400,11 +400,5 @@ def make_rollout_worker(
 
 def first_policies(config: MADDPGConfig, spec: EnvSpec) -> FloatArray:
     """Return the policies `[N, P]` with which a run starts, with `env.normalise` `[N, P + 2 O]`."""
-    start = initial_policies(
-        spec,
-        config.algorithm.policy_hidden_sizes,
-        integer_seed(config.seed, "learner"),
-        config.algorithm.share_policies,
-        config.algorithm.initial_weights,
-    )
+    start = initial_policies(config.algorithm, spec, integer_seed(config.seed, "learner"))
     return with_normaliser(start, unknown(spec)) if config.env.normalise else start

@@ -31,6 +31,7 @@ from distributed_maddpg.preflight import (
     check_environment_runs,
     check_finite,
     check_machine,
+    check_networks_allowed,
     check_settings,
     checked_action_codecs,
     checkpoint_settings,
@@ -177,6 +178,7 @@ class MADDPG:
         config: MADDPGConfig | None = None,
         env_id: str = "",
         env: EnvFactory | None = None,
+        networks: str = "",
     ) -> MADDPG:
         """Return an algorithm that continues from a checkpoint.
 
@@ -186,6 +188,7 @@ class MADDPG:
             env_id: confirms the checkpoint's environment, which is then imported and run; needed unless it
                 belongs to this package, mpe2 or PettingZoo.
             env: makes the environment, as in `MADDPG(config, env)`; needed where training was given one.
+            networks: confirms the checkpoint's `algorithm.networks`, which are then imported and run.
 
         Raises:
             CheckpointError: if it cannot be read, or its weights are not those of its settings.
@@ -194,8 +197,10 @@ class MADDPG:
         """
         require(isinstance(path, str | Path), "path", path, "must be a path or URL")
         checkpoint = load_checkpoint(path)
+        if config is None and env is not None:
+            check_networks_allowed(checkpoint, networks)
         if config is None and env is None:
-            check_environment_allowed(checkpoint, env_id)
+            check_environment_allowed(checkpoint, env_id, networks)
             trained_env = checkpoint.config.env.id
             if env_id and EnvConfig(env_id).id != trained_env:
                 raise BadInput("env.id", env_id, f"{path} was trained in {trained_env}; leave the option out")

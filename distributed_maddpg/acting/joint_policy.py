@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_maddpg.acting.exploration import MASKED_LOGIT, ActionHead, Explorer
-from distributed_maddpg.acting.policy import NumpyPolicy
+from distributed_maddpg.acting.policy import make_policy
 from distributed_maddpg.config import AlgorithmConfig, ExplorationConfig
 from distributed_maddpg.types import EnvSpec, FloatArray, Roster
 
@@ -21,7 +21,7 @@ class JointPolicy:
 
     def __init__(self, algorithm: AlgorithmConfig, spec: EnvSpec, num_envs: int) -> None:
         """Prepare for `num_envs` copies; `set_parameters` must be called before acting."""
-        self._policy = NumpyPolicy(spec, algorithm.policy_hidden_sizes, num_envs)
+        self._policy = make_policy(algorithm, spec, num_envs)
         self._head = ActionHead(spec, algorithm.heads(spec), algorithm.temperature)
         self._num_envs = num_envs
         self._explorer: Explorer | None = None

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distributed_maddpg import layouts
 from distributed_maddpg.algo.adam import Adam
 from distributed_maddpg.algo.information import CommonCandidates, Counterfactuals
+from distributed_maddpg.algo.layered import LayeredCriticNetwork, LayeredPolicyNetwork
 from distributed_maddpg.algo.losses import (
     actor_loss,
     critic_loss,
@@ -23,17 +25,15 @@ from distributed_maddpg.algo.losses import (
     straight_through,
     td_target,
 )
-from distributed_maddpg.algo.networks import CriticNetwork, PolicyNetwork, StackedNetworks
+from distributed_maddpg.algo.networks import CriticNetwork, FlatNetworks, PolicyNetwork
 from distributed_maddpg.config import AlgorithmConfig
+from distributed_maddpg.layouts import LayeredLayout, Layout, initial_policies
 from distributed_maddpg.types import (
     METRICS,
     EnvSpec,
     FloatArray,
     InitialWeights,
     StackedLayout,
-    critic_layout,
-    initial_policies,
-    policy_layout,
 )
 
 INFORMATION_ROWS = 0.25
@@ -195,6 +195,12 @@ def _initial_critics(
     return critics
 
 
+def _policy_network(layout: Layout, initial: FloatArray, device: torch.device) -> PolicyNetwork:
+    if isinstance(layout, LayeredLayout):
+        return LayeredPolicyNetwork(layout, initial, device)
+    return PolicyNetwork(layout, initial, device)
+
+
 class MADDPGUpdate:
     """Networks, target networks, optimisers, and the update of all of them.
 
@@ -208,10 +214,10 @@ class MADDPGUpdate:
     ) -> None:
         """Initialise one run per seed; initial parameters depend on the seed only, not on the device."""
         self._config, names = config, config.per_agent(spec)
-        layout = policy_layout(spec, config.policy_hidden_sizes)
-        sizes, shared, rule = config.policy_hidden_sizes, config.share_policies, config.initial_weights
-        initial = np.concatenate([initial_policies(spec, sizes, seed, shared, rule) for seed in seeds])
-        self.policy, self.target_policy = (PolicyNetwork(layout, initial, device) for _ in range(2))
+        initial = np.concatenate([initial_policies(config, spec, seed) for seed in seeds])
+        self.policy, self.target_policy = (
+            _policy_network(layouts.policies(config, spec), initial, device) for _ in range(2)
+        )
         self.policy_optimiser = Adam(self.policy.flat, self.policy.grad, config.actor_lr)
         self._twin_critics = _AgentMask([name == "matd3" for name in names], len(seeds), device)
         self._critics = [
@@ -220,7 +226,7 @@ class MADDPGUpdate:
         ]
         """(online, target, optimiser) of the critics and, if an agent is "matd3", of the second critics."""
         self.critic, self.target_critic, self.critic_optimiser = self._critics[0]
-        self._networks: dict[str, StackedNetworks] = {
+        self._networks: dict[str, FlatNetworks] = {
             "policy": self.policy,
             "critic": self.critic,
             "target_policy": self.target_policy,
@@ -256,7 +262,7 @@ class MADDPGUpdate:
         self._shared_rows = [
             torch.tensor(group, device=device)
             + spec.num_agents * torch.arange(len(seeds), device=device)[:, None]
-            for group in (spec.homogeneous_groups if shared else ())
+            for group in (spec.homogeneous_groups if config.share_policies else ())
         ]
         """Rows [S, agents] of policies that share their parameters."""
         self._frozen_mask: Tensor | None = None
@@ -273,12 +279,19 @@ class MADDPGUpdate:
     ) -> tuple[CriticNetwork, CriticNetwork, Adam]:
         """Return critics of one run per seed, their target networks and their optimiser."""
         config, groups = self._config, self._config.critic_groups(spec)
-        layout, names = critic_layout(spec, config.critic_hidden_sizes, groups), config.per_agent(spec)
+        layout, names = layouts.critics(config, spec), config.per_agent(spec)
         alone = tuple(names[group[0]] == "ddpg" for group in groups)
-        initial = np.concatenate(
-            [_initial_critics(layout, spec, groups, alone, config.initial_weights, seed) for seed in seeds]
-        )
-        online, target = (CriticNetwork(layout, initial, device, spec, groups, alone) for _ in range(2))
+        online: CriticNetwork
+        target: CriticNetwork
+        if isinstance(layout, LayeredLayout):
+            drawn = [layout.initial_parameters(np.random.default_rng(seed)) for seed in seeds]
+            arguments = np.concatenate(drawn), device, spec, groups, alone
+            online, target = (LayeredCriticNetwork(layout, *arguments) for _ in range(2))
+        else:
+            rule = config.initial_weights
+            drawn = [_initial_critics(layout, spec, groups, alone, rule, seed) for seed in seeds]
+            arguments = np.concatenate(drawn), device, spec, groups, alone
+            online, target = (CriticNetwork(layout, *arguments) for _ in range(2))
         return online, target, Adam(online.flat, online.grad, config.critic_lr)
 
     def scale_learning_rates(self, share: float) -> None:
@@ -474,14 +487,13 @@ class MADDPGUpdate:
             fill(run, generator=generator)
         return drawn
 
-    def _backward_and_apply(self, networks: StackedNetworks, optimiser: Adam, loss: Tensor) -> Tensor:
+    def _backward_and_apply(self, networks: FlatNetworks, optimiser: Adam, loss: Tensor) -> Tensor:
         """Apply the gradient of `loss [M]`; return each network's gradient norm before clipping."""
-        leaves = [leaf for layer in networks.layers for leaf in layer]
-        grads = torch.autograd.grad(loss.sum(), leaves)
+        grads = torch.autograd.grad(loss.sum(), networks.leaves)
         torch.cat([grad.flatten(1) for grad in grads], dim=1, out=networks.grad)  # [M, P]
         return self._apply_gradient(networks, optimiser)
 
-    def _apply_gradient(self, networks: StackedNetworks, optimiser: Adam) -> Tensor:
+    def _apply_gradient(self, networks: FlatNetworks, optimiser: Adam) -> Tensor:
         """Clip `networks.grad` and step the optimiser; return each network's norm before clipping."""
         shared = self._shared_rows if networks is self.policy else ()
         for rows in shared:
@@ -497,7 +509,7 @@ class MADDPGUpdate:
             networks.flat[rows] = networks.flat[rows[:, :1]].expand(-1, rows.shape[1], -1)
         return norm
 
-    def _clip(self, networks: StackedNetworks, norm: Tensor) -> None:
+    def _clip(self, networks: FlatNetworks, norm: Tensor) -> None:
         """Clip the gradient norm of each network (norms `[M]` given), or of each parameter."""
         limit = self._config.max_grad_norm
         if self._config.grad_norm_of == "network":

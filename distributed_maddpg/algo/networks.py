@@ -17,24 +17,36 @@ Layers = Sequence[tuple[Tensor, Tensor]]
 """(weight [M, in, out], bias [M, 1, out]) of each layer."""
 
 
-class StackedNetworks:
-    """M multilayer perceptrons whose parameters are the rows of one flat array.
+class FlatNetworks:
+    """M networks whose parameters are the rows of one flat array.
 
-    `flat [M, P]` holds the parameters and `grad [M, P]` their gradients. `layers` are leaf tensors that view
-    `flat`, in its order. `detached_layers` and `grad_layers` view the two arrays for code without autograd.
-    `grad_parameters` views each weight and bias of `grad` as rows `[M, n]`. So an optimiser step, a gradient
-    norm, a target update and a weight broadcast are each one operation on one array.
+    `flat [M, P]` holds the parameters and `grad [M, P]` their gradients. `leaves` are leaf tensors that view
+    `flat`, in its order; `grad_parameters` views each weight and bias of `grad` as rows `[M, n]`. So an
+    optimiser step, a gradient norm, a target update and a broadcast are each one operation on one array.
+    """
+
+    leaves: list[Tensor]
+    grad_parameters: Sequence[Tensor]
+
+    def __init__(self, initial: FloatArray, device: torch.device) -> None:
+        """Copy the initial parameters `initial [M, P]`."""
+        self.flat = torch.tensor(initial, dtype=torch.get_default_dtype(), device=device)
+        self.grad = torch.zeros_like(self.flat)
+
+
+class StackedNetworks(FlatNetworks):
+    """M multilayer perceptrons.
+
+    `layers` are the leaves. `detached_layers` and `grad_layers` view `flat` and `grad` for code without
+    autograd.
     """
 
     def __init__(self, layout: StackedLayout, initial: FloatArray, device: torch.device) -> None:
         """Copy the initial parameters `initial [M, P]`."""
+        super().__init__(initial, device)
         self.layout = layout
-        self.flat = torch.tensor(initial, dtype=torch.get_default_dtype(), device=device)
-        self.grad = torch.zeros_like(self.flat)
         self.layers = _layers(layout, self.flat)
-        for leaves in self.layers:
-            for leaf in leaves:
-                leaf.requires_grad_()
+        self.leaves = [leaf.requires_grad_() for leaves in self.layers for leaf in leaves]
         self.detached_layers = _layers(layout, self.flat)  # same memory, constant for autograd
         self.grad_layers = _layers(layout, self.grad)
         self.grad_parameters = [
@@ -87,6 +99,12 @@ class CriticNetwork(StackedNetworks):
                 mask[critic, transitions.actions[agent]] = 1.0
         self.mask = mask.repeat(runs, 1, 1).to(device) if any(decentralised) else None
         """[S * V, J, 1] which inputs each critic uses; None if all critics use all."""
+        self.assign(spec, groups, runs, device)
+
+    def assign(
+        self, spec: EnvSpec, groups: tuple[tuple[int, ...], ...], runs: int, device: torch.device
+    ) -> None:
+        """Note which critic, and which of its outputs, is whose."""
         self.is_shared = len(groups) < spec.num_agents
         """Whether agents share a critic."""
         places = sorted(
@@ -96,7 +114,8 @@ class CriticNetwork(StackedNetworks):
         firsts = len(groups) * torch.arange(runs, device=device)[:, None]
         self.numbers = (firsts + critics).flatten()
         """[M] each agent's critic."""
-        self._heads = heads.repeat(runs)
+        self.heads = heads.repeat(runs)
+        """[M] which of its critic's outputs is each agent's."""
         sizes = torch.tensor([len(group) for group in groups], device=device)
         self.shares = (1.0 / sizes[critics]).repeat(runs).to(self.flat.dtype)
         """[M] weight of each agent's loss in that of its critic."""
@@ -104,9 +123,10 @@ class CriticNetwork(StackedNetworks):
         width = max(spec.action_sizes)
         rows = [
             [columns.start + min(k, size - 1) for k in range(width)]
-            for columns, size in zip(transitions.actions, spec.action_sizes, strict=True)
+            for columns, size in zip(spec.transitions.actions, spec.action_sizes, strict=True)
         ]
-        self._own_rows = torch.tensor(rows, device=device).repeat(runs, 1)  # [M, A]
+        self.own_rows = torch.tensor(rows, device=device).repeat(runs, 1)
+        """[M, A] columns of each agent's own action in the joint input."""
 
     def __call__(self, joint: Tensor) -> Tensor:
         """Return values `[M, B]` of joint observations and actions `[S, B, J]`."""
@@ -131,14 +151,14 @@ class CriticNetwork(StackedNetworks):
 
     def own_values(self, out: Tensor) -> Tensor:
         """Return each agent's own values `[M, B]` of the critics' outputs `[S * V, K, B]`."""
-        return out[self.numbers, self._heads] if self.is_shared else out.squeeze(1)
+        return out[self.numbers, self.heads] if self.is_shared else out.squeeze(1)
 
     def outputs(self, values: Tensor) -> Tensor:
         """Return outputs of the critics `[S * V, K, B]` with agents' values `[M, B]`, and zeros elsewhere."""
         if not self.is_shared:
             return values.unsqueeze(1)
         out = values.new_zeros(len(self.flat), self.layout.output_width, values.shape[1])
-        out[self.numbers, self._heads] = values
+        out[self.numbers, self.heads] = values
         return out
 
     def per_agent(self, values: Tensor) -> Tensor:
@@ -150,7 +170,7 @@ class CriticNetwork(StackedNetworks):
         if not self.is_shared:
             return layers
         *hidden, (weight, bias) = [(self.per_agent(weight), self.per_agent(bias)) for weight, bias in layers]
-        own = self._heads[:, None, None]
+        own = self.heads[:, None, None]
         weight = weight.gather(2, own.expand(-1, weight.shape[1], 1))
         return [*hidden, (weight, bias.gather(2, own))]
 
@@ -165,7 +185,7 @@ class CriticNetwork(StackedNetworks):
 
     def own_action_rows(self, weight: Tensor) -> Tensor:
         """Return the rows `[M, A, H]` of a first-layer weight `[S * V, J, H]` for each agent's own action."""
-        return weight[self.numbers[:, None], self._own_rows]
+        return weight[self.numbers[:, None], self.own_rows]
 
     def repeat(self, joint: Tensor) -> Tensor:
         """Repeat each run's joint input `[S, B, J]` per critic: `[S * V, B, J]`; with one run, a view."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from distributed_maddpg import layouts
 from distributed_maddpg.best_response.bounds import adversary_bounds
 from distributed_maddpg.best_response.model_free import response_settings, train_responses
 from distributed_maddpg.best_response.observer import Effort, views, watch
@@ -97,10 +98,12 @@ def check_budget(config: MADDPGConfig, budget: float) -> None:
     """Refuse a budget with which the opponents need more memory than this machine has.
 
     Raises:
-        BadInput: if they do, or if the run normalises: opponents read its observations as they are.
+        BadInput: if they do, or if the run normalises or has layers of its own: opponents read its
+            observations as they are, and differentiate its policies as perceptrons.
     """
-    if config.env.normalise:
-        raise BadInput("--best-response", True, "cannot be used with env.normalise; leave it out")
+    for name, used in (("env.normalise", config.env.normalise), (layouts.SETTING, config.algorithm.networks)):
+        if used:
+            raise BadInput("--best-response", True, f"cannot be used with {name}; leave it out")
     spec = env_spec(config.env.id, config.env.backend, config.env.kwargs, config.env.measures)
     try:
         check_machine(response_settings(config, _model_free_updates(budget), 0), spec, _SEEDS)

@@ -34,6 +34,8 @@ class CrossPlayCommand:
     env_id: Annotated[str, tyro.conf.arg(name="env.id")] = ""
     """Confirms the checkpoints' environment, which is then imported and run. Needed unless it belongs to this
     package, mpe2 or PettingZoo."""
+    networks: Annotated[str, tyro.conf.arg(name="algorithm.networks")] = ""
+    """Confirms the checkpoints' networks of somebody's own layers, which are then imported and run."""
     json: bool = False
     """Print one JSON object on stdout instead of tables."""
 
@@ -55,7 +57,7 @@ def run(arguments: list[str]) -> None:
     if command.out:
         make_folder(Path(command.out), "--out")
     with contextlib.redirect_stdout(sys.stderr):
-        entries = read_entries(command.checkpoints, command.env_id)
+        entries = read_entries(command.checkpoints, command.env_id, command.networks)
         result = cross_play(entries, command.options, progress.note)
     for path in write_cross_play(Path(command.out), result) if command.out else []:
         progress.note(f"wrote {path}")

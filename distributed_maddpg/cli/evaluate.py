@@ -46,6 +46,8 @@ class EvaluateCommand:
     env_id: Annotated[str, tyro.conf.arg(name="env.id")] = ""
     """Confirms the checkpoint's environment, which is then imported and run. Needed unless it belongs to this
     package, mpe2 or PettingZoo."""
+    networks: Annotated[str, tyro.conf.arg(name="algorithm.networks")] = ""
+    """Confirms the checkpoint's networks of somebody's own layers, which are then imported and run."""
     matchups: bool = True
     """Also play the teams against scripted ones: up to nine more evaluations."""
     best_response: bool = False
@@ -86,7 +88,7 @@ def run(arguments: list[str]) -> None:
     path = str((best_checkpoint if command.best else newest_checkpoint)(command.checkpoint))
     with (
         contextlib.redirect_stdout(sys.stderr),
-        MADDPG.from_checkpoint(path, env_id=command.env_id) as algo,
+        MADDPG.from_checkpoint(path, env_id=command.env_id, networks=command.networks) as algo,
     ):
         run = (algo.config, algo.policy_parameters())
         if command.best_response:

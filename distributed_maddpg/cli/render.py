@@ -63,6 +63,8 @@ class RenderCommand:
     env_id: Annotated[str, tyro.conf.arg(name="env.id")] = ""
     """Confirms the checkpoints' environment, which is then imported and run. Needed unless it belongs to this
     package, mpe2 or PettingZoo."""
+    networks: Annotated[str, tyro.conf.arg(name="algorithm.networks")] = ""
+    """Confirms the checkpoints' networks of somebody's own layers, which are then imported and run."""
     json: bool = False
     """Print one JSON object on stdout instead of a line on stderr."""
 
@@ -150,7 +152,7 @@ def _read(place: str, command: RenderCommand) -> tuple[str, list[str], TeamSourc
     from distributed_maddpg.trainer import MADDPG  # noqa: PLC0415
 
     path = str((best_checkpoint if command.best else newest_checkpoint)(place))
-    with MADDPG.from_checkpoint(path, env_id=command.env_id) as algo:
+    with MADDPG.from_checkpoint(path, env_id=command.env_id, networks=command.networks) as algo:
         teams = list(dict.fromkeys(algo.spec.teams))
         return path, teams, TeamSource(algo.config, algo.policy_parameters())
 

@@ -125,7 +125,8 @@ def _job(command: SubmitCommand, arguments: list[str]) -> _Job:
         raise BadInput("--checkpoint-dir", folder, "is for one run; leave it out with several seeds")
     if resume in ("", "auto"):
         folders.setdefault("--run-dir", f"{_HOME}/{command.submission_id}")
-    named = [name for name in (train.settings.env.id, train.callbacks) if name]
+    names = (train.settings.env.id, train.settings.algorithm.networks, train.callbacks)
+    named = [name for name in names if name]
     sent = command.working_dir or ("." if _needs_this_folder(named, train.config) else "")
     words = [*rest, *(word for option in folders.items() for word in option)]
     again = words if resume else [*words, "--resume", "auto"]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _AUTO, _NONE = "auto", "none"
 _NAMED = (
     *("--preset", "--config", "--resume", "--run-dir", "--checkpoint-dir", "--env.id"),
-    *("--keep-best", "--max-time", "--write-config", "--callbacks", "--wandb"),
+    *("--keep-best", "--max-time", "--write-config", "--callbacks", "--wandb", "--algorithm.networks"),
 )
 """Options that are read before the others; none of them may be empty."""
 
@@ -159,12 +159,12 @@ def _train_from(origin: _Origin, arguments: list[str], started: float) -> None:
         progress.note(f"the run used --ray.address {before}; give the option again to use that cluster")
     resumed = "" if origin.auto else command.resume
     run_dir = Path(resumed or command.run_dir or default_run_dir(command.preset))
-    options = _run_options(command, origin, started)
+    with contextlib.redirect_stdout(sys.stderr):  # a user's code may print; stdout is for JSON
+        options = _with_hooks(_run_options(command, origin, started), command)
     if command.dry_run:
         dry_run(command, config, run_dir, options, progress)
         return
-    with contextlib.redirect_stdout(sys.stderr):  # a user's code may print; stdout is for JSON
-        options = _with_hooks(options, command)
+    with contextlib.redirect_stdout(sys.stderr):
         if num_seeds == 1:
             checkpoint = checkpoints[0] if checkpoints else None
             summary = train_run(config, run_dir, progress, checkpoint, options, restart=origin.auto)
@@ -287,7 +287,7 @@ def _checkpoints(named: Mapping[str, str], env_id: str) -> tuple[list[Checkpoint
         check_checkpoints_present(run, folder)
     checkpoints = checkpoints_to_resume(folders, auto, lambda line: print(line, file=sys.stderr))
     for checkpoint in checkpoints:
-        check_environment_allowed(checkpoint, env_id)
+        check_environment_allowed(checkpoint, env_id, named.get("--algorithm.networks", ""))
     return checkpoints, read_checkpoint_record(runs[0])
 
 

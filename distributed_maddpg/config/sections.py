@@ -184,6 +184,9 @@ class AlgorithmConfig(Section):
     """Widths of the policies' hidden layers (ReLU)."""
     critic_hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the critics' hidden layers (ReLU)."""
+    networks: str = ""
+    """Layers of one's own, in the place of these perceptrons: the name of a function of role, input size and
+    output size, "package.module:name" or "path/to/file.py:name". Updates are several times slower."""
     initial_weights: InitialWeights = "torch"
     """Initial weights. torch: the default of torch's linear layers. glorot: Glorot uniform, biases zero
     (paper)."""
@@ -251,6 +254,9 @@ class AlgorithmConfig(Section):
         _require_positive("algorithm", self, *zero_allowed, or_zero=True)
         for name, value in (("gamma", self.gamma), ("random_action_rows", self.random_action_rows)):
             require(0 <= value <= 1, f"algorithm.{name}", value, "must lie in [0, 1]")
+        of = self.grad_norm_of
+        remedy = "must be network with algorithm.networks, whose parameters have no rows of their own"
+        require(of == "network" or not self.networks, "algorithm.grad_norm_of", of, remedy)
         for team, part in self.private.items():
             _require_private_part(f"algorithm.private.{team}", part)
         for name, value in (("tau", self.tau), ("lr_end", self.lr_end)):

@@ -57,6 +57,13 @@ class MADDPGConfig(Section):
         require(0 <= self.num_workers <= MAX_WORKERS, "num_workers", self.num_workers, remedy)
         minimum, maximum = self.ray.min_workers, self.num_workers or self.ray.min_workers
         require(minimum <= maximum, "ray.min_workers", minimum, f"must be at most num_workers = {maximum}")
+        if self.algorithm.networks:
+            for name, own, others in (
+                ("device", self.learner.device, "cuda"),
+                ("precision", self.learner.precision, "bf16"),
+            ):
+                remedy = "cannot be used with algorithm.networks; leave it out"
+                require(own != others, f"learner.{name}", own, remedy)
         n_step, fragment = self.algorithm.n_step, self.rollout.fragment_steps
         remedy = f"is more than rollout.fragment_steps ({fragment}); lower the one or raise the other"
         require(n_step <= fragment, "algorithm.n_step", n_step, remedy)

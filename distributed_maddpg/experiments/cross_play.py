@@ -38,19 +38,19 @@ class CrossPlayEntry(NamedTuple):
     """The algorithm that trained each team."""
 
 
-def read_entry(label: str, path: str, env_id: str = "") -> CrossPlayEntry:
+def read_entry(label: str, path: str, env_id: str = "", networks: str = "") -> CrossPlayEntry:
     """Read a checkpoint.
 
     Raises:
         BadInput: if `env_id` is another environment than the checkpoint's.
         CheckpointError: if it cannot be read.
     """
-    algo = MADDPG.from_checkpoint(path, env_id=env_id)
+    algo = MADDPG.from_checkpoint(path, env_id=env_id, networks=networks)
     algorithms = dict(zip(algo.spec.teams, algo.config.algorithm.per_agent(algo.spec), strict=True))
     return CrossPlayEntry(label, path, TeamSource(algo.config, algo.policy_parameters()), algorithms)
 
 
-def read_entries(paths: Sequence[str], env_id: str) -> list[CrossPlayEntry]:
+def read_entries(paths: Sequence[str], env_id: str, networks: str = "") -> list[CrossPlayEntry]:
     """Read checkpoints, the newest of each run folder; they must be of one environment with two teams.
 
     Raises:
@@ -64,7 +64,7 @@ def read_entries(paths: Sequence[str], env_id: str) -> list[CrossPlayEntry]:
         checkpoint = str(newest_checkpoint(path if is_url(path) else Path(path).resolve()))
         if checkpoint in (known.path for known in entries):
             raise BadInput("checkpoints", path, f"names {checkpoint}, as another one does; name it once")
-        entries.append(read_entry(label, checkpoint, env_id))
+        entries.append(read_entry(label, checkpoint, env_id, networks))
         if len(teams := entries[-1].algorithms) != 2:
             raise BadInput("checkpoints", path, f"has the teams {', '.join(teams)}; cross-play needs two")
     first = entries[0].source.config.env

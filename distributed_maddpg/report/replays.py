@@ -148,10 +148,16 @@ def _record(snapshot: Snapshot, mark: int) -> Player:
     # Imported here: it loads numba and the compiled scenarios.
     from distributed_maddpg.evaluation.matchups import TeamSource  # noqa: PLC0415
     from distributed_maddpg.evaluation.recording import record_episodes  # noqa: PLC0415
+    from distributed_maddpg.layouts import is_loaded  # noqa: PLC0415
     from distributed_maddpg.preflight import check_finite  # noqa: PLC0415
 
     checkpoint = load_checkpoint(snapshot.path, policies_only=True)
     check_finite(checkpoint)
+    networks = checkpoint.config.algorithm.networks
+    if networks and not is_loaded(networks):
+        raise CheckpointError(
+            f"{snapshot.path}: a page does not import networks that a file names, {networks!r}"
+        )
     source = TeamSource(_with_a_copy_each(checkpoint.config), checkpoint.policies)
     teams = dict.fromkeys(map(team_name, checkpoint.agents), source)
     try:

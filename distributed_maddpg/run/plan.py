@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distributed_maddpg import layouts
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.envs import make_vector_env
 from distributed_maddpg.errors import BadInput
@@ -25,7 +26,7 @@ from distributed_maddpg.run.goals import check_scores
 from distributed_maddpg.run.training import RunOptions
 from distributed_maddpg.threads import available_cores
 from distributed_maddpg.trainer import MAX_SEEDS
-from distributed_maddpg.types import EnvSpec, StackedLayout, critic_layout, policy_layout
+from distributed_maddpg.types import EnvSpec
 
 _MIB = 2**20
 _PROCESS_BYTES = {"training": 340 * _MIB, "learner": 340 * _MIB, "driver": 200 * _MIB}
@@ -208,15 +209,14 @@ def count_run(config: MADDPGConfig) -> Counts:
 def networks_of(config: MADDPGConfig, spec: EnvSpec) -> tuple[Networks, ...]:
     """Return a run's networks, without targets."""
     algorithm = config.algorithm
-    critics = critic_layout(spec, algorithm.critic_hidden_sizes, algorithm.critic_groups(spec))
     twins = 2 if "matd3" in algorithm.per_agent(spec) else 1
 
-    def stacked(name: str, layout: StackedLayout, copies: int) -> Networks:
+    def stacked(name: str, layout: layouts.Layout, copies: int) -> Networks:
         return Networks(name, layout.num_networks * copies, layout.sizes, layout.num_parameters)
 
     return (
-        stacked("policies", policy_layout(spec, algorithm.policy_hidden_sizes), 1),
-        stacked("critics", critics, twins),
+        stacked("policies", layouts.policies(algorithm, spec), 1),
+        stacked("critics", layouts.critics(algorithm, spec), twins),
     )
 
 
@@ -247,6 +247,8 @@ def learner_place(config: MADDPGConfig, sees_gpu: Callable[[], bool] | None = No
         sees_gpu: whether torch sees a GPU here; default: ask torch if there is a driver.
     """
     device = config.learner.device
+    if config.algorithm.networks:
+        return "cpu (algorithm.networks)"
     if device != "auto":
         return f"{device} (learner.device)"
     if config.num_workers and (address := config.ray.cluster_address()):

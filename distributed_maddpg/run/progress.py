@@ -145,6 +145,7 @@ class Progress:
         for run in summary.get("runs", [summary]) if summary["interrupted"] else []:
             folder, env_id = run["files"]["run_dir"], run["env_id"]
             named = "" if is_builtin(env_id) else f" --env.id {env_id}"
+            named += f" --algorithm.networks {run['networks']}" if "networks" in run else ""
             self.note(f"{RESUME_WITH}distributed-maddpg train --resume {folder}{named}")
 
     def print_pairs(self, rows: Sequence[tuple[str, str]]) -> None:

@@ -228,6 +228,8 @@ def _train(
         stack.enter_context(progress)
         algos[0].start()
         started()
+        if algos[0].config.algorithm.networks:
+            progress.note(f"the learner uses {algos[0].device_reason}")
         start_time = time.perf_counter()
         saver = CheckpointSaver(options.saving.keep, progress.note)
         try:
@@ -426,6 +428,7 @@ def _finish_run(
         "interrupted": interrupted,
         **({"reason": ending.reason} if ending.reason and not algo.finished else {}),
         "env_id": algo.config.env.id,
+        **({"networks": networks} if (networks := algo.config.algorithm.networks) else {}),
         "env_steps": algo.env_steps,
         "updates": algo.updates,
         "training_s": training_s,

@@ -145,12 +145,16 @@ def _free_bundles(group: PlacementGroup) -> list[Node]:
 def _learner_nodes(config: MADDPGConfig, nodes: Sequence[Node]) -> list[Node]:
     """Return the nodes that can hold the learner: those with a GPU, if it may use one and there are any."""
     fit = [node for node in nodes if node.cpus >= config.learner.reserved_cpus]
-    with_gpu = [node for node in fit if node.gpus and config.learner.device != "cpu"]
+    with_gpu = [node for node in fit if node.gpus and _may_use_gpu(config)]
     return with_gpu or ([] if config.learner.device == "cuda" else fit)
 
 
 def _gets_gpu(config: MADDPGConfig, nodes: Sequence[Node]) -> bool:
-    return config.learner.device != "cpu" and any(node.gpus for node in _learner_nodes(config, nodes))
+    return _may_use_gpu(config) and any(node.gpus for node in _learner_nodes(config, nodes))
+
+
+def _may_use_gpu(config: MADDPGConfig) -> bool:
+    return config.learner.device != "cpu" and not config.algorithm.networks
 
 
 def _workers_that_fit(config: MADDPGConfig, nodes: Sequence[Node]) -> int:

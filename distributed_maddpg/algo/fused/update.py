@@ -41,6 +41,8 @@ def groups_of(batch_size: int, num_agents: int) -> int:
 
 def reason_against(config: AlgorithmConfig, precision: Precision = "float32") -> str:
     """Return why these settings or this machine need another update; empty if they do not."""
+    if config.networks:
+        return "autograd differentiates algorithm.networks"
     if precision != "float32":
         return f"the fused update has no {precision}"
     layers = 1 + max(len(config.policy_hidden_sizes), len(config.critic_hidden_sizes))
