@@ -211,6 +211,7 @@ def _train(
     with ExitStack() as stack:
         stack.enter_context(progress.print_log())
         folders = [stack.enter_context(closing(RunFolder(path))) for path in paths]
+        writers = _begin_wandb(algos, folders, options.wandb)
         records = [read_checkpoint_record(path) for path in paths]
         reached = [_reached_before(algo, record) for algo, record in zip(algos, records, strict=True)]
         total = algos[0].config.pacing.total_env_steps
@@ -219,9 +220,8 @@ def _train(
             _Run(*each, options, not ending.is_reached and each[0].env_steps < total, progress.note)
             for each in zip(algos, folders, records, strict=True)
         ]
-        for algo, name in zip(algos, _names(paths), strict=True):
-            algo.name = name
-        _begin_wandb(runs, options.wandb)
+        for run, writer, name in zip(runs, writers, _names(paths), strict=True):
+            run.wandb, run.algo.name = writer, name
         stack.enter_context(algos[0])  # stopping the first run stops all
         folder = paths[0] if len(algos) == 1 else paths[0].parent
         progress.print_start(algos[0].config, folder, len(algos), options.ending)
@@ -229,7 +229,7 @@ def _train(
         algos[0].start()
         started()
         if algos[0].config.algorithm.networks:
-            progress.note(f"the learner uses {algos[0].device_reason}")
+            progress.note(f"learner: {algos[0].device_reason}")
         start_time = time.perf_counter()
         saver = CheckpointSaver(options.saving.keep, progress.note)
         try:
@@ -240,7 +240,7 @@ def _train(
         training_s = time.perf_counter() - start_time
         if not algos[0].stop_requested:
             progress.begin("saving the last checkpoint")
-        saver.finish(lambda: _final_checkpoints(runs))
+        saver.finish(lambda: _final_checkpoints(runs, saver))
         for run, scores in zip(runs, ending.scores, strict=True):
             run.note_saved(saver, scores)
         return [_finish_run(run, ending, saver, training_s, progress) for run in runs]
@@ -252,15 +252,21 @@ def _reached_before(algo: MADDPG, record: CheckpointRecord) -> Mapping[str, floa
     return record.reached if resumes_there else {}
 
 
-def _begin_wandb(runs: Sequence[_Run], project: str) -> None:
-    """Let W&B take the runs too, if a project is given or named by the folder of a run to resume."""
-    for run in runs:
-        resumed = run.algo.restored_tables is not None
-        own = project or (wandb_writer.recorded_project(run.folder.path) if resumed else "")
-        if own and own != wandb_writer.NONE:
-            seed = run.algo.config.seed if len(runs) > 1 else None
-            run.wandb = WandbWriter(run.folder.path, own, resumed, seed)
-            run.folder.add_event_writer(run.wandb)
+def _begin_wandb(
+    algos: Sequence[MADDPG], folders: Sequence[RunFolder], project: str
+) -> list[WandbWriter | None]:
+    """Let W&B take runs too, if a project is given or named by the folder of a run to resume."""
+    writers: list[WandbWriter | None] = []
+    for algo, folder in zip(algos, folders, strict=True):
+        resumed = algo.restored_tables is not None
+        own = project or (wandb_writer.recorded_project(folder.path) if resumed else "")
+        if not own or own == wandb_writer.NONE:
+            writers.append(None)
+            continue
+        writer = WandbWriter(folder.path, own, resumed, algo.config.seed if len(algos) > 1 else None)
+        folder.add_event_writer(writer)
+        writers.append(writer)
+    return writers
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -313,7 +319,7 @@ class _Run:
 
     def note_saved(self, saver: CheckpointSaver, reached: Mapping[str, float] | None = None) -> None:
         """Record the latest checkpoint once it is written, and the scores that ended the run with it."""
-        is_new = self.checkpoint_path != self._record.newest
+        is_new = self.checkpoint_path not in ("", self._record.newest)
         if saver.busy or saver.problem or not (is_new or reached):
             return
         self._record = dataclasses.replace(self._record, newest=self.checkpoint_path)
@@ -398,16 +404,22 @@ def _call_back(runs: Sequence[_Run], results: Sequence[dict[str, Any]]) -> None:
         run.call_back(result)
 
 
-def _final_checkpoints(runs: Sequence[_Run]) -> list[tuple[str, Checkpoint]]:
-    """Return the last checkpoints, captured when no work is in flight."""
+def _final_checkpoints(runs: Sequence[_Run], saver: CheckpointSaver) -> list[tuple[str, Checkpoint]]:
+    """Return the last checkpoints, captured when no work is in flight; those before are written by now."""
     runs[0].algo.drain()
+    return _captured(runs, saver)
+
+
+def _captured(runs: Sequence[_Run], saver: CheckpointSaver) -> list[tuple[str, Checkpoint]]:
+    for run in runs:
+        run.note_saved(saver)
     return [(run.checkpoints_folder, run.capture()) for run in runs]
 
 
 def _save_after_failure(runs: Sequence[_Run], saver: CheckpointSaver, progress: Progress) -> None:
     """Save the state of runs that failed, as far as it can be captured."""
     try:
-        saver.finish(lambda: [(run.checkpoints_folder, run.capture()) for run in runs])
+        saver.finish(lambda: _captured(runs, saver))
         for run in runs:
             run.note_saved(saver)
             if run.best:

@@ -69,6 +69,14 @@ def test_a_run_calls_them_with_every_result_evaluation_and_checkpoint(tmp_path, 
     ]
 
 
+def test_a_resumed_run_calls_them_with_what_is_new(tmp_path, calls):
+    train(tmp_path / "run", None)
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoints" / "step_160")
+    progress, options = Progress(io.StringIO()), RunOptions(callbacks=Recorder)
+    train_run(checkpoint.config, tmp_path / "run", progress, checkpoint, options)
+    assert calls == [("result", 0, 320), ("checkpoint", 0, "step_320"), ("evaluation", 0, 320, 3)]
+
+
 def test_each_of_several_seeds_has_an_object_of_its_own(tmp_path, calls):
     made = []
     config = MADDPGConfig.from_dict({"seed": 5}, target_config(**SHORT))
