@@ -46,8 +46,10 @@ def run(arguments: list[str]) -> None:
     command = parse(ExportCommand, "export", arguments)
     refuse_empty({"CHECKPOINT": command.checkpoint, "--out": command.out})
 
+    from distributed_maddpg.checkpoint.folder import load_checkpoint  # noqa: PLC0415
     from distributed_maddpg.export.folder import ExportedPolicy, export_policies  # noqa: PLC0415
     from distributed_maddpg.export.formats import check_available  # noqa: PLC0415
+    from distributed_maddpg.export.policy import refuse_layers  # noqa: PLC0415
     from distributed_maddpg.report.tables import Table  # noqa: PLC0415
     from distributed_maddpg.run.folder import best_checkpoint, newest_checkpoint  # noqa: PLC0415
     from distributed_maddpg.run.progress import Progress  # noqa: PLC0415
@@ -55,6 +57,9 @@ def run(arguments: list[str]) -> None:
 
     check_available(command.format)
     path = str((best_checkpoint if command.best else newest_checkpoint)(command.checkpoint))
+    refuse_layers(
+        load_checkpoint(path, policies_only=True).config.algorithm
+    )  # first: a name confirms nothing here
     with (
         contextlib.redirect_stdout(sys.stderr),
         MADDPG.from_checkpoint(path, env_id=command.env_id) as algo,

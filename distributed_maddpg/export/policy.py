@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distributed_maddpg._version import __version__
-from distributed_maddpg.config.sections import require
+from distributed_maddpg.config.sections import AlgorithmConfig, require
 from distributed_maddpg.envs.spaces import ActionCodec, ContinuousActionCodec
 from distributed_maddpg.normalisation import LIMIT
 from distributed_maddpg.player import FORMAT
@@ -53,10 +53,18 @@ def agent_policies(algo: MADDPG) -> list[AgentPolicy]:
     Raises:
         BadInput: if the run has networks of its own.
     """
-    networks = getattr(algo.config.algorithm, "networks", "")  # layers of a user's own
-    remedy = "layers of one's own cannot be exported; train with algorithm.policy_hidden_sizes instead"
-    require(not networks, "algorithm.networks", networks, remedy)
+    refuse_layers(algo.config.algorithm)
     return [_agent_policy(algo, agent, codec) for agent, codec in enumerate(algo.action_codecs())]
+
+
+def refuse_layers(algorithm: AlgorithmConfig) -> None:
+    """Refuse networks of a user's own layers, which the formats cannot describe.
+
+    Raises:
+        BadInput: naming them.
+    """
+    remedy = "layers of one's own cannot be exported; train with algorithm.policy_hidden_sizes instead"
+    require(not algorithm.networks, "algorithm.networks", algorithm.networks, remedy)
 
 
 def _agent_policy(algo: MADDPG, agent: int, codec: ActionCodec) -> AgentPolicy:
