@@ -24,7 +24,12 @@ from distributed_maddpg.config.sections import require
 from distributed_maddpg.envs import EnvFactory
 from distributed_maddpg.errors import BadInput, CheckpointError
 from distributed_maddpg.files import local_path, read_small
-from distributed_maddpg.preflight import check_environment_allowed, checkpoint_settings
+from distributed_maddpg.layouts import is_loaded
+from distributed_maddpg.preflight import (
+    check_environment_allowed,
+    check_networks_allowed,
+    checkpoint_settings,
+)
 from distributed_maddpg.report.page import report_html
 from distributed_maddpg.run.cell_view import progress_here
 from distributed_maddpg.run.endings import EndingOptions
@@ -173,8 +178,11 @@ class Run:
         train_run(config, self.path, progress_here(), checkpoint, options)
 
     def _check_allowed(self, checkpoint: Checkpoint) -> None:
+        networks = checkpoint.config.algorithm.networks
+        confirmed = networks if is_loaded(networks) else ""  # this kernel trained with them
+        check_networks_allowed(checkpoint, confirmed)
         if self._env is None:
-            check_environment_allowed(checkpoint, self._trained_env)
+            check_environment_allowed(checkpoint, self._trained_env, confirmed)
 
     def __repr__(self) -> str:
         """Return the status as rows of text, where a page cannot be shown."""
