@@ -61,7 +61,7 @@ def _ending(group: Group) -> str:
         "starting": "The processes are starting; there is no report yet.",
         "running": f"{reached} so far.",
         "finished": f"All {run.env_steps:,} env steps are done.",
-        "interrupted": f"Stopped after {reached}; train --resume {group.path} goes on.",
+        "interrupted": f"Stopped after {reached}. Go on: distributed-maddpg train --resume {group.path}",
         "gone": f"{reached}. It was killed, or runs on a machine whose locks this one cannot see.",
     }
     return texts[group.state]
@@ -210,14 +210,15 @@ def _fact(label: str, value: str, note: str = "") -> dict[str, str]:
 
 def _seconds(run: Run) -> tuple[float, str]:
     """Return the seconds of training, and of what."""
-    if run.metrics.get(SECONDS):
-        return run.metrics[SECONDS][-1], "over all parts of the run" if run.resumed_at else ""
-    return float(run.summary.get("training_s", 0.0)), ""
+    if run.resumed_at and run.metrics.get(SECONDS):  # the summary is of the last part
+        return run.metrics[SECONDS][-1], "over all parts of the run"
+    reported = (run.metrics.get(SECONDS) or [0.0])[-1]
+    return float(run.summary.get("training_s", reported)), ""
 
 
 def _rate(run: Run, name: str) -> float:
-    """Return a rate of the summary, or the mean of the reports' over their time."""
-    if name in run.summary:
+    """Return a rate of the summary, or, over all parts of a run, the mean of the reports' over their time."""
+    if name in run.summary and not run.resumed_at:
         return float(run.summary[name])
     seconds, rates = run.metrics.get("time_this_iter_s", ()), run.metrics.get(name, ())
     if not sum(seconds):

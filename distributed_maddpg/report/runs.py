@@ -59,13 +59,15 @@ class Run:
 
     @property
     def env_steps(self) -> int:
-        """Env steps of the newest report."""
+        """Env steps that are done; without a summary, until the newest report."""
+        if self.summary:  # an interrupted run has gone on after its newest report
+            return int(self.summary["env_steps"])
         steps = [*self.metrics.get(STEPS, ())[-1:], *self.returns.get("env_steps", ())[-1:]]
         return int(max((step for step in steps if math.isfinite(step)), default=0))
 
     @property
     def updates(self) -> int:
-        """Updates of the newest report."""
+        """Updates that are done; without a summary, until the newest report."""
         known = self.summary.get("updates") or (self.metrics.get("num_updates_lifetime") or [0])[-1]
         return int(known) if math.isfinite(known) else 0
 

@@ -127,6 +127,32 @@ def test_a_summary_of_before_the_run_was_resumed_is_not_shown(run_dir):
     assert card["state"] == "gone" and "Weights digest" not in {fact["label"] for fact in card["facts"]}
 
 
+def test_an_interrupted_run_is_described_as_it_stands_and_not_as_at_its_newest_report(run_dir):
+    header, *rows = METRICS.splitlines()
+    table = [f"{header},time_total_s", *(f"{row},{10 * k}" for k, row in enumerate(rows, 1))]
+    (run_dir / "metrics.csv").write_text("\n".join(table) + "\n")
+    stopped = {**SUMMARY, "env_steps": 250, "training_s": 24.5, "finished": False}
+    (run_dir / "summary.json").write_text(json.dumps(stopped))
+    [card] = report_data([run_dir])["groups"]
+    facts = {fact["label"]: fact["value"] for fact in card["facts"]}
+    assert (facts["Env steps"], facts["Training time"]) == ("250", "24.5s")
+    assert card["ending"] == (
+        f"Stopped after 250 of 250 env steps. Go on: distributed-maddpg train --resume {run_dir}"
+    )
+
+
+def test_time_and_rates_of_a_resumed_run_are_those_of_all_its_parts(run_dir):
+    header, *rows = METRICS.splitlines()
+    table = [f"{header},time_total_s,time_this_iter_s"]
+    table += [f"{row},{10 * k},10" for k, row in enumerate(rows, 1)]
+    (run_dir / "metrics.csv").write_text("\n".join(table) + "\n")
+    (run_dir / "summary.json").write_text(json.dumps({**SUMMARY, "training_s": 10.0}))
+    (run_dir / "starts.jsonl").write_text('{"time": 0, "env_steps": 0}\n{"time": 50, "env_steps": 100}\n')
+    [card] = report_data([run_dir])["groups"]
+    facts = {fact["label"]: fact["value"] for fact in card["facts"]}
+    assert (facts["Training time"], facts["Env steps/s"], facts["Updates/s"]) == ("20s", "25.0", "2.5")
+
+
 def test_a_run_without_evaluations_yet_has_a_page(run_dir):
     (run_dir / "returns.csv").unlink()
     assert "Critic loss" in titles_of(run_dir) and "Return of greedy episodes" not in titles_of(run_dir)
