@@ -9,8 +9,7 @@ WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := $(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: train test test-fast test-slow test-versions check build clean
-.PHONY: train test test-fast test-slow test-versions check docs clean
+.PHONY: train test test-fast test-slow test-versions check build docs clean
 
 train: $(VENV)/.installed      ## install, then train on simple_adversary with Ray on the local cores
 	$(BIN)/distributed-maddpg train
@@ -54,6 +53,7 @@ build: $(VENV)/.installed-dev  ## wheel and sdist in dist/
 	rm -rf build dist *.egg-info
 	$(BIN)/python -m build --installer uv
 	$(BIN)/python -m twine check --strict dist/*
+
 docs: $(VENV)/.installed-dev   ## the documentation site in build/docs; a warning is an error
 	$(BIN)/python -m sphinx -q -n -W --keep-going -b html -c docs . build/docs
 
@@ -61,9 +61,10 @@ clean:
 	rm -rf $(VENV) $(VERSIONS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+	@echo "installing into $(VENV), once: minutes, without a word where nothing is wrong"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e .
-	@# A run of a few steps compiles what every run needs, into numba's cache.
+	@echo "compiling what every run needs, once: about a minute"
 	rm -rf $(VENV)/first-run
 	$(BIN)/distributed-maddpg train --run-dir $(VENV)/first-run --num-workers 0 --pacing.total-env-steps 12000 \
 		--evaluation.final-episodes 1 > $(VENV)/first-run.log 2>&1 || (cat $(VENV)/first-run.log; exit 1)

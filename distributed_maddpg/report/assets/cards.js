@@ -56,7 +56,7 @@ function severalRuns(data) {
 
 function runCard(group, index) {
   const facts = group.facts.slice(0, 5).map((fact) => `${fact.value} ${fact.label.toLowerCase()}`).join(" · ");
-  const line = (label, note, value, share, tint) => el("div", { class: "line" }, el("span", {}, label, note && el("span", { class: "note" }, note)), el("b", {}, value), share !== undefined && meter(share, tint));
+  const line = (label, note, value, share, tint) => el("div", { class: "line" }, el("span", {}, `${label} `, note && el("span", { class: "note" }, note)), el("b", {}, value), share !== undefined && meter(share, tint));
   return el("article", { class: "panel run" },
     el("h3", {}, el("i", { class: "swatch square", style: { "--tint": `var(--run-${index % 8})` } }), group.name, pill(group)),
     el("p", { class: "small muted" }, [group.env_id, group.seeds.length > 1 ? `${group.seeds.length} seeds` : ""].filter(Boolean).join(" · ")),
