@@ -341,6 +341,18 @@ def _open_file(folder: int, shown: str, name: str) -> Iterator[int]:
             os.close(descriptor)
 
 
+def _remedy(shown: str) -> str:
+    """Return what to name instead: commands look for checkpoints in a folder, a call from Python does not."""
+    inside = [
+        file.parent
+        for place in ("", "checkpoints/")
+        for file in Path(shown).glob(f"{place}step_*/{MANIFEST}")
+    ]
+    if not inside:
+        return _REMEDY
+    return f"name one that it holds, such as {max(inside, key=lambda path: (len(path.name), path.name))}"
+
+
 @contextmanager
 def _name_errors(shown: str, name: str, damage: set[int] = _DAMAGE) -> Iterator[None]:
     """Turn errors into a CheckpointError that names the file."""
@@ -349,7 +361,7 @@ def _name_errors(shown: str, name: str, damage: set[int] = _DAMAGE) -> Iterator[
     except OSError as error:
         kind = CheckpointError if error.errno in damage else CheckpointUnavailable
         if name == MANIFEST and isinstance(error, FileNotFoundError):
-            raise kind(f"{shown}: is not a checkpoint, it has no {name}; {_REMEDY}") from None
+            raise kind(f"{shown}: is not a checkpoint, it has no {name}; {_remedy(shown)}") from None
         raise kind(f"{shown}/{name}: cannot be read ({error.strerror})") from None
     except CheckpointUnavailable as error:
         raise CheckpointUnavailable(f"{shown}/{name}: {error}") from None

@@ -242,6 +242,17 @@ def test_no_folder_is_no_checkpoint(tmp_path, url):
         load_checkpoint(url)
 
 
+def test_a_run_or_a_folder_of_checkpoints_is_told_which_one_to_name(tmp_path):
+    run = tmp_path / "run"
+    for steps in (90, 1000, 200):
+        save_checkpoint(run / "checkpoints" / f"step_{steps}", make())
+    for folder in (run, run / "checkpoints"):
+        with pytest.raises(
+            CheckpointError, match=r"; name one that it holds, such as .*run/checkpoints/step_1000$"
+        ):
+            load_checkpoint(folder)
+
+
 def test_a_checkpoint_is_found_through_a_link(saved, tmp_path):
     (tmp_path / "latest").symlink_to(saved)
     assert_equal(load_checkpoint(tmp_path / "latest"))
