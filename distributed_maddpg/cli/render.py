@@ -115,7 +115,7 @@ def run(arguments: list[str]) -> None:
         progress.note(
             "wrote {file}: {frames} frames, {width} x {height} pixels, {num_bytes:,} bytes".format(**result)
         )
-    for team, path in players.items():
+    for team, path in players.items() if command.against else ():
         progress.note(f"{team}: {path}")
 
 

@@ -21,7 +21,7 @@ def plan_rows(plan: Plan) -> list[tuple[str, str]]:
         ("parameters", f"{plan.parameters:,}, and as many in target networks{each}"),
         ("replay buffer", f"{plan.replay_rows:,} rows of {plan.transition_bytes} bytes{each}"),
         ("memory", f"about {size(total)} of {size(plan.machine_bytes)}: {memory}"),
-        ("env steps", f"{counts.env_steps:,} in {counts.reports:,} reports{each}"),
+        ("env steps", f"{counts.env_steps:,}{each}; reports: {counts.reports:,}"),
         ("updates", f"{counts.updates:,}{each}"),
         ("evaluations", f"{counts.evaluations:,} with {counts.evaluation_episodes:,} episodes{each}"),
         ("checkpoints", f"{counts.checkpoints:,} written, {plan.kept_checkpoints:,} kept, "

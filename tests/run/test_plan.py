@@ -109,7 +109,7 @@ def test_the_text_names_everything(capsys, tmp_path, monkeypatch):
         "environment    simple_adversary, 32 copies stepped by compiled code",
         "policies       3 of 10-64-64-5, 5,189 parameters each",
         "replay buffer  1,000,000 rows of 308 bytes",
-        "env steps      1,000,000 in 20 reports",
+        "env steps      1,000,000; reports: 20",
         "updates        19,801",
         "evaluations    20 with 4,800 episodes",
         "checkpoints    2 written, 2 kept, up to 294 MiB each, in r/checkpoints",
