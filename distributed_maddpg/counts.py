@@ -6,7 +6,8 @@ import re
 from decimal import Decimal
 
 COUNT_REMEDY = "must be a whole number, such as 1000000, 1_000_000 or 1e6"
-_NUMBER = re.compile(r"[+-]?[0-9][0-9_]*(\.[0-9_]+)?([eE][+-]?[0-9]{1,3})?")
+_DIGITS = r"[0-9]+(?:_[0-9]+)*"
+_NUMBER = re.compile(rf"[+-]?{_DIGITS}(\.{_DIGITS})?([eE][+-]?[0-9]{{1,3}})?")
 _MOST_DIGITS = 19
 """Of a number with an exponent: no setting is larger, and 1e999 would take long to count with."""
 

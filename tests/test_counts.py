@@ -23,7 +23,7 @@ def test_counts_are_read_as_people_write_them(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["1.5", "2.55e1", "1e-1", "1e99", "1e999", "inf", "nan", "x", "", "1e", "0x10"]
+    "text", ["1__0", "1_0_", "1.5", "2.55e1", "1e-1", "1e99", "1e999", "inf", "nan", "x", "", "1e", "0x10"]
 )
 def test_what_is_no_whole_number_is_refused(text):
     with pytest.raises(ValueError, match="must be a whole number, such as 1000000, 1_000_000 or 1e6"):

@@ -80,7 +80,7 @@ def _evaluation(run: Run) -> Mapping[str, Any]:
     if card := run.summary.get("evaluation"):
         found: Mapping[str, Any] = card
         return found
-    newest = {name: values[-1] for name, values in run.returns.items() if values}
+    newest = {name: own[-1] for name, own in run.returns.items() if own and math.isfinite(own[-1])}
     if not newest:
         return {}
     parts: dict[str, Any] = {"episodes": int(newest.get("episodes", 0)), "at": int(newest["env_steps"])}
@@ -210,10 +210,10 @@ def _fact(label: str, value: str, note: str = "") -> dict[str, str]:
 
 def _seconds(run: Run) -> tuple[float, str]:
     """Return the seconds of training, and of what."""
-    if run.resumed_at and run.metrics.get(SECONDS):  # the summary is of the last part
-        return run.metrics[SECONDS][-1], "over all parts of the run"
-    reported = (run.metrics.get(SECONDS) or [0.0])[-1]
-    return float(run.summary.get("training_s", reported)), ""
+    known = [seconds for seconds in run.metrics.get(SECONDS, ()) if math.isfinite(seconds)]
+    if run.resumed_at and known:  # the summary is of the last part
+        return known[-1], "over all parts of the run"
+    return float(run.summary.get("training_s", (known or [0.0])[-1])), ""
 
 
 def _rate(run: Run, name: str) -> float:

@@ -21,6 +21,8 @@ Curves = Mapping[str, Sequence[float]]
 """Columns of a run's `returns.csv`."""
 _COUNTS = ("env_steps", "updates", "episodes")
 _SUCCESS, _MEASURE = "success_", "measure_"
+LARGEST = 1e200
+"""Sums of many numbers below it are finite, which those of a damaged file need not be."""
 _MAX_TABLE_BYTES = 256 * 2**20
 _COLOURS = ("#4a78c9", "#d9534f", "#3aa655", "#8e6bb3", "#c98f2d", "#5b5b5b")
 
@@ -35,7 +37,9 @@ def read_curves(run_dir: Path) -> dict[str, list[float]]:
 
 
 def read_numbers(path: Path, needed: Sequence[str]) -> dict[str, list[float]]:
-    """Return the columns of a run's CSV file as numbers; other text becomes NaN.
+    """Return the columns of a run's CSV file as numbers; what is none, or too large to draw, becomes NaN.
+
+    Rows without a number in the first column that is needed are left out: a full disk may have cut them.
 
     Raises:
         BadInput: if the file does not exist, is no CSV file, or has rows without a column that is needed.
@@ -52,14 +56,16 @@ def read_numbers(path: Path, needed: Sequence[str]) -> dict[str, list[float]]:
     except (ValueError, csv.Error) as error:
         raise BadInput("RUN_DIR", str(path.parent), f"{path.name} is not a run's table ({error})") from None
     names = list(rows[0]) if rows else needed
+    rows = [row for row in rows if math.isfinite(_number(row[needed[0]]))]
     return {name: [_number(row[name]) for row in rows] for name in names}
 
 
 def _number(text: str | None) -> float:
     try:
-        return float(text or "nan")
+        number = float(text or "nan")
     except ValueError:
         return math.nan
+    return number if abs(number) < LARGEST else math.nan
 
 
 def write_curves(path: Path, title: str, groups: Mapping[str, Sequence[Curves]]) -> None:

@@ -105,7 +105,7 @@ def page_of(data: Mapping[str, Any], live_url: str = "") -> str:
     text = _asset("page.html")
     for name, part in parts.items():
         text = text.replace(f"<!--{name}-->", part, 1)
-    return text
+    return text.encode(errors="replace").decode()  # names of files need not be text
 
 
 def _asset(name: str) -> str:

@@ -109,7 +109,7 @@ def snapshots_of(run: Run) -> list[Snapshot]:
         newest = _newest_checkpoint(run.path)
         if newest and newest.env_steps > max(found, default=-1):
             found[newest.env_steps] = newest.path
-    except CheckpointError:
+    except (CheckpointError, ValueError):  # a path with a zero byte
         return []
     return [Snapshot(found[steps], steps) for steps in sorted(found)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ class Role:
     """Among those of the kind, which get shades of its colour."""
 
 
+@functools.lru_cache(maxsize=10_000)  # each agent is compared with all the others
 def team_name(agent: str) -> str:
     """Return an agent's team: its name without the trailing number, by PettingZoo's convention."""
     return re.sub(r"_\d+$", "", agent)

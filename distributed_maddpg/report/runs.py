@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
@@ -13,15 +12,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.files import LOCK, is_locked, parse_json, read_small
-from distributed_maddpg.report.curves import read_curves, read_numbers
+from distributed_maddpg.report.curves import LARGEST, read_curves, read_numbers
 
 STEPS, SECONDS = "num_env_steps_sampled_lifetime", "time_total_s"
 _NEEDED = (STEPS, "env_steps_per_s", "updates_per_s")
 _RETURN = "env_runners/agent_episode_returns_mean/"
 _NOT_AGENTS = ("env_steps", "updates", "episodes")
+FloatArray = npt.NDArray[np.float64]
 _MAX_BYTES = 64 * 2**20
 _MAX_EVENTS = 1_000
 
@@ -81,25 +84,25 @@ class Run:
         parts = [(index, start) for index, start in enumerate(self.starts) if start["time"] <= time]
         if not parts or not self.metrics.get(STEPS):
             return None
-        index, start = parts[-1]
-        end = self.starts[index + 1]["env_steps"] if index + 1 < len(self.starts) else math.inf
-        steps, seconds = self.metrics[STEPS], self.metrics.get(SECONDS, [])
-        points = [(start["env_steps"], start["time"])]
-        before = max(
-            (s for n, s in zip(steps, seconds, strict=False) if n <= start["env_steps"]), default=0.0
-        )
-        for own_steps, own_seconds in zip(steps, seconds, strict=False):
-            if start["env_steps"] < own_steps <= end:
-                points.append((own_steps, start["time"] + own_seconds - before))
-        return _interpolated(points, time)
+        times, steps = self._reports_after(parts[-1][0])
+        return float(np.interp(time, times, steps))
 
+    def _reports_after(self, start: int) -> tuple[FloatArray, FloatArray]:
+        """Return the Unix times and env steps of a start, and of the reports until the next one."""
+        if start not in self._reports:
+            first = self.starts[start]["env_steps"]
+            end = self.starts[start + 1]["env_steps"] if start + 1 < len(self.starts) else math.inf
+            steps = np.array(self.metrics[STEPS])
+            seconds = np.array(self.metrics.get(SECONDS) or [math.nan] * len(steps))
+            before = np.fmax.reduce(seconds[steps <= first], initial=0.0)
+            own = (steps > first) & (steps <= end) & np.isfinite(seconds)
+            times = self.starts[start]["time"] + seconds[own] - before
+            self._reports[start] = np.append(self.starts[start]["time"], times), np.append(first, steps[own])
+        return self._reports[start]
 
-def _interpolated(points: Sequence[tuple[float, float]], time: float) -> float:
-    """Return the env steps at a time between points of env steps and time, at most those of the last."""
-    for (steps, at), (later_steps, later) in itertools.pairwise(points):
-        if at <= time <= later and later > at:
-            return steps + (later_steps - steps) * (time - at) / (later - at)
-    return points[-1][0]
+    @cached_property
+    def _reports(self) -> dict[int, tuple[FloatArray, FloatArray]]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,7 @@ def _read_run(path: Path, ended: bool) -> Run:
         state = "starting"
     if summary:
         state = "finished" if summary.get("finished", True) else "interrupted"
-    config = MADDPGConfig.from_toml(path / "config.toml") if (path / "config.toml").exists() else None
+    config = _read_config(path / "config.toml")
     events, starts = _read_lines(path / "events.jsonl"), _read_lines(path / "starts.jsonl")
     return Run(
         path,
@@ -186,6 +189,21 @@ def _read_run(path: Path, ended: bool) -> Run:
         [event for event in events if {"time", "process", "kind", "message"} <= event.keys()],
         [start for start in starts if {"time", "env_steps"} <= start.keys()],
     )
+
+
+def _read_config(file: Path) -> MADDPGConfig | None:
+    """Return the settings, None if there are none.
+
+    Raises:
+        BadInput: naming the run's folder too, as a page may be of several.
+    """
+    if not file.exists():
+        return None
+    try:
+        return MADDPGConfig.from_toml(file)
+    except BadInput as error:
+        remedy = f"its {file.name} cannot be used ({error}); repair it, or use the version that wrote it"
+        raise BadInput("RUN_DIR", str(file.parent), remedy) from None
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
@@ -201,9 +219,37 @@ def _read_summary(path: Path) -> dict[str, Any]:
         summary: dict[str, Any] = json.loads(read_small(file, _MAX_BYTES))
         for name in ("env_steps", "updates", "env_steps_per_s", "updates_per_s"):
             summary[name] = float(summary[name]) if "per_s" in name else int(summary[name])
-        for name, rate in summary.get("evaluation", {}).get("success", {}).items():
-            summary["evaluation"]["success"][name] = float(rate)
+            _refuse_not_finite(name, summary[name])
+        if "training_s" in summary:
+            summary["training_s"] = float(summary["training_s"])
+            _refuse_not_finite("training_s", summary["training_s"])
+        if "evaluation" in summary:
+            summary["evaluation"] = _read_evaluation(summary["evaluation"])
+        summary["measures"] = dict(summary.get("measures", {}))
         return summary
+
+
+def _read_evaluation(card: dict[str, Any]) -> dict[str, Any]:
+    """Return an evaluation in which all that is drawn are numbers; of measures some may be NaN."""
+    if "episodes" in card:
+        card["episodes"] = int(card["episodes"])
+    for key in ("success", "agent_episode_returns_mean", "measures"):
+        card[key] = {name: float(value) for name, value in card.get(key, {}).items()}
+        for name, value in card[key].items():
+            if key != "measures":
+                _refuse_not_finite(name, value)
+    if "ci95" in card:
+        card["ci95"] = {
+            key: {name: (float(ends[0]), float(ends[1])) for name, ends in own.items() if ends}
+            for key, own in card["ci95"].items()
+            if isinstance(own, dict)
+        }
+    return card
+
+
+def _refuse_not_finite(name: str, value: float) -> None:
+    if not abs(value) < LARGEST:
+        raise ValueError(f"{name} is no finite number")
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -217,9 +263,13 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
                 values = parse_json(line.encode())
             except ValueError:
                 continue
-            if isinstance(values, dict) and isinstance(values.get("time"), int | float):
+            if isinstance(values, dict) and _are_numbers(values.get("time"), values.get("env_steps", 0)):
                 found.append(values)
     return found
+
+
+def _are_numbers(*values: Any) -> bool:
+    return all(isinstance(value, int | float) and abs(value) < LARGEST for value in values)
 
 
 @contextmanager
@@ -227,6 +277,9 @@ def naming(path: Path) -> Iterator[None]:
     """Refuse a file of a run whose content is not what `train` wrote."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        *(OSError, ValueError, LookupError, TypeError),
+        *(AttributeError, ArithmeticError, RecursionError),
+    ) as error:
         reason = f"{path.name} cannot be used ({type(error).__name__}: {error}); repair or delete it"
         raise BadInput("RUN_DIR", os.fspath(path.parent), reason) from None

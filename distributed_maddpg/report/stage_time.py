@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -51,7 +52,9 @@ def bottleneck(group: Group) -> dict[str, Any] | None:
 def _is_known(group: Group) -> bool:
     needed = [_SECONDS, STEPS, *(f"timers/{name}_s" for name in SHARES)]
     return group.first.config is not None and all(
-        run.metrics.get(name) for run in group.runs for name in needed
+        run.metrics.get(name) and all(map(math.isfinite, run.metrics[name]))
+        for run in group.runs
+        for name in needed
     )
 
 

@@ -102,7 +102,7 @@ class Editions:
             return Edition(version, None, f"waiting for the run to start: {names}")
         try:
             edition = Edition(version, report_data(begun))
-        except (OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - damaged files; the page must say so, not lose its server
             failed_before, self._failed = self._failed, True
             if self._newest is not None and self._newest.data is not None and not failed_before:
                 return self._newest

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import re
 
@@ -198,6 +199,14 @@ def test_a_run_without_metrics_is_refused(run_dir, text):
         write_report([run_dir])
 
 
+def summary_with(**values):
+    return json.dumps({**SUMMARY, **values})
+
+
+def evaluation_with(key, value):
+    return summary_with(evaluation={key: {"a": value}})
+
+
 def make_folder(path):
     path.unlink(missing_ok=True)
     path.mkdir()
@@ -225,6 +234,19 @@ def make_fifo(path):
         ("summary.json", "[]", "summary.json cannot be used (TypeError: "),
         ("summary.json", "{}", "summary.json cannot be used (KeyError: 'env_steps'); repair or delete it"),
         ("summary.json", b"\xff", "summary.json cannot be used (UnicodeDecodeError: "),
+        ("summary.json", summary_with(updates=math.inf), "summary.json cannot be used (OverflowError: "),
+        (
+            "summary.json",
+            summary_with(updates=10**400),
+            "summary.json cannot be used (ValueError: updates is",
+        ),
+        ("summary.json", summary_with(measures="x"), "summary.json cannot be used (ValueError: "),
+        ("summary.json", evaluation_with("success", math.nan), "summary.json cannot be used (ValueError: a "),
+        ("summary.json", evaluation_with("success", "x"), "summary.json cannot be used (ValueError: "),
+        ("summary.json", evaluation_with("measures", None), "summary.json cannot be used (TypeError: "),
+        ("summary.json", evaluation_with("ci95", {"a": 3}), "summary.json cannot be used (TypeError: "),
+        ("summary.json", evaluation_with("ci95", {"a": [3]}), "summary.json cannot be used (IndexError: "),
+        ("config.toml", "[brand_new]\n", "its config.toml cannot be used (brand_new = {}: no such setting;"),
         ("events.jsonl", make_fifo, "events.jsonl cannot be used (OSError: "),
         ("report.html", make_folder, "the page cannot be written (Is a directory)"),
     ],
@@ -237,6 +259,33 @@ def test_a_damaged_file_is_named(run_dir, name, damage, message, capsys):
         path.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
     assert main(["report", str(run_dir)]) == 2
     assert capsys.readouterr().err.startswith(f"error: RUN_DIR = {str(run_dir)!r}: {message}")
+
+
+def test_numbers_that_cannot_be_drawn_are_left_out(run_dir):
+    rows = ["inf,21,20,-2.0,10", "1e400,21,20,-2.0,10", "x,21,20,-2.0,10", "300,21,nan,-9.0,inf", ""]
+    (run_dir / "returns.csv").write_text(RETURNS + "\n".join(rows))
+    text = METRICS.replace("per_s\n", "per_s,time_total_s\n", 1).replace("20,2\n", "20,2,inf\n")
+    (run_dir / "metrics.csv").write_text(text)
+    data = json.loads(json.dumps(report_data([run_dir]), allow_nan=False))
+    assert data["groups"][0]["results"] == []
+    assert chart_of(run_dir, "Return of greedy episodes") == [("red_0", [100, 200, 300], [-3.0, -1.0, -9.0])]
+    assert chart_of(run_dir, "All landmarks covered") == [("coverage", [100, 200, 300], [10, 35, None])]
+
+
+def test_lines_of_events_that_are_none_are_left_out(run_dir):
+    known = {"process": "worker", "kind": "lost", "message": "\ud800 ended"}
+    lines = [json.dumps({"time": time, **known}) for time in (5, 10**400, "x", None)]
+    (run_dir / "events.jsonl").write_text("\n".join(["garbage", *lines, "[" * 100_000, '{"time"']))
+    starts = [{"time": 1, "env_steps": own} for own in (0, "x", None, 10**400)]
+    (run_dir / "starts.jsonl").write_text("\n".join(map(json.dumps, starts)))
+    [event] = report_data([run_dir])["events"]
+    assert (event["time"], event["x"]) == (5, 0)
+    assert "? ended" in report_html([run_dir])
+
+
+def test_a_folder_whose_name_is_no_text_has_a_page(run_dir):
+    path = run_dir.rename(run_dir.parent / os.fsdecode(b"\xff"))
+    assert "<title>?" in write_report([path]).read_text()
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
