@@ -195,6 +195,17 @@ def written_aside(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+@contextmanager
+def writing_to(field: str, value: str | Path) -> Iterator[None]:
+    """Name a file that cannot be written, such as on a full disk, as the value of `field`."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(
+            field, str(value), f"cannot be written ({error.strerror}); name another file"
+        ) from None
+
+
 def writable_file(field: str, value: str | Path) -> Path:
     """Return the path of a file of this machine that can be written, or replaced.
 

@@ -9,6 +9,7 @@ The file can be copied to where a policy is needed: it imports nothing of this p
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +32,11 @@ class Policy:
         """
         if description.get("format") != FORMAT:
             raise ValueError(f"format {description.get('format')!r}, this player plays {FORMAT!r}")
+        for layer, (inputs, outputs) in enumerate(description.get("layers", ())):
+            for name, shape in (("weight", (outputs, inputs)), ("bias", (outputs,))):
+                array = arrays[f"layer_{layer}.{name}"]
+                if array.shape != shape or array.dtype.kind != "f":
+                    raise ValueError(f"layer_{layer}.{name} does not have the shape {shape}, or is no float")
         self.description, self.arrays = description, arrays
 
     @staticmethod
@@ -40,11 +46,18 @@ class Policy:
         Raises:
             ValueError, OSError: if it is no such file.
         """
-        with np.load(path, allow_pickle=False) as file:
-            if "description" not in file:
-                raise ValueError(f"{path} is not a policy that distributed-maddpg export wrote")
-            arrays = {name: file[name] for name in file.files if name != "description"}
-            return Policy(json.loads(file["description"].item()), arrays)
+        try:
+            # numpy does not close a file that it cannot read.
+            opened = contextlib.nullcontext(path) if hasattr(path, "read") else open(path, "rb")
+            with opened as source, np.load(source, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files if name != "description"}
+                return Policy(json.loads(file["description"].item()), arrays)
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001 - of other files numpy says that it could load them unsafely
+            raise ValueError(
+                f"{path} is not a policy that distributed-maddpg export wrote ({error})"
+            ) from None
 
     def logits(self, observation: Any) -> np.ndarray[Any, Any]:
         """Return the network's output `[..., A]` for observations `[..., O]`."""

@@ -123,6 +123,34 @@ def test_discrete_actions_become_those_of_the_space(space):
     assert policy.to_env(np.zeros(3, np.int64)).shape == (3, *policy.description["action"]["shape"])
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"description": np.array(3)},
+        {"description": np.array("[]")},
+        {"layer_0.weight": np.zeros((2, 2))},
+        {"layer_0.weight": np.array("text")},
+        {"layer_0.bias": None},
+    ],
+)
+def test_a_damaged_policy_is_refused_when_it_is_read(tmp_path, change):
+    about = {"format": player.FORMAT, "layers": [[3, 2]]}
+    whole = {"layer_0.weight": np.zeros((2, 3)), "layer_0.bias": np.zeros(2)}
+    whole |= {"description": np.array(json.dumps(about))}
+    for name, arrays in {"whole": whole, "damaged": {**whole, **change}}.items():
+        np.savez(tmp_path / f"{name}.npz", **{k: v for k, v in arrays.items() if v is not None})
+    assert Policy.load(tmp_path / "whole.npz").description == about
+    with pytest.raises(ValueError, match=r"damaged.npz is not a policy"):
+        Policy.load(tmp_path / "damaged.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04" + bytes(40), b"\x80\x04}."])
+def test_a_file_of_another_kind_is_refused(tmp_path, content):
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x.npz is not a policy"):
+        Policy.load(tmp_path / "x.npz")
+
+
 def test_what_is_no_policy_is_refused_in_words(tmp_path):
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with pytest.raises(ValueError, match="is not a policy that distributed-maddpg export wrote"):

@@ -1,5 +1,6 @@
 """The command `render`: files, windows, opponents, and what it refuses."""
 
+import errno
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distributed_maddpg import MADDPG
+from distributed_maddpg import MADDPG, files
 from distributed_maddpg.cli import main
 from distributed_maddpg.evaluation.matchups import TeamSource
 from distributed_maddpg.evaluation.recording import record_episodes
@@ -174,3 +175,16 @@ def test_environments_that_cannot_be_drawn_or_played_against_are_named(checkpoin
     spread = ["render", str(checkpoints / "spread"), "--against", str(checkpoints / "spread")]
     assert main([*spread, "--out", str(tmp_path / "x.gif")]) == 2
     assert "has nobody to play: all agents are of team 'agent'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.png"])
+def test_a_full_disk_names_the_file_and_leaves_no_draft(checkpoints, tmp_path, monkeypatch, capsys, name):
+    def fail(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "sync", fail)
+    arguments = ["--out", str(tmp_path / name), "--episodes", "1", "--size", "40"]
+    assert main(["render", str(checkpoints / "one"), *arguments]) == 2
+    expected = f"error: --out = {str(tmp_path / name)!r}: cannot be written (No space left on device); name"
+    assert capsys.readouterr().err.startswith(expected)
+    assert list(tmp_path.iterdir()) == []

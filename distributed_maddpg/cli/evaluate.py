@@ -14,6 +14,7 @@ from distributed_maddpg.benchmarks.options import check_numbers
 from distributed_maddpg.cli.output import print_result
 from distributed_maddpg.cli.parsing import parse
 from distributed_maddpg.errors import BadInput
+from distributed_maddpg.files import writing_to
 
 if TYPE_CHECKING:
     from distributed_maddpg.evaluation.scorecard import Scorecard
@@ -120,7 +121,8 @@ def _record(
     recording = record_episodes(dict.fromkeys(algo.spec.teams, source), command.episodes, key)
     check_same_episodes(recording, scorecard.episodes)
     about = {"checkpoint": path, "seed": command.seed}
-    num_bytes = write_episodes(Path(command.record), recording, algo.config, about)
+    with writing_to("--record", command.record):
+        num_bytes = write_episodes(Path(command.record), recording, algo.config, about)
     steps = int(recording.lengths.sum())
     progress.note(
         f"wrote {command.record}: {command.episodes:,} episodes, {steps:,} steps, {num_bytes:,} bytes"

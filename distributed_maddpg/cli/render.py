@@ -14,6 +14,7 @@ from distributed_maddpg.benchmarks.options import check_numbers
 from distributed_maddpg.cli.output import print_json
 from distributed_maddpg.cli.parsing import parse
 from distributed_maddpg.errors import BadInput, did_you_mean
+from distributed_maddpg.files import writing_to
 
 if TYPE_CHECKING:
     from distributed_maddpg.config import EnvConfig
@@ -107,7 +108,8 @@ def run(arguments: list[str]) -> None:
         else:
             stack.enter_context(no_display())
             frames = render_episodes(sources, command.episodes, seed, command.camera)
-            result |= {"file": str(out), **vars(write_video(frames, out, command.size, command.fps))}
+            with writing_to("--out", out):
+                result |= {"file": str(out), **vars(write_video(frames, out, command.size, command.fps))}
     if command.json:
         print_json(result)
         return
