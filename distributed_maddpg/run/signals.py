@@ -19,17 +19,20 @@ def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[Callable[[], N
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None  # only the main thread may set handlers; an embedding program keeps its own
         return
-    seen = True
+    seen, lost = True, False
 
     def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal seen
+        nonlocal seen, lost
         if seen:
+            lost = True
             raise KeyboardInterrupt
         seen = True
         request_stop()
 
     def started() -> None:
         nonlocal seen
+        if lost:  # compiled code called Python, which prints and ignores what is raised there
+            raise KeyboardInterrupt
         seen = False
         for number in previous:
             signal.signal(number, handle)
