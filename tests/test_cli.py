@@ -780,3 +780,9 @@ def test_arguments_of_any_type_are_the_same_in_the_environment_and_all_files(tmp
         arguments.GIVEN,
     ):
         assert json.dumps(read, sort_keys=True) == json.dumps(kwargs, sort_keys=True)
+
+
+def test_closed_streams_lead_nowhere():
+    command = 'exec "$0" -m distributed_maddpg nonsense 2>&- <&-'
+    done = subprocess.run(["bash", "-c", command, sys.executable], stdout=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")

@@ -58,6 +58,7 @@ distributed-maddpg COMMAND --help explains a command; distributed-maddpg --versi
 def main(argv: list[str] | None = None) -> int:
     """Run a command line; return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    _open_closed_streams()
     try:
         return _dispatch(arguments)
     except BadInput as error:
@@ -77,6 +78,16 @@ def main(argv: list[str] | None = None) -> int:
         if os.environ.get(_DEBUG):
             raise
         return _fail(f"{reason(error)} ({_DEBUG}=1 in the environment shows where)", 1)
+
+
+def _open_closed_streams() -> None:
+    """Lead streams that the shell closed, as with `2>&-`, nowhere.
+
+    Otherwise a table of the run could be opened under their number, into which libraries print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
 
 
 def _fail(error: object, code: int) -> int:
