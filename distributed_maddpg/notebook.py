@@ -73,6 +73,7 @@ def train(
     require(
         isinstance(settings, str | MADDPGConfig), "settings", settings, "must be a preset or MADDPGConfig"
     )
+    require(isinstance(options, RunOptions | None), "options", options, "must be RunOptions")
     base = MADDPGConfig.preset(settings) if isinstance(settings, str) else settings
     name = settings if isinstance(settings, str) else "notebook"
     factory, changes = _split_env(env, changes)

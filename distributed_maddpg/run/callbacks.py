@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,7 @@ class GuardedCallbacks:
 
     def _call(self, method: Callable[[MADDPG, Any], None], value: Any) -> None:
         try:
-            method(self._algo, value)
+            method(self._algo, copy.deepcopy(value))  # the run goes on with its own
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's code may raise anything
             self._callbacks = None
             frames = traceback.extract_tb(error.__traceback__)[1:2]  # the first is this method's

@@ -8,6 +8,7 @@ from distributed_maddpg.checkpoint.folder import load_checkpoint
 from distributed_maddpg.cli import main
 from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput, TrainingError
+from distributed_maddpg.run.callbacks import GuardedCallbacks
 from distributed_maddpg.run.progress import Progress
 from distributed_maddpg.run.training import RunOptions, train_run, train_seeds
 from tests.support.target import target_config
@@ -195,3 +196,14 @@ def test_a_wrong_name_is_one_line(tmp_path, capsys, name, line):
     [error] = capsys.readouterr().err.splitlines()
     assert error.startswith("error: --callbacks = ")
     assert line in error
+
+
+def test_a_callback_that_changes_what_it_is_told_changes_nothing_of_the_run():
+    class Clears(Callbacks):
+        def on_result(self, algo, result):
+            result["timers"].clear()
+
+    result = {"timers": {"busy_s": 1.0}}
+    callbacks = GuardedCallbacks(Clears, None)
+    callbacks.on_result(result)
+    assert (result, callbacks.problem) == ({"timers": {"busy_s": 1.0}}, "")
