@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,16 +24,27 @@ def find_chromium() -> str:
     Where there is none, the test is skipped, in CI it fails.
     """
     in_ci = bool(os.environ.get("CI"))
-    if in_ci and not _installed() and os.geteuid() == 0 and shutil.which("apt-get"):
-        for command in (["update", "-qq"], ["install", "-qq", "-y", "--no-install-recommends", "chromium"]):
-            environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            subprocess.run(["apt-get", *command], env=environment, timeout=_INSTALL_S, capture_output=True)
+    problem = _install() if in_ci and os.geteuid() == 0 and shutil.which("apt-get") else ""
     if path := _installed():
         return path
-    message = "needs Chromium: apt-get install chromium"
+    message = f"needs Chromium: apt-get install chromium {problem}"
     if in_ci:
         pytest.fail(message)
     pytest.skip(message)
+
+
+def _install() -> str:
+    """Install Chromium if it is not there; return why that failed. Several processes of tests take turns."""
+    with (Path(tempfile.gettempdir()) / "install-chromium.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _installed():
+            return ""
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["update", "-qq"], ["install", "-qq", "-y", "--no-install-recommends", "chromium"]):
+            done = subprocess.run(
+                ["apt-get", *command], env=environment, timeout=_INSTALL_S, capture_output=True, text=True
+            )
+        return f"({done.stderr[-500:]})" if done.returncode else ""
 
 
 def _installed() -> str:
