@@ -37,24 +37,11 @@ from distributed_maddpg.run.resume import checkpoints_to_resume
 from distributed_maddpg.run.tables import CSVTable
 from distributed_maddpg.run.training import RunOptions, default_run_dir, train_run, train_seeds
 from tests.support.event_files import events
-from tests.support.target import target_config
-
-SHORT = {
-    "rollout": {"num_envs": 4},
-    "learner": {"batch_size": 16},
-    "pacing": {
-        "total_env_steps": 320,
-        "learning_starts": 160,
-        "env_steps_per_update": 16,
-        "report_interval_env_steps": 160,
-        "checkpoint_interval_env_steps": 160,
-    },
-    "evaluation": {"episodes": 2, "final_episodes": 2},
-}
+from tests.support.target import SHORT_RUN, target_config
 
 
 def short(**changes):
-    return MADDPGConfig.from_dict(changes, target_config(**SHORT))
+    return MADDPGConfig.from_dict(changes, target_config(**SHORT_RUN))
 
 
 def train(config, run_dir, resume=False, **options):

@@ -15,22 +15,10 @@ from distributed_maddpg.config import MADDPGConfig
 from distributed_maddpg.errors import BadInput
 from distributed_maddpg.run.progress import Progress
 from distributed_maddpg.run.training import RunOptions, train_run, train_seeds
-from tests.support.target import target_config
+from tests.support.target import SHORT_RUN, target_config
 from tests.support.wandb_files import config, history, records, summary, wandb_files
 
-SHORT = {
-    "rollout": {"num_envs": 4},
-    "learner": {"batch_size": 16},
-    "pacing": {
-        "total_env_steps": 320,
-        "learning_starts": 160,
-        "env_steps_per_update": 16,
-        "report_interval_env_steps": 160,
-        "evaluation_interval_env_steps": 160,
-        "checkpoint_interval_env_steps": 160,
-    },
-    "evaluation": {"episodes": 2, "final_episodes": 2},
-}
+SHORT = {**SHORT_RUN, "pacing": {**SHORT_RUN["pacing"], "evaluation_interval_env_steps": 160}}
 
 
 # W&B does not wait for its process, which ends by itself.

@@ -84,6 +84,21 @@ CALM = {"kwargs": {"pause_s": 0.001}}
 """Settings of an environment that leaves the cores to others: about a thousand env steps/s and worker."""
 
 
+SHORT_RUN: dict[str, Any] = {
+    "rollout": {"num_envs": 4},
+    "learner": {"batch_size": 16},
+    "pacing": {
+        "total_env_steps": 320,
+        "learning_starts": 160,
+        "env_steps_per_update": 16,
+        "report_interval_env_steps": 160,
+        "checkpoint_interval_env_steps": 160,
+    },
+    "evaluation": {"episodes": 2, "final_episodes": 2},
+}
+"""Settings of a run of two reports, with a checkpoint after each."""
+
+
 def target_config(**changes: Any) -> MADDPGConfig:
     """Return settings that solve TargetEnv in about two seconds; `changes` are laid over them."""
     base = MADDPGConfig.from_dict(
